@@ -1,0 +1,333 @@
+"""Every setting, typed, with its unit; and the checks that need no model.
+
+Hydra composes conf/ against the schema `Config` (an unknown key or a wrong type stops there);
+`load` then instantiates it: numbers become these dataclasses, and each leaf marked "partial" below
+becomes a `functools.partial` of the plain function that its YAML names under `_target_`.
+This module imports neither torch nor transformers, so that `--help` and refusals are quick.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import partial
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work; the message is one sentence that names it and the remedy."""
+
+
+class Precision(Enum):
+    """Of the matrix products; weights, optimizer state, attention and losses stay float32."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Aggregation(Enum):
+    """How per-token losses become one number; see `simplerl.batching.token_weights`."""
+
+    sequence_mean = "sequence_mean"
+    token_mean = "token_mean"
+    constant_length = "constant_length"
+
+
+class KLPlace(Enum):
+    none = "none"
+    reward = "reward"
+    loss = "loss"
+
+
+class KLEstimator(Enum):
+    k1 = "k1"
+    k2 = "k2"
+    k3 = "k3"
+
+
+class Schedule(Enum):
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+class TrackingMode(Enum):
+    disabled = "disabled"
+    offline = "offline"
+    online = "online"
+
+
+@dataclass
+class ModelConfig:
+    path: str = MISSING  # Hugging Face folder or hub id
+    revision: str | None = None
+    context: int | None = None  # tokens of prompt + response; null: the model's own limit
+    trust_remote_code: bool = False
+
+
+@dataclass
+class PromptConfig:
+    """How a problem is written for the model, and what ends its answer (see `simplerl.prompts`)."""
+
+    name: str = MISSING
+    template: str | None = None  # text with {question}, {shots}; null: the model's own chat template
+    system: str | None = None  # chat template only
+    user: str = "{question}"  # chat template only
+    shot: str = ""  # how one example is written: text with {question} and {answer}
+    shots: list[dict[str, str]] = field(default_factory=list)  # the examples, put where {shots} stands
+    response: str = "{solution}"  # SFT targets: text with {question}, {solution}, {answer}
+    stop_strings: list[str] = field(default_factory=list)
+    stop_tokens: list[str] = field(default_factory=list)  # pieces of the vocabulary, beside the model's eos
+    max_tokens: int = 1024  # longer prompts are dropped and counted
+
+
+@dataclass
+class SamplingConfig:
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 256
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW and its learning-rate schedule, counted in optimizer steps."""
+
+    lr: float = 0.0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0  # global norm
+    schedule: Schedule = Schedule.constant
+    warmup_fraction: float = 0.0  # of all optimizer steps
+    min_lr_ratio: float = 0.0  # the schedule ends at this share of lr
+
+
+@dataclass
+class TrainConfig:
+    steps: int | None = None  # rollout steps; null: `passes` over the data
+    passes: float | None = None
+    prompts_per_step: int = MISSING
+    samples_per_prompt: int = MISSING
+    minibatch_size: int = MISSING  # responses per optimizer step
+    epochs: int = 1  # passes over each rollout batch
+    tokens_per_micro_batch: int = 16384  # computed tokens, padding included, of one forward/backward
+    precision: Precision = Precision.float32
+    gradient_checkpointing: bool = False
+    policy: OptimizerConfig = field(default_factory=OptimizerConfig)
+    critic: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+@dataclass
+class AlgorithmConfig:
+    name: str = MISSING
+    advantage: Any = None  # partial: (Batch) -> Batch; null: no reinforcement learning (algorithm=none)
+    policy_loss: Any = None  # partial: (TokenOutput, Batch) -> (per-token loss, metrics)
+    value_loss: Any = None  # partial: (values, Batch) -> (per-token loss, metrics); null: no critic
+    aggregation: Aggregation = Aggregation.sequence_mean
+    kl: KLPlace = KLPlace.none
+    kl_coef: float = 0.0
+    kl_estimator: KLEstimator = KLEstimator.k1
+    entropy_coef: float = 0.0
+    # Log-probs, KL and ratio at temperature 1 whatever the sampling temperature, as published;
+    # false: at the temperature the responses were drawn with.
+    logprobs_at_temperature_1: bool = False
+
+
+@dataclass
+class WarmupConfig:
+    """Supervised fine-tuning on responses before RL."""
+
+    name: str = MISSING
+    data: Any = None  # partial: () -> [Problem] with solutions; null: no warm-up
+    prompt: PromptConfig | None = None  # null: the run's own
+    epochs: int = 1
+    minibatch_size: int = 64  # documents per optimizer step
+    max_tokens: int = 4096  # longer documents are dropped and counted
+    correct_only: bool = False  # keep only solutions that the run's reward grades as right
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+@dataclass
+class EvalsConfig:
+    sets: dict[str, Any] = field(default_factory=dict)  # name -> partial: () -> [Problem]
+    path: str | None = None  # folder of the benchmark files, where the sets need one
+    every: int = 0  # rollout steps between evaluations, and at step 0 and the end; 0: never
+    limit: int | None = None  # first items of each set
+    samples: int = 1  # responses per item
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.0))
+    prompt: PromptConfig | None = None  # null: the training prompt
+    reward: Any = None  # partial; null: the training reward grades
+
+
+@dataclass
+class GradingConfig:
+    workers: int = 1  # processes
+    seconds_per_answer: float = 8.0  # then the worker is killed and the answer counts as timed out
+    memory_gib: float = 2.0  # address space of a worker
+
+
+@dataclass
+class TrackingConfig:
+    mode: TrackingMode = TrackingMode.disabled  # of W&B; the run folder is always written
+    project: str = "simplerl"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RunConfig:
+    root: str = "runs"
+    dir: str | None = None  # null: <root>/<label>-<hash of the configuration>
+    save_every: int = 10  # rollout steps between checkpoints
+    keep: int = 2  # checkpoints kept
+    device: str = "auto"  # cpu | cuda | auto
+    threads: int | None = None  # CPU threads of torch; null: its own default
+
+
+@dataclass
+class Config:
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    data: Any = MISSING  # partial: () -> [Problem]
+    reward: Any = MISSING  # partial: (response, Problem) -> Score
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    warmup: WarmupConfig = field(default_factory=WarmupConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    sampler: Any = MISSING  # partial: (policy) -> Sampler
+    evals: EvalsConfig = field(default_factory=EvalsConfig)
+    grading: GradingConfig = field(default_factory=GradingConfig)
+    backend: Any = MISSING  # partial: (Config) -> Models
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    choices: dict[str, str] = field(default_factory=dict)  # filled in: the option chosen in each group
+
+
+def register() -> None:
+    """Makes the schema known to Hydra; the entry points call it before composing."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+# Positional arguments that each kind of function is called with.
+PARTIALS = {
+    "data": 0,
+    "reward": 2,
+    "sampler": 1,
+    "backend": 1,
+    "algorithm.advantage": 1,
+    "algorithm.policy_loss": 2,
+    "algorithm.value_loss": 2,
+    "warmup.data": 0,
+    "evals.reward": 2,
+}
+
+
+def load(raw: DictConfig) -> Config:
+    """The composed configuration as typed values, checked. Raises ConfigError."""
+    missing = sorted(OmegaConf.missing_keys(raw))
+    if missing:
+        raise ConfigError(f"{missing[0]} has no value: set it on the command line or choose an experiment.")
+    try:
+        config: Config = instantiate(raw, _convert_="object")
+    except InstantiationException as error:
+        raise ConfigError(f"{error.__cause__ or error}") from error
+    for key, arguments in PARTIALS.items():
+        _check_call(key, _at(config, key), arguments)
+    for name, source in config.evals.sets.items():
+        _check_call(f"evals.sets.{name}", source, 0)
+    _check_numbers(config)
+    return config
+
+
+def _at(config: Any, key: str) -> Any:
+    for name in key.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def _check_call(key: str, function: Any, arguments: int) -> None:
+    """A keyword that the function does not take is otherwise noticed only at its first call."""
+    if function is None:
+        return
+    if not isinstance(function, partial):
+        raise ConfigError(f"{key} must name a function by `_target_` and `_partial_: true`, not {function!r}.")
+    signature = inspect.signature(function.func)
+    name = f"{function.func.__module__}.{function.func.__qualname__}"
+    try:
+        signature.bind(*range(arguments), **function.keywords)
+    except TypeError as error:
+        raise ConfigError(f"{key}: {error} ({name} takes {signature}).") from error
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _check_numbers(config: Config) -> None:
+    train, algorithm = config.train, config.algorithm
+    rollouts = train.prompts_per_step * train.samples_per_prompt
+    for name in ("prompts_per_step", "samples_per_prompt", "minibatch_size", "epochs", "tokens_per_micro_batch"):
+        _require(getattr(train, name) >= 1, f"train.{name} is {getattr(train, name)}, but must be at least 1.")
+    if algorithm.advantage is not None:
+        _require(
+            rollouts % train.minibatch_size == 0,
+            f"train.minibatch_size={train.minibatch_size} does not divide the {rollouts} responses of a step "
+            f"(train.prompts_per_step={train.prompts_per_step} x train.samples_per_prompt="
+            f"{train.samples_per_prompt}): choose a divisor of {rollouts}.",
+        )
+        _require(
+            (train.steps is None) != (train.passes is None),
+            "train.steps and train.passes say the same thing twice: set one and make the other null.",
+        )
+        _require(algorithm.policy_loss is not None, "algorithm.policy_loss is null, but algorithm.advantage is set.")
+        needs_critic = getattr(algorithm.advantage.func, "needs_critic", False)
+        name = algorithm.advantage.func.__name__
+        _require(
+            not needs_critic or algorithm.value_loss is not None,
+            f"algorithm.advantage={name} needs a critic: set algorithm.value_loss, or take group_relative advantages.",
+        )
+        _require(
+            needs_critic or algorithm.value_loss is None,
+            f"algorithm.value_loss trains a critic that algorithm.advantage={name} does not use: set it to null.",
+        )
+        needs_group = getattr(algorithm.advantage.func, "needs_group", False)
+        _require(
+            not needs_group or train.samples_per_prompt > 1,
+            f"algorithm.advantage={name} compares the samples of a prompt: train.samples_per_prompt must be at least 2.",
+        )
+        _require(
+            config.sampling.temperature > 0,
+            "sampling.temperature=0 draws the same response every time: RL needs a positive temperature.",
+        )
+    _require(
+        (algorithm.kl is KLPlace.none) == (algorithm.kl_coef == 0),
+        f"algorithm.kl={algorithm.kl.name} contradicts algorithm.kl_coef={algorithm.kl_coef}: "
+        "a KL term needs a place (reward or loss) and a coefficient, no KL term needs none and 0.",
+    )
+    for place, sampling in (("sampling", config.sampling), ("evals.sampling", config.evals.sampling)):
+        _require(sampling.temperature >= 0, f"{place}.temperature={sampling.temperature} is negative.")
+        _require(0 < sampling.top_p <= 1, f"{place}.top_p={sampling.top_p} is outside (0, 1].")
+        _require(sampling.top_k >= 0, f"{place}.top_k={sampling.top_k} is negative; 0 turns it off.")
+        _require(sampling.max_new_tokens >= 1, f"{place}.max_new_tokens must be at least 1.")
+    _require(
+        config.evals.samples == 1 or config.evals.sampling.temperature > 0,
+        f"evals.samples={config.evals.samples} greedy responses are all the same: set evals.sampling.temperature.",
+    )
+    optimizers = {"train.policy": train.policy, "train.critic": train.critic, "warmup.optimizer": config.warmup.optimizer}
+    for place, optimizer in optimizers.items():
+        _require(optimizer.lr >= 0, f"{place}.lr={optimizer.lr} is negative.")
+        _require(0 <= optimizer.warmup_fraction < 1, f"{place}.warmup_fraction must be in [0, 1).")
+        _require(len(optimizer.betas) == 2, f"{place}.betas must be two numbers.")
+        _require(optimizer.grad_clip > 0, f"{place}.grad_clip must be positive.")
+    _require(config.run.keep >= 1, "run.keep must be at least 1: a run needs its last checkpoint to resume.")
+    _require(config.run.save_every >= 1, "run.save_every must be at least 1 (rollout steps).")

@@ -1,0 +1,137 @@
+"""Every value that flows through the loop.
+
+Letters used in shape comments, here and everywhere:
+P prompts of a step, G samples of each, B = P*G rollouts (b: those of one micro-batch),
+T tokens of prompt + response (padded on the right), L tokens of one response, V vocabulary.
+
+One frame for all per-token tensors: they are [B, T] and column t speaks of token t: the
+log-probability *of* it, the value of the state *before* it, the advantage *for* it. The shift by
+one between a model's output and this frame happens in `simplerl.worker` and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+FINISH_STOP, FINISH_LENGTH = "stop", "length"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question with a checkable answer. `id` is unique within its data set and seeds its samples."""
+
+    id: str
+    question: str
+    answer: str
+    source: str = ""
+    level: str | None = None
+    solution: str | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A problem as the model reads it: the rendered text and its tokens."""
+
+    problem: Problem
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """What ends a response: any of these token ids, or the first occurrence of any of these strings.
+
+    Belongs to a prompt/model pair; training and evaluation use the same object.
+    """
+
+    ids: tuple[int, ...]
+    strings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn. temperature 0 is greedy; top_k 0 and top_p 1 are off."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 256
+
+
+@dataclass(frozen=True)
+class Score:
+    """A reward function's verdict on one response.
+
+    `status` is equal | different | no_answer | timeout | failed; `extracted` is the answer that was
+    compared; each of `parts` becomes a metric reward/<name>.
+    """
+
+    reward: float
+    correct: bool
+    status: str
+    extracted: str | None = None
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled response. `token_ids` includes the stop token where the model produced one;
+    `text` is the response without it, cut at the first stop string."""
+
+    prompt: Prompt
+    sample: int  # 0..G-1 within its prompt
+    text: str
+    token_ids: tuple[int, ...]  # [L]
+    logprobs: tuple[float, ...]  # [L], of the sampled tokens, under the sampler's own distribution
+    finish_reason: str  # FINISH_STOP | FINISH_LENGTH
+    score: Score | None = None
+
+
+Reward = Callable[[str, Problem], Score]
+Data = Callable[[], list[Problem]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rollouts of one step (or the documents of one SFT minibatch) as tensors. Never mutated:
+    a stage returns `batch.with_(advantages=...)`."""
+
+    tokens: Tensor  # [B, T] int64, padded on the right
+    attention: Tensor  # [B, T] bool: prompt and response
+    mask: Tensor  # [B, T] bool: tokens that are trained on (the response)
+    group: Tensor  # [B] int64: rows of one prompt share a number
+    reward: Tensor | None = None  # [B] float32
+    sampler_logprobs: Tensor | None = None  # the rest: [B, T] float32, zero outside the mask
+    logprobs: Tensor | None = None
+    ref_logprobs: Tensor | None = None
+    values: Tensor | None = None
+    token_rewards: Tensor | None = None
+    advantages: Tensor | None = None
+    returns: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def with_(self, **changes: Any) -> Batch:
+        return replace(self, **changes)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(**{k: None if v is None else change(v) for k, v in vars(self).items()})
+
+    def rows(self, index: Tensor | slice) -> Batch:
+        """Some rows, cut to the longest of them."""
+        attention = self.attention[index]
+        width = int(attention.sum(-1).max())
+        return self._map(lambda x: x[index] if x.ndim == 1 else x[index][:, :width])
+
+    def to(self, device: torch.device | str) -> Batch:
+        return self._map(lambda x: x.to(device))
+
+
+SampleStream = Iterator[Rollout]  # in the order in which responses finish
