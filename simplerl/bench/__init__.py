@@ -1,0 +1,1 @@
+"""Timings: our parts beside other people's on the same checkpoint, prompts and token counts."""
