@@ -1,0 +1,315 @@
+"""Grading in worker processes, while responses are still being sampled, under a hard limit per answer.
+
+Each worker is a long-lived subprocess (never a fork: the parent may hold CUDA, Ray or gRPC threads) served
+by one daemon thread of the parent. The whole reward function runs in it, a user's own too. An answer over its
+limit is killed with its worker (SIGKILL: nothing softer stops a C loop), marked, and the worker replaced;
+the rest of its chunk is graded by the next one, so that a kill costs one answer.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Self
+
+from simplerl.config import ConfigError
+from simplerl.rewards.equal import FAILED, TIMEOUT
+from simplerl.rewards.worker import READY, RETIRED, UNUSABLE
+from simplerl.types import Problem, Prompt, Reward, Rollout, Score
+
+log = logging.getLogger(__name__)
+
+CHUNK = 16  # answers per message; more saves nothing, less keeps workers evenly busy
+START_SECONDS = 120.0  # a worker's imports, on a busy machine
+START_ATTEMPTS = 3
+
+
+@dataclass
+class _Work:
+    """One call of `grade`: what has come back so far."""
+
+    results: dict[int, tuple[Score, float]] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+
+
+_Item = tuple[_Work, int, str, Problem]
+
+
+class _Lost(Exception):
+    """The worker died, or ran past the limit and was killed."""
+
+
+class Grader:
+    """Scores responses in `workers` processes.
+
+    `seconds_per_answer`: then the worker is killed and the answer counts as status "timeout".
+    `memory_gib`: address space of a worker; an answer that needs more has status "failed".
+    Such answers get the reward of the function's parameter `wrong`, or 0 where it has none.
+    `metrics`: reward/timeout_fraction and reward/failed_fraction of the last call.
+    """
+
+    def __init__(
+        self, reward: Reward, workers: int = 1, seconds_per_answer: float = 8.0, memory_gib: float = 2.0
+    ) -> None:
+        if workers < 1:
+            raise ConfigError(f"grading.workers is {workers}, but must be at least 1.")
+        self.payload = _pickled(reward)
+        self.name = _name(reward)
+        self.lost_reward = _reward_of_lost(reward)
+        self.seconds_per_answer, self.memory_gib = seconds_per_answer, memory_gib
+        self.metrics: dict[str, float] = {}
+        self._queue: deque[_Item] = deque()
+        self._changed = threading.Condition()
+        self._failure: BaseException | None = None
+        self._closing = False
+        self._busy = threading.Lock()
+        self._threads = [threading.Thread(target=self._run, name=f"grader-{i}", daemon=True) for i in range(workers)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._closing = True
+            self._queue.clear()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def grade(self, rollouts: Iterable[Rollout], prompts: Sequence[Prompt] | None = None) -> list[Rollout]:
+        """The rollouts with scores, grading while the stream still produces.
+
+        In the order of `prompts` where given, otherwise of problem ids; then of samples.
+        """
+        taken: list[Rollout] = []
+
+        def pairs() -> Iterable[tuple[str, Problem]]:
+            for rollout in rollouts:
+                taken.append(rollout)
+                yield rollout.text, rollout.prompt.problem
+
+        scored = [replace(r, score=score) for (score, _), r in zip(self.grade_timed(pairs()), taken, strict=True)]
+        if prompts is None:
+            return sorted(scored, key=lambda r: (r.prompt.problem.id, r.sample))
+        place = {prompt.problem.id: i for i, prompt in enumerate(prompts)}
+        return sorted(scored, key=lambda r: (place[r.prompt.problem.id], r.sample))
+
+    def grade_pairs(self, pairs: Iterable[tuple[str, Problem]]) -> list[Score]:
+        """Scores of (response, problem), in their order."""
+        return [score for score, _ in self.grade_timed(pairs)]
+
+    def grade_timed(self, pairs: Iterable[tuple[str, Problem]]) -> list[tuple[Score, float]]:
+        """(score, seconds in the reward function) of each (response, problem), in their order."""
+        if not self._threads[0].is_alive() and self._failure is None:
+            raise RuntimeError("A Grader works inside `with Grader(...) as grader:` only.")
+        with self._busy:
+            work, count = _Work(), 0
+            try:
+                for response, problem in pairs:
+                    self._put((work, count, response, problem))
+                    count += 1
+                return self._collect(work, count)
+            finally:
+                with self._changed:
+                    self._queue.clear()
+
+    def _put(self, item: _Item) -> None:
+        with self._changed:
+            self._raise_failure()
+            self._queue.append(item)
+            self._changed.notify()
+
+    def _collect(self, work: _Work, count: int) -> list[tuple[Score, float]]:
+        with self._changed:
+            while len(work.results) < count:
+                self._raise_failure()
+                self._changed.wait(timeout=1.0)
+        results = [work.results[i] for i in range(count)]
+        statuses = [score.status for score, _ in results]
+        self.metrics = {
+            "reward/timeout_fraction": statuses.count(TIMEOUT) / max(count, 1),
+            "reward/failed_fraction": statuses.count(FAILED) / max(count, 1),
+        }
+        if work.errors:
+            if len(work.errors) == count and count >= CHUNK:
+                raise RuntimeError(f"{self.name} failed on every one of {count} answers; the first: {work.errors[0]}")
+            log.warning(
+                "%s failed on %d of %d answers; the first: %s", self.name, len(work.errors), count, work.errors[0]
+            )
+        return results
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        """A worker's life in the parent: the body of one daemon thread."""
+        worker = _Worker(self.payload, self.memory_gib, warm=self.name.startswith("simplerl."))
+        try:
+            worker.start()
+            while chunk := self._take():
+                self._serve(worker, chunk)
+        except BaseException as error:  # noqa: BLE001 - raised again by the caller's next wait
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+        finally:
+            worker.kill()
+
+    def _take(self) -> list[_Item]:
+        """The next answers to grade, or nothing when the grader closes."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._queue) or self._closing)
+            if self._closing:
+                return []
+            share = -(-len(self._queue) // len(self._threads))
+            return [self._queue.popleft() for _ in range(min(CHUNK, share))]
+
+    def _serve(self, worker: _Worker, chunk: list[_Item]) -> None:
+        while chunk and not self._closing:
+            done = 0
+            try:
+                worker.send([(i, response, problem) for i, (_, _, response, problem) in enumerate(chunk)])
+                for item in chunk:
+                    self._store(item, *worker.result(self.seconds_per_answer))
+                    done += 1
+                worker.finish_chunk()
+            except TimeoutError:
+                self._store(chunk[done], None, self.seconds_per_answer, None, TIMEOUT)
+                done += 1
+                worker.restart()
+            except _Lost as death:
+                if done < len(chunk):
+                    self._store(chunk[done], None, 0.0, f"the worker died ({death})")
+                    done += 1
+                worker.restart()
+            chunk = chunk[done:]
+
+    def _store(self, item: _Item, score: Score | None, seconds: float, error: str | None, status: str = FAILED) -> None:
+        work, index, _, _ = item
+        if score is None:
+            score = Score(self.lost_reward, False, status, None, {})
+        with self._changed:
+            work.results[index] = (score, seconds)
+            if error is not None:
+                work.errors.append(error)
+            if not self._queue:
+                self._changed.notify_all()
+
+
+class _Worker:
+    """One subprocess and its pipe, used by one thread."""
+
+    def __init__(self, payload: bytes, memory_gib: float, *, warm: bool) -> None:
+        self.greeting = (payload, memory_gib, warm)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.pipe: Connection | None = None
+
+    def start(self) -> None:
+        for _ in range(START_ATTEMPTS):
+            ours, theirs = multiprocessing.Pipe()
+            environment = os.environ | {
+                "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
+                "PYTHONHASHSEED": "0",  # sympy's choices depend on it: verdicts must not
+                "OMP_NUM_THREADS": "1",
+            }
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "simplerl.rewards.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=environment,
+            )
+            theirs.close()
+            self.pipe = ours
+            try:
+                ours.send(self.greeting)
+                kind, detail = self._receive(START_SECONDS)
+            except (_Lost, TimeoutError, BrokenPipeError):
+                self.kill()
+                continue
+            if kind == UNUSABLE:
+                raise ConfigError(f"A grading worker cannot load the reward: {detail}")
+            assert kind == READY
+            return
+        raise RuntimeError(f"No grading worker could be started in {START_ATTEMPTS} attempts: see its output above.")
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def kill(self) -> None:
+        if self.process is not None and self.pipe is not None:
+            self.process.kill()
+            self.process.wait()
+            self.pipe.close()
+            self.process = self.pipe = None
+
+    def send(self, items: list[tuple[int, str, Problem]]) -> None:
+        assert self.pipe is not None
+        try:
+            self.pipe.send(items)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise _Lost("before it read its work") from error
+
+    def result(self, seconds: float) -> tuple[Score | None, float, str | None]:
+        _, score, elapsed, error = self._receive(seconds)
+        return score, elapsed, error
+
+    def finish_chunk(self) -> None:
+        """After its last answer a worker says whether it goes on; one that grew too large does not."""
+        kind, _ = self._receive(START_SECONDS)
+        if kind == RETIRED:
+            self.restart()
+
+    def _receive(self, seconds: float) -> Any:
+        assert self.pipe is not None
+        try:
+            if not self.pipe.poll(seconds):
+                raise TimeoutError
+            return self.pipe.recv()
+        except (EOFError, ConnectionResetError) as error:
+            assert self.process is not None
+            raise _Lost(f"exit status {self.process.wait()}") from error
+
+
+def _function(reward: Reward) -> Callable[..., Any]:
+    return reward.func if isinstance(reward, partial) else reward
+
+
+def _name(reward: Reward) -> str:
+    function = _function(reward)
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def _pickled(reward: Reward) -> bytes:
+    if _function(reward).__module__ == "__main__":
+        raise ConfigError(f"reward {_name(reward)} cannot be imported by the grading workers: put it in a module.")
+    try:
+        return pickle.dumps(reward)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"reward {_name(reward)} cannot be sent to the grading workers ({error}): "
+            "make it a plain function of a module, with plain values as keywords."
+        ) from error
+
+
+def _reward_of_lost(reward: Reward) -> float:
+    """What an answer earns whose grading did not finish: the same as a wrong one."""
+    parameter = inspect.signature(reward).parameters.get("wrong")
+    return 0.0 if parameter is None or parameter.default is parameter.empty else float(parameter.default)
