@@ -1,0 +1,86 @@
+"""Decoding through a transformers model's own forward, for architectures that `llama` does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+
+class GenericDecoder:
+    """The interface of `LlamaDecoder` over a model and its DynamicCache; prompts are padded on the left.
+
+    Shares the model's weights where their type is already `precision`, else keeps a copy.
+    """
+
+    refills = False
+
+    def __init__(self, model: PreTrainedModel, precision: torch.dtype) -> None:
+        self.shared = model.dtype == precision
+        self.model = model if self.shared else deepcopy(model).to(precision).requires_grad_(False)
+        self.device = model.device
+        config = model.config.get_text_config()
+        size = config.head_dim if hasattr(config, "head_dim") else config.hidden_size // config.num_attention_heads
+        heads = config.num_key_value_heads if hasattr(config, "num_key_value_heads") else config.num_attention_heads
+        self.row_bytes = 2 * config.num_hidden_layers * heads * size * precision.itemsize
+        self.clear()
+
+    @torch.no_grad()
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Copies weights in; raises KeyError for an unknown parameter."""
+        own = dict(self.model.named_parameters(remove_duplicate=False))
+        for name, tensor in weights:
+            if own[name].data_ptr() != tensor.data_ptr():
+                own[name].copy_(tensor)
+
+    def clear(self) -> None:
+        """Forgets all rows."""
+        self.cache: DynamicCache | None = None
+        self.attention = torch.zeros(0, 0, dtype=torch.int64)
+
+    def admit(self, prompts: Sequence[Sequence[int]], repeats: Sequence[int]) -> Tensor:
+        """repeats[i] rows that begin with prompts[i]; logits of their next token [rows, V], float32."""
+        width = max(map(len, prompts))
+        padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        seen = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        self.attention = torch.tensor(seen, device=self.device)
+        self.cache = DynamicCache(config=self.model.config)
+        logits = self._forward(torch.tensor(padded, device=self.device))
+        rows = torch.arange(len(prompts), device=self.device).repeat_interleave(
+            torch.tensor(repeats, device=self.device)
+        )
+        self._select(rows)
+        return logits[rows]
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Appends tokens [rows] and gives the logits of the next ones [rows, V], float32."""
+        self.attention = torch.cat((self.attention, torch.ones_like(self.attention[:, :1])), 1)
+        return self._forward(tokens[:, None])
+
+    def keep(self, order: Sequence[int]) -> None:
+        """Row i becomes what row order[i] was; rows not named are gone."""
+        self._select(torch.tensor(order, dtype=torch.int64, device=self.device))
+
+    def _select(self, rows: Tensor) -> None:
+        assert self.cache is not None
+        self.cache.batch_select_indices(rows)
+        self.attention = self.attention[rows]
+
+    def _forward(self, tokens: Tensor) -> Tensor:
+        positions = (self.attention.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        was_training = self.model.training
+        self.model.eval()
+        with torch.inference_mode():
+            out = self.model(
+                input_ids=tokens,
+                attention_mask=self.attention,
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        self.model.train(was_training)
+        return out.logits[:, -1].float()
