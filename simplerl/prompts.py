@@ -79,9 +79,7 @@ class PromptFormat:
         bos = self.tokenizer.bos_token
         special = self.config.template is not None and not (bos and texts[0].startswith(bos))
         rows = self.tokenizer(texts, add_special_tokens=special)["input_ids"]
-        return [
-            Prompt(problem, text, tuple(ids)) for problem, text, ids in zip(problems, texts, rows, strict=True)
-        ]
+        return [Prompt(problem, text, tuple(ids)) for problem, text, ids in zip(problems, texts, rows, strict=True)]
 
     def response(self, problem: Problem) -> str:
         """The text to imitate in SFT: `prompt.response` filled with the problem's solution and answer."""

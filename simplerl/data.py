@@ -1,0 +1,364 @@
+"""Problems from files and from the Hugging Face Hub, by a mapping of columns.
+
+    load_problems(path="train.jsonl", columns={"question": "prompt", "answer": "gold"})
+
+JSON (a list of objects), JSONL, Parquet, Arrow, folders written by `datasets.save_to_disk`, or a Hub id. A row
+that cannot become a problem is named by file and row and stops the run, unless `on_bad_row` is "skip".
+Where no mapping of columns is enough, write a function () -> list[Problem] and name it in conf/data/.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from simplerl.benchmarks import ANSWERS, BENCHMARKS, as_text
+from simplerl.config import ConfigError
+from simplerl.types import Problem
+
+log = logging.getLogger(__name__)
+
+REQUIRED, OPTIONAL = ("question", "answer"), ("solution", "level", "id")
+COUNTS = ("rows", "bad", "other_level", "duplicates", "conflicts", "ungradable", "kept")
+NAMED_BAD_ROWS = 3  # skipped rows that are named in the log
+
+
+class Problems(list[Problem]):
+    """A list of problems that knows what its file held.
+
+    `report` counts: rows, bad (skipped), other_level, duplicates (questions asked before), conflicts (of
+    those: with another answer), ungradable (empty gold), kept.
+    """
+
+    def __init__(self, problems: Iterable[Problem], report: Mapping[str, int]) -> None:
+        super().__init__(problems)
+        self.report = dict(report)
+
+
+class BadRow(ValueError):
+    """Why one row cannot become a problem; completed with file and row by the caller."""
+
+
+Row = tuple[int, "dict[str, Any] | BadRow"]  # line or row, counted from 1
+Reader = Callable[["dict[str, Any] | BadRow", str, int], Problem]  # of a row, the data set's name, its place from 0
+
+
+def gsm8k_solution(value: Any) -> str:
+    """GSM8K's worked solution without its calculator marks `<<6*7=42>>` and its `####` line."""
+    return re.sub(r"<<[^<>]*>>", "", as_text(value)).rpartition("####")[0].strip()
+
+
+SOLUTIONS: dict[str, Callable[[Any], str]] = {"text": as_text, "gsm8k": gsm8k_solution}
+
+
+def load_problems(
+    *,
+    path: str,
+    columns: Mapping[str, str],
+    source: str = "",
+    split: str | None = None,
+    hub: Mapping[str, Any] | None = None,
+    answer_from: str = "text",
+    solution_from: str = "text",
+    levels: Sequence[Any] | None = None,
+    on_bad_row: str = "raise",
+    ungradable: str = "raise",
+    duplicates: str = "drop",
+    shuffle_seed: int | None = None,
+    limit: int | None = None,
+) -> Problems:
+    """The problems of one file, folder or Hub data set.
+
+    columns: where question and answer stand (and solution, level, id); "a.b" reaches into nested columns.
+    source: name of the data set, which the grader may know; "" takes the file's name.
+    split: of a Hub data set or a folder of several; null is "train". hub: more arguments of `load_dataset`.
+    answer_from, solution_from: the rules in `simplerl.benchmarks.ANSWERS` and in SOLUTIONS.
+    levels: keep only these; "Level 3" and 3 are the same.
+    ungradable: what to do with rows whose answer is empty: "raise", "exclude", or "keep" (no response is right).
+    duplicates: "drop" keeps the first of equal questions, "keep" only counts. shuffle_seed, then limit: which
+    problems are taken and in what order; null leaves the file's order.
+    """
+    _check_arguments(columns, levels, limit)
+    _choice("answer_from", answer_from, ANSWERS)
+    _choice("solution_from", solution_from, SOLUTIONS)
+    _choice("on_bad_row", on_bad_row, ("raise", "skip"))
+    _choice("ungradable", ungradable, ("raise", "keep", "exclude"))
+    _choice("duplicates", duplicates, ("drop", "keep"))
+    name = source or re.sub(r"\..*", "", Path(path).name)
+    read = _reader(columns, ANSWERS[answer_from], SOLUTIONS[solution_from])
+    report: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
+    found = _problems(path, _rows(path, split, hub), read, name, report, on_bad_row == "skip", ungradable)
+    wanted = None if levels is None else {_level(level) for level in levels}
+    chosen = [problem for problem in found if wanted is None or problem.level in wanted]
+    if wanted is not None and not chosen:
+        have = ", ".join(sorted({str(problem.level) for problem in found})[:10])
+        raise ConfigError(f"levels={list(levels or [])} match no row of {path}, whose levels are {have}.")
+    report["other_level"] = len(found) - len(chosen)
+    chosen = _distinct(chosen, report, drop=duplicates == "drop")
+    return _finish(path, chosen, report, shuffle_seed, limit)
+
+
+def benchmark(*, name: str, path: str | None, ungradable: str = "keep", limit: int | None = None) -> Problems:
+    """One of the eight benchmarks, from `<path>/<name>.jsonl`, with its own gold rule. Items keep the file's order
+    and their number in it (math500/97), counted from 0.
+
+    ungradable: "exclude" drops items whose gold is empty; "keep" counts and reports them, and they are wrong.
+    """
+    _choice("name", name, BENCHMARKS)
+    _choice("ungradable", ungradable, ("keep", "exclude"))
+    if path is None:
+        raise ConfigError(f"evals.path is not set: name the folder that holds {name}.jsonl.")
+    file = str(Path(path) / f"{name}.jsonl")
+    rule = BENCHMARKS[name]
+    columns = {"question": rule.question, "answer": rule.answer}
+    columns |= {"level": rule.level} if rule.level else {}
+    columns |= {"solution": rule.solution} if rule.solution else {}
+    read = _reader(columns, ANSWERS[rule.answer_from], as_text)
+    report: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
+    found = _problems(file, _rows(file, None, None), read, name, report, False, ungradable)
+    if report["rows"] != rule.items:
+        log.warning("%s has %d items, the published %s has %d", file, report["rows"], name, rule.items)
+    return _finish(file, _distinct(found, report, drop=False), report, None, limit)
+
+
+def _problems(
+    path: str, rows: Iterable[Row], read: Reader, name: str, report: Counter[str], skip_bad: bool, ungradable: str
+) -> list[Problem]:
+    """Reads every row and counts. Raises ConfigError at the first bad one, or where none is left."""
+    found: list[Problem] = []
+    first_bad = ""
+    for index, (number, row) in enumerate(rows):
+        report["rows"] += 1
+        where = f"{path}, {'line' if path.endswith('.jsonl') else 'row'} {number}"
+        try:
+            problem = read(row, name, index)
+        except BadRow as error:
+            if not skip_bad:
+                raise ConfigError(f"{where}: {error}; correct it, or skip such rows with on_bad_row=skip.") from error
+            first_bad = first_bad or f"{where}: {error}"
+            report["bad"] += 1
+            if report["bad"] <= NAMED_BAD_ROWS:
+                log.warning("%s: %s; skipped", where, error)
+            continue
+        if not problem.answer:
+            if ungradable == "raise":
+                raise ConfigError(f"{where}: the answer is empty; correct it, or set ungradable to exclude or keep.")
+            report["ungradable"] += 1
+            log.warning(
+                "%s: the answer of %s is empty, so it cannot be graded (ungradable=%s)", where, problem.id, ungradable
+            )
+            if ungradable == "exclude":
+                continue
+        found.append(problem)
+    if not found:
+        raise ConfigError(f"{first_bad}; no row can be used." if first_bad else f"{path} has no rows that can be used.")
+    return found
+
+
+def _check_arguments(columns: Mapping[str, str], levels: Sequence[Any] | None, limit: int | None) -> None:
+    for key in REQUIRED:
+        if key not in columns:
+            raise ConfigError(f"columns.{key} is missing: name the column that holds the {key}.")
+    for key in columns:
+        if key not in (*REQUIRED, *OPTIONAL):
+            raise ConfigError(f"columns.{key} is unknown: the columns are {', '.join((*REQUIRED, *OPTIONAL))}.")
+    if levels is not None and "level" not in columns:
+        raise ConfigError("levels needs columns.level: name the column that holds the level.")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit={limit} keeps no problem: set it to at least 1, or to null.")
+
+
+def _choice(key: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{key}={value} is unknown: choose one of {', '.join(choices)}.")
+
+
+def _level(value: Any) -> str:
+    return as_text(value).removeprefix("Level ")
+
+
+def _reader(columns: Mapping[str, str], answer_of: Callable[[Any], str], solution_of: Callable[[Any], str]) -> Reader:
+    """A function from a row, the data set's name and the row's place (from 0) to a problem. It raises BadRow."""
+
+    def field(row: dict[str, Any], key: str, rule: Callable[[Any], str]) -> str:
+        value = _cell(row, columns[key])
+        try:
+            return rule(value)
+        except ValueError as error:
+            raise BadRow(f"the {key} ({columns[key]}) {error}") from error
+
+    def optional(row: dict[str, Any], key: str, rule: Callable[[Any], str]) -> str | None:
+        if key not in columns or _cell(row, columns[key]) is None:
+            return None
+        return field(row, key, rule)
+
+    def read(row: dict[str, Any] | BadRow, name: str, index: int) -> Problem:
+        if isinstance(row, BadRow):
+            raise row
+        question = _cell(row, columns["question"])
+        if not isinstance(question, str) or not question.strip():
+            raise BadRow(f"the question ({columns['question']}) is {'empty' if not question else 'not text'}")
+        return Problem(
+            id=optional(row, "id", as_text) or f"{name}/{index}",
+            question=question.strip(),
+            answer=field(row, "answer", answer_of),
+            source=name,
+            level=optional(row, "level", _level),
+            solution=optional(row, "solution", solution_of),
+        )
+
+    return read
+
+
+def _cell(row: Mapping[str, Any], column: str) -> Any:
+    if column in row:
+        return row[column]
+    value: Any = row
+    for part in column.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise BadRow(f"there is no column {column!r} (it has {', '.join(map(repr, row)) or 'none'})")
+        value = value[part]
+    return value
+
+
+def _distinct(problems: list[Problem], report: Counter[str], drop: bool) -> list[Problem]:
+    """Counts questions asked before (and drops them), and makes the ids unique."""
+    answers: dict[str, str] = {}
+    seen: Counter[str] = Counter()
+    kept: list[Problem] = []
+    for problem in problems:
+        question = " ".join(problem.question.split())
+        if question in answers:
+            report["duplicates"] += 1
+            report["conflicts"] += answers[question] != problem.answer
+            if drop:
+                continue
+        answers.setdefault(question, problem.answer)
+        seen[problem.id] += 1
+        kept.append(replace(problem, id=f"{problem.id}#{seen[problem.id]}") if seen[problem.id] > 1 else problem)
+    return kept
+
+
+def _finish(
+    path: str, problems: list[Problem], report: Counter[str], shuffle_seed: int | None, limit: int | None
+) -> Problems:
+    if shuffle_seed is not None:
+        random.Random(shuffle_seed).shuffle(problems)
+    problems = problems[:limit]
+    report["kept"] = len(problems)
+    log.info("%s: %s", path, ", ".join(f"{count} {name}" for name, count in report.items() if count))
+    return Problems(problems, report)
+
+
+def _rows(path: str, split: str | None, hub: Mapping[str, Any] | None) -> Iterator[Row]:
+    """Rows in file order, counted from 1. Raises ConfigError where the file itself cannot be read."""
+    place = Path(path).expanduser()
+    readers = {".json": _json, ".jsonl": _jsonl, ".parquet": _table, ".arrow": _table}
+    if place.is_dir():
+        return _saved_dataset(place, split)
+    if place.suffix in readers:
+        if not place.is_file():
+            raise ConfigError(f"{path} does not exist: relative paths start at {Path.cwd()}.")
+        if split or hub:
+            raise ConfigError(f"{path} is one file: split and hub are for Hub data sets, set them to null.")
+        return readers[place.suffix](place)
+    if place.exists():
+        raise ConfigError(f"{path} has an unknown format: use {', '.join(readers)}, a data set folder or a Hub id.")
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) is None:
+        raise ConfigError(f"{path} is neither a file or folder here nor a Hub id (owner/name).")
+    return _hub_dataset(path, split or "train", dict(hub or {}))
+
+
+def _checked(row: Any) -> dict[str, Any] | BadRow:
+    return row if isinstance(row, dict) else BadRow("it is not an object with named columns")
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    with path.open("rb") as file:  # bytes: text mode also ends lines at U+2028, which JSON strings may hold
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield number, _checked(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
+            except UnicodeDecodeError:
+                yield number, BadRow("it is not UTF-8 text")
+            except json.JSONDecodeError as error:
+                yield number, BadRow(f"it is not valid JSON ({error.msg} at column {error.colno})")
+
+
+def _json(path: Path) -> Iterator[Row]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: save it as UTF-8.") from error
+    if text.lstrip()[:1] == "{":
+        try:
+            json.loads(text)
+        except json.JSONDecodeError:  # one object a line: JSONL under another name
+            yield from _jsonl(path)
+            return
+        raise ConfigError(f"{path} holds one object, not a list of rows: write [ ... ] around the rows.")
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+        ) from error
+    if not isinstance(rows, list):
+        raise ConfigError(f"{path} holds {type(rows).__name__}, not a list of rows.")
+    yield from ((number, _checked(row)) for number, row in enumerate(rows, start=1))
+
+
+def _table(path: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.ipc
+    import pyarrow.parquet
+
+    try:
+        if path.suffix == ".parquet":
+            table = pyarrow.parquet.read_table(path)
+        else:
+            with pa.memory_map(str(path)) as file:
+                try:
+                    table = pyarrow.ipc.open_file(file).read_all()
+                except pa.ArrowInvalid:  # `datasets` writes the stream format into the same suffix
+                    file.seek(0)
+                    table = pyarrow.ipc.open_stream(file).read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        kind = path.suffix[1:].capitalize()
+        raise ConfigError(f"{path} is not a readable {kind} file ({str(error).splitlines()[0]}).") from error
+    yield from enumerate(table.to_pylist(), start=1)
+
+
+def _saved_dataset(path: Path, split: str | None) -> Iterator[Row]:
+    if not ((path / "dataset_dict.json").is_file() or (path / "state.json").is_file()):
+        raise ConfigError(f"{path} is a folder, but not one that datasets.save_to_disk wrote: name a file in it.")
+    import datasets
+
+    data = datasets.load_from_disk(str(path))
+    if isinstance(data, datasets.DatasetDict):
+        name = split or "train"
+        if name not in data:
+            raise ConfigError(f"{path} has no split {name!r}: choose one of {', '.join(map(str, data))}.")
+        data = data[name]
+    elif split:
+        raise ConfigError(f"{path} has no splits: set split to null.")
+    yield from enumerate(data, start=1)
+
+
+def _hub_dataset(name: str, split: str, arguments: dict[str, Any]) -> Iterator[Row]:
+    import datasets
+
+    try:
+        data = datasets.load_dataset(name, split=split, **arguments)
+    except (OSError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"The Hub data set {name} (split {split}) cannot be loaded: {reason}") from error
+    yield from enumerate(data, start=1)
