@@ -150,6 +150,7 @@ class WarmupConfig:
     epochs: int = 1
     minibatch_size: int = 64  # documents per optimizer step
     max_tokens: int = 4096  # longer documents are dropped and counted
+    save_every: int = 100  # optimizer steps between checkpoints
     correct_only: bool = False  # keep only solutions that the run's reward grades as right
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
@@ -203,10 +204,10 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    sampler: Any = MISSING  # partial: (policy) -> Sampler
+    sampler: Any = MISSING  # partial: (policy model, tokenizer, model path) -> Sampler
     evals: EvalsConfig = field(default_factory=EvalsConfig)
     grading: GradingConfig = field(default_factory=GradingConfig)
-    backend: Any = MISSING  # partial: (Config) -> Models
+    backend: Any = MISSING  # partial: (Config, model path) -> Models
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     run: RunConfig = field(default_factory=RunConfig)
     choices: dict[str, str] = field(default_factory=dict)  # filled in: the option chosen in each group
@@ -221,8 +222,8 @@ def register() -> None:
 PARTIALS = {
     "data": 0,
     "reward": 2,
-    "sampler": 1,
-    "backend": 1,
+    "sampler": 3,
+    "backend": 2,
     "algorithm.advantage": 1,
     "algorithm.policy_loss": 2,
     "algorithm.value_loss": 2,

@@ -110,10 +110,12 @@ class Batch:
     sampler_logprobs: Tensor | None = None  # the rest: [B, T] float32, zero outside the mask
     logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
+    entropy: Tensor | None = None
     values: Tensor | None = None
     token_rewards: Tensor | None = None
     advantages: Tensor | None = None
     returns: Tensor | None = None
+    weights: Tensor | None = None  # what each token's loss counts; sums to about 1 over an optimizer step
 
     def __len__(self) -> int:
         return self.tokens.shape[0]

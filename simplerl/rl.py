@@ -1,0 +1,112 @@
+"""The loop: sample, grade, score, estimate advantages, update, sync.
+
+Step s speaks of the weights after s updates: their evaluation, the responses drawn with them, and the update
+that makes the weights of step s + 1. Not here: loading models (`simplerl.backends`), what is trained on
+(`simplerl.task`), the run's folder (`simplerl.run`). To run it: `python train.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from simplerl.advantages import token_rewards
+from simplerl.backends import Backend, Models
+from simplerl.batching import collate_rollouts
+from simplerl.config import Config, KLPlace
+from simplerl.evaluate import evaluate
+from simplerl.losses import policy_objective
+from simplerl.metrics import batch_metrics, prefixed, rollout_metrics
+from simplerl.progress import StepProgress
+from simplerl.rewards.pool import Grader
+from simplerl.run import Interrupted, Run, checkpoint_step, checkpoints
+from simplerl.task import Task
+from simplerl.types import Batch
+from simplerl.worker import UpdatePlan
+
+
+def train(config: Config, task: Task, backend: Backend, run: Run, start: str) -> Path:
+    """Reinforcement learning from the model at `start` (a folder or hub id), or from the run's last checkpoint,
+    to the end. Returns the last checkpoint. Raises `Interrupted`, after saving, on a stop signal."""
+    assert task.arithmetic is not None
+    algorithm, steps, samples = config.algorithm, task.arithmetic.steps, task.arithmetic.samples_per_prompt
+    reward_kl = algorithm.kl_coef if algorithm.kl is KLPlace.reward else 0.0
+    loss_kl = algorithm.kl_coef if algorithm.kl is KLPlace.loss else 0.0
+    objective = policy_objective(algorithm.policy_loss, loss_kl, algorithm.kl_estimator, algorithm.entropy_coef)
+    plan = update_plan(config, task)
+
+    folder = run.dir / "checkpoints"
+    checkpoint = (checkpoints(folder) or [None])[-1]
+    step = checkpoint_step(checkpoint)
+    models = backend.models(start, checkpoint)
+    run.begin("rl", step)
+    with Grader(config.reward, **vars(config.grading)) as grader, StepProgress("rl", step, steps) as progress:
+        try:
+            while step < steps:
+                run.check_stop()
+                progress.begin()
+                metrics = evaluate_at(step, config, task, models, grader, run, progress)
+
+                with progress.stage("sample"):
+                    prompts = task.prompts_at(step)
+                    stream = models.sampler.generate(
+                        prompts, task.sampling, task.format.stop, samples, config.seed, step
+                    )
+                    rollouts = grader.grade(run.interruptible(stream), prompts)
+                with progress.stage("score"):
+                    batch = score(collate_rollouts(rollouts), models)
+                    batch = algorithm.advantage(token_rewards(batch, reward_kl, algorithm.kl_estimator))
+                    metrics |= rollout_metrics(rollouts) | batch_metrics(batch)
+                with progress.stage("update"):
+                    seed = [config.seed, step]
+                    if models.critic is not None:
+                        metrics |= prefixed("critic", models.critic.update(batch, algorithm.value_loss, plan, seed))
+                    metrics |= prefixed("policy", models.policy.update(batch, objective, plan, seed))
+                with progress.stage("sync"):
+                    models.sync()
+
+                metrics |= progress.times(metrics["rollout/tokens"])
+                run.write_rollouts(step, rollouts)
+                run.log("rl", step, metrics)
+                progress.end(metrics)
+                step += 1
+                if step % config.run.save_every == 0 and step < steps:
+                    checkpoint = run.save(folder, step, models.save)
+        except Interrupted:
+            run.save(folder, step, models.save)
+            raise
+        checkpoint = run.save(folder, step, models.save)
+        run.log("rl", step, evaluate_at(step, config, task, models, grader, run, progress))
+    return checkpoint
+
+
+def update_plan(config: Config, task: Task) -> UpdatePlan:
+    return UpdatePlan(
+        minibatch_size=config.train.minibatch_size,
+        epochs=config.train.epochs,
+        aggregation=config.algorithm.aggregation,
+        constant_length=task.sampling.max_new_tokens,
+        entropy=config.algorithm.entropy_coef != 0,
+    )
+
+
+def score(batch: Batch, models: Models) -> Batch:
+    """What the models say of the responses: log-probs of the policy and of the reference, values of the critic."""
+    logprobs, entropy = models.policy.infer(batch)
+    batch = batch.with_(logprobs=logprobs, entropy=entropy)
+    if models.reference is not None:
+        batch = batch.with_(ref_logprobs=models.reference.infer(batch)[0])
+    if models.critic is not None:
+        batch = batch.with_(values=models.critic.infer(batch)[0])
+    return batch
+
+
+def evaluate_at(
+    step: int, config: Config, task: Task, models: Models, grader: Grader, run: Run, progress: StepProgress
+) -> dict[str, float]:
+    """The benchmarks, if this step is one at which they are due: every `evals.every` steps, the first and the last."""
+    assert task.arithmetic is not None
+    every = config.evals.every
+    if not every or not task.evals.prompts or (step % every and step != task.arithmetic.steps):
+        return {}
+    with progress.stage("evaluate"):
+        return evaluate(models.sampler, grader, task.evals, config.evals, config.seed, step, run.eval_folder(step))

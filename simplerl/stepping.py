@@ -1,0 +1,81 @@
+"""From gradients to new weights: AdamW in plain torch, its schedule, and its state by parameter name."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from simplerl.config import OptimizerConfig, Schedule
+
+OPTIMIZER_FILE, STEP_FILE = "optimizer.safetensors", "optimizer.json"
+
+
+def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
+    """At optimizer step `step` (0-based) of `total_steps`: linear warm-up over warmup_fraction of all steps,
+    then the schedule down to min_lr_ratio * lr."""
+    warmup = math.ceil(config.warmup_fraction * total_steps)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    if config.schedule is Schedule.constant:
+        return config.lr
+    progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+    left = 1 - progress if config.schedule is Schedule.linear else (1 + math.cos(math.pi * progress)) / 2
+    return config.lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * left)
+
+
+class TorchStepper:
+    """One module's optimizer on one device."""
+
+    def __init__(self, module: nn.Module, config: OptimizerConfig, total_steps: int) -> None:
+        self.module, self.config, self.total_steps = module, config, total_steps
+        self.step_count = 0
+        self.names = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            list(self.names.values()),
+            lr=config.lr,
+            betas=(config.betas[0], config.betas[1]),
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def step(self) -> dict[str, float]:
+        """One optimizer step on the gradients gathered so far. A gradient that is not finite changes nothing
+        and is returned as such, for the caller to stop on."""
+        norm = nn.utils.clip_grad_norm_(self.names.values(), self.config.grad_clip, foreach=True)
+        lr = learning_rate(self.config, self.step_count, self.total_steps)
+        if torch.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
+            self.step_count += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        return {"grad_norm": float(norm), "lr": lr}
+
+    def save(self, folder: Path) -> None:
+        tensors = {}
+        for name, parameter in self.names.items():
+            for key in ("exp_avg", "exp_avg_sq"):
+                if parameter in self.optimizer.state:
+                    tensors[f"{key}.{name}"] = self.optimizer.state[parameter][key].cpu()
+        save_file(tensors, folder / OPTIMIZER_FILE)
+        (folder / STEP_FILE).write_text(json.dumps({"optimizer_step": self.step_count}))
+
+    def load(self, folder: Path) -> None:
+        self.step_count = json.loads((folder / STEP_FILE).read_text())["optimizer_step"]
+        tensors = load_file(folder / OPTIMIZER_FILE)
+        for name, parameter in self.names.items():
+            if f"exp_avg.{name}" in tensors:
+                self.optimizer.state[parameter] = {
+                    "step": torch.tensor(float(self.step_count)),
+                    "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device),
+                    "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter.device),
+                }

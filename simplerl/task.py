@@ -1,0 +1,163 @@
+"""What a run will do, made and checked before any model's weights load: tokenizer, prompts, arithmetic."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from simplerl.config import Config, ConfigError
+from simplerl.models import context_of, load_hf_config, load_tokenizer
+from simplerl.prompts import PromptFormat, prepare_prompts
+from simplerl.types import Problem, Prompt, Sampling
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How prompts become optimizer steps."""
+
+    prompts: int  # usable problems
+    prompts_per_step: int
+    samples_per_prompt: int
+    minibatch_size: int
+    epochs: int
+    steps: int  # rollout steps
+
+    @property
+    def rollouts(self) -> int:
+        return self.prompts_per_step * self.samples_per_prompt
+
+    @property
+    def updates_per_step(self) -> int:
+        return self.rollouts // self.minibatch_size * self.epochs
+
+    @property
+    def optimizer_steps(self) -> int:
+        return self.steps * self.updates_per_step
+
+    @property
+    def steps_per_pass(self) -> int:
+        return self.prompts // self.prompts_per_step
+
+    def __str__(self) -> str:
+        passes = self.steps / self.steps_per_pass
+        return (
+            f"{self.prompts_per_step} prompts x {self.samples_per_prompt} samples = {self.rollouts} responses a step; "
+            f"{self.rollouts} responses / {self.minibatch_size} a minibatch x {self.epochs} epoch(s) = "
+            f"{self.updates_per_step} optimizer steps a step; {self.steps} steps = {self.optimizer_steps} optimizer "
+            f"steps = {passes:.3g} passes over {self.prompts} problems ({self.steps_per_pass} steps each, "
+            f"{self.prompts % self.prompts_per_step} problems left over in each pass)."
+        )
+
+    def problems_at(self, step: int, seed: int) -> list[int]:
+        """Indices of the problems of a rollout step: each pass is a permutation of its own, and what is left
+        over at its end is dropped, as published."""
+        epoch, position = divmod(step, self.steps_per_pass)
+        order = np.random.default_rng([seed, epoch]).permutation(self.prompts)
+        start = position * self.prompts_per_step
+        return [int(i) for i in order[start : start + self.prompts_per_step]]
+
+
+@dataclass(frozen=True)
+class EvalSets:
+    """The benchmarks of a run, rendered, with the rules that they are sampled under."""
+
+    prompts: dict[str, list[Prompt]]
+    format: PromptFormat
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Task:
+    tokenizer: Any
+    format: PromptFormat
+    sampling: Sampling
+    prompts: list[Prompt]
+    evals: EvalSets
+    documents: list[tuple[tuple[int, ...], tuple[int, ...]]]  # SFT: prompt and response tokens
+    arithmetic: Arithmetic | None  # None: no RL
+    seed: int
+
+    def prompts_at(self, step: int) -> list[Prompt]:
+        assert self.arithmetic is not None
+        return [self.prompts[i] for i in self.arithmetic.problems_at(step, self.seed)]
+
+
+def prepare(config: Config) -> Task:
+    """Raises ConfigError for whatever can be refused without weights."""
+    tokenizer = load_tokenizer(config.model)
+    context = context_of(config.model, load_hf_config(config.model))
+    format = PromptFormat(config.prompt, tokenizer)
+    sampling = Sampling(**vars(config.sampling))
+    prompts: list[Prompt] = []
+    arithmetic = None
+    if config.algorithm.advantage is not None:
+        prompts, counts = prepare_prompts(config.data(), format, context, sampling.max_new_tokens)
+        logger.info("training prompts: %s", ", ".join(f"{v} {k}" for k, v in counts.items()))
+        arithmetic = _arithmetic(config, len(prompts))
+        logger.info("%s", arithmetic)
+    return Task(
+        tokenizer=tokenizer,
+        format=format,
+        sampling=sampling,
+        prompts=prompts,
+        evals=prepare_evals(config, tokenizer, context),
+        documents=_documents(config, tokenizer, context) if config.warmup.data is not None else [],
+        arithmetic=arithmetic,
+        seed=config.seed,
+    )
+
+
+def prepare_evals(config: Config, tokenizer: Any, context: int) -> EvalSets:
+    format = PromptFormat(config.evals.prompt or config.prompt, tokenizer)
+    sampling = Sampling(**vars(config.evals.sampling))
+    prompts = {}
+    for name, source in config.evals.sets.items():
+        problems: Sequence[Problem] = source()[: config.evals.limit]
+        prompts[name], counts = prepare_prompts(problems, format, context, sampling.max_new_tokens)
+        if counts["kept"] < len(problems):
+            logger.warning("evals.%s: %d of %d prompts are too long", name, len(problems) - counts["kept"], len(problems))
+    return EvalSets(prompts, format, sampling)
+
+
+def _arithmetic(config: Config, prompts: int) -> Arithmetic:
+    train = config.train
+    steps_per_pass = prompts // train.prompts_per_step
+    if steps_per_pass == 0:
+        raise ConfigError(
+            f"train.prompts_per_step={train.prompts_per_step} is more than the {prompts} usable problems of data: "
+            "lower it or take more data."
+        )
+    steps = train.steps if train.steps is not None else int((train.passes or 0) * steps_per_pass)
+    if steps < 1:
+        raise ConfigError(f"train.passes={train.passes} makes no whole rollout step of {train.prompts_per_step} prompts.")
+    return Arithmetic(prompts, train.prompts_per_step, train.samples_per_prompt, train.minibatch_size, train.epochs, steps)
+
+
+def _documents(
+    config: Config, tokenizer: Any, context: int
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The warm-up's documents that fit; those that do not are counted."""
+    format = PromptFormat(config.warmup.prompt or config.prompt, tokenizer)
+    limit = min(context, config.warmup.max_tokens)
+    documents = []
+    problems = config.warmup.data()
+    if config.warmup.correct_only:
+        verdicts = [config.reward(format.response(problem), problem).correct for problem in problems]
+        problems = [problem for problem, correct in zip(problems, verdicts, strict=True) if correct]
+        logger.info("warm-up: %d of %d solutions are right and kept", len(problems), len(verdicts))
+    for problem in problems:
+        prompt, response = format.document(problem)
+        if len(prompt.token_ids) + len(response) <= limit:
+            documents.append((prompt.token_ids, response))
+    logger.info("warm-up: %d documents, %d over %d tokens dropped", len(documents), len(problems) - len(documents), limit)
+    if len(documents) < config.warmup.minibatch_size:
+        raise ConfigError(
+            f"warmup.minibatch_size={config.warmup.minibatch_size} is more than the {len(documents)} usable documents."
+        )
+    return documents

@@ -1,0 +1,45 @@
+"""Weights & Biases beside the run folder: the same metrics under the same names, keyed by the run's own step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from simplerl.config import TrackingConfig, TrackingMode
+
+
+class Tracker:
+    """W&B, or nothing. The run's id is its folder's name, so that a resumed run goes on in the same W&B run."""
+
+    def __init__(self, config: TrackingConfig, folder: Path, resolved: dict[str, Any]) -> None:
+        self.run: Any = None
+        if config.mode is TrackingMode.disabled:
+            return
+        import wandb
+
+        self.run = wandb.init(
+            project=config.project,
+            entity=config.entity,
+            group=config.group,
+            tags=config.tags,
+            name=folder.name,
+            id=folder.name,
+            dir=folder,
+            mode=config.mode.value,
+            resume="allow" if config.mode is TrackingMode.online else None,
+            config=resolved,
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        for phase in ("warmup", "rl"):
+            self.run.define_metric(f"{phase}/step", hidden=True)
+        self.run.define_metric("warmup/*", step_metric="warmup/step")
+        for part in ("train", "rollout", "reward", "policy", "critic", "eval", "time"):
+            self.run.define_metric(f"{part}/*", step_metric="rl/step")
+
+    def log(self, phase: str, step: int, metrics: dict[str, float]) -> None:
+        if self.run is not None:
+            self.run.log({f"{phase}/step": step, **metrics})
+
+    def close(self, exit_code: int) -> None:
+        if self.run is not None:
+            self.run.finish(exit_code=exit_code)
