@@ -1,0 +1,127 @@
+"""Numbers computed by hand, or by another formula."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from simplerl.statistics import (
+    accuracy_interval,
+    bootstrap_mean,
+    bootstrap_mean_of_sets,
+    bootstrap_samples,
+    majority,
+    paired_difference,
+    pass_at_k,
+    wilson,
+)
+
+
+def test_standard_error_is_that_of_a_mean() -> None:
+    # 60 of 100 right: s.e. = sqrt(0.6 * 0.4 / 100) = 0.04899, normal interval 0.504 .. 0.696
+    found = bootstrap_mean([1.0] * 60 + [0.0] * 40)
+    assert found.mean == pytest.approx(0.6)
+    assert found.se == pytest.approx(0.04899, rel=0.03)
+    assert found.low == pytest.approx(0.504, abs=0.011)
+    assert found.high == pytest.approx(0.696, abs=0.011)
+
+
+def test_the_seed_decides() -> None:
+    values = np.arange(50.0)
+    assert bootstrap_mean(values, seed=1) == bootstrap_mean(values, seed=1)
+    assert bootstrap_mean(values, seed=1) != bootstrap_mean(values, seed=2)
+
+
+def test_chunks_do_not_change_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.arange(10.0)
+    whole = bootstrap_mean(values, resamples=1000)
+    monkeypatch.setattr("simplerl.statistics._CHUNK", 70)  # 7 resamples at a time, the last chunk is cut
+    assert bootstrap_mean(values, resamples=1000) == whole
+
+
+def test_samples_of_an_item_are_averaged_first() -> None:
+    # Items 0.5 and 1.0: resampled means are 0.5, 0.75 (twice), 1.0, so the s.e. is sqrt(1/32) = 0.1768
+    found = bootstrap_mean([[0, 1], [1, 1]])
+    assert found.mean == 0.75
+    assert found.se == pytest.approx(math.sqrt(1 / 32), rel=0.03)
+    assert (found.low, found.high) == (0.5, 1.0)
+
+
+def test_sampling_noise_alone() -> None:
+    # Items always agree with themselves: sampling them again changes nothing, although the items differ.
+    found = bootstrap_samples([[0, 0], [1, 1]])
+    assert (found.mean, found.se, found.low, found.high) == (0.5, 0.0, 0.5, 0.5)
+    # One item of 4 samples, half right: binomial(4, 0.5) / 4 has s.e. 0.25
+    assert bootstrap_samples([[0, 1, 0, 1]]).se == pytest.approx(0.25, rel=0.03)
+    assert bootstrap_samples([0, 1]).se is None
+
+
+def test_one_item_says_nothing_of_the_spread() -> None:
+    found = bootstrap_mean([1.0])
+    assert (found.mean, found.se, found.low, found.high) == (1.0, None, None, None)
+
+
+def test_mean_over_sets_is_unweighted() -> None:
+    small, large = [1.0] * 5 + [0.0] * 5, [0.0] * 300 + [1.0] * 100
+    found = bootstrap_mean_of_sets([small, large])
+    assert found.mean == pytest.approx((0.5 + 0.25) / 2)
+    # Var = (0.25/10 + 0.1875/400) / 4
+    assert found.se == pytest.approx(math.sqrt((0.025 + 0.00046875) / 4), rel=0.03)
+
+
+def test_a_paired_difference_drops_what_items_share() -> None:
+    rng = np.random.default_rng(0)
+    easy = rng.random(200)
+    found = paired_difference(easy, easy + 0.1)
+    assert found.mean == pytest.approx(0.1)
+    assert found.se == pytest.approx(0.0, abs=1e-9)
+    assert found.low is not None and found.low > 0
+    with pytest.raises(ValueError, match="200 and 3"):
+        paired_difference(easy, [1, 2, 3])
+
+
+def test_wilson_by_hand() -> None:
+    # 0 of 30: the upper end is z^2 / (n + z^2) = 3.8415 / 33.8415
+    low, high = wilson(0, 30)
+    assert low == 0.0
+    assert high == pytest.approx(0.11351, abs=1e-5)
+    assert wilson(5, 10) == pytest.approx((0.23659, 0.76341), abs=1e-5)
+
+
+def test_none_right_is_not_certainty() -> None:
+    found = accuracy_interval([0] * 30)
+    assert (found.mean, found.low) == (0.0, 0.0)
+    assert found.high == pytest.approx(0.11351, abs=1e-5)
+    assert accuracy_interval([1, 0, 1, 0]) == bootstrap_mean([1, 0, 1, 0])
+
+
+def test_pass_at_k_by_hand() -> None:
+    # n = 4, c = 1: k = 2 misses with C(3,2)/C(4,2) = 3/6
+    assert pass_at_k(4, [0, 1, 2, 4], 2) == pytest.approx([0, 0.5, 1 - 1 / 6, 1])
+    assert pass_at_k(4, [1, 3], 1) == pytest.approx([0.25, 0.75])
+    assert pass_at_k(4, [0, 1], 4) == pytest.approx([0, 1])
+    with pytest.raises(ValueError, match="k=5"):
+        pass_at_k(4, [1], 5)
+
+
+def test_pass_at_k_is_unbiased() -> None:
+    share, n, k = 0.3, 8, 4
+    binomial = [math.comb(n, c) * share**c * (1 - share) ** (n - c) for c in range(n + 1)]
+    assert np.dot(binomial, pass_at_k(n, range(n + 1), k)) == pytest.approx(1 - (1 - share) ** k)
+
+
+@pytest.mark.parametrize(
+    ("answers", "correct", "chance"),
+    [
+        (["3", "3", "4"], [True, True, False], 1.0),
+        (["3", "4", "4"], [True, False, False], 0.0),
+        (["1/2", "0.5", "4", "4", "4"], [True, True, False, False, False], 0.0),
+        (["1/2", "0.5", "4", "4"], [True, True, False, False], 0.5),  # one right answer in two writings, a tie
+        ([None, None, "3"], [False, False, True], 1.0),
+        ([None, None], [False, False], 0.0),
+    ],
+)
+def test_majority(answers: list[str | None], correct: list[bool], chance: float) -> None:
+    assert majority(answers, correct) == chance
