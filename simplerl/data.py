@@ -9,18 +9,18 @@ Where no mapping of columns is enough, write a function () -> list[Problem] and 
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from simplerl.benchmarks import ANSWERS, BENCHMARKS, as_text
 from simplerl.config import ConfigError
+from simplerl.formats import RowError, Row, read_rows
 from simplerl.types import Problem
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 REQUIRED, OPTIONAL = ("question", "answer"), ("solution", "level", "id")
 COUNTS = ("rows", "bad", "other_level", "duplicates", "conflicts", "ungradable", "kept")
 NAMED_BAD_ROWS = 3  # skipped rows that are named in the log
+
+Reader = Callable[["dict[str, Any] | RowError", str, int], Problem]  # of a row, the data set's name, its place from 0
 
 
 class Problems(list[Problem]):
@@ -40,14 +42,6 @@ class Problems(list[Problem]):
     def __init__(self, problems: Iterable[Problem], report: Mapping[str, int]) -> None:
         super().__init__(problems)
         self.report = dict(report)
-
-
-class BadRow(ValueError):
-    """Why one row cannot become a problem; completed with file and row by the caller."""
-
-
-Row = tuple[int, "dict[str, Any] | BadRow"]  # line or row, counted from 1
-Reader = Callable[["dict[str, Any] | BadRow", str, int], Problem]  # of a row, the data set's name, its place from 0
 
 
 def gsm8k_solution(value: Any) -> str:
@@ -94,7 +88,7 @@ def load_problems(
     name = source or re.sub(r"\..*", "", Path(path).name)
     read = _reader(columns, ANSWERS[answer_from], SOLUTIONS[solution_from])
     report: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
-    found = _problems(path, _rows(path, split, hub), read, name, report, on_bad_row == "skip", ungradable)
+    found = _problems(path, read_rows(path, split, hub), read, name, report, on_bad_row == "skip", ungradable)
     wanted = None if levels is None else {_level(level) for level in levels}
     chosen = [problem for problem in found if wanted is None or problem.level in wanted]
     if wanted is not None and not chosen:
@@ -122,7 +116,7 @@ def benchmark(*, name: str, path: str | None, ungradable: str = "keep", limit: i
     columns |= {"solution": rule.solution} if rule.solution else {}
     read = _reader(columns, ANSWERS[rule.answer_from], as_text)
     report: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
-    found = _problems(file, _rows(file, None, None), read, name, report, False, ungradable)
+    found = _problems(file, read_rows(file, None, None), read, name, report, False, ungradable)
     if report["rows"] != rule.items:
         log.warning("%s has %d items, the published %s has %d", file, report["rows"], name, rule.items)
     return _finish(file, _distinct(found, report, drop=False), report, None, limit)
@@ -139,7 +133,7 @@ def _problems(
         where = f"{path}, {'line' if path.endswith('.jsonl') else 'row'} {number}"
         try:
             problem = read(row, name, index)
-        except BadRow as error:
+        except RowError as error:
             if not skip_bad:
                 raise ConfigError(f"{where}: {error}; correct it, or skip such rows with on_bad_row=skip.") from error
             first_bad = first_bad or f"{where}: {error}"
@@ -185,26 +179,26 @@ def _level(value: Any) -> str:
 
 
 def _reader(columns: Mapping[str, str], answer_of: Callable[[Any], str], solution_of: Callable[[Any], str]) -> Reader:
-    """A function from a row, the data set's name and the row's place (from 0) to a problem. It raises BadRow."""
+    """A function from a row, the data set's name and the row's place (from 0) to a problem. It raises RowError."""
 
     def field(row: dict[str, Any], key: str, rule: Callable[[Any], str]) -> str:
         value = _cell(row, columns[key])
         try:
             return rule(value)
         except ValueError as error:
-            raise BadRow(f"the {key} ({columns[key]}) {error}") from error
+            raise RowError(f"the {key} ({columns[key]}) {error}") from error
 
     def optional(row: dict[str, Any], key: str, rule: Callable[[Any], str]) -> str | None:
         if key not in columns or _cell(row, columns[key]) is None:
             return None
         return field(row, key, rule)
 
-    def read(row: dict[str, Any] | BadRow, name: str, index: int) -> Problem:
-        if isinstance(row, BadRow):
+    def read(row: dict[str, Any] | RowError, name: str, index: int) -> Problem:
+        if isinstance(row, RowError):
             raise row
         question = _cell(row, columns["question"])
         if not isinstance(question, str) or not question.strip():
-            raise BadRow(f"the question ({columns['question']}) is {'empty' if not question else 'not text'}")
+            raise RowError(f"the question ({columns['question']}) is {'empty' if not question else 'not text'}")
         return Problem(
             id=optional(row, "id", as_text) or f"{name}/{index}",
             question=question.strip(),
@@ -223,7 +217,7 @@ def _cell(row: Mapping[str, Any], column: str) -> Any:
     value: Any = row
     for part in column.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise BadRow(f"there is no column {column!r} (it has {', '.join(map(repr, row)) or 'none'})")
+            raise RowError(f"there is no column {column!r} (it has {', '.join(map(repr, row)) or 'none'})")
         value = value[part]
     return value
 
@@ -255,110 +249,3 @@ def _finish(
     report["kept"] = len(problems)
     log.info("%s: %s", path, ", ".join(f"{count} {name}" for name, count in report.items() if count))
     return Problems(problems, report)
-
-
-def _rows(path: str, split: str | None, hub: Mapping[str, Any] | None) -> Iterator[Row]:
-    """Rows in file order, counted from 1. Raises ConfigError where the file itself cannot be read."""
-    place = Path(path).expanduser()
-    readers = {".json": _json, ".jsonl": _jsonl, ".parquet": _table, ".arrow": _table}
-    if place.is_dir():
-        return _saved_dataset(place, split)
-    if place.suffix in readers:
-        if not place.is_file():
-            raise ConfigError(f"{path} does not exist: relative paths start at {Path.cwd()}.")
-        if split or hub:
-            raise ConfigError(f"{path} is one file: split and hub are for Hub data sets, set them to null.")
-        return readers[place.suffix](place)
-    if place.exists():
-        raise ConfigError(f"{path} has an unknown format: use {', '.join(readers)}, a data set folder or a Hub id.")
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) is None:
-        raise ConfigError(f"{path} is neither a file or folder here nor a Hub id (owner/name).")
-    return _hub_dataset(path, split or "train", dict(hub or {}))
-
-
-def _checked(row: Any) -> dict[str, Any] | BadRow:
-    return row if isinstance(row, dict) else BadRow("it is not an object with named columns")
-
-
-def _jsonl(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file:  # bytes: text mode also ends lines at U+2028, which JSON strings may hold
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield number, _checked(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
-            except UnicodeDecodeError:
-                yield number, BadRow("it is not UTF-8 text")
-            except json.JSONDecodeError as error:
-                yield number, BadRow(f"it is not valid JSON ({error.msg} at column {error.colno})")
-
-
-def _json(path: Path) -> Iterator[Row]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: save it as UTF-8.") from error
-    if text.lstrip()[:1] == "{":
-        try:
-            json.loads(text)
-        except json.JSONDecodeError:  # one object a line: JSONL under another name
-            yield from _jsonl(path)
-            return
-        raise ConfigError(f"{path} holds one object, not a list of rows: write [ ... ] around the rows.")
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
-        ) from error
-    if not isinstance(rows, list):
-        raise ConfigError(f"{path} holds {type(rows).__name__}, not a list of rows.")
-    yield from ((number, _checked(row)) for number, row in enumerate(rows, start=1))
-
-
-def _table(path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.ipc
-    import pyarrow.parquet
-
-    try:
-        if path.suffix == ".parquet":
-            table = pyarrow.parquet.read_table(path)
-        else:
-            with pa.memory_map(str(path)) as file:
-                try:
-                    table = pyarrow.ipc.open_file(file).read_all()
-                except pa.ArrowInvalid:  # `datasets` writes the stream format into the same suffix
-                    file.seek(0)
-                    table = pyarrow.ipc.open_stream(file).read_all()
-    except (pa.ArrowInvalid, OSError) as error:
-        kind = path.suffix[1:].capitalize()
-        raise ConfigError(f"{path} is not a readable {kind} file ({str(error).splitlines()[0]}).") from error
-    yield from enumerate(table.to_pylist(), start=1)
-
-
-def _saved_dataset(path: Path, split: str | None) -> Iterator[Row]:
-    if not ((path / "dataset_dict.json").is_file() or (path / "state.json").is_file()):
-        raise ConfigError(f"{path} is a folder, but not one that datasets.save_to_disk wrote: name a file in it.")
-    import datasets
-
-    data = datasets.load_from_disk(str(path))
-    if isinstance(data, datasets.DatasetDict):
-        name = split or "train"
-        if name not in data:
-            raise ConfigError(f"{path} has no split {name!r}: choose one of {', '.join(map(str, data))}.")
-        data = data[name]
-    elif split:
-        raise ConfigError(f"{path} has no splits: set split to null.")
-    yield from enumerate(data, start=1)
-
-
-def _hub_dataset(name: str, split: str, arguments: dict[str, Any]) -> Iterator[Row]:
-    import datasets
-
-    try:
-        data = datasets.load_dataset(name, split=split, **arguments)
-    except (OSError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"The Hub data set {name} (split {split}) cannot be loaded: {reason}") from error
-    yield from enumerate(data, start=1)
