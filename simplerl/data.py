@@ -20,7 +20,7 @@ from typing import Any
 
 from simplerl.benchmarks import ANSWERS, BENCHMARKS, as_text
 from simplerl.config import ConfigError
-from simplerl.formats import RowError, Row, read_rows
+from simplerl.formats import Row, RowError, read_rows
 from simplerl.types import Problem
 
 log = logging.getLogger(__name__)
