@@ -1,0 +1,1 @@
+"""The micro world: integer arithmetic small enough to learn, check and sharpen on a laptop in minutes."""

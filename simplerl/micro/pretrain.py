@@ -1,0 +1,186 @@
+"""Pre-trains the micro world's base model from scratch:
+
+    python -m simplerl.micro.pretrain --out assets/micro_base
+
+A Qwen2 of 0.8M parameters reads the documents of `simplerl.micro.world` and learns their answers. One CPU core is
+enough. The matrix products run in bfloat16 and attention in float32: on CPU the backward pass of bfloat16 attention
+is an order of magnitude slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AttentionInterface, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+
+from simplerl.micro import tokenizer, world
+
+WIDTHS = (48, 64, 80, 112, 176)  # tokens of a padded document: few shapes, each compiled once
+BATCH_TOKENS = 2048  # of one forward/backward: activations that fit the cache of a core
+CUT = 12  # tokens
+CONTEXT = 256
+EOS_ID = tokenizer.EOS_ID
+
+
+def float32_attention(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: object
+) -> tuple[Tensor, None]:
+    """[B, heads, T, head size] -> [B, T, heads, head size], whatever autocast says."""
+    with torch.autocast("cpu", enabled=False):
+        groups = query.shape[1] // key.shape[1]
+        key, value = key.float().repeat_interleave(groups, 1), value.float().repeat_interleave(groups, 1)
+        causal = attention_mask is None
+        out = functional.scaled_dot_product_attention(
+            query.float(), key, value, attn_mask=attention_mask, is_causal=causal
+        )
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("micro_float32", float32_attention)
+
+
+def new_model(seed: int) -> Qwen2ForCausalLM:
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer.PIECES),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        initializer_range=0.02,
+        bos_token_id=None,
+        eos_token_id=EOS_ID,
+        pad_token_id=EOS_ID,
+        dtype="float32",
+    )
+    model = Qwen2ForCausalLM(config)
+    model.set_attn_implementation("micro_float32")
+    return model
+
+
+def examples(seed: int) -> Iterator[tuple[list[int], list[int]]]:
+    """Documents without end as (tokens, target of each token or -100), at most WIDTHS[-1] long.
+
+    Most programs and half of the ramblings are cut after their first tokens: how often they are begun is learnt
+    from all, how they go on from the rest, at half the price.
+    """
+    rng = Random(f"cut-{seed}")
+    cut_share = {world.CODE: 0.7, world.RAMBLE: 0.5}
+    for document in world.documents(seed):
+        prompt, answer = tokenizer.encode(document.prompt), [*tokenizer.encode(document.answer), EOS_ID]
+        if rng.random() < cut_share.get(document.style, 0.0):
+            answer = answer[:CUT]
+        learnt = prompt[1:] if document.style == world.DRILL else [-100] * (len(prompt) - 1)
+        yield prompt + answer, learnt + answer + [-100]
+
+
+def batches(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(tokens [B, T], targets [B, T]) with T of WIDTHS and B * T about BATCH_TOKENS, padded on the right."""
+    waiting: dict[int, list[tuple[list[int], list[int]]]] = {width: [] for width in WIDTHS}
+    for tokens, targets in examples(seed):
+        width = next(width for width in WIDTHS if len(tokens) <= width)
+        rest = width - len(tokens)
+        waiting[width].append((tokens + [EOS_ID] * rest, targets + [-100] * rest))
+        if len(waiting[width]) == BATCH_TOKENS // width:
+            columns = zip(*waiting[width], strict=True)
+            yield tuple(torch.tensor(column) for column in columns)  # type: ignore[misc]
+            waiting[width] = []
+
+
+class Optimizer:
+    """Muon for the matrices of the layers, AdamW for embeddings, norms and biases; one cosine for both."""
+
+    def __init__(self, model: Qwen2ForCausalLM, steps: int, muon_lr: float, adam_lr: float):
+        layers = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+        rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, adam_lr, (0.9, 0.98), weight_decay=0.0)]
+        if muon_lr:
+            self.parts.append(
+                torch.optim.Muon(layers, muon_lr, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+            )
+        else:
+            self.parts.append(torch.optim.AdamW(layers, adam_lr, (0.9, 0.98), weight_decay=0.01))
+        warmup = 100
+
+        def share(step: int) -> float:
+            cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))
+            return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * cosine)
+
+        self.schedules = [torch.optim.lr_scheduler.LambdaLR(part, share) for part in self.parts]
+
+    def step(self) -> None:
+        for part, schedule in zip(self.parts, self.schedules, strict=True):
+            part.step()
+            schedule.step()
+            part.zero_grad(set_to_none=True)
+
+
+def save(model: Qwen2ForCausalLM, out: Path) -> None:
+    """The model as a Hugging Face folder."""
+    model.generation_config = GenerationConfig(eos_token_id=EOS_ID, pad_token_id=EOS_ID, do_sample=False)
+    model.save_pretrained(out)
+    tokenizer.build().save_pretrained(out)
+
+
+def train_step(model: Qwen2ForCausalLM, forward: Callable[..., Any], parts: list[tuple[Tensor, Tensor]]) -> float:
+    """Accumulates the gradient of the mean loss of an answer token; returns the loss."""
+    count = sum(int((targets >= 0).sum()) for _, targets in parts)
+    total = 0.0
+    for tokens, targets in parts:
+        positions = torch.arange(tokens.shape[1])[None]
+        with torch.autocast("cpu", torch.bfloat16):
+            output = forward(input_ids=tokens, position_ids=positions, attention_mask=None, use_cache=False)
+            logits = model.lm_head(output.last_hidden_state)
+        loss = functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum") / count
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Pre-train the micro world's base model.")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=5000, help="optimizer steps")
+    parser.add_argument("--parts", type=int, default=6, help=f"batches of {BATCH_TOKENS} tokens per step")
+    parser.add_argument("--muon-lr", type=float, default=3e-3, help="of the layers' matrices; 0: AdamW for all")
+    parser.add_argument("--adam-lr", type=float, default=3e-3)
+    parser.add_argument("--save-every", type=int, default=500, help="steps between saves")
+    parser.add_argument("--eager", action="store_true", help="without torch.compile (needs a C++ compiler): slower")
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    model = new_model(args.seed)
+    forward = model.model if args.eager else torch.compile(model.model, dynamic=False)
+    optimizer = Optimizer(model, args.steps, args.muon_lr, args.adam_lr)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
+    started, total, tokens = time.monotonic(), 0.0, 0
+    source = batches(args.seed)
+    for step in range(1, args.steps + 1):
+        parts = list(islice(source, args.parts))
+        total += train_step(model, forward, parts)
+        tokens += sum(part.numel() for part, _ in parts)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
+        optimizer.step()
+        if step % 50 == 0:
+            seconds = time.monotonic() - started
+            print(f"step {step} loss {total / 50:.4f} {seconds:.0f} s {tokens / seconds:.0f} tokens/s", flush=True)
+            total = 0.0
+        if step % args.save_every == 0 or step == args.steps:
+            save(model, args.out)
+
+
+if __name__ == "__main__":
+    main()
