@@ -1,0 +1,227 @@
+"""Rendered texts byte for byte, stop rules, and what does not fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from simplerl.config import ConfigError, PromptConfig
+from simplerl.micro.tokenizer import build
+from simplerl.prompts import PromptFormat, fill, prepare_prompts
+from simplerl.types import Problem
+
+CONF = Path(__file__).resolve().parent.parent / "conf" / "prompt"
+# Braces, LaTeX and the names of placeholders within a question must come out as they went in.
+TRICKY = Problem(
+    "p1", r"Let $f(x)=\frac{1}{2}x$, {answer}, {shots} \1. Is {question} 3?", "3", solution="It is {answer}."
+)
+SYSTEM = "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
+
+
+def config(name: str) -> PromptConfig:
+    return PromptConfig(**OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml")))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def qwen() -> Any:
+    """Has <|im_start|> and <|im_end|>; its eos is <|endoftext|>, as in Qwen's base models."""
+    return build()
+
+
+@pytest.fixture
+def chatty() -> Any:
+    tokenizer = build()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def llama() -> Any:
+    """Puts <s> first, and marks words by a leading ▁ like SentencePiece."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["<unk>", "<s>", "</s>", "▁", *map(chr, range(32, 127)), "\n"]
+    tokenizer = Tokenizer(models.BPE({p: i for i, p in enumerate(pieces)}, [], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+EXPECTED = {
+    "simplerl_train": SYSTEM + "<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant",
+    "qwen25_math_cot": SYSTEM + "<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n",
+    "question_answer": "Question:\n{question}\nAnswer:\nLet's think step by step.",
+    "round0": "[Round 0] USER:\n{question}\nPlease reason step by step, and put your final answer within \\boxed{}. "
+    "ASSISTANT:\n",
+    "question_answer_2shot": "Question: A baker fills 4 trays with 12 rolls each and sells 30 of the rolls. How many "
+    "rolls are left?\nAnswer: The baker makes 4 * 12 = 48 rolls. After the sale 48 - 30 = 18 rolls are left. The final "
+    "answer is \\boxed{18}.\n\nQuestion: Tom reads 15 pages a day for a week, and Ann reads twice as many pages a day. "
+    "How many pages do they read together?\nAnswer: Tom reads 15 * 7 = 105 pages. Ann reads 15 * 2 = 30 pages a day, "
+    "which is 30 * 7 = 210 pages. Together they read 105 + 210 = 315 pages. The final answer is \\boxed{315}.\n\n"
+    "Question: {question}\nAnswer:",
+    "r1": "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The "
+    "assistant first thinks about the reasoning process in the mind and then provides the user with the answer. The "
+    "reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, "
+    "i.e., <think> reasoning process here </think> <answer> answer here </answer>. The final answer is put within "
+    "\\boxed{}.\nUser: {question}\nAssistant:",
+    "micro": "{question}\n",
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_rendered_text_byte_for_byte(name: str, qwen: Any) -> None:
+    prompt = PromptFormat(config(name), qwen).render(TRICKY)
+    assert prompt.text == EXPECTED[name].replace("{question}", TRICKY.question)
+    assert qwen.decode(prompt.token_ids) == prompt.text
+    assert prompt.problem is TRICKY
+
+
+def test_every_prompt_config_is_tested() -> None:
+    assert {path.stem for path in CONF.glob("*.yaml")} == {*EXPECTED, "chat"}
+
+
+def test_training_and_evaluation_differ_by_the_newline_alone(qwen: Any) -> None:
+    train, evaluation = (PromptFormat(config(name), qwen) for name in ("simplerl_train", "qwen25_math_cot"))
+    assert train.render(TRICKY).text + "\n" == evaluation.render(TRICKY).text
+    assert train.stop == evaluation.stop
+
+
+def test_special_pieces_become_their_tokens(qwen: Any) -> None:
+    prompt = PromptFormat(config("simplerl_train"), qwen).render(TRICKY)
+    vocabulary = qwen.get_vocab()
+    assert prompt.token_ids.count(vocabulary["<|im_start|>"]) == 3
+    assert prompt.token_ids.count(vocabulary["<|im_end|>"]) == 2
+
+
+def test_chat_template(chatty: Any) -> None:
+    expected = (
+        f"<|im_start|>user\n{TRICKY.question}\nPlease reason step by step, and put your final answer within "
+        "\\boxed{}.<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert PromptFormat(config("chat"), chatty).render(TRICKY).text == expected
+    with_system = replace(config("chat"), system="Be brief.")
+    prompt = PromptFormat(with_system, chatty).render(TRICKY)
+    assert prompt.text == f"<|im_start|>system\nBe brief.<|im_end|>\n{expected}"
+
+
+def test_many_are_rendered_as_one_by_one(qwen: Any, llama: Any) -> None:
+    problems = [TRICKY, replace(TRICKY, question="1 + 1?"), replace(TRICKY, question=" two  spaces ")]
+    for tokenizer in (qwen, llama):
+        format = PromptFormat(config("question_answer"), tokenizer)
+        assert format.render_all(problems) == [format.render(problem) for problem in problems]
+    assert format.render_all([]) == []
+
+
+def test_one_begin_of_text_token(llama: Any) -> None:
+    plain = PromptConfig(name="t", template="{question}")
+    assert PromptFormat(plain, llama).render(TRICKY).token_ids[:2] != (1, 1)
+    assert PromptFormat(plain, llama).render(TRICKY).token_ids[0] == 1
+    written = PromptFormat(PromptConfig(name="t", template="<s>{question}"), llama).render(TRICKY)
+    assert written.token_ids.count(1) == 1
+
+
+def test_stop_rule(qwen: Any, tmp_path: Path) -> None:
+    vocabulary = qwen.get_vocab()
+    stop = PromptFormat(config("simplerl_train"), qwen, eos_ids=[77, 0]).stop
+    assert stop.ids == (0, 77, vocabulary["<|im_end|>"])  # the tokenizer's, the model's, the prompt's; each once
+    assert stop.strings == ("</s>", "<|im_end|>", "<|endoftext|>")
+    qwen.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 6]}))
+    from transformers import AutoTokenizer
+
+    assert PromptFormat(config("micro"), AutoTokenizer.from_pretrained(tmp_path)).stop.ids == (0, 5, 6)
+
+
+def test_documents_end_with_the_token_that_stops_sampling(qwen: Any) -> None:
+    format = PromptFormat(config("question_answer_2shot"), qwen)
+    prompt, response = format.document(TRICKY)
+    assert prompt == format.render(TRICKY)
+    assert qwen.decode(response) == " It is {answer}.\nThe final answer is \\boxed{3}.<|endoftext|>"
+    assert response[-1] in format.stop.ids
+    assert response.count(format.stop.ids[0]) == 1
+
+
+def test_documents_go_on_where_the_prompt_ends(llama: Any) -> None:
+    """Encoded alone, a response would begin with the space that marks a beginning."""
+    format = PromptFormat(PromptConfig(name="t", template="{question}\n", response="{answer}"), llama)
+    _, response = format.document(TRICKY)
+    vocabulary = llama.get_vocab()
+    assert response == (vocabulary["3"], vocabulary["</s>"])
+
+
+def test_a_document_needs_its_solution(qwen: Any) -> None:
+    bare = Problem("p9", "Q?", "3")
+    with pytest.raises(ConfigError, match="problem p9 has no solution"):
+        PromptFormat(config("simplerl_train"), qwen).document(bare)
+    answer_only = replace(config("simplerl_train"), response="\\boxed{{answer}}")
+    assert PromptFormat(answer_only, qwen).response(bare) == "\\boxed{3}"
+
+
+def test_fill_is_one_pass() -> None:
+    assert fill("{a}{b}{c}{{a}}", a="{b}", b="\\2") == "{b}\\2{c}{{b}}"
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown stop token": ({"stop_tokens": ["<|eot|>"]}, "prompt.stop_tokens names '<|eot|>', which the tokenizer"),
+    "no question": ({"template": "Hello"}, "prompt.template has no {question}"),
+    "shots nowhere": ({"shot": "{question}", "shots": [{"question": "Q"}]}, "prompt.template has no {shots}"),
+    "shot incomplete": (
+        {"template": "{shots}{question}", "shot": "{question} {answer}", "shots": [{"question": "Q"}]},
+        "example 1 of prompt.shots has no answer",
+    ),
+    "shot unwritten": (
+        {"template": "{shots}{question}", "shots": [{"question": "Q", "answer": "A"}]},
+        "prompt.shot has no {question}",
+    ),
+    "empty stop string": ({"stop_strings": [""]}, "prompt.stop_strings holds an empty string"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_refusals(name: str, qwen: Any) -> None:
+    change, sentence = BAD[name]
+    with pytest.raises(ConfigError) as refused:
+        PromptFormat(PromptConfig(**{"name": "bad", "template": "{question}", **change}), qwen)
+    assert sentence in str(refused.value)
+
+
+def test_a_model_without_chat_template_is_refused(llama: Any) -> None:
+    with pytest.raises(ConfigError, match=r"has none: choose a prompt with a template, such as prompt=question_answer"):
+        PromptFormat(config("chat"), llama)
+
+
+def test_a_chat_prompt_needs_the_question(chatty: Any) -> None:
+    with pytest.raises(ConfigError, match=r"prompt.user has no \{question\}"):
+        PromptFormat(PromptConfig(name="chat", user="Hi"), chatty)
+
+
+def test_a_model_without_any_end_is_refused(qwen: Any) -> None:
+    tokenizer = build()
+    tokenizer.eos_token = None
+    with pytest.raises(ConfigError, match=r"name the token that ends an answer in prompt.stop_tokens"):
+        PromptFormat(config("micro"), tokenizer, eos_ids=())
+
+
+def test_long_prompts_are_dropped_and_counted(qwen: Any) -> None:
+    format = PromptFormat(PromptConfig(name="t", template="{question}", max_tokens=40), qwen)
+    problems = [Problem(str(n), "x" * n, "1") for n in (10, 30, 36, 41, 60)]
+    prompts, counts = prepare_prompts(problems, format, context=50, max_new_tokens=16)
+    assert [len(prompt.token_ids) for prompt in prompts] == [10, 30]
+    assert counts == {"kept": 2, "over_limit": 2, "over_context": 1, "longest": 30}
+    prompts, counts = prepare_prompts(problems, format, context=50, max_new_tokens=16, max_tokens=20)
+    assert (len(prompts), counts["over_limit"]) == (1, 4)
+    with pytest.raises(ConfigError, match=r"4 are over prompt.max_tokens=20 and 1 leave no room"):
+        prepare_prompts(problems, format, context=50, max_new_tokens=45, max_tokens=20)
+    with pytest.raises(ConfigError, match=r"sampling.max_new_tokens=50 leaves no room"):
+        prepare_prompts(problems, format, context=50, max_new_tokens=50)
