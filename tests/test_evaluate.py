@@ -1,0 +1,224 @@
+"""A tiny model, the real sampler and the real grader; and summaries of rows whose numbers are known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from simplerl import evaluate as module
+from simplerl.config import Config, EvalsConfig, PromptConfig, SamplingConfig
+from simplerl.evaluate import evaluate, flat_metrics, set_metrics
+from simplerl.micro.tokenizer import build
+from simplerl.micro.world import problems
+from simplerl.prompts import PromptFormat
+from simplerl.published import published
+from simplerl.rewards import lenient, strict
+from simplerl.rewards.pool import Grader
+from simplerl.samplers.local import LocalSampler
+from simplerl.task import EvalSets, prepare_evals
+from simplerl.types import Prompt, Rollout, Sampling, Stop
+
+PROMPT = PromptConfig(name="micro", template="{question}\n", stop_strings=["##"])
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return build()
+
+
+class CountingSampler(LocalSampler):
+    """Notes which problems it is asked for."""
+
+    asked: list[list[str]]
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, stop: Stop, samples: int, seed: int, step: int
+    ) -> Iterator[Rollout]:
+        self.asked.append([prompt.problem.id for prompt in prompts])
+        return super().generate(prompts, sampling, stop, samples, seed, step)
+
+
+@pytest.fixture
+def sampler(tokenizer: Any) -> CountingSampler:
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=128, tie_word_embeddings=True,
+    )  # fmt: skip
+    made = CountingSampler(Qwen2ForCausalLM(config).eval(), tokenizer, max_rows=4)
+    made.asked = []
+    return made
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    with Grader(partial(strict, rule="exact")) as grader:
+        yield grader
+
+
+def two_sets(tokenizer: Any, temperature: float = 1.0) -> EvalSets:
+    """Six questions in two sets; two of them have the same id in both."""
+    format = PromptFormat(PROMPT, tokenizer)
+    held_out = problems("heldout", 4)
+    sets = {"one": format.render_all(held_out), "two": format.render_all(held_out[:2])}
+    return EvalSets(sets, format, Sampling(temperature=temperature, max_new_tokens=12))
+
+
+def run(
+    sampler: CountingSampler, grader: Grader, evals: EvalSets, out: Path | None, **keywords: Any
+) -> dict[str, float]:
+    config = EvalsConfig(samples=2, sampling=SamplingConfig(temperature=1.0))
+    return evaluate(sampler, grader, evals, config, seed=3, step=5, out=out, **keywords)
+
+
+def test_files_and_metrics(sampler: CountingSampler, grader: Grader, tokenizer: Any, tmp_path: Path) -> None:
+    evals = two_sets(tokenizer)
+    metrics = run(sampler, grader, evals, tmp_path)
+    rows = pq.read_table(tmp_path / "samples.parquet").to_pylist()
+    wanted = [(name, p.problem.id, i) for name, prompts in evals.prompts.items() for p in prompts for i in range(2)]
+    assert [(row["set"], row["problem_id"], row["sample"]) for row in rows] == wanted
+    assert {row["step"] for row in rows} == {5}
+    assert all(row["length"] == len(row["tokens"]) <= 12 for row in rows)
+    assert len(sampler.asked) == 1  # one stream for all sets
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["sets"]["one"]["items"] == 4
+    assert results["sets"]["two"]["metrics"] == set_metrics(rows[8:])
+    assert metrics == flat_metrics(results)
+    assert metrics["eval/mean/response_length"] == pytest.approx(
+        (metrics["eval/one/response_length"] + metrics["eval/two/response_length"]) / 2
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "samples.parquet"]
+
+
+def test_the_same_question_in_two_sets_is_sampled_for_each(
+    sampler: CountingSampler, grader: Grader, tokenizer: Any, tmp_path: Path
+) -> None:
+    run(sampler, grader, two_sets(tokenizer), tmp_path)
+    rows = pq.read_table(tmp_path / "samples.parquet").to_pylist()
+    shared = [row for row in rows if row["problem_id"] == rows[-1]["problem_id"] and row["sample"] == 1]
+    assert [row["set"] for row in shared] == ["one", "two"]
+    assert shared[0]["tokens"] != shared[1]["tokens"]
+
+
+def test_a_killed_evaluation_goes_on_where_it_stopped(
+    sampler: CountingSampler, grader: Grader, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PART_SECONDS", 0.0)  # a part after every response
+    unbroken, broken = tmp_path / "a", tmp_path / "b"
+    run(sampler, grader, two_sets(tokenizer), unbroken)
+
+    def kill_after(count: int, stream: Iterator[Rollout]) -> Iterator[Rollout]:
+        for number, rollout in enumerate(stream):
+            if number == count:
+                raise KeyboardInterrupt
+            yield rollout
+
+    for attempt in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(sampler, grader, two_sets(tokenizer), broken, watch=partial(kill_after, 5))
+        assert not (broken / "results.json").exists()
+        assert len(list((broken / "parts").glob("*.parquet"))) >= 5 * (attempt + 1) - 2
+    run(sampler, grader, two_sets(tokenizer), broken)
+    asked = [len(problems) for problems in sampler.asked[1:]]
+    assert asked[0] == 6
+    assert asked[0] > asked[1] > asked[2] >= 1
+    assert (broken / "results.json").read_bytes() == (unbroken / "results.json").read_bytes()
+    assert pq.read_table(broken / "samples.parquet").equals(pq.read_table(unbroken / "samples.parquet"))
+    assert not (broken / "parts").exists()
+
+
+def test_what_is_finished_is_not_done_again_unless_something_changed(
+    sampler: CountingSampler, grader: Grader, tokenizer: Any, tmp_path: Path
+) -> None:
+    first = run(sampler, grader, two_sets(tokenizer), tmp_path)
+    assert run(sampler, grader, two_sets(tokenizer), tmp_path) == first
+    assert len(sampler.asked) == 1
+    run(sampler, grader, two_sets(tokenizer), tmp_path, weights="another model")
+    run(sampler, grader, two_sets(tokenizer, temperature=0.5), tmp_path)
+    assert [len(asked) for asked in sampler.asked] == [6, 6, 6]
+
+
+def test_another_grader_grades_again(sampler: CountingSampler, grader: Grader, tokenizer: Any, tmp_path: Path) -> None:
+    run(sampler, grader, two_sets(tokenizer), tmp_path)
+    with Grader(partial(lenient, rule="exact")) as other:
+        run(sampler, other, two_sets(tokenizer), tmp_path)
+    assert [len(asked) for asked in sampler.asked] == [6, 6]
+    assert set(pq.read_table(tmp_path / "samples.parquet")["reward"].to_pylist()) <= {0.0, 1.0}
+
+
+def test_nothing_is_written_without_a_folder(sampler: CountingSampler, grader: Grader, tokenizer: Any) -> None:
+    assert run(sampler, grader, two_sets(tokenizer), None)["eval/one/accuracy"] >= 0
+    assert run(sampler, grader, EvalSets({}, two_sets(tokenizer).format, Sampling()), None) == {}
+
+
+def test_evaluation_asks_as_training_does(tokenizer: Any) -> None:
+    """Same text, same tokens, same stop rule, unless evals.prompt says otherwise."""
+    sets = {"held": partial(problems, split="heldout", count=8)}
+    config = Config(prompt=PROMPT, evals=EvalsConfig(sets=sets, limit=3, sampling=SamplingConfig(0.0, 1.0, 0, 16)))
+    evals = prepare_evals(config, tokenizer, context=128)
+    training = PromptFormat(PROMPT, tokenizer)
+    assert evals.prompts["held"] == training.render_all(problems("heldout", 8)[:3])
+    assert evals.format.stop == training.stop
+    config.evals.prompt = PromptConfig(name="other", template="Q: {question}\n")
+    assert prepare_evals(config, tokenizer, context=128).prompts["held"][0].text.startswith("Q: ")
+
+
+def row(item: int, sample: int, correct: bool, length: int, extracted: str | None, **more: Any) -> dict[str, Any]:
+    return {
+        "problem_id": str(item), "sample": sample, "correct": correct, "reward": 1.0 if correct else -0.5,
+        "length": length, "extracted": extracted, "finish_reason": "stop", "response": r"\boxed{1}",
+        "status": "equal" if correct else "different", "gold": "1", **more,
+    }  # fmt: skip
+
+
+def test_metrics_by_hand() -> None:
+    rows = [
+        row(0, 0, True, 10, "1"), row(0, 1, True, 20, "1.0"), row(0, 2, False, 30, "2"), row(0, 3, False, 40, "3"),
+        row(1, 0, False, 50, "2"), row(1, 1, False, 60, "2"),
+        row(1, 2, False, 12, None, response="?", status="no_answer"),
+        row(1, 3, True, 18, "1", finish_reason="length", response="```python\nwait"),
+    ]  # fmt: skip
+    assert set_metrics(rows) == pytest.approx(
+        {
+            "accuracy": 3 / 8,
+            "reward": (3 - 2.5) / 8,
+            "pass@2": (5 / 6 + 1 / 2) / 2,  # 1 - C(2,2)/C(4,2) and 1 - C(3,2)/C(4,2)
+            "pass@4": 1.0,
+            "maj@4": 0.5,
+            "response_length": 30.0,
+            "response_length_stopped": 222 / 7,
+            "response_length_correct": 16.0,
+            "response_length_wrong": 38.4,
+            "truncated_share": 1 / 8,
+            "box_share": 6 / 8,
+            "code_share": 1 / 8,
+            "reflection_share": 1 / 8,
+            "repetition": 0.0,
+            "no_answer_fraction": 1 / 8,
+            "timeout_fraction": 0.0,
+            "failed_fraction": 0.0,
+        }
+    )
+
+
+def test_one_sample_has_no_vote_and_no_length_of_nothing() -> None:
+    metrics = set_metrics([row(0, 0, False, 10, "2"), row(1, 0, False, 20, "2")])
+    assert "response_length_correct" not in metrics
+    assert not any("@" in name for name in metrics)
+
+
+def test_published_numbers_are_found_by_model_name() -> None:
+    assert published("Qwen/Qwen2.5-Math-7B")["math500"] == 52.4
+    assert published("hkust-nlp/Qwen-2.5-Math-7B-SimpleRL-Zero")["mean"] == 48.8
+    assert published("runs/x/policy") == {}
+    for model in ("Qwen2.5-Math-7B", "SimpleRL", "SimpleRL-Zero", "SimpleRL-Zero (table 3)"):
+        five = [value for name, value in published(model).items() if name != "mean"]
+        assert sum(five) / 5 == pytest.approx(published(model)["mean"], abs=0.051)
