@@ -1,33 +1,298 @@
-"""Whether an answer equals a gold answer, by one of three rules, with a status instead of a bare bool."""
+"""Whether an answer equals a gold answer, by one of three rules, with a status instead of a bare bool.
+
+`math_verify` (the default): both in one notation -> structure -> strings, exact numbers, sampled expressions ->
+math-verify for what is left. `exact`: equal strings after that normalisation. `qwen`: the published evaluation.
+
+Choices: integers exactly; a decimal gold to 1e-4 of itself; an exact gold needs 1e-6; x % may mean x or x/100,
+nothing else is scaled; letters are never units; lists have no order but every item counts, tuples and intervals
+have one; a computation left undone (16-3-4, 3!, \\int) is not the number it comes to.
+"""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import lru_cache
 
+from simplerl.config import ConfigError
+from simplerl.rewards import algebra
+from simplerl.rewards.latex import Tree
+from simplerl.rewards.normalize import TEXT_GROUP, clean, plain
+from simplerl.rewards.numeric import Number, is_close, number
+from simplerl.rewards.structure import (
+    Equation,
+    Inequality,
+    Matrix,
+    Ordered,
+    Several,
+    Shape,
+    Value,
+    is_label,
+    shape,
+    split_top,
+)
+from simplerl.rewards.units import Measured, split_unit, units_contradict
+
 EQUAL, DIFFERENT, NO_ANSWER, TIMEOUT, FAILED = "equal", "different", "no_answer", "timeout", "failed"
+RULES = ("math_verify", "qwen", "exact")
+MAX_CHARACTERS = 2000  # longer answers are right only as the same string
+MAX_ITEMS = 60
+MEASURED_SOURCES = ("minerva",)  # golds are rounded measurements
 
 
 def compare(answer: str, gold: str, *, rule: str = "math_verify", source: str = "") -> str:
-    """EQUAL, DIFFERENT, NO_ANSWER, TIMEOUT or FAILED; see `RULES`."""
-    return _compare(answer, gold, rule, source)
+    """EQUAL, DIFFERENT, NO_ANSWER (an empty answer), TIMEOUT or FAILED. An empty gold equals nothing,
+    except under `qwen`. Raises ConfigError for an unknown rule."""
+    if rule not in RULES:
+        raise ConfigError(f"rule={rule} is unknown: choose one of {', '.join(RULES)}.")
+    answer = answer.strip()
+    if not answer:
+        return NO_ANSWER
+    return _compare(answer, gold.strip(), rule, source)
 
 
 @lru_cache(maxsize=65536)
 def _compare(answer: str, gold: str, rule: str, source: str) -> str:
-    if answer.strip() == gold.strip():
+    if rule == "qwen":
+        from simplerl.rewards.qwen import qwen_equal
+
+        return EQUAL if qwen_equal(answer, gold, source) else DIFFERENT
+    if not gold:
+        return DIFFERENT
+    if answer == gold:
+        return EQUAL
+    if len(answer) > MAX_CHARACTERS:
+        return DIFFERENT
+    a, g = clean(answer), cleaned_gold(gold)
+    if not a:
+        return NO_ANSWER
+    if plain(a) == plain(g):
         return EQUAL
     if rule == "exact":
         return DIFFERENT
-    from math_verify import parse, verify
+    return _Comparison(any(name in source for name in MEASURED_SOURCES)).status(a, g)
 
-    right = verify(
-        parse(f"\\boxed{{{gold}}}", parsing_timeout=None),
-        parse(f"\\boxed{{{answer}}}", parsing_timeout=None),
-        timeout_seconds=None,
-    )
-    return EQUAL if right else DIFFERENT
+
+@lru_cache(maxsize=16384)
+def cleaned_gold(gold: str) -> str:
+    return clean(gold)
 
 
 def warm() -> None:
     """Loads and runs once whatever the first comparison would otherwise wait for."""
-    compare("x+1", "1+x")
+    compare("\\sqrt{2}x+1", "1+2^{1/2}x")
+    from simplerl.rewards import symbolic
+
+    symbolic.warm()
+
+
+@dataclass
+class _Comparison:
+    measured: bool
+    lost: str | None = None  # status of a math-verify call that did not finish
+
+    def status(self, answer: str, gold: str) -> str:
+        if self.shapes(shape(split_unit_outside(answer)), shape(split_unit_outside(gold))):
+            return EQUAL
+        return self.lost or DIFFERENT
+
+    def shapes(self, a: Shape, g: Shape) -> bool:
+        if isinstance(a, Equation) and isinstance(g, Equation):
+            return self.equations(a, g)
+        if isinstance(g, Equation):
+            return len(g.sides) == 2 and is_label(g.sides[0], gold=True) and self.shapes(a, shape(g.sides[1]))
+        if isinstance(a, Equation):
+            return self.value_of(a, g)
+        if isinstance(a, Several) or isinstance(g, Several):
+            return self.several(a, g)
+        if isinstance(a, Ordered) and isinstance(g, Ordered):
+            if a.variable and g.variable and plain(a.variable) != plain(g.variable):
+                return False
+            return (a.opening, a.closing) == (g.opening, g.closing) and self.in_order(a.items, g.items)
+        if isinstance(a, Inequality) and isinstance(g, Inequality):
+            return self.inequalities(a, g)
+        if isinstance(a, Matrix) or isinstance(g, Matrix):
+            return self.matrices(a, g)
+        if isinstance(a, Value) and isinstance(g, Value):
+            return self.values(a.text, g.text)
+        return False
+
+    def in_order(self, a: tuple[Shape, ...], g: tuple[Shape, ...]) -> bool:
+        return len(a) == len(g) and all(self.shapes(x, y) for x, y in zip(a, g, strict=True))
+
+    def several(self, a: Shape, g: Shape) -> bool:
+        a, g = _resplit(a, g), _resplit(g, a)
+        if isinstance(a, Several) and isinstance(g, Several):
+            if len(a.items) != len(g.items) or len(a.items) > MAX_ITEMS:
+                return False
+            left = list(g.items)
+            for item in a.items:
+                match = next((i for i, other in enumerate(left) if self.shapes(item, other)), None)
+                if match is None:
+                    return False
+                left.pop(match)
+            return True
+        for one, other, swapped in ((a, g, False), (g, a, True)):
+            if isinstance(one, Several) and not isinstance(other, Several):
+                if len(one.items) == 1:
+                    return self.shapes(other, one.items[0]) if swapped else self.shapes(one.items[0], other)
+                if isinstance(other, Ordered) and not one.braces and (other.opening, other.closing) == ("(", ")"):
+                    return self.in_order(other.items, one.items) if swapped else self.in_order(one.items, other.items)
+        return False
+
+    def equations(self, a: Equation, g: Equation) -> bool:
+        if len(a.sides) == len(g.sides) == 2:
+            if plain(a.sides[0]) == plain(g.sides[0]) or _are_names_of_y(a.sides[0], g.sides[0]):
+                return self.shapes(shape(a.sides[1]), shape(g.sides[1]))
+            trees = [algebra.parsed(side) for side in (*a.sides, *g.sides)]
+            if None not in trees:
+                left, right, gold_left, gold_right = [t for t in trees if t is not None]
+                return algebra.equations_equal((left, right), (gold_left, gold_right))
+            return self.by_math_verify("=".join(a.sides), "=".join(g.sides))
+        return self.shapes(shape(a.sides[-1]), shape(g.sides[-1])) and plain(a.sides[0]) == plain(g.sides[0])
+
+    def value_of(self, a: Equation, g: Shape) -> bool:
+        """x = 5, or x = 2+3 = 5, where the gold is a bare 5; every side after the name must agree."""
+        if not is_label(a.sides[0], gold=False):
+            return False
+        last = a.sides[-1]
+        for side in a.sides[1:-1]:
+            if algebra.expressions_equal(side, last) is not True:
+                return False
+        return self.shapes(shape(last), g)
+
+    def inequalities(self, a: Inequality, g: Inequality) -> bool:
+        if a.operators != g.operators:
+            return False
+        if [plain(side) for side in a.sides] == [plain(side) for side in g.sides]:
+            return True
+        trees = [algebra.parsed(side) for side in (*a.sides, *g.sides)]
+        if len(trees) != 4 or None in trees:
+            return False
+        left, right, gold_left, gold_right = [t for t in trees if t is not None]
+        return algebra.equations_equal((left, right), (gold_left, gold_right), positive=a.operators[0] != "!=")
+
+    def matrices(self, a: Shape, g: Shape) -> bool:
+        if isinstance(a, Matrix) and isinstance(g, Matrix):
+            return len(a.rows) == len(g.rows) and all(self.in_order(x, y) for x, y in zip(a.rows, g.rows, strict=True))
+        matrix, other = (a, g) if isinstance(a, Matrix) else (g, a)
+        if not isinstance(matrix, Matrix) or not isinstance(other, Ordered) or other.opening != "(":
+            return False
+        flat = tuple(cell for row in matrix.rows for cell in row)
+        if 1 not in (len(matrix.rows), len(matrix.rows[0])):
+            return False
+        return self.in_order(flat, other.items) if matrix is a else self.in_order(other.items, flat)
+
+    def values(self, answer: str, gold: str) -> bool:
+        a, g = split_unit(answer), split_unit(gold)
+        if units_contradict(a.unit, g.unit):
+            return False
+        x, y = _number(a.value), _number(g.value)
+        if x is not None and y is not None:
+            return self.numbers(x, a.percent, y, g.percent)
+        if plain(a.value) == plain(g.value):
+            return True
+        if _is_text(a.value) or _is_text(g.value):
+            return _words(a.value) == _words(g.value) != ""
+        if _is_string_only(a.value) or _is_string_only(g.value):
+            return _ratio(a.value, y) or _ratio(g.value, x)
+        if y is not None:
+            return self.value_against_number(a, g, y)
+        verdict = algebra.expressions_equal(a.value, g.value)
+        return self.by_math_verify(a.value, g.value) if verdict is None else verdict
+
+    def numbers(self, x: Number, x_percent: bool, y: Number, y_percent: bool) -> bool:
+        if is_close(x, y, measured=self.measured):
+            return True
+        if x_percent == y_percent:
+            return False
+        hundredth = replace(x, value=x.value / 100) if x_percent else replace(y, value=y.value / 100)
+        return is_close(hundredth, y, measured=self.measured) if x_percent else is_close(x, hundredth, measured=self.measured)
+
+    def value_against_number(self, a: Measured, g: Measured, gold: Number) -> bool:
+        """The gold is a number and the answer is not a plain one: a root or power may be it, a task may not."""
+        tree: Tree | None = algebra.parsed(a.value)
+        if tree is None or algebra.is_computation(tree):
+            return False
+        for text in [g.value, f"({g.value})/100"] if g.percent != a.percent else [g.value]:
+            if algebra.expressions_equal(a.value, text):
+                return True
+        return False
+
+    def by_math_verify(self, answer: str, gold: str) -> bool:
+        from simplerl.rewards.symbolic import symbolic_status
+
+        status = symbolic_status(answer, gold)
+        if status in (TIMEOUT, FAILED):
+            self.lost = status
+        return status == EQUAL
+
+
+def split_unit_outside(text: str) -> str:
+    """A tuple, list or matrix without the unit after its closing bracket; anything else as it is."""
+    measured = split_unit(text)
+    return measured.value if measured.value[-1:] in ")]}" and measured.value[:1] in "([\\" else text
+
+
+def _resplit(shape_: Shape, other: Shape) -> Shape:
+    """1,100 beside a list is a list of two, not eleven hundred."""
+    if isinstance(shape_, Value) and isinstance(other, Several) and "," in shape_.text:
+        pieces, _ = split_top(shape_.text, frozenset(","))
+        return Several(tuple(Value(piece) for piece in pieces))
+    return shape_
+
+
+_DEGREES = re.compile(r"\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})\s*(?:\\?(?:text|mathrm|mbox)?\s*\{?\s*[CF]\s*\}?)?$")
+_WORD_NUMBERS = {
+    word: Number(Fraction(i))
+    for i, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
+    )
+}
+
+
+def _number(text: str) -> Number | None:
+    found = number(text)
+    if found is not None:
+        return found
+    inner = TEXT_GROUP.sub(r"\1", text).strip()
+    return number(_DEGREES.sub("", inner)) or _WORD_NUMBERS.get(inner.lower())
+
+
+def _are_names_of_y(a: str, g: str) -> bool:
+    return any(one.strip() == "y" and re.fullmatch(r"[fgh]\s*\(\s*x\s*\)", other) for one, other in ((a, g), (g, a)))
+
+
+_SYNONYMS = {
+    "nosolution": "emptyset", "nosolutions": "emptyset", "none": "emptyset", "norealsolution": "emptyset",
+    "norealsolutions": "emptyset", "emptyset": "emptyset", "nullset": "emptyset", "theemptyset": "emptyset",
+    "dne": "undefined", "doesnotexist": "undefined", "undefined": "undefined", "notdefined": "undefined",
+}  # fmt: skip
+_KNOWN = re.compile(r"\\(?:frac|sqrt|pi|infty|binom|ldots|sum|int|lim|log|ln|sin|cos|tan|mathbb)")
+
+
+def _is_text(text: str) -> bool:
+    r"""Words rather than mathematics: \text{west}, three plain letters or more, option letters like (C)."""
+    if _KNOWN.search(text):
+        return False
+    bare = plain(text).strip("()\\{}.")
+    if "\\text" in text or "\\mbox" in text or "\\mathrm" in text:
+        return not re.search(r"\d", bare) or not re.fullmatch(r"[\d.,+\-*/^]+", bare)
+    return bool(re.fullmatch(r"[A-Za-z' -]{3,}|[A-Z]{2,}|[A-Z]", bare)) or bool(re.search(r"[A-Za-z]{4,}", re.sub(r"\\[A-Za-z]+", "", text)))
+
+
+def _words(text: str) -> str:
+    words = re.sub(r"[^\w:+-]", "", plain(text).replace("\\emptyset", "emptyset"))
+    folded = words if len(words) == 1 else words.casefold()
+    return _SYNONYMS.get(folded, folded)
+
+
+def _is_string_only(text: str) -> bool:
+    """Continued lists, numbers in another base, times and ratios: nothing but the same string is the same."""
+    return "\\ldots" in text or bool(re.search(r"\d\s*_", text)) or ":" in text or "..." in text
+
+
+def _ratio(text: str, other: Number | None) -> bool:
+    found = re.fullmatch(r"([1-9]\d*)\s*:\s*([1-9]\d*)", text.strip())
+    return bool(found and other and not other.decimal and other.value * int(found[2]) == int(found[1]))

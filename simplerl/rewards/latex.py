@@ -1,0 +1,295 @@
+r"""A small reader of mathematical expressions in LaTeX or plain notation: text -> tree of tuples.
+
+Trees: ("num", Fraction, is_decimal), ("sym", name), ("add", a, b, ...), ("mul", a, b, ...), ("div", a, b),
+("neg", a), ("pow", a, b), ("deg", a), ("call", name, a, ...). It reads what it knows and raises Unreadable at
+anything else: an integral, a word, two numbers side by side. It never guesses a prefix.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Any
+
+Tree = tuple[Any, ...]
+MAX_TOKENS, MAX_DEPTH = 400, 24
+
+_TOKEN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+|\\[A-Za-z]+|\\.|.)", re.S)
+FUNCTIONS = {
+    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "ln", "log", "exp",
+}  # fmt: skip
+GREEK = {
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "kappa", "lambda", "mu", "nu", "xi", "rho",
+    "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma",
+    "Phi", "Psi", "Omega", "hbar", "ell", "vartheta", "varrho", "partial", "nabla",
+}  # fmt: skip
+_CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
+
+
+class Unreadable(ValueError):
+    """The text is not an expression of the kinds that are read here."""
+
+
+def tokenize(text: str) -> list[str]:
+    tokens = _TOKEN.findall(text.strip())
+    if len(tokens) > MAX_TOKENS:
+        raise Unreadable("too long")
+    return tokens
+
+
+def read(text: str, *, tight: bool = False) -> Tree:
+    """The tree of the whole text. `tight`: in a/2b the product 2b is the denominator. Raises Unreadable."""
+    reader = _Reader(tokenize(text), tight)
+    tree = reader.sum()
+    if reader.peek() is not None:
+        raise Unreadable(f"unexpected {reader.peek()}")
+    return tree
+
+
+class _Reader:
+    def __init__(self, tokens: list[str], tight: bool) -> None:
+        self.tokens, self.at, self.tight, self.depth, self.bars = tokens, 0, tight, 0, 0
+
+    def peek(self) -> str | None:
+        return self.tokens[self.at] if self.at < len(self.tokens) else None
+
+    def next(self) -> str:
+        if self.at >= len(self.tokens):
+            raise Unreadable("ends too early")
+        self.at += 1
+        return self.tokens[self.at - 1]
+
+    def expect(self, token: str) -> None:
+        if self.next() != token:
+            raise Unreadable(f"no {token}")
+
+    def sum(self) -> Tree:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise Unreadable("too deep")
+        terms = [self.term()]
+        while self.peek() in ("+", "-"):
+            negative = self.next() == "-"
+            term = self.term()
+            terms.append(("neg", term) if negative else term)
+        self.depth -= 1
+        return terms[0] if len(terms) == 1 else ("add", *terms)
+
+    def term(self) -> Tree:
+        sign = 0
+        while self.peek() in ("+", "-"):
+            sign ^= self.next() == "-"
+        tree = self.product(self.power())
+        while self.peek() in ("*", "/"):
+            if self.next() == "*":
+                tree = _times(tree, self.product(self.signed_power()))
+            else:
+                below = self.signed_power()
+                if self.tight:
+                    below = self.product(below)
+                tree = self.product(("div", tree, below))
+        return ("neg", tree) if sign else tree
+
+    def signed_power(self) -> Tree:
+        if self.peek() == "-":
+            self.next()
+            return ("neg", self.power())
+        return self.power()
+
+    def product(self, tree: Tree) -> Tree:
+        """Factors written side by side."""
+        while self.starts_factor():
+            token = self.peek()
+            if token is not None and (token[0].isdigit() or token[0] == ".") and _ends_in_number(tree):
+                raise Unreadable("two numbers side by side")
+            factor = self.power()
+            if token == "\\frac" and tree[0] == "num" and not tree[2] and _is_proper_fraction(factor):
+                tree = ("add", tree, factor) if tree[1] else factor  # a mixed number
+            else:
+                tree = _times(tree, factor)
+        return tree
+
+    def starts_factor(self) -> bool:
+        token = self.peek()
+        if token is None or token == "|" and self.bars:
+            return False
+        name = token[1:]
+        return (
+            token[0].isalnum()
+            or token[0] == "."
+            or token in ("(", "[", "{", "\\lfloor", "\\lceil", "|")
+            or (token[0] == "\\" and (name in FUNCTIONS or name in GREEK or name in _STARTERS))
+        )
+
+    def power(self) -> Tree:
+        tree = self.atom()
+        while True:
+            token = self.peek()
+            if token == "^":
+                self.next()
+                if self.degree_mark():
+                    tree = ("deg", tree)
+                else:
+                    tree = ("pow", tree, self.script())
+            elif token == "!":
+                self.next()
+                if self.peek() == "!":
+                    raise Unreadable("double factorial")
+                tree = ("call", "factorial", tree)
+            else:
+                return tree
+
+    def degree_mark(self) -> bool:
+        for mark in (["\\circ"], ["{", "\\circ", "}"]):
+            if self.tokens[self.at : self.at + len(mark)] == mark:
+                self.at += len(mark)
+                return True
+        return False
+
+    def script(self) -> Tree:
+        """What is raised: a group, or one signed token."""
+        if self.peek() == "-":
+            self.next()
+            return ("neg", self.script())
+        if self.peek() == "{":
+            return self.group("{")
+        return self.atom()
+
+    def group(self, opening: str) -> Tree:
+        self.expect(opening)
+        bars, self.bars = self.bars, 0
+        tree = self.sum()
+        self.bars = bars
+        self.expect(_CLOSING[opening])
+        return tree
+
+    def argument(self) -> Tree:
+        r"""Of \frac and \sqrt: a group, or a single digit or token."""
+        token = self.peek()
+        if token == "{":
+            return self.group("{")
+        if token is not None and token[0].isdigit() and len(token) > 1:
+            self.tokens[self.at : self.at + 1] = [token[0], token[1:]]
+        return self.atom()
+
+    def atom(self) -> Tree:
+        token = self.next()
+        if token[0].isdigit() or (token[0] == "." and len(token) > 1):
+            return ("num", Fraction(token.rstrip(".")), "." in token.rstrip("."))
+        if token in ("(", "[", "{"):
+            self.at -= 1
+            return self.group(token)
+        if token == "|":
+            self.bars += 1
+            tree = self.sum()
+            self.bars -= 1
+            self.expect("|")
+            return ("call", "abs", tree)
+        if token in ("\\lfloor", "\\lceil"):
+            self.at -= 1
+            return ("call", token[2:], self.group(token))
+        if token.isalpha() and token.isascii():
+            return self.symbol(token)
+        if token[0] == "\\":
+            return self.command(token[1:])
+        raise Unreadable(f"unexpected {token}")
+
+    def symbol(self, name: str) -> Tree:
+        if self.peek() == "_":
+            self.next()
+            name += "_" + self.subscript()
+        while self.peek() == "'":
+            name += self.next()
+        return ("sym", name)
+
+    def subscript(self) -> str:
+        if self.peek() != "{":
+            return self.next()
+        pieces, depth = [], 0
+        while True:
+            token = self.next()
+            depth += (token == "{") - (token == "}")
+            if depth == 0:
+                return "".join(pieces)
+            if token != "{":
+                pieces.append(token)
+
+    def command(self, name: str) -> Tree:
+        if name in FUNCTIONS:
+            return self.function(name)
+        if name == "pi" or name in GREEK:
+            return self.symbol("\\" + name)
+        if name in ("frac", "binom"):
+            above, below = self.argument(), self.argument()
+            return ("div", above, below) if name == "frac" else ("call", "binom", above, below)
+        if name == "sqrt":
+            root: Tree | None = self.group("[") if self.peek() == "[" else None
+            inside = self.argument()
+            return ("call", "sqrt", inside) if root is None else ("call", "root", inside, root)
+        if name == "mathrm":
+            self.expect("{")
+            tree = self.command(self.next()[1:]) if self.peek() == "\\" else self.atom()
+            self.expect("}")
+            return tree
+        raise Unreadable(f"\\{name}")
+
+    def function(self, name: str) -> Tree:
+        base: Tree | None = None
+        exponent: Tree | None = None
+        while self.peek() in ("_", "^"):
+            if self.next() == "_":
+                base = self.script()
+            else:
+                exponent = self.script()
+        if self.peek() in ("(", "[", "{", "|"):
+            inside = self.atom()
+            while self.peek() == "^" and exponent is None and self.tokens[self.at - 1] != ")":
+                self.next()
+                inside = ("pow", inside, self.script())
+        else:
+            negative = self.peek() == "-" and self.next() == "-"
+            inside = self.power()
+            while self.starts_factor() and (self.peek() or "")[1:] not in FUNCTIONS and self.peek() not in ("(", "["):
+                inside = _times(inside, self.power())
+            inside = ("neg", inside) if negative else inside
+        tree: Tree = ("call", name, inside) if base is None else ("call", "log_base", inside, base)
+        if exponent is None:
+            return tree
+        if exponent == ("neg", ("num", Fraction(1), False)) and name in ("sin", "cos", "tan"):
+            return ("call", "arc" + name, inside)
+        return ("pow", tree, exponent)
+
+
+_STARTERS = {"frac", "binom", "sqrt", "pi", "mathrm"}
+
+
+def _times(a: Tree, b: Tree) -> Tree:
+    return ("mul", *(a[1:] if a[0] == "mul" else (a,)), b)
+
+
+def _ends_in_number(tree: Tree) -> bool:
+    last = tree[-1] if tree[0] == "mul" else tree
+    return bool(last[0] == "num" or (last[0] == "pow" and last[2][0] == "num"))
+
+
+def _is_proper_fraction(tree: Tree) -> bool:
+    return tree[0] == "div" and tree[1][0] == tree[2][0] == "num" and tree[1][1] < tree[2][1]
+
+
+def symbols(tree: Tree) -> set[str]:
+    if tree[0] == "sym":
+        return {tree[1]}
+    return set().union(*(symbols(part) for part in tree[1:] if isinstance(part, tuple)))
+
+
+def contains(tree: Tree, *heads: str) -> bool:
+    """Whether a node or a called function has one of these names."""
+    if tree[0] in heads or (tree[0] == "call" and tree[1] in heads):
+        return True
+    return any(contains(part, *heads) for part in tree[1:] if isinstance(part, tuple))
+
+
+def has_decimal(tree: Tree) -> bool:
+    if tree[0] == "num":
+        return bool(tree[2])
+    return any(has_decimal(part) for part in tree[1:] if isinstance(part, tuple))

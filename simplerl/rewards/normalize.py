@@ -1,0 +1,149 @@
+"""One plain notation for what models and answer keys write, by string rewriting alone.
+
+Nothing is evaluated and no letter is dropped: a unit goes only where it stands as a word after a value.
+"""
+
+from __future__ import annotations
+
+import re
+
+_CHARACTERS = {
+    **dict.fromkeys("−–—‐‑﹣", "-"),
+    **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", ""),
+    **dict.fromkeys("\u00a0\u2009\u202f\u3000", " "),
+    **{chr(0xFF01 + i): chr(0x21 + i) for i in range(94)},  # full-width ASCII
+    **{d: str(i) for i, d in enumerate("٠١٢٣٤٥٦٧٨٩")},
+    **{c: f"^{{{i}}}" for i, c in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
+    **{c: f"_{{{i}}}" for i, c in enumerate("₀₁₂₃₄₅₆₇₈₉")},
+    "×": "*", "·": "*", "⋅": "*", "∙": "*", "÷": "/", "⁄": "/", "√": r"\sqrt ", "∞": r"\infty ", "π": r"\pi ",
+    "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ",
+    "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ", "ℝ": r"\mathbb{R}",
+    "∅": r"\emptyset ", "’": "'", "′": "'", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}",
+    "…": r"\ldots ", "，": ",", "、": ",", "。": ".", "％": "%", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ",
+    "λ": r"\lambda ", "μ": r"\mu ", "ω": r"\omega ", "φ": r"\phi ", "ℏ": r"\hbar ", "∠": r"\angle ",
+}  # fmt: skip
+_TRANSLATE = str.maketrans(_CHARACTERS)
+
+_RENAMED = {
+    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "cupdot": "cup",
+    "leq": "le", "leqslant": "le", "geq": "ge", "geqslant": "ge", "neq": "ne", "lt": "<", "gt": ">",
+    "cdot": "*", "times": "*", "ast": "*", "div": "/", "colon": ":", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|",
+    "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "langle": r"\langle", "varnothing": "emptyset",
+    "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "degree": "^\\circ", "degrees": "^\\circ",
+    "arcsinh": "arsinh", "lg": "log", "operatorname": "mathrm", "textdollar": "\\$", "simeq": "approx",
+    "bmatrix": "pmatrix", "epsilon": "epsilon", "varepsilon": "epsilon", "varphi": "phi", "iff": "iff",
+}  # fmt: skip
+_COMMAND = re.compile(r"\\([A-Za-z]+)(?:\*(?=\{))?")
+_NOTHING = {
+    "left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr", "Biggl", "Biggr",
+    "displaystyle", "textstyle", "scriptstyle", "limits", "nolimits", "thinspace", "negthinspace", "hfill", "hline",
+    "nonumber", "notag", "middle", "mathstrut", "strut",
+}  # fmt: skip
+_SPACE = {"quad", "qquad", "enspace", "enskip", "space", "medspace", "thickspace"}
+
+_TEXT = r"\\(?:text|mbox|textbf|textit|textrm|textnormal|textsf|texttt|mathrm|mathbf|mathit|mathsf|rm|hbox|emph|textup)"
+TEXT_GROUP = re.compile(_TEXT + r"\s*\{([^{}]*)\}")
+_FONT = re.compile(
+    r"\\(?:mathbf|boldsymbol|bm|mathit|mathcal|mathsf|mathfrak|mathscr|pmb|vec|overrightarrow|hat|bar|overline|tilde|widehat|"
+    r"underline|ensuremath)\s*\{([A-Za-z]|\\[a-z]+)\}"
+)
+_BETWEEN_ITEMS = re.compile(r"(?:,\s*)?(?:" + _TEXT + r"\s*\{[\s~,]*(?:and|or)[\s~]*\}|(?<=[\s\d)}\]$])\b(?:and|or)\b)", re.I)
+_DELIMITERS = re.compile(r"(?<!\\)\$|\\[()]|\\\[(?!\d)|\\\]|\*\*(?!\d)|__(?=\w)")
+_SMALL_SPACES = re.compile(r"\\[!,;:>]|\\ |(?<!\\)~")
+_GROUPED = re.compile(r"(?<=\d)(?:,\s*\\!|\{,\}|\\,|,\\ )\s*(?=\d{3}(?!\d))")
+_FUNCTIONS = re.compile(
+    r"(?<![\\A-Za-z])(?:np\.|math\.)?(sqrt|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|pi|infty)"
+    r"(?![A-Za-z])"
+)
+_LEADING = re.compile(
+    r"^(?:(?:the\s+)?(?:final\s+)?(?:answer|solutions?|result)(?:\s+set)?\s*(?:is|are)?\s*:?|=|\\(?:therefore|implies|Rightarrow)|:)\s*",
+    re.I,
+)
+_TRAILING = re.compile(r"(?:\s|[.,;:](?!\d)|\\\\|(?:solution|answer):?$)+$", re.I)
+_ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*(?:" + _TEXT + r"\s*\{\s*(?:st|nd|rd|th)\s*\}|(?<=\d)(?:st|nd|rd|th)\b)\s*\}?")
+_SETUP = re.compile(r"\\begin\{(array|aligned|align\*?|cases|split|gathered)\}(?:\{[^{}]*\})?")
+
+
+def _rename(found: re.Match[str]) -> str:
+    name = found.group(1)
+    if name in _NOTHING:
+        return ""
+    if name in _SPACE:
+        return " "
+    if name in _RENAMED:
+        new = _RENAMED[name]
+        return f"\\{new}" if new[0].isalpha() else new
+    return f"\\{name}"
+
+
+def clean(text: str) -> str:
+    """The answer in one notation: no display commands, delimiters, thousands marks, or outer punctuation.
+
+    "and" and "or" between items become commas. Spaces stay where words need them.
+    """
+    text = text.translate(_TRANSLATE).strip()
+    text = _unwrap_boxes(text)
+    text = _GROUPED.sub("", text)
+    text = re.sub(r"\\\$|[£€]", " \\\\$ ", text)
+    text = _DELIMITERS.sub(" ", text)
+    text = _SMALL_SPACES.sub(" ", text)
+    text = re.sub(r"\\%", "%", text)
+    text = _COMMAND.sub(_rename, text)
+    text = re.sub(r"\\begin\{[bvV]?small?matrix\}", r"\\begin{pmatrix}", text.replace("{bmatrix}", "{pmatrix}"))
+    text = text.replace("{bmatrix}", "{pmatrix}").replace("{smallmatrix}", "{pmatrix}").replace("{matrix}", "{pmatrix}")
+    if "\\begin{pmatrix}" not in text:
+        text = _SETUP.sub(" ", text).replace("\\end{", "\\end {").replace("\\\\", ",").replace("&", " ")
+        text = re.sub(r"\\end \{[a-z*]+\}", " ", text)
+    text = _FONT.sub(r" \1", text)
+    text = _ORDINAL.sub("", text)
+    text = _BETWEEN_ITEMS.sub(" , ", text)
+    text = _FUNCTIONS.sub(r"\\\1 ", text)
+    text = re.sub(r"(?<![A-Za-z\\])(?:\+\s*)?(?:infinity|inf)(?![A-Za-z])", r"\\infty ", text)
+    text = re.sub(r"<=", r"\\le ", text)
+    text = re.sub(r">=", r"\\ge ", text)
+    text = re.sub(r"!=", r"\\ne ", text)
+    text = re.sub(r"\+\s*\\infty", r"\\infty", text)
+    text = re.sub(r"(?<![.\d])(\d+)\.(?=[/\s)}*]|$)", r"\1", text)  # 3./2
+    text = re.sub(r"\*\*(?=\s*[-(\d])", "^", text)
+    text = _trim(text)
+    return re.sub(r"\s+", " ", text)
+
+
+def _trim(text: str) -> str:
+    """Without the words before an answer, the punctuation after it, and braces around all of it."""
+    while True:
+        before = text
+        text = _TRAILING.sub("", _LEADING.sub("", text.strip()))
+        text = re.sub(r"^(?:,\s*)+|(?:\s*,)+$", "", text)
+        if len(text) > 1 and text[0] == "{" and text[-1] == "}" and _closes_at_end(text):
+            inner = text[1:-1]
+            text = inner if "," not in inner else f"\\{{{inner}\\}}"
+        if text == before:
+            return text
+
+
+def _unwrap_boxes(text: str) -> str:
+    while text.startswith("\\boxed{") and text.endswith("}") and _closes_at_end(text[6:]):
+        text = text[7:-1].strip()
+    return text
+
+
+def _closes_at_end(text: str) -> bool:
+    """Whether the brace that opens the text is closed by its last character."""
+    depth = 0
+    for i, character in enumerate(text):
+        if character == "{" and text[i - 1 : i] != "\\":
+            depth += 1
+        elif character == "}" and text[i - 1] != "\\":
+            depth -= 1
+            if depth == 0:
+                return i == len(text) - 1
+    return False
+
+
+def plain(text: str) -> str:
+    """A key for string equality of cleaned text: no spaces, no needless braces, no text commands."""
+    text = TEXT_GROUP.sub(r"\1", text)
+    text = re.sub(r"([\^_])\{([A-Za-z0-9])\}", r"\1\2", text)
+    text = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])", r"\1\\ ", text)
+    return re.sub(r"\s+", "", text)

@@ -1,0 +1,86 @@
+"""Numbers as people write them, read exactly, and how close two of them must be."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+DECIMAL_TOLERANCE = Fraction(1, 10**4)  # relative, where the gold answer is itself a rounded decimal
+EXACT_TOLERANCE = Fraction(1, 10**6)  # a decimal that stands for an exact gold: absolute, relative below 1
+MAX_EXPONENT = 400
+MAX_DIGITS = 300
+
+_INT = r"\d+|\d{1,3}(?:,\d{3})+"
+_DECIMAL = rf"(?:(?:{_INT})(?:\.\d*)?|\.\d+)"
+_EXPONENT = r"\s*(?:\*\s*10\s*\^\s*\{?\s*(?P<ten>[+-]?\s*\d+)\s*\}?|[eE]\s*(?P<e>[+-]?\d+))"
+_SIGN = r"(?P<sign>(?:[+-]\s*)*)"
+_NUMBER = re.compile(rf"{_SIGN}(?P<body>{_DECIMAL})(?:{_EXPONENT})?")
+_POWER_OF_TEN = re.compile(rf"{_SIGN}10\s*\^\s*(?:\{{\s*(?P<ten>[+-]?\s*\d+)\s*\}}|(?P<digit>\d+))")
+_PART = rf"(?:{_DECIMAL})"
+_FRACTION = re.compile(
+    rf"{_SIGN}(?P<whole>\d+\s*(?=\\frac)|\d+\s+(?=\d+\s*/))?"
+    rf"(?:\\frac\s*(?:\{{\s*(?P<n1>-?\s*{_PART})\s*\}}|(?P<n2>\d))\s*(?:\{{\s*(?P<d1>{_PART})\s*\}}|(?P<d2>\d))"
+    rf"|(?P<n3>{_PART})\s*/\s*(?P<d3>-?{_PART})|\(\s*(?P<n4>-?{_PART})\s*/\s*(?P<d4>{_PART})\s*\))"
+)
+_GROUPED = re.compile(r"\d{1,3}(?: \d{3})+")
+
+
+@dataclass(frozen=True)
+class Number:
+    value: Fraction
+    decimal: bool = False  # written with a decimal point, or in scientific notation: rounded
+
+
+def number(text: str) -> Number | None:
+    """The number that the whole text is, or None: integer, decimal, a/b, mixed, scientific; thousands marks."""
+    text = text.strip()
+    if len(text) > MAX_DIGITS:
+        return None
+    if _GROUPED.fullmatch(text):
+        text = text.replace(" ", "")
+    while len(text) > 2 and text[0] == "(" and text[-1] == ")" and text.count("(") == 1:
+        text = text[1:-1].strip()
+    if found := _NUMBER.fullmatch(text):
+        exponent = _integer(found["ten"] or found["e"] or "0")
+        if abs(exponent) > MAX_EXPONENT:
+            return None
+        body = _decimal(found["body"])
+        rounded = "." in found["body"] or found["e"] is not None
+        return Number(_signed(found["sign"], body * Fraction(10) ** exponent), rounded)
+    if found := _POWER_OF_TEN.fullmatch(text):
+        exponent = _integer(found["ten"] or found["digit"])
+        return None if abs(exponent) > MAX_EXPONENT else Number(_signed(found["sign"], Fraction(10) ** exponent))
+    if found := _FRACTION.fullmatch(text):
+        top = _decimal(found["n1"] or found["n2"] or found["n3"] or found["n4"])
+        bottom = _decimal(found["d1"] or found["d2"] or found["d3"] or found["d4"])
+        if bottom == 0:
+            return None
+        whole = _decimal(found["whole"]) if found["whole"] else Fraction(0)
+        return Number(_signed(found["sign"], whole + top / bottom))
+    return None
+
+
+def _integer(text: str) -> int:
+    return int(re.sub(r"\s", "", text))
+
+
+def _decimal(text: str) -> Fraction:
+    return Fraction(re.sub(r"[\s,]", "", text).rstrip(".") or "0")
+
+
+def _signed(sign: str, value: Fraction) -> Fraction:
+    return -value if sign.count("-") % 2 else value
+
+
+def is_close(answer: Number, gold: Number, *, measured: bool = False) -> bool:
+    """Integers and exact fractions exactly; a decimal gold to 1e-4 of itself; an exact gold, given as a
+    decimal, to 1e-6. `measured`: golds are measurements, so that 56.0 too is a rounded decimal."""
+    if answer.value == gold.value:
+        return True
+    difference = abs(answer.value - gold.value)
+    if gold.decimal and (measured or gold.value.denominator != 1):
+        return difference <= DECIMAL_TOLERANCE * abs(gold.value)
+    if answer.decimal and gold.value.denominator != 1:
+        return difference <= EXACT_TOLERANCE * min(Fraction(1), abs(gold.value))
+    return False

@@ -1,0 +1,116 @@
+r"""math-verify, asked last and under guard: for symbolic golds that our own reader does not know.
+
+Its parser gets the content only (LaTeX alone: the number fallback turns a failed parse into some number of it),
+without its unit stripper (which eats m, s, t, ...). Nothing numeric comes here, so that its absolute rounding
+decides nothing; texts, very long or deep expressions and towers are refused before it sees them.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from types import FrameType
+from typing import Any
+
+SECONDS = 3.0  # of one comparison; the worker pool's kill comes later
+MAX_CHARACTERS, MAX_NESTING = 600, 12
+
+
+class _OutOfTime(BaseException):
+    """Raised by the alarm; no Exception, so that sympy's handlers let it through."""
+
+
+@lru_cache(maxsize=1)
+def _math_verify() -> tuple[Any, Any, Any, Any]:
+    import math_verify
+    from latex2sympy2_extended.antlr_parser import PSParser
+    from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
+    from math_verify import LatexExtractionConfig
+
+    # latex2sympy2_extended 1.11 ships a stale parser for antlr 4.9.3: without this every percent sign fails.
+    if not hasattr(PSParser.AtomContext, "FUNC_GAMMA"):
+        PSParser.AtomContext.FUNC_GAMMA = lambda self: None
+    for name in ("math_verify", "latex2sympy2_extended"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # time-outs are logged with the whole text
+    normalization = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
+    )
+    return math_verify.parse, math_verify.verify, LatexExtractionConfig, normalization
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> tuple[Any, ...]:
+    parse, _, config, normalization = _math_verify()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        target = config(normalization_config=normalization, boxed_match_priority=-1)
+        found = parse(f"${text}$", extraction_config=[target], fallback_mode="no_fallback", parsing_timeout=None)
+    return tuple(item for item in found if not isinstance(item, str))
+
+
+def is_refused(text: str) -> bool:
+    """Long, deep, or of a kind whose evaluation is unbounded."""
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "{([") - (character in "})]")
+        deepest = max(deepest, depth)
+    return (
+        len(text) > MAX_CHARACTERS
+        or deepest > MAX_NESTING
+        or re.search(r"\d{40}|\^\s*\{?\s*-?\d{4}|\^\s*\{[^{}]*\^\s*\{?[^{}]*\^|!\s*!|\\(?:prod|lim|int|sum)\b", text) is not None
+    )
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """An alarm, in the main thread, where Python allows one; an outer alarm is put back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _OutOfTime
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, left)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def symbolic_status(answer: str, gold: str) -> str:
+    """math-verify's verdict on two cleaned expressions, as a status of `simplerl.rewards.equal`."""
+    from simplerl.rewards.equal import DIFFERENT, EQUAL, FAILED, TIMEOUT
+
+    if is_refused(answer) or is_refused(gold):
+        return DIFFERENT
+    try:
+        with _limited(SECONDS):
+            a, g = _parsed(answer), _parsed(gold)
+            if not a or not g:
+                return DIFFERENT
+            _, verify, _, _ = _math_verify()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                right = verify(
+                    list(g), list(a), strict=True, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True
+                )
+    except _OutOfTime:
+        return TIMEOUT
+    except (MemoryError, RecursionError):
+        return FAILED
+    except Exception:  # noqa: BLE001 - any of sympy's; the parsers call what they cannot read an error
+        return DIFFERENT
+    return EQUAL if right else DIFFERENT
+
+
+def warm() -> None:
+    symbolic_status("\\sqrt{x+1}", "\\sqrt{1+x}")
