@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from simplerl.config import Aggregation
-from simplerl.types import Batch, Rollout
+from simplerl.types import Batch, Rollout, score_of
 
 # What starting one more micro-batch costs, in computed tokens: launch overheads that padding must outweigh.
 MICRO_BATCH_OVERHEAD = 256
@@ -44,12 +44,8 @@ def collate_rollouts(rollouts: Sequence[Rollout]) -> Batch:
     batch = collate([(r.prompt.token_ids, r.token_ids) for r in rollouts], groups)
     sampler_logprobs = torch.zeros(batch.tokens.shape)
     sampler_logprobs[batch.mask] = torch.tensor([p for r in rollouts for p in r.logprobs])
-    rewards = []
-    for rollout in rollouts:
-        if rollout.score is None:
-            raise ValueError(f"the rollout of problem {rollout.prompt.problem.id!r} has no score: grade before collating")
-        rewards.append(rollout.score.reward)
-    return batch.with_(reward=torch.tensor(rewards), sampler_logprobs=sampler_logprobs)
+    rewards = torch.tensor([score_of(r).reward for r in rollouts])
+    return batch.with_(reward=rewards, sampler_logprobs=sampler_logprobs)
 
 
 def token_weights(mask: Tensor, aggregation: Aggregation, constant_length: int) -> Tensor:

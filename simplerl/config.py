@@ -304,7 +304,7 @@ def _check_numbers(config: Config) -> None:
         needs_group = getattr(algorithm.advantage.func, "needs_group", False)
         _require(
             not needs_group or train.samples_per_prompt > 1,
-            f"algorithm.advantage={name} compares the samples of a prompt: train.samples_per_prompt must be at least 2.",
+            f"algorithm.advantage={name} compares the samples of a prompt: set train.samples_per_prompt to 2 or more.",
         )
         _require(
             config.sampling.temperature > 0,
@@ -324,8 +324,12 @@ def _check_numbers(config: Config) -> None:
         config.evals.samples == 1 or config.evals.sampling.temperature > 0,
         f"evals.samples={config.evals.samples} greedy responses are all the same: set evals.sampling.temperature.",
     )
-    optimizers = {"train.policy": train.policy, "train.critic": train.critic, "warmup.optimizer": config.warmup.optimizer}
-    for place, optimizer in optimizers.items():
+    warmup = config.warmup.optimizer
+    for place, optimizer in (
+        ("train.policy", train.policy),
+        ("train.critic", train.critic),
+        ("warmup.optimizer", warmup),
+    ):
         _require(optimizer.lr >= 0, f"{place}.lr={optimizer.lr} is negative.")
         _require(0 <= optimizer.warmup_fraction < 1, f"{place}.warmup_fraction must be in [0, 1).")
         _require(len(optimizer.betas) == 2, f"{place}.betas must be two numbers.")

@@ -7,9 +7,8 @@ from statistics import fmean
 
 from torch import Tensor
 
-from simplerl.rollout_table import score_of
 from simplerl.text_features import has_box, is_code, reflects, repetition
-from simplerl.types import FINISH_LENGTH, FINISH_STOP, Batch, Rollout
+from simplerl.types import FINISH_LENGTH, FINISH_STOP, Batch, Rollout, score_of
 
 
 def prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from simplerl.config import ConfigError, ModelConfig, Precision
 
+transformers_logging.disable_progress_bar()
 logger = logging.getLogger(__name__)
 VALUE_HEAD = "value_head.safetensors"
 CHUNK = 2**22  # logits that are held at once (16 MB in float32)
@@ -82,9 +84,9 @@ def _loading_options(model: ModelConfig, precision: Precision, device: str, path
 
 def load_policy(model: ModelConfig, precision: Precision, device: str, path: str) -> PreTrainedModel:
     """The causal language model at `path`, weights in float32."""
-    policy = AutoModelForCausalLM.from_pretrained(path, **_loading_options(model, precision, device, path))
+    policy: Any = AutoModelForCausalLM.from_pretrained(path, **_loading_options(model, precision, device, path))
     _check_plain_head(policy, path)
-    return policy.to(device)
+    return policy.to(device)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
@@ -102,7 +104,8 @@ def _check_plain_head(policy: PreTrainedModel, path: str) -> None:
 
 
 def output_weight(policy: PreTrainedModel) -> Tensor:
-    return policy.get_output_embeddings().weight
+    weight: Tensor = policy.get_output_embeddings().weight
+    return weight
 
 
 class Critic(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,4 +83,4 @@ class StepProgress:
             return
         pace = (time.perf_counter() - self._started) / (self.done - self._first)
         left = pace * (self.total - self.done)
-        print(f"{self.phase} {self.done}/{self.total}  {numbers}  {left / 60:.1f} min left", file=sys.stdout, flush=True)
+        print(f"{self.phase} {self.done}/{self.total}  {numbers}  {left / 60:.1f} min left", flush=True)

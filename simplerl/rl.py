@@ -7,6 +7,7 @@ that makes the weights of step s + 1. Not here: loading models (`simplerl.backen
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from simplerl.advantages import token_rewards
@@ -18,7 +19,8 @@ from simplerl.losses import policy_objective
 from simplerl.metrics import batch_metrics, prefixed, rollout_metrics
 from simplerl.progress import StepProgress
 from simplerl.rewards.pool import Grader
-from simplerl.run import Interrupted, Run, checkpoint_step, checkpoints
+from simplerl.run import Interrupted, Run, last_checkpoint
+from simplerl.samplers import Sampler
 from simplerl.task import Task
 from simplerl.types import Batch
 from simplerl.worker import UpdatePlan
@@ -35,8 +37,7 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
     plan = update_plan(config, task)
 
     folder = run.dir / "checkpoints"
-    checkpoint = (checkpoints(folder) or [None])[-1]
-    step = checkpoint_step(checkpoint)
+    checkpoint, step = last_checkpoint(folder)
     models = backend.models(start, checkpoint)
     run.begin("rl", step)
     with Grader(config.reward, **vars(config.grading)) as grader, StepProgress("rl", step, steps) as progress:
@@ -44,7 +45,7 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
             while step < steps:
                 run.check_stop()
                 progress.begin()
-                metrics = evaluate_at(step, config, task, models, grader, run, progress)
+                metrics = evaluate_at(step, config, task, models.sampler, grader, run, progress)
 
                 with progress.stage("sample"):
                     prompts = task.prompts_at(step)
@@ -75,7 +76,7 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
             run.save(folder, step, models.save)
             raise
         checkpoint = run.save(folder, step, models.save)
-        run.log("rl", step, evaluate_at(step, config, task, models, grader, run, progress))
+        run.log("rl", step, evaluate_at(step, config, task, models.sampler, grader, run, progress))
     return checkpoint
 
 
@@ -101,12 +102,31 @@ def score(batch: Batch, models: Models) -> Batch:
 
 
 def evaluate_at(
-    step: int, config: Config, task: Task, models: Models, grader: Grader, run: Run, progress: StepProgress
+    step: int, config: Config, task: Task, sampler: Sampler, grader: Grader, run: Run, progress: StepProgress
 ) -> dict[str, float]:
-    """The benchmarks, if this step is one at which they are due: every `evals.every` steps, the first and the last."""
-    assert task.arithmetic is not None
-    every = config.evals.every
-    if not every or not task.evals.prompts or (step % every and step != task.arithmetic.steps):
+    """The benchmarks, if they are due at this step: every `evals.every` steps, at the first and at the last."""
+    last = task.arithmetic.steps if task.arithmetic else 0
+    if not config.evals.every or (step % config.evals.every and step != last):
         return {}
-    with progress.stage("evaluate"):
-        return evaluate(models.sampler, grader, task.evals, config.evals, config.seed, step, run.eval_folder(step))
+    own = config.evals.reward and Grader(config.evals.reward, **vars(config.grading))
+    with progress.stage("evaluate"), own or nullcontext(grader) as judge:
+        return evaluate(
+            sampler,
+            judge,
+            task.evals,
+            config.evals,
+            config.seed,
+            step,
+            run.eval_folder(step),
+            watch=run.interruptible,
+        )
+
+
+def evaluate_alone(config: Config, task: Task, backend: Backend, run: Run, model: str) -> None:
+    """The benchmarks of a run without reinforcement learning."""
+    run.begin("rl", 0)
+    sampler = backend.sampler(model)
+    with Grader(config.reward, **vars(config.grading)) as grader, StepProgress("evaluation", 0, 1) as progress:
+        metrics = evaluate_at(0, config, task, sampler, grader, run, progress)
+        run.log("rl", 0, metrics)
+        progress.end(metrics)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from simplerl.types import Rollout, Score
+from simplerl.types import Rollout, score_of
 
 SCHEMA = pa.schema(
     [
@@ -31,12 +31,6 @@ SCHEMA = pa.schema(
         ("logprobs", pa.list_(pa.float32())),  # the sampler's own
     ]
 )
-
-
-def score_of(rollout: Rollout) -> Score:
-    if rollout.score is None:
-        raise ValueError(f"the rollout of problem {rollout.prompt.problem.id!r} has no score yet")
-    return rollout.score
 
 
 def rollout_table(rollouts: Sequence[Rollout], step: int) -> pa.Table:

@@ -93,7 +93,7 @@ class Run:
         """Two processes that write one folder would mix their lines."""
         import fcntl
 
-        self._lock = open(self.dir / ".lock", "w")
+        self._lock = open(self.dir / ".lock", "w")  # noqa: SIM115 (held as long as the run)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -234,8 +234,12 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step_*") if (path / STATE).exists())
 
 
-def checkpoint_step(checkpoint: Path | None) -> int:
-    return 0 if checkpoint is None else int(json.loads((checkpoint / STATE).read_text())["step"])
+def last_checkpoint(folder: Path) -> tuple[Path | None, int]:
+    """The newest complete one and its step, or nothing and 0."""
+    complete = checkpoints(folder)
+    if not complete:
+        return None, 0
+    return complete[-1], int(json.loads((complete[-1] / STATE).read_text())["step"])
 
 
 def _only(rows: list[dict[str, Any]], prefix: str) -> dict[str, Any]:

