@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from rich.console import Console
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from simplerl import evaluate as module
@@ -23,9 +28,11 @@ from simplerl.published import published
 from simplerl.rewards import lenient, strict
 from simplerl.rewards.pool import Grader
 from simplerl.samplers.local import LocalSampler
+from simplerl.scoreboard import table
 from simplerl.task import EvalSets, prepare_evals
 from simplerl.types import Prompt, Rollout, Sampling, Stop
 
+ROOT = Path(__file__).resolve().parent.parent
 PROMPT = PromptConfig(name="micro", template="{question}\n", stop_strings=["##"])
 
 
@@ -222,3 +229,43 @@ def test_published_numbers_are_found_by_model_name() -> None:
     for model in ("Qwen2.5-Math-7B", "SimpleRL", "SimpleRL-Zero", "SimpleRL-Zero (table 3)"):
         five = [value for name, value in published(model).items() if name != "mean"]
         assert sum(five) / 5 == pytest.approx(published(model)["mean"], abs=0.051)
+
+
+def results_of(rows: dict[str, list[dict[str, Any]]], weights: str) -> dict[str, Any]:
+    schema = module.SAMPLES_SCHEMA
+    whole = dict.fromkeys(schema.names)
+    table = [{**whole, **row, "parts": "{}", "set": name} for name, found in rows.items() for row in found]
+    settings = {"weights": weights, "samples": 1, "prompt": "chat", "reward": "strict"}
+    sampling = {"temperature": 0.0, "max_new_tokens": 3000}
+    return {**settings, "sampling": sampling, **module.summarise(pa.Table.from_pylist(table, schema=schema))}
+
+
+def test_table_shows_the_published_number_beside_ours() -> None:
+    rows = {
+        "math500": [row(0, 0, True, 10, "1"), row(1, 0, False, 20, "2")],
+        "gsm8k": [row(0, 0, True, 9, "1", gold="")],
+    }
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(table(results_of(rows, "Qwen/Qwen2.5-Math-7B@main")))
+    lines = [line.split("│")[1:-1] for line in console.export_text().splitlines() if line.startswith("│")]
+    cells = {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
+    assert cells["math500"][:4] == ["2", "50.0", "0.0 to 100.0", "52.4"]
+    assert cells["gsm8k"][:4] == ["1 (1 without gold)", "100.0", "-", "-"]
+    assert cells["mean"][1:4] == ["75.0", "-", "-"]  # the published mean is over other sets
+
+
+@pytest.mark.slow
+def test_evaluate_py(tmp_path: Path) -> None:
+    """The command itself, on the model that ships with the repository."""
+    command = [sys.executable, "evaluate.py", f"run.dir={tmp_path}", "run.threads=1"]
+    small = ["evals=micro", "evals.limit=4", "evals.samples=2", "evals.sampling.temperature=1.0"]
+    done = subprocess.run([*command, *small], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "avg@2" in done.stdout
+    assert json.loads((tmp_path / "results.json").read_text())["sets"]["micro"]["items"] == 4
+    for fault, sentence in {
+        "evals=none": "evals has no sets: choose one",
+        "evals=gsm8k": "evals.path is not set: name the folder that holds gsm8k.jsonl",
+    }.items():
+        refused = subprocess.run([*command, fault], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert refused.returncode == 2
+        assert sentence in refused.stderr
