@@ -12,8 +12,8 @@ from __future__ import annotations
 from hashlib import blake2b
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from simplerl.types import Sampling
 
@@ -59,7 +59,7 @@ def _draw(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     vocabulary = weights.shape[-1]
     if vocabulary <= _FLAT:
         return _invert(weights, uniform), weights.sum(-1)
-    padded = F.pad(weights, (0, -vocabulary % _BLOCK)) if vocabulary % _BLOCK else weights
+    padded = functional.pad(weights, (0, -vocabulary % _BLOCK)) if vocabulary % _BLOCK else weights
     blocks = padded.view(len(weights), -1, _BLOCK)
     sums = blocks.sum(-1)
     total = sums.double().cumsum(-1)

@@ -20,7 +20,7 @@ class GenericDecoder:
 
     def __init__(self, model: PreTrainedModel, precision: torch.dtype) -> None:
         self.shared = model.dtype == precision
-        self.model = model if self.shared else deepcopy(model).to(precision).requires_grad_(False)
+        self.model = model if self.shared else deepcopy(model).to(dtype=precision).requires_grad_(False)
         self.device = model.device
         config = model.config.get_text_config()
         size = config.head_dim if hasattr(config, "head_dim") else config.hidden_size // config.num_attention_heads
@@ -83,4 +83,5 @@ class GenericDecoder:
                 logits_to_keep=1,
             )
         self.model.train(was_training)
-        return out.logits[:, -1].float()
+        logits: Tensor = out.logits[:, -1].float()
+        return logits

@@ -147,12 +147,13 @@ class LocalSampler:
             keys = torch.tensor([row.key for row in rows], device=device)
             positions = torch.tensor([len(row.tokens) for row in rows], device=device)
             tokens, logprobs = choose(logits, uniforms(keys, positions), sampling)
+        watched, limit = rule.watched, sampling.max_new_tokens
         for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
             row.tokens.append(token)
             row.logprobs.append(logprob)
-            if rule.reached(row.tokens):
+            if token in watched and rule.reached(row.tokens):
                 row.finish = FINISH_STOP
-            elif len(row.tokens) == sampling.max_new_tokens:
+            elif len(row.tokens) == limit:
                 row.finish = FINISH_LENGTH
 
     def _compact(self, rows: Sequence[_Row]) -> list[_Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from simplerl.types import Stop
 
@@ -13,7 +13,9 @@ _SLACK = 8  # tokens before the shortest window that could hold a stop string
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """The text of a response; special tokens are written out, so that nothing generated is hidden."""
-    return tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if isinstance(tokenizer, PreTrainedTokenizerFast):  # its own decode spends more on wrapping than on decoding
+        return tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=False)
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def cut(text: str, strings: Sequence[str]) -> str:
@@ -34,14 +36,13 @@ class StopRule:
         self.ids = frozenset(stop.ids)
         self.strings = stop.strings
         self.enders = _enders(tokenizer, stop.strings) if stop.strings else frozenset()
+        self.watched = self.ids | self.enders
         self._window = max((len(string.encode()) for string in stop.strings), default=0) + _SLACK
 
     def reached(self, tokens: Sequence[int]) -> bool:
-        """Whether a response whose earlier tokens did not end it ends with its last token."""
+        """Whether a response whose earlier tokens did not end it ends with its last token, which is in `watched`."""
         if tokens[-1] in self.ids:
             return True
-        if tokens[-1] not in self.enders:
-            return False
         tail = decode(self.tokenizer, tokens[-self._window :])
         return any(string in tail for string in self.strings)
 
