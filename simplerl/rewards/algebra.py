@@ -91,7 +91,7 @@ class _Evaluation:
             return _finite(mpmath.log, _real(x), *([self.log_base] if self.log_base else []))
         if name == "log_base":
             return _divide(_finite(mpmath.log, _real(x)), _finite(mpmath.log, _real(values[1])))
-        real = {"ln": "log", "arcsin": "asin", "arccos": "acos", "arctan": "atan"}.get(name, name)
+        real = "log" if name == "ln" else name.replace("arc", "a")
         return _finite(getattr(mpmath, real), _real(x))
 
 

@@ -93,7 +93,8 @@ class _Comparison:
     lost: str | None = None  # status of a math-verify call that did not finish
 
     def status(self, answer: str, gold: str) -> str:
-        if self.shapes(shape(split_unit_outside(answer)), shape(split_unit_outside(gold))):
+        a = shape(split_unit_outside(answer))
+        if any(self.shapes(a, shape(split_unit_outside(one))) for one in _alternatives(gold)):
             return EQUAL
         return self.lost or DIFFERENT
 
@@ -145,11 +146,7 @@ class _Comparison:
         if len(a.sides) == len(g.sides) == 2:
             if plain(a.sides[0]) == plain(g.sides[0]) or _are_names_of_y(a.sides[0], g.sides[0]):
                 return self.shapes(shape(a.sides[1]), shape(g.sides[1]))
-            trees = [algebra.parsed(side) for side in (*a.sides, *g.sides)]
-            if None not in trees:
-                left, right, gold_left, gold_right = [t for t in trees if t is not None]
-                return algebra.equations_equal((left, right), (gold_left, gold_right))
-            return self.by_math_verify("=".join(a.sides), "=".join(g.sides))
+            return _same_relation(a.sides, g.sides)
         return self.shapes(shape(a.sides[-1]), shape(g.sides[-1])) and plain(a.sides[0]) == plain(g.sides[0])
 
     def value_of(self, a: Equation, g: Shape) -> bool:
@@ -167,11 +164,7 @@ class _Comparison:
             return False
         if [plain(side) for side in a.sides] == [plain(side) for side in g.sides]:
             return True
-        trees = [algebra.parsed(side) for side in (*a.sides, *g.sides)]
-        if len(trees) != 4 or None in trees:
-            return False
-        left, right, gold_left, gold_right = [t for t in trees if t is not None]
-        return algebra.equations_equal((left, right), (gold_left, gold_right), positive=a.operators[0] != "!=")
+        return len(a.sides) == len(g.sides) == 2 and _same_relation(a.sides, g.sides, positive=a.operators[0] != "!=")
 
     def matrices(self, a: Shape, g: Shape) -> bool:
         if isinstance(a, Matrix) and isinstance(g, Matrix):
@@ -188,6 +181,7 @@ class _Comparison:
         a, g = split_unit(answer), split_unit(gold)
         if units_contradict(a.unit, g.unit):
             return False
+        a, g = (replace(side, value=_ROMAN.sub(r" \1 ", side.value)) for side in (a, g))
         x, y = _number(a.value), _number(g.value)
         if x is not None and y is not None:
             return self.numbers(x, a.percent, y, g.percent)
@@ -229,6 +223,19 @@ class _Comparison:
         return status == EQUAL
 
 
+def _alternatives(gold: str) -> tuple[str, ...]:
+    """Answer keys that say it twice, as `x < -7: (-\\infty, -7)`."""
+    condition, colon, interval = gold.partition(":")
+    is_double = bool(colon) and re.search(r"[<>]|\\[lg]e\b", condition) and interval.strip()[:1] in ("(", "[")
+    return (condition, interval) if is_double else (gold,)
+
+
+def _same_relation(a: tuple[str, ...], g: tuple[str, ...], *, positive: bool = False) -> bool:
+    """left = right in both, read here or not at all: math-verify would solve() them, which need not end."""
+    trees = [tree for side in (*a, *g) if (tree := algebra.parsed(split_unit(side).value)) is not None]
+    return len(trees) == 4 and algebra.equations_equal((trees[0], trees[1]), (trees[2], trees[3]), positive=positive)
+
+
 def split_unit_outside(text: str) -> str:
     """A tuple, list or matrix without the unit after its closing bracket; anything else as it is."""
     measured = split_unit(text)
@@ -243,6 +250,7 @@ def _resplit(shape_: Shape, other: Shape) -> Shape:
     return shape_
 
 
+_ROMAN = re.compile(r"\\mathrm\s*\{\s*([A-Za-z]{1,3})\s*\}")
 _DEGREES = re.compile(r"\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})\s*(?:\\?(?:text|mathrm|mbox)?\s*\{?\s*[CF]\s*\}?)?$")
 _WORD_NUMBERS = {
     word: Number(Fraction(i))
@@ -276,10 +284,10 @@ def _is_text(text: str) -> bool:
     r"""Words rather than mathematics: \text{west}, three plain letters or more, option letters like (C)."""
     if _KNOWN.search(text):
         return False
-    bare = plain(text).strip("()\\{}.")
-    if "\\text" in text or "\\mbox" in text or "\\mathrm" in text:
+    bare = plain(text).strip("(){}.")
+    if "\\text" in text or "\\mbox" in text:
         return not re.search(r"\d", bare) or not re.fullmatch(r"[\d.,+\-*/^]+", bare)
-    return bool(re.fullmatch(r"[A-Za-z' -]{3,}|[A-Z]{2,}|[A-Z]", bare)) or bool(re.search(r"[A-Za-z]{4,}", re.sub(r"\\[A-Za-z]+", "", text)))
+    return bool(re.fullmatch(r"[A-Za-z']{3,}(?:-[A-Za-z']{2,})*|[A-Z]{2,}|[A-Z]", bare)) or bool(re.search(r"[A-Za-z]{4,}", re.sub(r"\\[A-Za-z]+", "", text)))
 
 
 def _words(text: str) -> str:

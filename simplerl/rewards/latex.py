@@ -17,11 +17,12 @@ MAX_TOKENS, MAX_DEPTH = 400, 24
 _TOKEN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+|\\[A-Za-z]+|\\.|.)", re.S)
 FUNCTIONS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "ln", "log", "exp",
+    "arccot", "arcsec", "arccsc",
 }  # fmt: skip
 GREEK = {
     "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "kappa", "lambda", "mu", "nu", "xi", "rho",
     "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma",
-    "Phi", "Psi", "Omega", "hbar", "ell", "vartheta", "varrho", "partial", "nabla",
+    "Phi", "Psi", "Omega", "hbar", "ell", "vartheta", "varrho", "partial", "nabla", "infty", "angle", "triangle",
 }  # fmt: skip
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
 
@@ -195,11 +196,11 @@ class _Reader:
         raise Unreadable(f"unexpected {token}")
 
     def symbol(self, name: str) -> Tree:
-        if self.peek() == "_":
-            self.next()
-            name += "_" + self.subscript()
-        while self.peek() == "'":
-            name += self.next()
+        while self.peek() in ("_", "'"):
+            if self.next() == "_":
+                name += "_" + self.subscript()
+            else:
+                name += "'"
         return ("sym", name)
 
     def subscript(self) -> str:
@@ -227,10 +228,7 @@ class _Reader:
             inside = self.argument()
             return ("call", "sqrt", inside) if root is None else ("call", "root", inside, root)
         if name == "mathrm":
-            self.expect("{")
-            tree = self.command(self.next()[1:]) if self.peek() == "\\" else self.atom()
-            self.expect("}")
-            return tree
+            return self.group("{")
         raise Unreadable(f"\\{name}")
 
     def function(self, name: str) -> Tree:

@@ -47,9 +47,14 @@ _FONT = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|mathit|mathcal|mathsf|mathfrak|mathscr|pmb|vec|overrightarrow|hat|bar|overline|tilde|widehat|"
     r"underline|ensuremath)\s*\{([A-Za-z]|\\[a-z]+)\}"
 )
+_DOTTED = re.compile(r"\\(d?)dot\s*\{([A-Za-z]|\\[a-z]+)\}")
 _BETWEEN_ITEMS = re.compile(r"(?:,\s*)?(?:" + _TEXT + r"\s*\{[\s~,]*(?:and|or)[\s~]*\}|(?<=[\s\d)}\]$])\b(?:and|or)\b)", re.I)
-_DELIMITERS = re.compile(r"(?<!\\)\$|\\[()]|\\\[(?!\d)|\\\]|\*\*(?!\d)|__(?=\w)")
-_SMALL_SPACES = re.compile(r"\\[!,;:>]|\\ |(?<!\\)~")
+_DELIMITERS = re.compile(r"(\\\\)|(?<!\\)\$|\\[()]|\\\[(?!\d)|\\\]|__(?=\w)")
+_SMALL_SPACES = re.compile(r"(\\\\)|\\[!,;:>]|\\ |(?<!\\)~")
+_BOLD = re.compile(r"^\*\*(.*?)(?:\*\*)?$", re.S)
+_ESCAPED_TWICE = re.compile(
+    r"(?<!\\)\\\\(?=(?:[dt]?frac|sqrt|text|pi|left|right|cdot|times|boxed|begin|end|infty|circ|cup|le|ge|leq|geq)(?![a-z]))"
+)
 _GROUPED = re.compile(r"(?<=\d)(?:,\s*\\!|\{,\}|\\,|,\\ )\s*(?=\d{3}(?!\d))")
 _FUNCTIONS = re.compile(
     r"(?<![\\A-Za-z])(?:np\.|math\.)?(sqrt|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|pi|infty)"
@@ -85,8 +90,9 @@ def clean(text: str) -> str:
     text = _unwrap_boxes(text)
     text = _GROUPED.sub("", text)
     text = re.sub(r"\\\$|[£€]", " \\\\$ ", text)
-    text = _DELIMITERS.sub(" ", text)
-    text = _SMALL_SPACES.sub(" ", text)
+    text = _BOLD.sub(r"\1", _ESCAPED_TWICE.sub(r"\\", text))
+    text = _DELIMITERS.sub(lambda found: found.group(1) or " ", text)
+    text = _SMALL_SPACES.sub(lambda found: found.group(1) or " ", text)
     text = re.sub(r"\\%", "%", text)
     text = _COMMAND.sub(_rename, text)
     text = re.sub(r"\\begin\{[bvV]?small?matrix\}", r"\\begin{pmatrix}", text.replace("{bmatrix}", "{pmatrix}"))
@@ -94,7 +100,8 @@ def clean(text: str) -> str:
     if "\\begin{pmatrix}" not in text:
         text = _SETUP.sub(" ", text).replace("\\end{", "\\end {").replace("\\\\", ",").replace("&", " ")
         text = re.sub(r"\\end \{[a-z*]+\}", " ", text)
-    text = _FONT.sub(r" \1", text)
+    text = _FONT.sub(r" \1", _DOTTED.sub(lambda d: f" {d[2]}" + "'" * (1 + len(d[1])), text))
+    text = re.sub(r"\^\s*(?:\{\s*((?:\\prime\s*)+)\}|\\prime)", lambda p: "'" * max(1, (p[1] or "").count("prime")), text)
     text = _ORDINAL.sub("", text)
     text = _BETWEEN_ITEMS.sub(" , ", text)
     text = _FUNCTIONS.sub(r"\\\1 ", text)
@@ -118,6 +125,8 @@ def _trim(text: str) -> str:
         if len(text) > 1 and text[0] == "{" and text[-1] == "}" and _closes_at_end(text):
             inner = text[1:-1]
             text = inner if "," not in inner else f"\\{{{inner}\\}}"
+        if (whole := TEXT_GROUP.fullmatch(text)) is not None:
+            text = whole.group(1)
         if text == before:
             return text
 

@@ -83,7 +83,8 @@ def split_top(text: str, separators: frozenset[str]) -> tuple[tuple[str, ...], t
     return tuple(pieces), tuple(found)
 
 
-_COMMAS, _UNIONS, _SIGNS = frozenset(",;"), frozenset(["\\cup"]), frozenset(["\\pm", "\\mp"])
+_COMMAS, _UNIONS = frozenset(",;"), frozenset(["\\cup"])
+_SIGNS = re.compile(r"\\[pm][pm](?![a-z])")
 _RELATION_TOKENS = frozenset(_RELATIONS)
 
 
@@ -108,9 +109,9 @@ def shape(text: str, depth: int = 0) -> Shape:
     if found := _MATRIX.fullmatch(text):
         rows = [row.split("&") for row in found.group(1).split("\\\\") if row.strip()]
         return Matrix(tuple(tuple(shape(cell, depth + 1) for cell in row) for row in rows))
-    pieces, operators = split_top(text, _SIGNS)
-    if operators and pieces[-1]:
-        return _plus_minus(pieces, operators, depth)
+    if _SIGNS.search(text):
+        values = [text.replace("\\pm", a).replace("\\mp", b) for a, b in (("+", "-"), ("-", "+"))]
+        return Several(tuple(shape(value.lstrip("+ "), depth + 1) for value in values))
     return Value(text)
 
 
@@ -197,17 +198,6 @@ def _relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: int) ->
     return Inequality(sides, operators)
 
 
-def _plus_minus(pieces: tuple[str, ...], operators: tuple[str, ...], depth: int) -> Shape:
-    """a \\pm b as its two values; all signs change together."""
-    values = []
-    for upper in (True, False):
-        text = pieces[0]
-        for operator, piece in zip(operators, pieces[1:], strict=True):
-            text += ("+" if (operator == "\\pm") == upper else "-") + piece
-        values.append(shape(text.lstrip("+"), depth + 1))
-    return Several(tuple(values))
-
-
 def is_label(text: str, *, gold: bool) -> bool:
     """Whether a left side only names what is asked for: x, f(x), S_{n}, (x, y), AB, \\text{Area}.
 
@@ -217,7 +207,7 @@ def is_label(text: str, *, gold: bool) -> bool:
     if re.search(r"\\(?:text|mathrm|mbox)\s*\{[^{}\d]*\}", text) or _NAME.fullmatch(text):
         return True
     bare = re.sub(r"_(?:\w|\{[^{}]*\})|\([^()]*\)(?=$|[:])", "", text)
-    if re.fullmatch(r"\([A-Za-z\\, ]+\)|\|?[A-Z]{1,6}'*\|?(?:_\w+)?|\\angle\s*[A-Z]+|[A-Z]+\s*:\s*[A-Z]+|[a-z]{4,}[a-z ]*", text.strip()):
+    if re.fullmatch(r"\([A-Za-z\\, ]+\)|\|?[A-Z]{1,6}'*\|?(?:_\w+)?|\\angle\s*[A-Z_{}0-9 ]+|[A-Z]+\s*:\s*[A-Z]+|[a-z]{4,}[a-z ]*", text.strip()):
         return True
     if re.fullmatch(r"[A-Z](?:_\{?\w+\}?)?\s*:\s*[A-Z](?:_\{?\w+\}?)?", text):
         return True

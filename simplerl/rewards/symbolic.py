@@ -63,7 +63,7 @@ def is_refused(text: str) -> bool:
     return (
         len(text) > MAX_CHARACTERS
         or deepest > MAX_NESTING
-        or re.search(r"\d{40}|\^\s*\{?\s*-?\d{4}|\^\s*\{[^{}]*\^\s*\{?[^{}]*\^|!\s*!|\\(?:prod|lim|int|sum)\b", text) is not None
+        or re.search(r"\d{40}|\^\s*\{?\s*-?\d{4}|\^\s*\{[^{}]*\^\s*\{?[^{}]*\^|!\s*!|\\(?:prod|lim|int|sum)(?![A-Za-z])", text) is not None
     )
 
 
