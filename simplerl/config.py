@@ -147,6 +147,7 @@ class WarmupConfig:
     name: str = MISSING
     data: Any = None  # partial: () -> [Problem] with solutions; null: no warm-up
     prompt: PromptConfig | None = None  # null: the run's own
+    limit: int | None = None  # first documents
     epochs: int = 1
     minibatch_size: int = 64  # documents per optimizer step
     max_tokens: int = 4096  # longer documents are dropped and counted

@@ -150,7 +150,7 @@ def _documents(config: Config, tokenizer: Any, context: int) -> list[tuple[tuple
     format = PromptFormat(config.warmup.prompt or config.prompt, tokenizer)
     limit = min(context, config.warmup.max_tokens)
     documents = []
-    problems = config.warmup.data()
+    problems: Sequence[Problem] = config.warmup.data()[: config.warmup.limit]
     if config.warmup.correct_only:
         verdicts = [config.reward(format.response(problem), problem).correct for problem in problems]
         problems = [problem for problem, correct in zip(problems, verdicts, strict=True) if correct]
