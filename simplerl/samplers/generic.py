@@ -20,7 +20,10 @@ class GenericDecoder:
 
     def __init__(self, model: PreTrainedModel, precision: torch.dtype) -> None:
         self.shared = model.dtype == precision
-        self.model = model if self.shared else deepcopy(model).to(dtype=precision).requires_grad_(False)
+        self.model = model
+        if not self.shared:
+            self.model = deepcopy(model).requires_grad_(False)
+            torch.nn.Module.to(self.model, precision)
         self.device = model.device
         config = model.config.get_text_config()
         size = config.head_dim if hasattr(config, "head_dim") else config.hidden_size // config.num_attention_heads
