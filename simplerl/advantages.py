@@ -83,13 +83,13 @@ def group_relative(batch: Batch, *, divide_by_std: bool = True) -> Batch:
     the group's standard deviation (with n - 1); without the division, Dr. GRPO (arXiv:2503.20783).
     A group without spread gets zero."""
     assert batch.token_rewards is not None
-    total = batch.token_rewards.sum(-1)  # [B]
+    total = batch.token_rewards.double().sum(-1)  # [B]; in float32, equal rewards such as 0.1 would seem to differ
     groups = int(batch.group.max()) + 1
-    zeros = torch.zeros(groups, device=total.device)
+    zeros = torch.zeros(groups, dtype=total.dtype, device=total.device)
     count = zeros.index_add(0, batch.group, torch.ones_like(total))
     mean = zeros.index_add(0, batch.group, total) / count
     centred = total - mean[batch.group]
     if divide_by_std:
         variance = zeros.index_add(0, batch.group, centred.square()) / (count - 1).clamp(min=1)
         centred = centred / (variance.sqrt() + 1e-6)[batch.group]
-    return batch.with_(advantages=centred[:, None] * batch.mask)
+    return batch.with_(advantages=centred[:, None].float() * batch.mask)

@@ -13,6 +13,7 @@ from simplerl.types import Batch, Rollout, score_of
 
 # What starting one more micro-batch costs, in computed tokens: launch overheads that padding must outweigh.
 MICRO_BATCH_OVERHEAD = 256
+MAX_PADDING = 0.1  # of the computed tokens
 
 
 def collate(rows: Sequence[tuple[Sequence[int], Sequence[int]]], groups: Sequence[int]) -> Batch:
@@ -64,15 +65,26 @@ def token_weights(mask: Tensor, aggregation: Aggregation, constant_length: int) 
     return weights / (len(mask) * constant_length)
 
 
-def micro_batches(lengths: Tensor, tokens: int, overhead: int = MICRO_BATCH_OVERHEAD) -> list[Tensor]:
+def micro_batches(
+    lengths: Tensor, tokens: int, overhead: int = MICRO_BATCH_OVERHEAD, max_padding: float = MAX_PADDING
+) -> list[Tensor]:
     """Cuts rows of `lengths` [B] into micro-batches of at most `tokens` computed tokens each (rows x
     longest; a single longer row stands alone), as row indices.
 
-    Rows are sorted by length, and the cuts minimise computed tokens + `overhead` per micro-batch
-    (dynamic programming over the sorted rows).
+    Rows are sorted by length, and the cuts minimise computed tokens + `overhead` per micro-batch; where
+    more than `max_padding` of the computed tokens would be padding, a smaller overhead is assumed.
     """
     order = torch.argsort(lengths, descending=True, stable=True)
     sizes = lengths[order].tolist()
+    ends = _cuts(sizes, tokens, overhead)
+    while overhead and 1 - sum(sizes) / _computed(sizes, ends) > max_padding:
+        overhead //= 2
+        ends = _cuts(sizes, tokens, overhead)
+    return [order[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _cuts(sizes: list[int], tokens: int, overhead: int) -> list[int]:
+    """The cheapest ends of pieces of `sizes` (falling), by dynamic programming."""
     best: list[float] = [0.0] + [float("inf")] * len(sizes)  # best[i]: cost of the first i rows
     start_of = [0] * (len(sizes) + 1)
     for start in range(len(sizes)):
@@ -83,11 +95,15 @@ def micro_batches(lengths: Tensor, tokens: int, overhead: int = MICRO_BATCH_OVER
             cost = best[start] + computed + overhead
             if cost < best[end]:
                 best[end], start_of[end] = cost, start
-    pieces, end = [], len(sizes)
+    ends, end = [], len(sizes)
     while end > 0:
-        pieces.append(order[start_of[end] : end])
+        ends.append(end)
         end = start_of[end]
-    return pieces[::-1]
+    return ends[::-1]
+
+
+def _computed(sizes: list[int], ends: list[int]) -> int:
+    return sum((end - start) * sizes[start] for start, end in zip([0, *ends], ends, strict=False))
 
 
 def minibatches(batch: Batch, size: int, seed: Sequence[int]) -> Iterator[Batch]:

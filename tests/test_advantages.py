@@ -1,0 +1,155 @@
+"""Advantage estimators against few-line readings of the papers, in float64 and one row at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from simplerl.advantages import gae, group_relative, kl_estimate, token_rewards, whitened
+from simplerl.batching import collate
+from simplerl.config import KLEstimator
+from simplerl.types import Batch
+
+Array = np.ndarray
+
+
+def ragged(seed: int, rows: int = 12, groups: int = 3, rewards: Array | None = None) -> Batch:
+    """Responses of 1 to 9 tokens after prompts of 1 to 5; everything that is outside the mask is noise."""
+    rng = np.random.default_rng(seed)
+    lengths = [1, *rng.integers(1, 10, rows - 1)]
+    pairs = [(rng.integers(0, 50, rng.integers(1, 6)), rng.integers(0, 50, n)) for n in lengths]
+    batch = collate(pairs, [row % groups for row in range(rows)])
+
+    def noise() -> torch.Tensor:
+        return torch.from_numpy(rng.normal(size=tuple(batch.tokens.shape))).float()
+
+    chosen = rng.choice([-1.0, -0.5, 1.0], rows) if rewards is None else rewards
+    return batch.with_(
+        reward=torch.tensor(np.asarray(chosen), dtype=torch.float32),
+        logprobs=-noise().abs() * batch.mask,
+        ref_logprobs=-noise().abs() * batch.mask,
+        values=noise() * batch.mask,
+    )
+
+
+def rows_of(batch: Batch, name: str) -> list[Array]:
+    """The response tokens of each row, in float64."""
+    column, mask = getattr(batch, name).double().numpy(), batch.mask.numpy()
+    return [row[keep] for row, keep in zip(column, mask, strict=True)]
+
+
+def paper_gae(rewards: Array, values: Array, gamma: float, lam: float) -> Array:
+    """arXiv:1506.02438: A_t = sum_l (gamma lam)^l delta_{t+l}, delta_t = r_t + gamma V_{t+1} - V_t, V = 0 at the end."""
+    following = np.append(values[1:], 0.0)
+    delta = rewards + gamma * following - values
+    return np.array([sum((gamma * lam) ** k * d for k, d in enumerate(delta[t:])) for t in range(len(delta))])
+
+
+@pytest.mark.parametrize("estimator", list(KLEstimator))
+def test_token_rewards(estimator: KLEstimator) -> None:
+    batch = ragged(0)
+    found = rows_of(token_rewards(batch, 0.3, estimator), "token_rewards")
+    for row, (p, q) in enumerate(zip(rows_of(batch, "logprobs"), rows_of(batch, "ref_logprobs"), strict=True)):
+        ratio = np.exp(q - p)  # reference / policy, of tokens that the policy drew
+        kl = {"k1": -np.log(ratio), "k2": np.log(ratio) ** 2 / 2, "k3": ratio - 1 - np.log(ratio)}[estimator.name]
+        expected = -0.3 * kl
+        expected[-1] += float(batch.reward[row])  # type: ignore[index]
+        np.testing.assert_allclose(found[row], expected, atol=1e-6)
+
+
+def test_token_rewards_without_kl_need_no_reference() -> None:
+    batch = ragged(1).with_(logprobs=None, ref_logprobs=None)
+    rewards = token_rewards(batch, 0.0, KLEstimator.k1).token_rewards
+    assert rewards is not None and batch.reward is not None
+    assert torch.equal(rewards.sum(-1), batch.reward)
+    assert (rewards != 0).sum() == len(batch)
+    last = batch.attention.sum(-1) - 1
+    assert torch.equal(rewards[torch.arange(len(batch)), last], batch.reward)
+
+
+def test_k3_is_never_negative_and_all_vanish_where_the_policies_agree() -> None:
+    p = -torch.rand(1000) * 5
+    assert (kl_estimate(p, -torch.rand(1000) * 5, KLEstimator.k3) >= 0).all()
+    for estimator in KLEstimator:
+        assert (kl_estimate(p, p.clone(), estimator) == 0).all()
+
+
+def test_kl_estimators_average_to_the_divergence() -> None:
+    generator = torch.Generator().manual_seed(0)
+    p = torch.tensor([0.5, 0.3, 0.2])
+    q = torch.tensor([0.4, 0.4, 0.2])
+    exact = float((p * (p / q).log()).sum())
+    drawn = torch.multinomial(p, 200_000, replacement=True, generator=generator)
+    for estimator, tolerance in ((KLEstimator.k1, 2e-3), (KLEstimator.k3, 1e-3)):
+        assert float(kl_estimate(p.log()[drawn], q.log()[drawn], estimator).mean()) == pytest.approx(exact, abs=tolerance)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.99, 0.5])
+@pytest.mark.parametrize("lam", [1.0, 0.95, 0.0])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_gae(gamma: float, lam: float, seed: int) -> None:
+    batch = token_rewards(ragged(seed), 0.1, KLEstimator.k1)
+    found = gae(batch, gamma=gamma, lam=lam, whiten=False)
+    advantages, returns = rows_of(found, "advantages"), rows_of(found, "returns")
+    for row, (rewards, values) in enumerate(zip(rows_of(batch, "token_rewards"), rows_of(batch, "values"), strict=True)):
+        expected = paper_gae(rewards, values, gamma, lam)
+        np.testing.assert_allclose(advantages[row], expected, atol=2e-6)
+        np.testing.assert_allclose(returns[row], expected + values, atol=2e-6)
+    for name in ("advantages", "returns"):
+        assert (getattr(found, name)[~batch.mask] == 0).all()
+
+
+def test_gae_of_one_token_is_reward_minus_value() -> None:
+    batch = token_rewards(ragged(2), 0.0, KLEstimator.k1)
+    assert int(batch.mask[0].sum()) == 1
+    found = gae(batch, gamma=0.9, lam=0.8, whiten=False).advantages
+    assert float(found[0][batch.mask[0]]) == pytest.approx(float(batch.reward[0] - batch.values[0].sum()), abs=1e-6)  # type: ignore[index]
+
+
+def test_whitening_counts_each_response_token_once() -> None:
+    batch = token_rewards(ragged(3), 0.1, KLEstimator.k1)
+    plain = np.concatenate(rows_of(gae(batch, whiten=False), "advantages"))
+    white = np.concatenate(rows_of(gae(batch, whiten=True), "advantages"))
+    np.testing.assert_allclose(white, (plain - plain.mean()) / np.sqrt(plain.var() + 1e-8), atol=1e-6)
+    returns = rows_of(gae(batch, whiten=False), "returns")
+    for row, expected in zip(rows_of(gae(batch, whiten=True), "returns"), returns, strict=True):
+        np.testing.assert_array_equal(row, expected)
+
+
+def test_whitening_of_equal_values_is_zero() -> None:
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    assert torch.equal(whitened(torch.full((2, 3), 0.7), mask), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("divide", [True, False])
+@pytest.mark.parametrize("groups", [1, 3, 4])
+def test_group_relative(divide: bool, groups: int) -> None:
+    batch = token_rewards(ragged(4, groups=groups), 0.05, KLEstimator.k3)
+    found = rows_of(group_relative(batch, divide_by_std=divide), "advantages")
+    totals = np.array([row.sum() for row in rows_of(batch, "token_rewards")])
+    for row in range(len(batch)):
+        own = totals[batch.group.numpy() == int(batch.group[row])]
+        expected = totals[row] - own.mean()
+        if divide:
+            expected /= own.std(ddof=1) + 1e-6
+        np.testing.assert_allclose(found[row], expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("reward", [1.0, -0.5, 0.1, 1 / 3])
+@pytest.mark.parametrize("size", [2, 5, 6, 7, 8])
+def test_a_group_without_spread_teaches_nothing(reward: float, size: int) -> None:
+    batch = token_rewards(ragged(5, rows=size * 2, groups=2, rewards=np.full(size * 2, reward)), 0.0, KLEstimator.k1)
+    advantages = group_relative(batch).advantages
+    assert advantages is not None and float(advantages.abs().max()) < 1e-6
+
+
+def test_a_group_of_one_gets_zero() -> None:
+    batch = token_rewards(ragged(6, rows=3, groups=3), 0.0, KLEstimator.k1)
+    advantages = group_relative(batch).advantages
+    assert advantages is not None and (advantages == 0).all()
+
+
+def test_what_each_estimator_asks_for() -> None:
+    assert gae.needs_critic and not gae.needs_group  # type: ignore[attr-defined]
+    assert group_relative.needs_group and not group_relative.needs_critic  # type: ignore[attr-defined]

@@ -1,0 +1,164 @@
+"""Losses against few-line readings of the papers: values, clip edges, signs of gradients, aggregation."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from simplerl.batching import collate, token_weights
+from simplerl.config import Aggregation, KLEstimator
+from simplerl.losses import TokenOutput, clipped_value, negative_log_likelihood, policy_objective, ppo_clip
+from simplerl.types import Batch
+
+
+def ragged(seed: int = 0, rows: int = 10) -> tuple[Batch, torch.Tensor]:
+    """A batch with old log-probs and advantages, and new log-probs whose ratios go well beyond the clip range."""
+    rng = np.random.default_rng(seed)
+    lengths = [1, *rng.integers(1, 9, rows - 1)]
+    batch = collate([(rng.integers(0, 9, 3), rng.integers(0, 9, n)) for n in lengths], list(range(rows)))
+
+    def noise() -> torch.Tensor:
+        return torch.from_numpy(rng.normal(size=tuple(batch.tokens.shape))).float() * batch.mask
+
+    old = -noise().abs()
+    batch = batch.with_(logprobs=old, ref_logprobs=-noise().abs(), advantages=noise(), values=noise(), returns=noise())
+    return batch, old + 0.4 * noise()
+
+
+def output(logprobs: torch.Tensor, entropy: torch.Tensor | None = None) -> TokenOutput:
+    return TokenOutput(logprobs, torch.zeros_like(logprobs) if entropy is None else entropy)
+
+
+def numbers(*tensors: torch.Tensor | None) -> list[np.ndarray]:
+    return [t.double().numpy() for t in tensors if t is not None]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.2, 0.2), (0.2, 0.28), (0.1, 0.4)])
+def test_ppo_clip(low: float, high: float) -> None:
+    batch, new = ragged()
+    found, metrics = ppo_clip(output(new), batch, clip_low=low, clip_high=high)
+    logp, old, adv = numbers(new, batch.logprobs, batch.advantages)
+    ratio = np.exp(logp - old)
+    # arXiv:1707.06347, eq. 7: the objective is min(r A, clip(r) A); the loss is its negative.
+    objective = np.minimum(ratio * adv, np.clip(ratio, 1 - low, 1 + high) * adv)
+    mask = batch.mask.numpy()
+    np.testing.assert_allclose(found.numpy()[mask], -objective[mask], atol=1e-6)
+    clipped = ((ratio > 1 + high) & (adv > 0)) | ((ratio < 1 - low) & (adv < 0))
+    np.testing.assert_array_equal(metrics["clip_fraction"].numpy()[mask], clipped[mask])
+    assert 0.05 < clipped[mask].mean() < 0.6
+    np.testing.assert_allclose(metrics["ratio"].numpy()[mask], ratio[mask], rtol=1e-6)
+    np.testing.assert_allclose(metrics["approx_kl"].numpy()[mask], (ratio - 1 - np.log(ratio))[mask], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "slope"),
+    [
+        (1.0, 1.0, -1.0),  # raise what was good: d loss / d logp = -A r
+        (1.0, -1.0, 1.0),  # lower what was bad
+        (1.19, 2.0, -2.38),
+        (1.21, 2.0, 0.0),  # good, and already risen beyond the edge
+        (0.5, 2.0, -1.0),  # good, but fell: no clip
+        (0.81, -1.0, 0.81),
+        (0.79, -1.0, 0.0),  # bad, and already fallen beyond the edge
+        (1.5, -1.0, 1.5),  # bad, but rose: no clip
+    ],
+)
+def test_ppo_gradient(ratio: float, advantage: float, slope: float) -> None:
+    batch, _ = ragged(rows=1)
+    old = torch.where(batch.mask, -1.5, 0.0)
+    batch = batch.with_(logprobs=old, advantages=torch.where(batch.mask, advantage, 0.0))
+    new = (old + batch.mask * float(np.log(ratio))).requires_grad_()
+    ppo_clip(output(new), batch)[0].sum().backward()
+    assert new.grad is not None
+    assert float(new.grad[batch.mask]) == pytest.approx(slope, abs=1e-5)
+
+
+@pytest.mark.parametrize("clip", [0.2, 0.5])
+def test_clipped_value(clip: float) -> None:
+    batch, values = ragged(1)
+    found, metrics = clipped_value(values, batch, clip=clip)
+    new, old, target = numbers(values, batch.values, batch.returns)
+    held = np.clip(new, old - clip, old + clip)
+    expected = 0.5 * np.maximum((new - target) ** 2, (held - target) ** 2)
+    mask = batch.mask.numpy()
+    np.testing.assert_allclose(found.numpy()[mask], expected[mask], atol=1e-6)
+    assert 0 < metrics["clip_fraction"].numpy()[mask].mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "target", "slope"),
+    [
+        (0.1, 0.0, 1.0, -0.9),  # within the range: the squared error's own gradient
+        (0.5, 0.0, 1.0, 0.0),  # beyond it towards the target: held
+        (-0.5, 0.0, 1.0, -1.5),  # beyond it, away from the target: pulled back
+    ],
+)
+def test_clipped_value_gradient(new: float, old: float, target: float, slope: float) -> None:
+    batch, _ = ragged(rows=1)
+    values = torch.where(batch.mask, new, 0.0).requires_grad_()
+    batch = batch.with_(values=torch.where(batch.mask, old, 0.0), returns=torch.where(batch.mask, target, 0.0))
+    clipped_value(values, batch)[0].sum().backward()
+    assert values.grad is not None
+    assert float(values.grad[batch.mask]) == pytest.approx(slope, abs=1e-6)
+
+
+def test_negative_log_likelihood() -> None:
+    batch, new = ragged(2)
+    found, _ = negative_log_likelihood(output(new), batch)
+    total = float((found * token_weights(batch.mask, Aggregation.token_mean, 0)).sum())
+    assert total == pytest.approx(-numbers(new)[0][batch.mask.numpy()].mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("estimator", list(KLEstimator))
+def test_policy_objective(estimator: KLEstimator) -> None:
+    batch, new = ragged(3)
+    entropy = torch.rand(new.shape) * batch.mask
+    objective = policy_objective(partial(ppo_clip, clip_low=0.2), 0.7, estimator, 0.3)
+    found, metrics = objective(output(new, entropy), batch)
+    p, q, h = numbers(new, batch.ref_logprobs, entropy)
+    kl = {"k1": p - q, "k2": (p - q) ** 2 / 2, "k3": np.exp(q - p) - 1 - (q - p)}[estimator.name]
+    plain = numbers(ppo_clip(output(new), batch)[0])[0]
+    np.testing.assert_allclose(found.numpy(), plain + 0.7 * kl - 0.3 * h, atol=2e-6)
+    np.testing.assert_allclose(metrics["kl_loss"].numpy(), kl, atol=2e-6)
+
+
+def test_kl_and_entropy_pull_the_right_way() -> None:
+    batch, _ = ragged(4, rows=1)
+    batch = batch.with_(
+        logprobs=torch.where(batch.mask, -1.0, 0.0),
+        ref_logprobs=torch.where(batch.mask, -2.0, 0.0),
+        advantages=torch.zeros(batch.tokens.shape),
+    )
+    new = torch.where(batch.mask, -1.0, 0.0).requires_grad_()
+    entropy = torch.ones(batch.tokens.shape).requires_grad_()
+    policy_objective(ppo_clip, 0.5, KLEstimator.k3, 0.1)(output(new, entropy), batch)[0].sum().backward()
+    assert new.grad is not None and entropy.grad is not None
+    # k3: d/dp (e^(q-p) - 1 - (q-p)) = 1 - e^(q-p); the token is likelier than under the reference: push it down.
+    assert float(new.grad[batch.mask]) == pytest.approx(0.5 * (1 - np.exp(-1.0)), abs=1e-6)
+    assert float(entropy.grad[batch.mask]) == pytest.approx(-0.1)
+
+
+def test_terms_that_are_off_cost_nothing() -> None:
+    batch, new = ragged(5)
+    objective = policy_objective(ppo_clip)
+    found, metrics = objective(output(new), batch.with_(ref_logprobs=None))
+    assert torch.equal(found, ppo_clip(output(new), batch)[0]) and "kl_loss" not in metrics
+
+
+@pytest.mark.parametrize("aggregation", list(Aggregation))
+def test_aggregation(aggregation: Aggregation) -> None:
+    batch, new = ragged(6)
+    losses = ppo_clip(output(new), batch)[0]
+    found = float((losses * token_weights(batch.mask, aggregation, 32)).sum())
+    rows = [row[keep] for row, keep in zip(numbers(losses)[0], batch.mask.numpy(), strict=True)]
+    expected = {
+        "sequence_mean": np.mean([row.mean() for row in rows]),
+        "token_mean": np.concatenate(rows).mean(),
+        "constant_length": sum(row.sum() for row in rows) / (len(rows) * 32),
+    }
+    assert found == pytest.approx(expected[aggregation.name], abs=1e-6)
+    assert len({round(float(value), 5) for value in expected.values()}) == 3
+    assert (token_weights(batch.mask, aggregation, 32)[~batch.mask] == 0).all()
