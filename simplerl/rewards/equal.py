@@ -41,11 +41,16 @@ MAX_ITEMS = 60
 MEASURED_SOURCES = ("minerva",)  # golds are rounded measurements
 
 
+def check_rule(rule: str) -> None:
+    """Raises ConfigError for an unknown rule."""
+    if rule not in RULES:
+        raise ConfigError(f"rule={rule} is unknown: choose one of {', '.join(RULES)}.")
+
+
 def compare(answer: str, gold: str, *, rule: str = "math_verify", source: str = "") -> str:
     """EQUAL, DIFFERENT, NO_ANSWER (an empty answer), TIMEOUT or FAILED. An empty gold equals nothing,
     except under `qwen`. Raises ConfigError for an unknown rule."""
-    if rule not in RULES:
-        raise ConfigError(f"rule={rule} is unknown: choose one of {', '.join(RULES)}.")
+    check_rule(rule)
     answer = answer.strip()
     if not answer:
         return NO_ANSWER

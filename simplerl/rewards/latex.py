@@ -13,8 +13,9 @@ from typing import Any
 
 Tree = tuple[Any, ...]
 MAX_TOKENS, MAX_DEPTH = 400, 24
+DIGITS = "0123456789"
 
-_TOKEN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+|\\[A-Za-z]+|\\.|.)", re.S)
+_TOKEN = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+|\\[A-Za-z]+|\\.|.)", re.S)
 FUNCTIONS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "ln", "log", "exp",
     "arccot", "arcsec", "arccsc",
@@ -101,7 +102,7 @@ class _Reader:
         """Factors written side by side."""
         while self.starts_factor():
             token = self.peek()
-            if token is not None and (token[0].isdigit() or token[0] == ".") and _ends_in_number(tree):
+            if token is not None and (token[0] in DIGITS or token[0] == ".") and _ends_in_number(tree):
                 raise Unreadable("two numbers side by side")
             factor = self.power()
             if token == "\\frac" and tree[0] == "num" and not tree[2] and _is_proper_fraction(factor):
@@ -116,7 +117,7 @@ class _Reader:
             return False
         name = token[1:]
         return (
-            token[0].isalnum()
+            (token[0].isascii() and token[0].isalnum())
             or token[0] == "."
             or token in ("(", "[", "{", "\\lfloor", "\\lceil", "|")
             or (token[0] == "\\" and (name in FUNCTIONS or name in GREEK or name in _STARTERS))
@@ -169,13 +170,13 @@ class _Reader:
         token = self.peek()
         if token == "{":
             return self.group("{")
-        if token is not None and token[0].isdigit() and len(token) > 1:
+        if token is not None and token[0] in DIGITS and len(token) > 1:
             self.tokens[self.at : self.at + 1] = [token[0], token[1:]]
         return self.atom()
 
     def atom(self) -> Tree:
         token = self.next()
-        if token[0].isdigit() or (token[0] == "." and len(token) > 1):
+        if token[0] in DIGITS or (token[0] == "." and len(token) > 1):
             return ("num", Fraction(token.rstrip(".")), "." in token.rstrip("."))
         if token in ("(", "[", "{"):
             self.at -= 1

@@ -86,7 +86,7 @@ def clean(text: str) -> str:
 
     "and" and "or" between items become commas. Spaces stay where words need them.
     """
-    text = text.translate(_TRANSLATE).strip()
+    text = re.sub(r"\.\s?\.\s?\.", r"\\ldots ", text.translate(_TRANSLATE)).strip()
     text = _unwrap_boxes(text)
     text = _GROUPED.sub("", text)
     text = re.sub(r"\\\$|[£€]", " \\\\$ ", text)

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from simplerl.config import ConfigError
-from simplerl.rewards.equal import FAILED, TIMEOUT
+from simplerl.rewards.equal import FAILED, TIMEOUT, check_rule
 from simplerl.rewards.worker import READY, RETIRED, UNUSABLE
 from simplerl.types import Problem, Prompt, Reward, Rollout, Score
 
@@ -65,6 +65,8 @@ class Grader:
     ) -> None:
         if workers < 1:
             raise ConfigError(f"grading.workers is {workers}, but must be at least 1.")
+        if isinstance(reward, partial) and "rule" in reward.keywords and _name(reward).startswith("simplerl."):
+            check_rule(reward.keywords["rule"])
         self.payload = _pickled(reward)
         self.name = _name(reward)
         self.lost_reward = _reward_of_lost(reward)
