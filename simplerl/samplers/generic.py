@@ -23,7 +23,8 @@ class GenericDecoder:
         self.model = model
         if not self.shared:
             self.model = deepcopy(model).requires_grad_(False)
-            torch.nn.Module.to(self.model, precision)
+            for parameter in self.model.parameters():  # not the buffers: rotary frequencies need float32
+                parameter.data = parameter.data.to(precision)
         self.device = model.device
         config = model.config.get_text_config()
         size = config.head_dim if hasattr(config, "head_dim") else config.hidden_size // config.num_attention_heads

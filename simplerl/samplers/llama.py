@@ -1,14 +1,10 @@
 """Decoding for checkpoints of the Llama family (Llama, Mistral, Qwen2, Qwen3), by hand for speed.
 
-Own fused weights (q, k, v; gate and up), products in `precision`, everything else in float32 (on a
+Its own copy of the weights (`fused`), products in `precision`, everything else in float32 (on a
 GPU the cache too is in `precision`). A prompt's keys and values are held once, whatever the number
 of its samples; the queries of all its rows meet them in one product. What a row generates lies in
 a second cache whose rows share one clock: all write the same column, and a row sees the columns
 since it joined. One softmax runs over both parts.
-
-Weights are laid out so that little is moved: heads in the order (q.. q k v) of each kv head, and in
-q and k the two coordinates of each rotated plane side by side, so that the rotary embedding is a
-product of complex numbers in place.
 """
 
 from __future__ import annotations
@@ -20,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
+
+from simplerl.samplers.fused import Layer, Shape, fuse
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 ROPES = ("default", "linear", "llama3", "yarn")  # angles that depend on the position alone
@@ -51,40 +49,6 @@ def _slides(config: PreTrainedConfig) -> bool:
     return hasattr(config, "layer_types") and "sliding_attention" in (config.layer_types or ())
 
 
-class _Linear:
-    """x @ W.T + b in one precision; bfloat16 weights on a CPU are packed once for its matrix units."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, precision: torch.dtype) -> None:
-        self.precision = precision
-        self.weight = weight.to(precision, copy=True)
-        self.bias = None if bias is None else bias.to(precision, copy=True)
-        self.packed = precision is torch.bfloat16 and weight.device.type == "cpu" and _packs()
-        if self.packed:
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, None)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        x = x.to(self.precision)
-        if self.packed:
-            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-            return y
-        return functional.linear(x, self.weight, self.bias)
-
-
-def _packs() -> bool:
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-@dataclass
-class _Layer:
-    qkv: _Linear
-    out: _Linear
-    gate_up: _Linear
-    down: _Linear
-    norm: Tensor
-    mlp_norm: Tensor
-    qk_norm: Tensor | None  # [q heads per kv head + 1, head size]
-
-
 @dataclass(frozen=True)
 class _Plan:
     """How rows meet the prompts they share; holds until rows come or go.
@@ -104,68 +68,24 @@ class LlamaDecoder:
     refills = True
 
     def __init__(self, model: PreTrainedModel, precision: torch.dtype) -> None:
-        config = model.config
+        shape = self.shape = Shape.of(model)
         self.device = model.device
         self.precision = precision
         self.cache_dtype = precision if self.device.type == "cuda" else torch.float32
-        self.kv_heads: int = config.num_key_value_heads
-        self.group: int = config.num_attention_heads // self.kv_heads  # q heads per kv head
-        self.head_size: int = model.model.layers[0].self_attn.head_dim
-        self.depth: int = config.num_hidden_layers
-        self.eps: float = config.rms_norm_eps
-        self.tied: bool = config.tie_word_embeddings
-        self.names = {name for name, _ in model.named_parameters()}
-        self.angles = _angles(model, config.max_position_embeddings)  # [positions, head size / 2] complex
-        self.row_bytes = 2 * self.depth * self.kv_heads * self.head_size * self.cache_dtype.itemsize
+        self.kv_heads, self.group, self.head_size = shape.kv_heads, shape.group, shape.head_size
+        self.eps: float = model.config.rms_norm_eps
+        self.rotary = model.model.rotary_emb
+        self.angles = self._angles(1024)
+        self.row_bytes = 2 * shape.depth * self.kv_heads * self.head_size * self.cache_dtype.itemsize
         # Queries are scaled as they are turned.
         scale = torch.tensor([self.head_size**-0.5] * self.group + [1.0], device=self.device)
         self.scale = scale[:, None]  # [group + 1, 1]
         self.load(model.named_parameters())
         self.clear()
 
-    # ------------------------------------------------------------------ weights
-
-    @torch.no_grad()
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Takes a copy of all weights. Raises ValueError where a parameter is unknown or missing."""
-        found = {name: tensor.detach().to(self.device) for name, tensor in weights}
-        if self.tied:
-            found.pop("lm_head.weight", None)
-        if set(found) != self.names:
-            wrong = min(set(found) ^ self.names)
-            raise ValueError(f"load_weights: {wrong} is {'unknown' if wrong in found else 'missing'}.")
-        self.embedding = found["model.embed_tokens.weight"].clone()
-        self.norm = found["model.norm.weight"].float().clone()
-        self.head = _Linear(found["model.embed_tokens.weight" if self.tied else "lm_head.weight"], None, self.precision)
-        self.layers = [self._layer(found, f"model.layers.{i}.") for i in range(self.depth)]
-
-    def _layer(self, found: dict[str, Tensor], at: str) -> _Layer:
-        def fused(kind: str) -> Tensor:
-            q, k, v = (found[f"{at}self_attn.{name}_proj.{kind}"] for name in "qkv")
-            heads = torch.cat((self._planes(q), self._planes(k), v.view(self.kv_heads, 1, self.head_size, -1)), 1)
-            return heads.reshape(-1, *q.shape[1:])
-
-        def qk_norm() -> Tensor | None:
-            if at + "self_attn.q_norm.weight" not in found:
-                return None
-            q, k = (found[f"{at}self_attn.{name}_norm.weight"].float() for name in "qk")
-            return torch.stack([q] * self.group + [k]).view(-1, 2, self.head_size // 2).transpose(1, 2).flatten(1)
-
-        gate_up = torch.cat((found[at + "mlp.gate_proj.weight"], found[at + "mlp.up_proj.weight"]))
-        return _Layer(
-            _Linear(fused("weight"), fused("bias") if at + "self_attn.q_proj.bias" in found else None, self.precision),
-            _Linear(found[at + "self_attn.o_proj.weight"], found.get(at + "self_attn.o_proj.bias"), self.precision),
-            _Linear(gate_up, None, self.precision),
-            _Linear(found[at + "mlp.down_proj.weight"], None, self.precision),
-            found[at + "input_layernorm.weight"].float().clone(),
-            found[at + "post_attention_layernorm.weight"].float().clone(),
-            qk_norm(),
-        )
-
-    def _planes(self, x: Tensor) -> Tensor:
-        """[heads * head size, n] as [kv heads, heads per kv head, head size, n], coordinates i, i + half adjacent."""
-        halves = x.view(self.kv_heads, -1, 2, self.head_size // 2, x.numel() // x.shape[0])
-        return halves.transpose(2, 3).flatten(2, 3)
+        self.weights = fuse(weights, self.shape, self.precision, self.device)
 
     # ------------------------------------------------------------------ rows
 
@@ -176,12 +96,12 @@ class LlamaDecoder:
         self.prompt_length: list[int] = []  # [prompts] tokens
         self.clock = 0
         self._plan: _Plan | None = None
-        shape = (self.depth, 0, self.kv_heads, 0, self.head_size)
+        shape = (self.shape.depth, 0, self.kv_heads, 0, self.head_size)
         self.prompt_keys, self.prompt_values = (torch.zeros(shape, device=self.device) for _ in range(2))
         self.cache = self._empty_cache(0, 0)
 
     def _empty_cache(self, rows: int, columns: int) -> Tensor:
-        shape = (self.depth, rows, self.kv_heads, 2, columns, self.head_size)
+        shape = (self.shape.depth, rows, self.kv_heads, 2, columns, self.head_size)
         return torch.empty(shape, dtype=self.cache_dtype, device=self.device)
 
     def _reserve(self, rows: int) -> None:
@@ -267,10 +187,10 @@ class LlamaDecoder:
         """Appends the prompts' keys and values; logits of what follows each, [prompts, V]."""
         width = max(map(len, prompts))
         tokens = torch.tensor([[*prompt] + [0] * (width - len(prompt)) for prompt in prompts], device=self.device)
-        angles = self._turns(torch.arange(width, device=self.device))  # [width, 1, group + 1, head size / 2]
+        angles = self._turns(range(width))  # [width, 1, group + 1, head size / 2]
         cached = []
         x = self._embed(tokens)
-        for layer in self.layers:
+        for layer in self.weights.layers:
             heads = self._heads(layer, x, angles).to(self.cache_dtype)  # [prompts, width, kv heads, group + 2, size]
             q = heads[..., : self.group, :].flatten(2, 3).transpose(1, 2)
             k, v = (heads[..., i, :].transpose(1, 2) for i in (-2, -1))
@@ -293,11 +213,11 @@ class LlamaDecoder:
         position = [
             self.prompt_length[own] + self.clock - start for own, start in zip(self.owner, self.start, strict=True)
         ]
-        angles = self._turns(torch.tensor(position, device=self.device))
+        angles = self._turns(position)
         hidden = self._hidden(low)
 
         x = self._embed(tokens)
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.weights.layers):
             heads = self._heads(layer, x, angles).to(self.cache_dtype)  # [rows, kv heads, group + 2, head size]
             window = self.cache[index, :rows, :, :, low : self.clock + 1]
             window[:, :, :, -1] = heads[:, :, self.group :]
@@ -327,17 +247,25 @@ class LlamaDecoder:
         mixed = torch.bmm(there, values).view(-1, self.group, self.head_size).index_select(0, plan.scatter)
         return mixed.baddbmm_(weight[..., plan.width :], window[:, 1])
 
-    def _turns(self, positions: Tensor) -> Tensor:
+    def _turns(self, positions: Sequence[int]) -> Tensor:
         """[n, 1, group + 1, head size / 2]: by how much queries and keys are turned, and queries scaled."""
-        return self.angles[positions][:, None, None] * self.scale
+        if max(positions) >= len(self.angles):
+            self.angles = self._angles(2 * max(positions))
+        return self.angles[torch.tensor(positions, device=self.device)][:, None, None] * self.scale
+
+    def _angles(self, count: int) -> Tensor:
+        """[count, head size / 2] complex, by the model's own rotary module, so that every scaling it knows is right."""
+        cos, sin = self.rotary(torch.zeros(1, device=self.device), torch.arange(count, device=self.device)[None])
+        half = cos.shape[-1] // 2
+        return torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
 
     def _embed(self, tokens: Tensor) -> Tensor:
-        return functional.embedding(tokens, self.embedding).float()
+        return functional.embedding(tokens, self.weights.embedding).float()
 
     def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(x, (x.shape[-1],), weight, self.eps)
 
-    def _heads(self, layer: _Layer, x: Tensor, angles: Tensor) -> Tensor:
+    def _heads(self, layer: Layer, x: Tensor, angles: Tensor) -> Tensor:
         """[..., kv heads, group + 2, head size] in float32: queries (scaled) and key turned, then the value."""
         heads = layer.qkv(self._rms(x, layer.norm)).float()
         heads = heads.view(*x.shape[:-1], self.kv_heads, self.group + 2, self.head_size)
@@ -347,14 +275,14 @@ class LlamaDecoder:
         torch.view_as_complex(turned.unflatten(-1, (-1, 2))).mul_(angles)
         return heads
 
-    def _finish(self, layer: _Layer, x: Tensor, mixed: Tensor) -> Tensor:
+    def _finish(self, layer: Layer, x: Tensor, mixed: Tensor) -> Tensor:
         """The rest of a layer, in place on x."""
         x.add_(layer.out(mixed))
         gate, up = layer.gate_up(self._rms(x, layer.mlp_norm)).chunk(2, -1)
         return x.add_(layer.down(functional.silu(gate).mul_(up)))
 
     def _logits(self, x: Tensor) -> Tensor:
-        return self.head(self._rms(x, self.norm)).float()
+        return self.weights.head(self._rms(x, self.weights.norm)).float()
 
 
 def _joined(have: Tensor, new: Tensor) -> Tensor:
@@ -364,11 +292,3 @@ def _joined(have: Tensor, new: Tensor) -> Tensor:
     both[:, : have.shape[1], :, : have.shape[3]] = have
     both[:, have.shape[1] :, :, : new.shape[3]] = new
     return both
-
-
-def _angles(model: PreTrainedModel, positions: int) -> Tensor:
-    """The model's own rotary module as complex numbers, so that every scaling it knows is right."""
-    column = torch.arange(positions, device=model.device)[None]
-    cos, sin = model.model.rotary_emb(torch.zeros(1, device=model.device), column)
-    half = cos.shape[-1] // 2
-    return torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())

@@ -108,7 +108,7 @@ class VllmSampler:
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, stop: Stop, samples: int, seed: int, step: int
     ) -> Iterator[Rollout]:
-        from vllm import SamplingParams
+        from vllm import RequestOutput, SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         rule, engine = self._rule(stop), self.llm.llm_engine
@@ -128,6 +128,7 @@ class VllmSampler:
                         stop_token_ids=list(stop.ids),
                         ignore_eos=True,  # `stop` says all
                         logprobs=0,  # of the drawn token alone
+                        flat_logprobs=True,
                         skip_special_tokens=False,
                         output_kind=RequestOutputKind.FINAL_ONLY,
                     )
@@ -136,7 +137,7 @@ class VllmSampler:
                     engine.add_request(name, {"prompt_token_ids": list(prompt.token_ids)}, settings)
             while running:
                 for output in engine.step():
-                    if output.finished:
+                    if isinstance(output, RequestOutput) and output.finished:
                         yield _rollout(*running.pop(output.request_id), output, rule)
         finally:
             if running:
@@ -144,11 +145,13 @@ class VllmSampler:
 
 
 def _rollout(prompt: Prompt, sample: int, output: RequestOutput, rule: StopRule) -> Rollout:
+    from vllm.logprobs import FlatLogprobs
+
     response = output.outputs[0]
     tokens = tuple(response.token_ids)
-    logprobs = tuple(entry[token].logprob for token, entry in zip(tokens, response.logprobs, strict=True))
-    finish = {"stop": FINISH_STOP, "length": FINISH_LENGTH}[response.finish_reason]
-    return Rollout(prompt, sample, rule.text(tokens), tokens, logprobs, finish)
+    assert isinstance(response.logprobs, FlatLogprobs) and len(response.logprobs.logprobs) == len(tokens)
+    finish = FINISH_LENGTH if response.finish_reason == "length" else FINISH_STOP
+    return Rollout(prompt, sample, rule.text(tokens), tokens, tuple(response.logprobs.logprobs), finish)
 
 
 @contextmanager
