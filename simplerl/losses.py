@@ -46,9 +46,11 @@ def clipped_value(values: Tensor, batch: Batch, *, clip: float = 0.2) -> LossOut
     """0.5 * max of the squared errors of the value and of the value held within `clip` of the old one
     (arXiv:2006.05990, section 3.5). `values` [b, T]."""
     assert batch.values is not None and batch.returns is not None
-    held = batch.values + (values - batch.values).clamp(-clip, clip)
+    change = values - batch.values
+    held = batch.values + change.clamp(-clip, clip)
     unclipped, clipped = (values - batch.returns).square(), (held - batch.returns).square()
-    return 0.5 * torch.maximum(unclipped, clipped), {"clip_fraction": (clipped > unclipped).float()}
+    active = (change.abs() > clip) & (clipped > unclipped)  # the second alone would count rounding
+    return 0.5 * torch.maximum(unclipped, clipped), {"clip_fraction": active.float()}
 
 
 def negative_log_likelihood(output: TokenOutput, batch: Batch) -> LossOutput:

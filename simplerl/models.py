@@ -109,7 +109,8 @@ def output_weight(policy: PreTrainedModel) -> Tensor:
 
 
 class Critic(nn.Module):
-    """A language model's body with a bias-free linear value head, N(0, 1 / (hidden + 1)) at first."""
+    """A language model's body with a bias-free linear value head, at first normal with standard deviation
+    1 / (hidden + 1), as published."""
 
     def __init__(self, body: PreTrainedModel, seed: int = 0) -> None:
         super().__init__()
@@ -117,7 +118,7 @@ class Critic(nn.Module):
         hidden = body.config.get_text_config().hidden_size
         self.value_head = nn.Linear(hidden, 1, bias=False, device=body.device)
         generator = torch.Generator().manual_seed(seed)
-        weight = torch.randn(1, hidden, generator=generator) / (hidden + 1) ** 0.5
+        weight = torch.randn(1, hidden, generator=generator) / (hidden + 1)
         with torch.no_grad():
             self.value_head.weight.copy_(weight)
 

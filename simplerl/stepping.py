@@ -18,7 +18,7 @@ OPTIMIZER_FILE, STEP_FILE = "optimizer.safetensors", "optimizer.json"
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
     """At optimizer step `step` (0-based) of `total_steps`: linear warm-up over warmup_fraction of all steps,
     then the schedule down to min_lr_ratio * lr."""
-    warmup = math.ceil(config.warmup_fraction * total_steps)
+    warmup = math.ceil(config.warmup_fraction * total_steps - 1e-9)  # 0.07 * 100 is a little over 7
     if step < warmup:
         return config.lr * (step + 1) / warmup
     if config.schedule is Schedule.constant:
@@ -75,7 +75,7 @@ class TorchStepper:
         for name, parameter in self.names.items():
             if f"exp_avg.{name}" in tensors:
                 self.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(self.step_count)),
+                    "step": torch.tensor(float(self.step_count), device=parameter.device),  # where `fused` reads it
                     "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device),
                     "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter.device),
                 }

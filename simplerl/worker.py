@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from simplerl.batching import micro_batches, minibatches, token_weights
 from simplerl.config import Aggregation, OptimizerConfig, Precision
@@ -66,7 +67,8 @@ class Worker:
         self.temperature = temperature
         if gradient_checkpointing:
             self.body.gradient_checkpointing_enable({"use_reentrant": False})
-            self.body.train()
+            for module in self.body.modules():  # these alone, so that no dropout wakes up
+                module.training = isinstance(module, GradientCheckpointingLayer)
         self.stepper = None if optimizer is None else TorchStepper(model, optimizer, total_steps)
         model.requires_grad_(optimizer is not None)
 

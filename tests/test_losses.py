@@ -85,7 +85,16 @@ def test_clipped_value(clip: float) -> None:
     expected = 0.5 * np.maximum((new - target) ** 2, (held - target) ** 2)
     mask = batch.mask.numpy()
     np.testing.assert_allclose(found.numpy()[mask], expected[mask], atol=1e-6)
-    assert 0 < metrics["clip_fraction"].numpy()[mask].mean() < 1
+    active = (np.abs(new - old) > clip) & ((held - target) ** 2 > (new - target) ** 2)
+    np.testing.assert_array_equal(metrics["clip_fraction"].numpy()[mask], active[mask])
+    assert 0 < active[mask].mean() < 1
+
+
+def test_a_value_that_hardly_moved_is_not_clipped() -> None:
+    batch, values = ragged(2)
+    assert batch.values is not None
+    _, metrics = clipped_value(batch.values + 0.01 * values, batch)
+    assert (metrics["clip_fraction"] == 0).all()
 
 
 @pytest.mark.parametrize(

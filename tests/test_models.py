@@ -1,0 +1,171 @@
+"""The two heads and their loading, on small random models and on the shipped one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+import simplerl.models as models
+from simplerl.config import ConfigError, ModelConfig, Precision
+from simplerl.models import Critic, context_of, load_hf_config, load_policy, load_tokenizer, token_logprobs
+
+MICRO = ModelConfig(path=str(Path(__file__).resolve().parent.parent / "assets/micro_base"))
+
+
+def heads(rows: int = 50, hidden: int = 16, vocabulary: int = 37) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(rows, hidden, generator=generator) / hidden**0.5
+    w = torch.randn(vocabulary, hidden, generator=generator)
+    return h, w, torch.randint(0, vocabulary, (rows,), generator=generator)
+
+
+def plain(
+    h: torch.Tensor, w: torch.Tensor, targets: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    log_p = torch.log_softmax(h.double() @ w.double().T / temperature, -1)
+    return log_p.gather(-1, targets[:, None]).squeeze(-1), -(log_p.exp() * log_p).sum(-1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 2.0])
+@pytest.mark.parametrize("held", [2**22, 37 * 7, 1])  # logits: of all rows at once, of seven rows, of one row
+@pytest.mark.parametrize("through", ["logprobs", "entropy", "both"])
+def test_token_logprobs_and_their_gradients(
+    temperature: float, held: int, through: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "LOGITS", held)
+    _compare(*heads(), temperature, through)
+
+
+def test_a_large_vocabulary() -> None:
+    _compare(*heads(rows=50, hidden=8, vocabulary=50_000), 0.7, "both")
+
+
+def _compare(h: torch.Tensor, w: torch.Tensor, targets: torch.Tensor, temperature: float, through: str) -> None:
+    ours = [h.clone().requires_grad_(), w.clone().requires_grad_()]
+    exact = [h.clone().double().requires_grad_(), w.clone().double().requires_grad_()]
+    found = token_logprobs(*ours, targets, temperature)
+    expected = plain(*exact, targets, temperature)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
+    upstream = torch.linspace(-1, 1, len(targets))
+    use = {"logprobs": [0], "entropy": [1], "both": [0, 1]}[through]
+    sum((upstream * (i + 1) * found[i]).sum() for i in use).backward()  # type: ignore[union-attr]
+    sum((upstream.double() * (i + 1) * expected[i]).sum() for i in use).backward()  # type: ignore[union-attr]
+    for mine, other in zip(ours, exact, strict=True):
+        assert mine.grad is not None and other.grad is not None
+        torch.testing.assert_close(mine.grad.double(), other.grad, atol=2e-5, rtol=1e-4)
+
+
+def test_entropy_is_left_out_unless_asked_for() -> None:
+    h, w, targets = heads()
+    h.requires_grad_()
+    logprobs, entropy = token_logprobs(h, w, targets, entropy=False)
+    assert (entropy == 0).all()
+    logprobs.sum().backward()
+    again = h.detach().clone().requires_grad_()
+    token_logprobs(again, w, targets)[0].sum().backward()
+    assert h.grad is not None and again.grad is not None and torch.equal(h.grad, again.grad)
+
+
+def test_bfloat16_products_are_close_and_probabilities_still_sum_to_one() -> None:
+    h, w, targets = heads(rows=37)
+    for row in (0, 5):
+        everything = token_logprobs(h[row].expand(37, -1), w, torch.arange(37), dtype=torch.bfloat16)[0]
+        assert float(everything.exp().sum()) == pytest.approx(1.0, abs=1e-5)
+    rough = token_logprobs(h, w, targets, dtype=torch.bfloat16)[0]
+    assert 0 < float((rough - plain(h, w, targets, 1.0)[0]).abs().max()) < 0.1
+
+
+def test_a_wide_distribution_is_exact_in_the_tail() -> None:
+    h = torch.tensor([[100.0, 0.0]])
+    w = torch.eye(2)
+    logprobs, entropy = token_logprobs(h.expand(2, -1), w, torch.tensor([0, 1]))
+    assert logprobs.tolist() == [0.0, -100.0]
+    assert float(entropy[0]) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_critic_head_is_as_published() -> None:
+    """Normal with standard deviation 1 / (hidden + 1), no bias (OpenRLHF's value head)."""
+    body: Any = tiny.policy(hidden_size=512, intermediate_size=64, num_hidden_layers=1).base_model
+    head = Critic(body, seed=3).value_head
+    assert head.bias is None and tuple(head.weight.shape) == (1, 512)
+    assert float(head.weight.detach().std()) * 513 == pytest.approx(1.0, abs=0.1)
+    assert float(head.weight.detach().mean()) * 513 == pytest.approx(0.0, abs=0.15)
+    assert torch.equal(head.weight, Critic(body, seed=3).value_head.weight)
+    assert not torch.equal(head.weight, Critic(body, seed=4).value_head.weight)
+
+
+def test_critic_starts_as_a_copy_and_is_saved_with_its_head(tmp_path: Path) -> None:
+    critic = Critic.load(MICRO, Precision.float32, "cpu", MICRO.path, seed=0)
+    base = load_policy(MICRO, Precision.float32, "cpu", MICRO.path)
+    for name, weight in base.base_model.state_dict().items():
+        assert torch.equal(weight, critic.body.state_dict()[name])
+    with torch.no_grad():
+        critic.value_head.weight.add_(1.0)
+        next(critic.body.parameters()).add_(1.0)
+    critic.save_pretrained(tmp_path)
+    again = Critic.load(MICRO, Precision.float32, "cpu", str(tmp_path), seed=99)
+    for (name, a), (_, b) in zip(critic.state_dict().items(), again.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+    assert set(load_file(tmp_path / models.VALUE_HEAD)) == {"weight"}
+
+
+@pytest.mark.parametrize("heads", [4, 2])
+def test_float32_attention_is_attention(heads: int) -> None:
+    tokens = torch.randint(5, tiny.VOCABULARY, (3, 20), generator=torch.Generator().manual_seed(0))
+    plain_model = tiny.policy(num_key_value_heads=heads)
+    ours = tiny.policy(num_key_value_heads=heads, attention="sdpa_float32")
+    mask = torch.ones(3, 20, dtype=torch.bool)
+    mask[1, 12:] = False
+    for attention_mask in (None, mask):
+        a = plain_model(tokens, attention_mask=attention_mask).logits
+        b = ours(tokens, attention_mask=attention_mask).logits
+        keep = mask if attention_mask is not None else torch.ones_like(mask)
+        torch.testing.assert_close(a[keep], b[keep], atol=1e-5, rtol=1e-5)
+    one = plain_model(tokens[:, :1]).logits, ours(tokens[:, :1]).logits
+    torch.testing.assert_close(*one, atol=1e-5, rtol=1e-5)
+
+
+def test_float32_attention_is_what_bfloat16_uses_on_a_cpu() -> None:
+    assert load_policy(MICRO, Precision.bfloat16, "cpu", MICRO.path).config._attn_implementation == "sdpa_float32"
+    assert load_policy(MICRO, Precision.float32, "cpu", MICRO.path).config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("gemma2", {"final_logit_softcapping": 5.0}),
+        ("gemma2", {"final_logit_softcapping": 30.0}),
+    ],
+)
+def test_capped_logits_are_refused(kind: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    tiny.policy(kind, **changes).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="changes its logits after the output layer"):
+        load_policy(ModelConfig(path=str(tmp_path)), Precision.float32, "cpu", str(tmp_path))
+
+
+@pytest.mark.parametrize(("kind", "tied"), [("qwen2", True), ("qwen2", False), ("llama", False), ("gpt2", True)])
+def test_plain_heads_are_accepted(kind: str, tied: bool, tmp_path: Path) -> None:
+    tiny.policy(kind, tie_word_embeddings=tied).save_pretrained(tmp_path)
+    load_policy(ModelConfig(path=str(tmp_path)), Precision.float32, "cpu", str(tmp_path))
+
+
+def test_context_comes_from_the_model_and_may_only_shrink() -> None:
+    config = load_hf_config(MICRO)
+    limit = config.max_position_embeddings
+    assert context_of(MICRO, config) == limit
+    assert context_of(ModelConfig(path=MICRO.path, context=limit - 1), config) == limit - 1
+    with pytest.raises(ConfigError, match=f"model.context={limit + 1} is over the {limit} positions"):
+        context_of(ModelConfig(path=MICRO.path, context=limit + 1), config)
+
+
+def test_a_model_that_does_not_load_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"model.path={tmp_path} does not load"):
+        load_tokenizer(ModelConfig(path=str(tmp_path)))
+    with pytest.raises(ConfigError, match=f"model.path={tmp_path} does not load"):
+        load_hf_config(ModelConfig(path=str(tmp_path)))
