@@ -1,0 +1,165 @@
+"""Which settings differ between runs, and which runs are the same but for their seed."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis.frames import Frames
+
+# Settings that say where, when and how a run was watched, not what it computes.
+NOT_AXES = re.compile(
+    r"^(?:seed|run\..*|tracking\..*|choices\.(?:tracking|local|experiment|debug)|wandb_version|_wandb.*|sampler\..*threads"
+    r"|slurm\..*|.*(?:job_id|git_sha|commit|hostname))$"
+)
+ENDED_BADLY = ("failed", "crashed", "killed", "preempted")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ in nothing but their seed."""
+
+    label: str
+    values: dict[str, Any]  # axis -> value
+    runs: list[str]
+
+
+@dataclass(frozen=True)
+class Arms:
+    axes: list[str]
+    arms: list[Arm]
+    notes: list[str]
+
+    def of(self, run: str) -> Arm:
+        return next(arm for arm in self.arms if run in arm.runs)
+
+
+def varying(config: pd.DataFrame) -> list[str]:
+    """Settings whose value is not the same in all runs, in their order."""
+    return [str(key) for key in config.columns if len(set(map(repr, _shown(config[key])))) > 1]
+
+
+def _shown(column: pd.Series) -> list[Any]:
+    return [None if _missing(value) else value for value in column]
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def axes_of(config: pd.DataFrame, notes: list[str]) -> list[str]:
+    """The settings that tell arms apart, fewest first: choices of a group stand for what they bring with them, and of
+    settings that always change together the first is named."""
+    candidates = [key for key in varying(config) if not NOT_AXES.match(key)]
+    candidates.sort(key=lambda key: (not key.startswith("choices."), not key.endswith(".name")))
+    axes: list[str] = []
+    partitions: dict[str, tuple[int, ...]] = {}
+    for key in candidates:
+        partition = _partition(config[key])
+        group = key.split(".")[0]
+        chosen = [axis for axis in axes if axis in (f"choices.{group}", f"{group}.name")]
+        if any(_refines(partitions[axis], partition) for axis in chosen):
+            continue
+        twin = next((axis for axis in axes if partitions[axis] == partition), None)
+        if twin is not None:
+            notes.append(f"{key} changes together with {twin}: the two cannot be told apart.")
+            continue
+        axes.append(key)
+        partitions[key] = partition
+    return axes
+
+
+def _partition(column: pd.Series) -> tuple[int, ...]:
+    """Runs with the same value have the same number."""
+    numbers: dict[str, int] = {}
+    return tuple(numbers.setdefault(repr(value), len(numbers)) for value in _shown(column))
+
+
+def _refines(fine: tuple[int, ...], coarse: tuple[int, ...]) -> bool:
+    return len(set(zip(fine, coarse, strict=True))) == len(set(fine))
+
+
+def short(axis: str) -> str:
+    """choices.reward -> reward; reward.name -> reward; train.policy.lr stays."""
+    return axis.removeprefix("choices.").removesuffix(".name")
+
+
+def arms_of(frames: Frames) -> Arms:
+    """Runs by what differs between them. With nothing but seeds differing there is one arm."""
+    notes: list[str] = []
+    axes = axes_of(frames.config, notes)
+    groups: dict[tuple[str, ...], list[str]] = {}
+    values: dict[tuple[str, ...], dict[str, Any]] = {}
+    for run in frames.config.index:
+        own = {axis: frames.config.at[run, axis] for axis in axes}
+        own = {axis: None if _missing(value) else value for axis, value in own.items()}
+        key = tuple(map(repr, own.values()))
+        groups.setdefault(key, []).append(str(run))
+        values[key] = own
+    arms = [Arm(_label(values[key], frames, runs), values[key], runs) for key, runs in groups.items()]
+    arms.sort(key=lambda arm: tuple(_order(value) for value in arm.values.values()))
+    return Arms(axes, arms, notes)
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    if isinstance(value, int | float):
+        return (0, float(value), "")
+    return (1, 0.0, str(value))
+
+
+def _label(values: dict[str, Any], frames: Frames, runs: list[str]) -> str:
+    if values:
+        return ", ".join(f"{short(axis)}={'-' if value is None else value}" for axis, value in values.items())
+    choices = {key: frames.config.at[runs[0], key] for key in ("choices.reward", "reward.name") if key in frames.config}
+    known = [f"{short(key)}={value}" for key, value in choices.items() if not _missing(value)]
+    return known[0] if known else str(frames.runs.at[runs[0], "name"])
+
+
+def without_ended_badly(frames: Frames) -> Frames:
+    """Without failed and crashed runs, where others of the same set came to an end; says which."""
+    bad = [str(run) for run, state in frames.runs["state"].items() if state in ENDED_BADLY]
+    kept = [str(run) for run in frames.runs.index if run not in bad]
+    if not bad or not kept:
+        return frames
+    notes = [f"{run}: left out, it {frames.runs.at[run, 'state']} (name {frames.runs.at[run, 'name']})." for run in bad]
+    return frames.only(kept, notes)
+
+
+def twins(frames: Frames, arms: Arms) -> tuple[Frames, Arms]:
+    """Of runs with the same settings and the same seed, the one that got furthest (then the newest) stays."""
+    if "seed" not in frames.config:
+        return frames, arms
+    notes, kept = [], []
+    for arm in arms.arms:
+        seeds: dict[str, list[str]] = {}
+        for run in arm.runs:
+            seed = frames.config.at[run, "seed"]
+            seeds.setdefault(f"only {run}" if _missing(seed) else repr(seed), []).append(run)
+        for seed, runs in seeds.items():
+            best = max(runs, key=lambda run: (_last_step(frames, run), str(frames.runs.at[run, "created"] or "")))
+            kept.append(best)
+            notes += [
+                f"{run}: left out, {best} is the same run (seed {seed}) and got further or is newer."
+                for run in runs
+                if run != best
+            ]
+    if not notes:
+        return frames, arms
+    frames = frames.only([str(run) for run in frames.runs.index if run in kept], notes)
+    return frames, arms_of(frames)
+
+
+def _last_step(frames: Frames, run: str) -> int:
+    steps = frames.metrics.loc[frames.metrics["run"] == run, "step"]
+    return int(steps.max()) if len(steps) else -1
+
+
+def prepared(frames: Frames, *, unfinished: bool = False) -> tuple[Frames, Arms]:
+    """What tables and figures show: ended runs, one for each arm and seed."""
+    if not unfinished:
+        frames = without_ended_badly(frames)
+    return twins(frames, arms_of(frames))

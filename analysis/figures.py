@@ -1,0 +1,193 @@
+"""The paper's figures, each a function (Frames, Arms) -> matplotlib figure, or None where nothing was logged for it."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+
+from analysis.arms import Arm, Arms
+from analysis.curves import SMOOTH_FROM, WINDOW, Band, band, is_share, label, smoothed
+from analysis.frames import Frames
+from analysis.style import GREY, Look, looks
+
+matplotlib.use("Agg")  # pictures go to files, on machines without a display, too
+import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
+
+LENGTH_COLOUR = "#A0522D"  # of the second axis, where one arm leaves colours free
+PANEL = (3.1, 2.35)  # inches
+OVERVIEW = (
+    "reward/mean",
+    "eval/mean/accuracy",
+    "rollout/response_length",
+    "rollout/box_share",
+    "rollout/code_share",
+    "rollout/reflection_share",
+)
+
+Drawing = Callable[[Frames, Arms], Any]
+
+
+def grid(panels: int, columns: int) -> tuple[Any, list[Any]]:
+    """A figure and `panels` axes."""
+    columns = min(columns, panels)
+    rows = math.ceil(panels / columns)
+    panel = PANEL if panels > 1 else (1.6 * PANEL[0], 1.4 * PANEL[1])
+    size = (panel[0] * columns, panel[1] * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    flat = list(axes.flat)
+    for extra in flat[panels:]:
+        extra.set_axis_off()
+    return figure, flat[:panels]
+
+
+def draw_curves(axis: Any, frames: Frames, arms: Arms, name: str, *, base: bool = True) -> bool:
+    """One metric, an arm a colour, with a band over seeds; a dotted line at the value of step 0."""
+    drawn = False
+    styles = looks([arm.label for arm in arms.arms])
+    for arm in arms.arms:
+        found = band(frames, arm, name)
+        if found is None:
+            continue
+        drawn = True
+        draw_band(axis, found, styles[arm.label], arm.label)
+        if base and found.table.index[0] == 0:
+            level = found.table["mean"].iloc[0]
+            axis.axhline(level, color=styles[arm.label].colour, linewidth=0.9, linestyle=":", zorder=1)
+    if drawn and is_share(name):
+        whole_shares(axis)
+    axis.set_title(label(name))
+    axis.set_xlabel("step")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    return drawn
+
+
+def whole_shares(axis: Any) -> None:
+    """From 0 %, to 100 % where that is near, and never so close that noise fills the panel."""
+    top = max(axis.get_ylim()[1], 5.0)
+    axis.set_ylim(0, 102 if top > 70 else top)
+
+
+def draw_band(axis: Any, found: Band, look: Look, text: str) -> None:
+    table = smoothed(found.table)
+    steps = table.index.to_numpy()
+    if len(found.table) > SMOOTH_FROM and found.seeds == 1:
+        raw = found.table["mean"]
+        axis.plot(raw.index.to_numpy(), raw.to_numpy(), color=look.colour, linewidth=0.7, alpha=0.3)
+    if found.seeds > 1:
+        axis.fill_between(steps, table["low"].to_numpy(), table["high"].to_numpy(), color=look.colour, alpha=0.18, lw=0)
+    marker = {"marker": look.marker, "markersize": 4} if len(steps) <= SMOOTH_FROM / 2 else {}
+    axis.plot(steps, table["mean"].to_numpy(), color=look.colour, linestyle=look.dash, label=text, **marker)
+
+
+def legend(figure: Any, frames: Frames, arms: Arms, names: Sequence[str], extra: str = "") -> None:
+    """One legend for all panels, and one line that says what bands, dots and pale lines are."""
+    styles = looks([arm.label for arm in arms.arms])
+    drawn = [arm for arm in arms.arms if any(name in frames.metrics for name in names)]
+    handles = [
+        Line2D([], [], color=styles[arm.label].colour, marker=styles[arm.label].marker, markersize=4, label=text)
+        for arm in drawn
+        if (text := _with_seeds(arm))
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=min(4, len(handles)))
+    parts = ["dotted: the value at step 0, before training"]
+    if any(len(arm.runs) > 1 for arm in drawn):
+        parts.insert(0, "line: mean over seeds, band: the least to the greatest seed")
+    longest = max((len(found.table) for arm in drawn for n in names if (found := band(frames, arm, n))), default=0)
+    if longest > SMOOTH_FROM:
+        parts.append(f"curves of more than {SMOOTH_FROM} points are means over {WINDOW} steps")
+    if extra:
+        parts.append(extra)
+    lines = textwrap.wrap("; ".join(parts), int(19 * figure.get_figwidth()))
+    figure.supxlabel("\n".join(lines), fontsize=7.5, color=GREY, x=0.01, ha="left")
+
+
+def _with_seeds(arm: Arm) -> str:
+    return f"{arm.label} ({len(arm.runs)} seeds)" if len(arm.runs) > 1 else arm.label
+
+
+def panels(frames: Frames, arms: Arms, names: Sequence[str], columns: int = 3) -> Any:
+    """A panel for each metric that was logged."""
+    present = [name for name in names if name in frames.metrics]
+    if not present:
+        return None
+    figure, axes = grid(len(present), columns)
+    for axis, name in zip(axes, present, strict=True):
+        draw_curves(axis, frames, arms, name)
+    legend(figure, frames, arms, present)
+    return figure
+
+
+def overview(frames: Frames, arms: Arms) -> Any:
+    """What a run did, in one picture: reward, held-out accuracy, length, and what responses look like."""
+    return panels(frames, arms, OVERVIEW)
+
+
+def reward(frames: Frames, arms: Arms) -> Any:
+    """Figure 1: training reward and rollout response length against step."""
+    return panels(frames, arms, ("reward/mean", "rollout/response_length"), columns=2)
+
+
+def behaviour(frames: Frames, arms: Arms) -> Any:
+    """What responses look like while the policy learns, against the base model's own level."""
+    names = ("box_share", "code_share", "reflection_share", "truncated_share", "repetition", "entropy")
+    return panels(frames, arms, [f"rollout/{name}" for name in names])
+
+
+def accuracy(frames: Frames, arms: Arms) -> Any:
+    """Figure 2: accuracy and response length against step, a panel for each benchmark and their mean, twin axes."""
+    sets = [name for name in frames.eval_sets() if f"eval/{name}/accuracy" in frames.metrics]
+    if len(sets) > 1:
+        sets.append("mean")
+    if not sets:
+        return None
+    figure, axes = grid(len(sets), 3)
+    for axis, name in zip(axes, sets, strict=True):
+        _accuracy_panel(axis, frames, arms, name)
+    extra = "full: accuracy (left axis), dashed: response length (right axis), ringed: step 0"
+    legend(figure, frames, arms, [f"eval/{name}/accuracy" for name in sets], extra)
+    return figure
+
+
+def _accuracy_panel(axis: Any, frames: Frames, arms: Arms, name: str) -> None:
+    styles = looks([arm.label for arm in arms.arms])
+    other = axis.twinx()
+    other.spines["right"].set_visible(True)
+    other.grid(False)
+    alone = len(arms.arms) == 1
+    for arm in arms.arms:
+        look = styles[arm.label]
+        for place, leaf, style in ((axis, "accuracy", "-"), (other, "response_length", "--")):
+            found = band(frames, arm, f"eval/{name}/{leaf}")
+            if found is None:
+                continue
+            colour = LENGTH_COLOUR if alone and leaf == "response_length" else look.colour
+            steps, table = found.table.index.to_numpy(), found.table
+            if found.seeds > 1:
+                low, high = table["low"].to_numpy(), table["high"].to_numpy()
+                place.fill_between(steps, low, high, color=colour, alpha=0.13, lw=0)
+            place.plot(steps, table["mean"].to_numpy(), color=colour, linestyle=style, linewidth=1.4)
+            if steps[0] == 0:
+                start = table["mean"].iloc[0]
+                ring = {"marker": "o", "markersize": 6, "markerfacecolor": "white", "zorder": 5}
+                place.plot([0], [start], color=colour, clip_on=False, linestyle="", **ring)
+                place.axhline(start, color=colour, linewidth=0.8, linestyle=":", zorder=1)
+    whole_shares(axis)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    only = next(iter(styles.values())).colour if alone else "black"
+    axis.set_title("mean of the benchmarks" if name == "mean" else name)
+    axis.set_ylabel("accuracy (%)", color=only)
+    other.set_ylabel("tokens", color=LENGTH_COLOUR if alone else "black")
+    axis.set_xlabel("step")
+
+
+FIGURES: dict[str, Drawing] = {
+    "overview": overview,
+    "reward_and_length": reward,
+    "accuracy_and_length": accuracy,
+    "behaviour": behaviour,
+}

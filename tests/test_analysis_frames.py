@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from analysis.arms import arms_of, prepared
+from analysis.frames import RunData, assemble
+from analysis.load import SourceError, load
+from analysis.plots import draw_all, main
+from analysis.style import looks
+from analysis.values import flatten, number, plain
+
+
+def write_run(root: Path, name: str, rows: list[dict[str, Any]], *, state: str = "finished", **config: Any) -> Path:
+    """A run folder as `simplerl.run` leaves it, without responses."""
+    folder = root / name
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "environment.json").write_text(json.dumps({"commit": "abc", "started": "2026-01-01T00:00:00+0000"}))
+    (folder / "status.json").write_text(json.dumps({"state": state, "attempt": 0}))
+    lines = [json.dumps({"phase": "rl", "attempt": 0, **row}) for row in rows]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def curve(values: list[float], name: str = "reward/mean") -> list[dict[str, Any]]:
+    return [{"step": step, name: value} for step, value in enumerate(values)]
+
+
+def ablation(root: Path) -> Path:
+    for reward, base in (("strict", 0.0), ("lenient", 1.0)):
+        for seed in (0, 1):
+            own = {"choices": {"reward": reward}, "reward": {"_target_": reward}, "seed": seed, "run": {"root": reward}}
+            write_run(root, f"{reward}-{seed}", curve([base, base + 1 + seed]), **own)
+    return root
+
+
+def test_numbers_and_settings_read_the_same_from_text() -> None:
+    assert number("0.5") == 0.5
+    assert math.isnan(number("NaN") or 0.0)
+    assert number("-Infinity") == -math.inf
+    assert number("4711_0") is None
+    assert number({"max": 3, "last": 2}) == 2.0
+    assert number("table-file") is None
+    assert plain("0.000001") == plain(1e-6)
+    assert plain("8.0") == 8 and isinstance(plain("8.0"), int)
+    assert plain("none") == "none" and plain("null") == "null" and plain("") is None
+    assert plain("4711_0") == "4711_0"
+    assert plain("0123", "git_sha") == "0123"
+    assert plain("true") is True
+    assert flatten({"a": {"value": {"b": 1}}, "c": {}}) == {"a.b": 1, "c": {}}
+
+
+def test_run_folders_become_frames(tmp_path: Path) -> None:
+    frames = load([ablation(tmp_path)])
+    assert list(frames.runs.index) == ["lenient-0", "lenient-1", "strict-0", "strict-1"]
+    assert frames.config.at["strict-1", "choices.reward"] == "strict"
+    assert frames.curve("strict-1", "reward/mean").to_dict() == {0: 0.0, 1: 2.0}
+    assert frames.last("lenient-0", "reward/mean") == 2.0
+    assert frames.notes == []
+
+
+def test_a_cut_line_and_text_numbers_are_read_and_said(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "one", [{"step": 0, "a": 1}, {"step": 1, "a": "NaN"}, {"step": 2, "a": 2.5}])
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "a": 9')
+    frames = load([folder])
+    assert frames.curve("one", "a").to_dict() == {0: 1.0, 2: 2.5}
+    assert frames.notes == ["one: 1 broken lines of metrics.jsonl left out (cut by a kill?)."]
+
+
+def test_bare_nan_and_infinity_are_read(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "one", curve([1.0, math.nan, math.inf], "a"))
+    assert frames_values(folder) == {0: 1.0, 2: math.inf}
+
+
+def frames_values(folder: Path) -> dict[int, float]:
+    return load([folder]).curve(folder.name, "a").to_dict()
+
+
+def test_the_last_writer_of_a_step_wins(tmp_path: Path) -> None:
+    rows = [{"step": 0, "a": 1.0}, {"step": 1, "a": 2.0, "b": 7.0}, {"step": 1, "a": 3.0}]
+    frames = load([write_run(tmp_path, "one", rows)])
+    assert frames.curve("one", "a").to_dict() == {0: 1.0, 1: 3.0}
+    assert frames.curve("one", "b").to_dict() == {1: 7.0}
+    assert frames.notes == ["one: 1 rows repeat a step (step 1); the last written value of each counts."]
+
+
+def test_arms_are_what_differs_besides_the_seed(tmp_path: Path) -> None:
+    arms = arms_of(load([ablation(tmp_path)]))
+    assert arms.axes == ["choices.reward"]
+    assert [(arm.label, arm.runs) for arm in arms.arms] == [
+        ("reward=lenient", ["lenient-0", "lenient-1"]),
+        ("reward=strict", ["strict-0", "strict-1"]),
+    ]
+
+
+def test_settings_that_change_together_are_named() -> None:
+    config = [{"algo.lr": 1, "algo.kl": 0.1, "seed": 0}, {"algo.lr": 2, "algo.kl": 0.2, "seed": 0}]
+    arms = arms_of(assemble([RunData(str(i), "same", None, "folder", "", own) for i, own in enumerate(config)]))
+    assert arms.axes == ["algo.lr"]
+    assert arms.notes == ["algo.kl changes together with algo.lr: the two cannot be told apart."]
+    assert [arm.label for arm in arms.arms] == ["algo.lr=1", "algo.lr=2"]
+
+
+def test_crashed_runs_and_repeated_ones_are_left_out_and_said(tmp_path: Path) -> None:
+    ablation(tmp_path)
+    own = {"choices": {"reward": "strict"}, "reward": {"_target_": "strict"}, "run": {"root": "strict"}}
+    write_run(tmp_path, "crash", curve([0.0]), state="failed", seed=1, **own)
+    write_run(tmp_path, "short", curve([0.0]), state="interrupted", seed=0, **own)
+    frames, arms = prepared(load([tmp_path]))
+    assert [arm.runs for arm in arms.arms] == [["lenient-0", "lenient-1"], ["strict-0", "strict-1"]]
+    assert frames.notes == [
+        "crash: left out, it failed (name crash).",
+        "short: left out, strict-0 is the same run (seed 0) and got further or is newer.",
+    ]
+
+
+def test_one_run_known_twice_is_one_run() -> None:
+    first = RunData(
+        "id", "x", None, "a", "A", {"seed": 1}, metrics=pd.DataFrame({"phase": "rl", "step": [0], "m": 1.0})
+    )
+    second = RunData(
+        "id", "x", "finished", "b", "B", {"lr": 2}, metrics=pd.DataFrame({"phase": "rl", "step": [1], "m": 2.0})
+    )
+    frames = assemble([first, second])
+    assert frames.runs.at["id", "state"] == "finished"
+    assert frames.config.loc["id"].to_dict() == {"seed": 1, "lr": 2}
+    assert frames.curve("id", "m").to_dict() == {0: 1.0, 1: 2.0}
+    assert frames.notes == ["id: put together from 2 parts (a A and b B)."]
+
+
+def test_an_arm_has_one_colour_whatever_stands_beside_it() -> None:
+    alone = looks(["reward=lenient"])["reward=lenient"]
+    beside = looks(["reward=binary", "reward=strict", "reward=lenient"])
+    assert beside["reward=lenient"] == alone
+    many = looks([f"lr={i}" for i in range(14)])
+    assert len({(look.colour, str(look.dash)) for look in many.values()}) == 14
+
+
+def test_figures_are_drawn_for_what_was_logged(tmp_path: Path) -> None:
+    paths = draw_all([ablation(tmp_path / "runs")], tmp_path / "out", ["reward_and_length"])
+    assert [path.name for path in paths] == ["reward_and_length.png", "reward_and_length.pdf"]
+    assert paths[0].read_bytes()[:4] == b"\x89PNG" and paths[1].read_bytes()[:4] == b"%PDF"
+
+
+def test_a_source_without_runs_is_refused_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SourceError, match="does not exist"):
+        load([tmp_path / "absent"])
+    assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "holds no run" in capsys.readouterr().err
