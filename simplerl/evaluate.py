@@ -30,8 +30,8 @@ from simplerl.statistics import (
     Array,
     Interval,
     accuracy_interval,
+    accuracy_interval_of_sets,
     bootstrap_mean,
-    bootstrap_mean_of_sets,
     bootstrap_samples,
     majority,
     pass_at_k,
@@ -201,7 +201,7 @@ def summarise(table: pa.Table, names: Sequence[str] | None = None) -> dict[str, 
     mean = {key: float(np.mean([sets[name]["metrics"][key] for name in names])) for key in shared}
     return {
         "sets": sets,
-        "mean": {"metrics": mean, "intervals": {"accuracy": asdict(bootstrap_mean_of_sets(correct))}},
+        "mean": {"metrics": mean, "intervals": {"accuracy": asdict(accuracy_interval_of_sets(correct))}},
     }
 
 

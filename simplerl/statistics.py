@@ -122,6 +122,17 @@ def accuracy_interval(correct: ArrayLike, *, resamples: int = RESAMPLES, seed: i
     return bootstrap_mean(correct, resamples=resamples, seed=seed)
 
 
+def accuracy_interval_of_sets(sets: Sequence[ArrayLike], *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """Of the unweighted mean accuracy: the bootstrap within each set, or, where the items of every set agree, the mean
+    ends of their Wilson intervals (wider than it need be, but not nothing)."""
+    found = [accuracy_interval(correct, resamples=resamples, seed=seed) for correct in sets]
+    if all(one.se == 0.0 for one in found):
+        low = np.mean([one.low for one in found])
+        high = np.mean([one.high for one in found])
+        return Interval(float(np.mean([one.mean for one in found])), 0.0, float(low), float(high))
+    return bootstrap_mean_of_sets(sets, resamples=resamples, seed=seed)
+
+
 def pass_at_k(samples: int, right: ArrayLike, k: int) -> Array:
     """[N] unbiased chances that one of k samples is right, given `right` [N] of `samples` were
     (Chen et al. 2021, equation 1): 1 - C(n - c, k) / C(n, k)."""

@@ -65,11 +65,12 @@ EXPECTED = {
     "round0": "[Round 0] USER:\n{question}\nPlease reason step by step, and put your final answer within \\boxed{}. "
     "ASSISTANT:\n",
     "question_answer_2shot": "Question: A baker fills 4 trays with 12 rolls each and sells 30 of the rolls. How many "
-    "rolls are left?\nAnswer: The baker makes 4 * 12 = 48 rolls. After the sale 48 - 30 = 18 rolls are left. The final "
-    "answer is \\boxed{18}.\n\nQuestion: Tom reads 15 pages a day for a week, and Ann reads twice as many pages a day. "
-    "How many pages do they read together?\nAnswer: Tom reads 15 * 7 = 105 pages. Ann reads 15 * 2 = 30 pages a day, "
-    "which is 30 * 7 = 210 pages. Together they read 105 + 210 = 315 pages. The final answer is \\boxed{315}.\n\n"
-    "Question: {question}\nAnswer:",
+    "rolls are left?\nAnswer: Let's think step by step. The baker makes 4 * 12 = 48 rolls. After the sale 48 - 30 = 18 "
+    "rolls are left. The final answer is \\boxed{18}.\n\nQuestion: Tom reads 15 pages a day for a week, and Ann reads "
+    "twice as many pages a day. How many pages do they read together?\nAnswer: Let's think step by step. Tom reads "
+    "15 * 7 = 105 pages. Ann reads 15 * 2 = 30 pages a day, which is 30 * 7 = 210 pages. Together they read "
+    "105 + 210 = 315 pages. The final answer is \\boxed{315}.\n\nQuestion: {question}\nAnswer: Let's think step by "
+    "step.",
     "r1": "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The "
     "assistant first thinks about the reasoning process in the mind and then provides the user with the answer. The "
     "reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, "

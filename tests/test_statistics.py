@@ -9,6 +9,7 @@ import pytest
 
 from simplerl.statistics import (
     accuracy_interval,
+    accuracy_interval_of_sets,
     bootstrap_mean,
     bootstrap_mean_of_sets,
     bootstrap_samples,
@@ -95,6 +96,15 @@ def test_none_right_is_not_certainty() -> None:
     assert (found.mean, found.low) == (0.0, 0.0)
     assert found.high == pytest.approx(0.11351, abs=1e-5)
     assert accuracy_interval([1, 0, 1, 0]) == bootstrap_mean([1, 0, 1, 0])
+
+
+def test_none_right_in_any_set_is_not_certainty() -> None:
+    found = accuracy_interval_of_sets([[0] * 30, [1] * 30])
+    assert (found.mean, found.se) == (0.5, 0.0)
+    assert found.low == pytest.approx((0 + 1 - 0.11351) / 2, abs=1e-5)
+    assert found.high == pytest.approx((0.11351 + 1) / 2, abs=1e-5)
+    mixed = [[0] * 30, [0, 1, 1]]
+    assert accuracy_interval_of_sets(mixed) == bootstrap_mean_of_sets(mixed)
 
 
 def test_pass_at_k_by_hand() -> None:
