@@ -25,7 +25,7 @@ def as_text(value: Any) -> str:
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"is {_kind(value)}, not text or a number")  # noqa: TRY004 (a fault of the data)
+        raise ValueError(f"is {_kind(value)}, not text or a number")
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if not math.isfinite(value):
