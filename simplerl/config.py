@@ -1,23 +1,24 @@
-"""Every setting, typed, with its unit; and the checks that need no model.
+"""Every setting, typed, with its unit.
 
 Hydra composes conf/ against the schema `Config` (an unknown key or a wrong type stops there);
 `load` then instantiates it: numbers become these dataclasses, and each leaf marked "partial" below
-becomes a `functools.partial` of the plain function that its YAML names under `_target_`.
+becomes a `functools.partial` of the plain function that its YAML names under `_target_`; `simplerl.checks`
+refuses contradictions.
 This module imports neither torch nor transformers, so that `--help` and refusals are quick.
 """
 
 from __future__ import annotations
 
-import inspect
+import re
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import partial
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 
 class ConfigError(ValueError):
@@ -219,121 +220,31 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
 
 
-# Positional arguments that each kind of function is called with.
-PARTIALS = {
-    "data": 0,
-    "reward": 2,
-    "sampler": 3,
-    "backend": 2,
-    "algorithm.advantage": 1,
-    "algorithm.policy_loss": 2,
-    "algorithm.value_loss": 2,
-    "warmup.data": 0,
-    "evals.reward": 2,
-}
-
-
 def load(raw: DictConfig) -> Config:
     """The composed configuration as typed values, checked. Raises ConfigError."""
+    from simplerl.checks import check_functions, check_values
+
     missing = sorted(OmegaConf.missing_keys(raw))
     if missing:
         raise ConfigError(f"{missing[0]} has no value: set it on the command line or choose an experiment.")
     try:
+        check_values(OmegaConf.to_object(raw))  # type: ignore[arg-type]
         config: Config = instantiate(raw, _convert_="object")
+    except InterpolationResolutionError as error:
+        raise ConfigError(f"{error.full_key} cannot be resolved: {_first_line(error)}") from error
     except InstantiationException as error:
-        raise ConfigError(f"{error.__cause__ or error}") from error
-    for key, arguments in PARTIALS.items():
-        _check_call(key, _at(config, key), arguments)
-    for name, source in config.evals.sets.items():
-        _check_call(f"evals.sets.{name}", source, 0)
-    _check_numbers(config)
+        raise ConfigError(_import_fault(error)) from error
+    check_functions(config)
     return config
 
 
-def _at(config: Any, key: str) -> Any:
-    for name in key.split("."):
-        config = getattr(config, name)
-    return config
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
-def _check_call(key: str, function: Any, arguments: int) -> None:
-    """A keyword that the function does not take is otherwise noticed only at its first call."""
-    if function is None:
-        return
-    if not isinstance(function, partial):
-        raise ConfigError(f"{key} must name a function by `_target_` and `_partial_: true`, not {function!r}.")
-    signature = inspect.signature(function.func)
-    name = f"{function.func.__module__}.{function.func.__qualname__}"
-    try:
-        signature.bind(*range(arguments), **function.keywords)
-    except TypeError as error:
-        raise ConfigError(f"{key}: {error} ({name} takes {signature}).") from error
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
-def _check_numbers(config: Config) -> None:
-    train, algorithm = config.train, config.algorithm
-    rollouts = train.prompts_per_step * train.samples_per_prompt
-    for name in ("prompts_per_step", "samples_per_prompt", "minibatch_size", "epochs", "tokens_per_micro_batch"):
-        _require(getattr(train, name) >= 1, f"train.{name} is {getattr(train, name)}, but must be at least 1.")
-    if algorithm.advantage is not None:
-        _require(
-            rollouts % train.minibatch_size == 0,
-            f"train.minibatch_size={train.minibatch_size} does not divide the {rollouts} responses of a step "
-            f"(train.prompts_per_step={train.prompts_per_step} x train.samples_per_prompt="
-            f"{train.samples_per_prompt}): choose a divisor of {rollouts}.",
-        )
-        _require(
-            (train.steps is None) != (train.passes is None),
-            "train.steps and train.passes say the same thing twice: set one and make the other null.",
-        )
-        _require(algorithm.policy_loss is not None, "algorithm.policy_loss is null, but algorithm.advantage is set.")
-        needs_critic = getattr(algorithm.advantage.func, "needs_critic", False)
-        name = algorithm.advantage.func.__name__
-        _require(
-            not needs_critic or algorithm.value_loss is not None,
-            f"algorithm.advantage={name} needs a critic: set algorithm.value_loss, or take group_relative advantages.",
-        )
-        _require(
-            needs_critic or algorithm.value_loss is None,
-            f"algorithm.value_loss trains a critic that algorithm.advantage={name} does not use: set it to null.",
-        )
-        needs_group = getattr(algorithm.advantage.func, "needs_group", False)
-        _require(
-            not needs_group or train.samples_per_prompt > 1,
-            f"algorithm.advantage={name} compares the samples of a prompt: set train.samples_per_prompt to 2 or more.",
-        )
-        _require(
-            config.sampling.temperature > 0,
-            "sampling.temperature=0 draws the same response every time: RL needs a positive temperature.",
-        )
-    _require(
-        (algorithm.kl is KLPlace.none) == (algorithm.kl_coef == 0),
-        f"algorithm.kl={algorithm.kl.name} contradicts algorithm.kl_coef={algorithm.kl_coef}: "
-        "a KL term needs a place (reward or loss) and a coefficient, no KL term needs none and 0.",
-    )
-    for place, sampling in (("sampling", config.sampling), ("evals.sampling", config.evals.sampling)):
-        _require(sampling.temperature >= 0, f"{place}.temperature={sampling.temperature} is negative.")
-        _require(0 < sampling.top_p <= 1, f"{place}.top_p={sampling.top_p} is outside (0, 1].")
-        _require(sampling.top_k >= 0, f"{place}.top_k={sampling.top_k} is negative; 0 turns it off.")
-        _require(sampling.max_new_tokens >= 1, f"{place}.max_new_tokens must be at least 1.")
-    _require(
-        config.evals.samples == 1 or config.evals.sampling.temperature > 0,
-        f"evals.samples={config.evals.samples} greedy responses are all the same: set evals.sampling.temperature.",
-    )
-    warmup = config.warmup.optimizer
-    for place, optimizer in (
-        ("train.policy", train.policy),
-        ("train.critic", train.critic),
-        ("warmup.optimizer", warmup),
-    ):
-        _require(optimizer.lr >= 0, f"{place}.lr={optimizer.lr} is negative.")
-        _require(0 <= optimizer.warmup_fraction < 1, f"{place}.warmup_fraction must be in [0, 1).")
-        _require(len(optimizer.betas) == 2, f"{place}.betas must be two numbers.")
-        _require(optimizer.grad_clip > 0, f"{place}.grad_clip must be positive.")
-    _require(config.run.keep >= 1, "run.keep must be at least 1: a run needs its last checkpoint to resume.")
-    _require(config.run.save_every >= 1, "run.save_every must be at least 1 (rollout steps).")
+def _import_fault(error: InstantiationException) -> str:
+    """Hydra's message takes several lines; the reason stands in the second line of its cause."""
+    key = re.search(r"full_key: (.+)", str(error))
+    target = re.search(r"'([\w.]+)'", str(error))
+    reason = str(error.__cause__ or error).strip().splitlines()[:2][-1]
+    return f"{key[1] if key else 'node'}._target_={target[1] if target else '?'} cannot be imported: {reason}."

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from simplerl.config import Config, ConfigError
+from simplerl.config import Config, ConfigError, ModelConfig
 from simplerl.models import context_of, load_hf_config, load_tokenizer
 from simplerl.prompts import PromptFormat, prepare_prompts
 from simplerl.types import Problem, Prompt, Sampling
@@ -70,6 +72,7 @@ class EvalSets:
     prompts: dict[str, list[Prompt]]
     format: PromptFormat
     sampling: Sampling
+    too_long: dict[str, list[str]]  # ids of the problems that could not be asked, reported beside each accuracy
 
 
 @dataclass(frozen=True)
@@ -89,14 +92,21 @@ class Task:
 
 
 def prepare(config: Config) -> Task:
-    """Raises ConfigError for whatever can be refused without weights."""
+    """Raises ConfigError for whatever can be refused without weights, the quick checks first."""
+    if config.run.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"run.device={config.run.device}, but PyTorch sees no GPU here: set run.device=cpu or auto.")
+    require_model(config.model)
     tokenizer = load_tokenizer(config.model)
     context = context_of(config.model, load_hf_config(config.model))
     format = PromptFormat(config.prompt, tokenizer)
     sampling = Sampling(**vars(config.sampling))
+    reinforced = config.algorithm.advantage is not None
+    if reinforced:
+        _check_room(config, context)
+    evals = prepare_evals(config, tokenizer, context)
     prompts: list[Prompt] = []
     arithmetic = None
-    if config.algorithm.advantage is not None:
+    if reinforced:
         prompts, counts = prepare_prompts(config.data(), format, context, sampling.max_new_tokens)
         logger.info("training prompts: %s", ", ".join(f"{v} {k}" for k, v in counts.items()))
         arithmetic = _arithmetic(config, len(prompts))
@@ -106,25 +116,65 @@ def prepare(config: Config) -> Task:
         format=format,
         sampling=sampling,
         prompts=prompts,
-        evals=prepare_evals(config, tokenizer, context),
+        evals=evals,
         documents=_documents(config, tokenizer, context) if config.warmup.data is not None else [],
         arithmetic=arithmetic,
         seed=config.seed,
     )
 
 
+def require_model(model: ModelConfig) -> None:
+    """A hub id that is not in the cache, with no hub to ask, would otherwise be retried for most of a minute."""
+    if Path(model.path).is_dir():
+        return
+    from huggingface_hub import constants, get_session, try_to_load_from_cache
+
+    try:
+        if isinstance(try_to_load_from_cache(model.path, "config.json", revision=model.revision), str):
+            return
+        if not constants.HF_HUB_OFFLINE:
+            get_session().head(constants.ENDPOINT, timeout=5)
+            return
+        reason = "HF_HUB_OFFLINE is set"
+    except Exception as error:  # whatever the network layer of the day raises, and ids that are none
+        reason = str(error).strip().splitlines()[0]
+    raise ConfigError(
+        f"model.path={model.path} is neither a folder here (relative paths start at {Path.cwd()}) nor in the cache "
+        f"of the Hugging Face Hub, which cannot be asked ({reason})."
+    )
+
+
+def _check_room(config: Config, context: int) -> None:
+    """The longest allowed prompt and response must fit together: prompts that do not would be dropped."""
+    prompt, response = config.prompt.max_tokens, config.sampling.max_new_tokens
+    if prompt + response > context:
+        raise ConfigError(
+            f"prompt.max_tokens={prompt} + sampling.max_new_tokens={response} = {prompt + response} tokens is over the "
+            f"{context} that {config.model.path} takes: lower one of them{_or_raise_context(config.model)}."
+        )
+
+
+def _or_raise_context(model: ModelConfig) -> str:
+    return "" if model.context is None else f", or raise model.context={model.context}"
+
+
 def prepare_evals(config: Config, tokenizer: Any, context: int) -> EvalSets:
     format = PromptFormat(config.evals.prompt or config.prompt, tokenizer)
     sampling = Sampling(**vars(config.evals.sampling))
-    prompts = {}
+    prompts, too_long = {}, {}
+    if config.evals.sets and sampling.max_new_tokens >= context:
+        raise ConfigError(
+            f"evals.sampling.max_new_tokens={sampling.max_new_tokens} leaves no room for a prompt in the {context} "
+            f"tokens that {config.model.path} takes: lower it{_or_raise_context(config.model)}."
+        )
     for name, source in config.evals.sets.items():
         problems: Sequence[Problem] = source()[: config.evals.limit]
         prompts[name], counts = prepare_prompts(problems, format, context, sampling.max_new_tokens)
-        if counts["kept"] < len(problems):
-            logger.warning(
-                "evals.%s: %d of %d prompts are too long", name, len(problems) - counts["kept"], len(problems)
-            )
-    return EvalSets(prompts, format, sampling)
+        asked = {prompt.problem.id for prompt in prompts[name]}
+        too_long[name] = [problem.id for problem in problems if problem.id not in asked]
+        if too_long[name]:
+            logger.warning("evals.%s: %d prompts are too long and left out", name, len(too_long[name]))
+    return EvalSets(prompts, format, sampling, too_long)
 
 
 def _arithmetic(config: Config, prompts: int) -> Arithmetic:

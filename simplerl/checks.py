@@ -1,0 +1,248 @@
+"""Contradictions between settings, each refused with one sentence that names the key and the remedy.
+
+`check_values` reads numbers alone (quick: nothing heavy is imported yet), `check_functions` the functions that the
+configuration names. What needs a tokenizer or data is checked in `simplerl.task`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from simplerl.config import AlgorithmConfig, Config, ConfigError, KLPlace, OptimizerConfig, TrainConfig
+
+# Positional arguments that each kind of function is called with.
+PARTIALS = {
+    "data": 0,
+    "reward": 2,
+    "sampler": 3,
+    "backend": 2,
+    "algorithm.advantage": 1,
+    "algorithm.policy_loss": 2,
+    "algorithm.value_loss": 2,
+    "warmup.data": 0,
+    "evals.reward": 2,
+}
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def at_least(least: float, **values: float | None) -> None:
+    """Keys with `__` for the dots; null passes."""
+    for name, value in values.items():
+        require(
+            value is None or value >= least,
+            f"{name.replace('__', '.')} is {value}, but must be at least {least}.",
+        )
+
+
+def check_values(config: Config) -> None:
+    """Of a configuration whose functions may still be plain nodes."""
+    _model_path(config.model.path)
+    train = config.train
+    at_least(
+        1,
+        train__prompts_per_step=train.prompts_per_step,
+        train__samples_per_prompt=train.samples_per_prompt,
+        train__minibatch_size=train.minibatch_size,
+        train__epochs=train.epochs,
+        train__tokens_per_micro_batch=train.tokens_per_micro_batch,
+        train__steps=train.steps,
+        run__keep=config.run.keep,
+        run__save_every=config.run.save_every,
+        run__threads=config.run.threads,
+        grading__workers=config.grading.workers,
+        evals__samples=config.evals.samples,
+        evals__limit=config.evals.limit,
+        warmup__epochs=config.warmup.epochs,
+        warmup__minibatch_size=config.warmup.minibatch_size,
+        warmup__save_every=config.warmup.save_every,
+        warmup__limit=config.warmup.limit,
+        prompt__max_tokens=config.prompt.max_tokens,
+    )
+    at_least(
+        0,
+        seed=config.seed,
+        evals__every=config.evals.every,
+        algorithm__kl_coef=config.algorithm.kl_coef,
+        algorithm__entropy_coef=config.algorithm.entropy_coef,
+    )
+    if config.algorithm.advantage is not None:
+        _batches(train)
+        require(
+            config.sampling.temperature > 0,
+            f"sampling.temperature={config.sampling.temperature} draws the same response every time: "
+            "reinforcement learning needs a positive temperature.",
+        )
+        _optimizer("train.policy", train.policy)
+        if config.algorithm.value_loss is not None:
+            _optimizer("train.critic", train.critic)
+    if config.warmup.data is not None:
+        _optimizer("warmup.optimizer", config.warmup.optimizer)
+    _kl(config.algorithm)
+    _sampling(config)
+    for key, value in (
+        ("grading.seconds_per_answer", config.grading.seconds_per_answer),
+        ("grading.memory_gib", config.grading.memory_gib),
+    ):
+        require(value > 0, f"{key} is {value}, but must be positive.")
+    require(
+        re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.run.device) is not None,
+        f"run.device={config.run.device} is unknown: choose auto, cpu or cuda.",
+    )
+
+
+def _model_path(path: str) -> None:
+    """A folder that is not there would otherwise be looked for on the Hub."""
+    parts = Path(path).parts
+    looks_local = path.startswith(("/", ".", "~")) or len(parts) > 2 or (len(parts) == 2 and Path(parts[0]).is_dir())
+    require(
+        not looks_local or Path(path).is_dir(),
+        f"model.path={path} does not exist: name a Hugging Face folder (relative paths start at {Path.cwd()}) "
+        "or a hub id.",
+    )
+
+
+def _batches(train: TrainConfig) -> None:
+    rollouts = train.prompts_per_step * train.samples_per_prompt
+    require(
+        rollouts % train.minibatch_size == 0,
+        f"train.minibatch_size={train.minibatch_size} does not divide the {rollouts} responses of a step "
+        f"(train.prompts_per_step={train.prompts_per_step} x train.samples_per_prompt="
+        f"{train.samples_per_prompt}): choose a divisor of {rollouts}.",
+    )
+    require(
+        train.steps is None or train.passes is None,
+        f"train.steps={train.steps} and train.passes={train.passes} both say how long to train: make one of them null.",
+    )
+    require(
+        train.steps is not None or train.passes is not None,
+        "train.steps and train.passes are both null: set one, rollout steps or passes over the data.",
+    )
+    require(train.passes is None or train.passes > 0, f"train.passes is {train.passes}, but must be positive.")
+
+
+def _optimizer(place: str, optimizer: OptimizerConfig) -> None:
+    require(optimizer.lr >= 0, f"{place}.lr={optimizer.lr} is negative.")
+    require(optimizer.lr > 0, f"{place}.lr is 0, so nothing would be learnt: set a learning rate.")
+    require(0 <= optimizer.warmup_fraction < 1, f"{place}.warmup_fraction must be in [0, 1).")
+    require(0 <= optimizer.min_lr_ratio <= 1, f"{place}.min_lr_ratio must be in [0, 1].")
+    require(
+        len(optimizer.betas) == 2 and all(0 <= beta < 1 for beta in optimizer.betas),
+        f"{place}.betas={optimizer.betas} must be two numbers in [0, 1).",
+    )
+    require(optimizer.eps > 0, f"{place}.eps={optimizer.eps} must be positive.")
+    require(optimizer.weight_decay >= 0, f"{place}.weight_decay={optimizer.weight_decay} is negative.")
+    require(optimizer.grad_clip > 0, f"{place}.grad_clip={optimizer.grad_clip} must be positive.")
+
+
+def _kl(algorithm: AlgorithmConfig) -> None:
+    require(
+        algorithm.kl is KLPlace.none or algorithm.kl_coef > 0,
+        f"algorithm.kl={algorithm.kl.name} needs a coefficient: set algorithm.kl_coef above 0, or algorithm.kl=none.",
+    )
+    require(
+        algorithm.kl is not KLPlace.none or algorithm.kl_coef == 0,
+        f"algorithm.kl_coef={algorithm.kl_coef} has no effect under algorithm.kl=none: "
+        "choose algorithm.kl=reward or loss, or set the coefficient to 0.",
+    )
+
+
+def _sampling(config: Config) -> None:
+    for place, sampling in (("sampling", config.sampling), ("evals.sampling", config.evals.sampling)):
+        require(sampling.temperature >= 0, f"{place}.temperature={sampling.temperature} is negative.")
+        require(0 < sampling.top_p <= 1, f"{place}.top_p={sampling.top_p} is outside (0, 1]; 1 turns it off.")
+        require(sampling.top_k >= 0, f"{place}.top_k={sampling.top_k} is negative; 0 turns it off.")
+        require(sampling.max_new_tokens >= 1, f"{place}.max_new_tokens must be at least 1.")
+    require(
+        config.evals.samples == 1 or config.evals.sampling.temperature > 0,
+        f"evals.samples={config.evals.samples} greedy responses are all the same: set evals.sampling.temperature.",
+    )
+
+
+def check_functions(config: Config) -> None:
+    """What the configured functions take, and what an advantage needs."""
+    for key, arguments in PARTIALS.items():
+        value: Any = config
+        for name in key.split("."):
+            value = getattr(value, name)
+        _call(key, value, arguments)
+    for name, source in config.evals.sets.items():
+        _call(f"evals.sets.{name}", source, 0)
+    algorithm = config.algorithm
+    if algorithm.advantage is None:
+        return
+    name = f"algorithm.advantage={algorithm.advantage.func.__name__}"
+    needs_critic = getattr(algorithm.advantage.func, "needs_critic", False)
+    needs_group = getattr(algorithm.advantage.func, "needs_group", False)
+    require(
+        algorithm.policy_loss is not None, "algorithm.policy_loss is null, but algorithm.advantage is set: set both."
+    )
+    require(
+        not needs_critic or algorithm.value_loss is not None,
+        f"{name} needs a critic: set algorithm.value_loss, or take group_relative advantages.",
+    )
+    require(
+        needs_critic or algorithm.value_loss is None,
+        f"algorithm.value_loss trains a critic that {name} does not use: set it to null.",
+    )
+    require(
+        not needs_group or config.train.samples_per_prompt > 1,
+        f"{name} compares the samples of a prompt: set train.samples_per_prompt to 2 or more.",
+    )
+
+
+def _call(key: str, function: Any, arguments: int) -> None:
+    """A keyword that the function does not take is otherwise noticed only at its first call."""
+    if function is None:
+        return
+    require(
+        isinstance(function, partial),
+        f"{key} must name a function by `_target_` and `_partial_: true`, not {function!r}.",
+    )
+    signature = inspect.signature(function.func)
+    name = f"{function.func.__module__}.{function.func.__qualname__}"
+    accepted = [p.name for p in list(signature.parameters.values())[arguments:] if p.kind is not p.VAR_KEYWORD]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    for keyword in function.keywords:
+        require(
+            takes_any or keyword in accepted,
+            f"{key}.{keyword} is unknown: {name} takes {', '.join(accepted) or 'no keywords'}.",
+        )
+    try:
+        signature.bind(*range(arguments), **function.keywords)
+    except TypeError as error:
+        raise ConfigError(f"{key}: {error}; {name} takes {', '.join(signature.parameters)}.") from error
+    hints = _hints(function.func)
+    for keyword, value in function.keywords.items():
+        if keyword in hints:
+            _value(f"{key}.{keyword}", value, hints[keyword])
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    """Types of the parameters, or nothing where one of them is known to type checkers only."""
+    try:
+        return get_type_hints(function)
+    except NameError:
+        return {}
+
+
+def _value(key: str, value: Any, hint: Any) -> None:
+    """Plain numbers, texts, switches and choices; other types pass."""
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        require(value in choices, f"{key}={value} is unknown: choose one of {', '.join(map(str, choices))}.")
+    elif hint is bool:
+        require(isinstance(value, bool), f"{key}={value} must be true or false.")
+    elif hint in (int, float):
+        numbers = (int, float) if hint is float else (int,)
+        kind = "a number" if hint is float else "a whole number"
+        require(isinstance(value, numbers) and not isinstance(value, bool), f"{key}={value} must be {kind}.")
+    elif hint is str:
+        require(isinstance(value, str), f"{key}={value} must be text.")
