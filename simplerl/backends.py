@@ -86,6 +86,7 @@ class Local:
             gradient_checkpointing=train.gradient_checkpointing and optimizer is not None,
             optimizer=optimizer,
             total_steps=steps,
+            tokenizer=self.task.tokenizer,
         )
 
     def student(self, path: str, optimizer: OptimizerConfig, steps: int, checkpoint: Path | None) -> Worker:

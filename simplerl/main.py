@@ -55,10 +55,11 @@ def run_experiment(raw: DictConfig, label: str) -> Path:
     run = Run(config, resolved, label)
     if run.finished:
         logger.info("%s is finished already: nothing to do.", run.dir)
-        run.close("finished")
+        run.release()
         return run.dir
     logger.info("run folder: %s", run.dir)
     try:
+        run.start()
         with run.catching_signals():
             stages(config, task, run)
     except Interrupted as signal:

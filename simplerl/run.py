@@ -64,7 +64,7 @@ def run_folder(resolved: dict[str, Any], label: str) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """All of it or nothing."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}")
     with open(beside, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -73,21 +73,35 @@ def write_text(path: Path, text: str) -> None:
 
 
 class Run:
-    """A folder being written. Opening one that exists goes on where it stopped."""
+    """A folder that this process alone may write. One that exists goes on where it stopped."""
 
     def __init__(self, config: Config, resolved: dict[str, Any], label: str) -> None:
-        self.config = config
+        self.config, self.resolved = config, resolved
         self.dir = run_folder(resolved, label)
         self.dir.mkdir(parents=True, exist_ok=True)
         self._claim()
         known = self.dir / "config.yaml"
         if known.exists():
             _refuse_another_config(yaml.safe_load(known.read_text()), resolved, self.dir)
-        write_text(known, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
-        write_text(self.dir / "environment.json", json.dumps(environment(), indent=1))
         self.attempt = self.status().get("attempt", -1) + 1
         self.stop_signal: int | None = None
-        self.tracker = Tracker(config.tracking, self.dir, resolved)
+        self.tracker: Tracker | None = None
+
+    def start(self) -> None:
+        """A new attempt: what it runs is written down, and the tracker opened."""
+        write_text(self.dir / "config.yaml", yaml.safe_dump(self.resolved, sort_keys=False, allow_unicode=True))
+        self._write_environment()
+        self.tracker = Tracker(self.config.tracking, self.dir, self.resolved)
+
+    def _write_environment(self) -> None:
+        """That of this attempt; where other code or packages ran before it, theirs are kept under "earlier"."""
+        path, now = self.dir / "environment.json", environment()
+        before = json.loads(path.read_text()) if path.exists() else now
+        earlier = before.pop("earlier", [])
+        if any(before[key] != now[key] for key in ("commit", "modified", "python", "packages")):
+            logger.warning("resumed with other code or packages than before: see %s", path)
+            earlier.append(before)
+        write_text(path, json.dumps({**now, "earlier": earlier}, indent=1))
 
     def _claim(self) -> None:
         """Two processes that write one folder would mix their lines."""
@@ -111,13 +125,19 @@ class Run:
 
     def set_status(self, state: str, **more: Any) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        status = {**self.status(), "state": state, "attempt": self.attempt, "updated": now, **more}
+        known = {key: value for key, value in self.status().items() if key != "reason"}
+        status = {**known, "state": state, "attempt": self.attempt, "updated": now, **more}
         status |= {"pid": os.getpid(), "host": socket.gethostname()}
         write_text(self.dir / "status.json", json.dumps(status, indent=1))
 
     def close(self, state: str, **more: Any) -> None:
         self.set_status(state, **more)
-        self.tracker.close(exit_code=0 if state in ("finished", "interrupted") else 1)
+        if self.tracker is not None:
+            self.tracker.close(exit_code=0 if state in ("finished", "interrupted") else 1)
+        self.release()
+
+    def release(self) -> None:
+        """Other processes may write the folder."""
         self._lock.close()
 
     @contextmanager
@@ -160,7 +180,8 @@ class Run:
         row = {"step": step, "phase": phase, "attempt": self.attempt, **metrics}
         with open(self.dir / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        self.tracker.log(phase, step, metrics)
+        if self.tracker is not None:
+            self.tracker.log(phase, step, metrics)
         self.set_status("running", phase=phase, step=step)
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -199,8 +220,11 @@ class Run:
     def save(self, folder: Path, step: int, write: Callable[[Path], None]) -> Path:
         """`write(place)` into the checkpoint <folder>/step_<step>; those beyond the newest run.keep are removed."""
         place = write_folder(folder / f"step_{step:06d}", step, write)
-        for old in checkpoints(folder)[: -self.config.run.keep]:
-            shutil.rmtree(old)
+        kept = checkpoints(folder)[-self.config.run.keep :]
+        for path in [*folder.glob("step_*"), *folder.glob(".step_*")]:  # also what a kill left half written or removed
+            if path not in kept:
+                (path / STATE).unlink(missing_ok=True)
+                shutil.rmtree(path)
         return place
 
     def save_nonfinite(self, what: str, tensors: dict[str, Any]) -> Path:
@@ -213,7 +237,10 @@ class Run:
 
 
 def write_folder(place: Path, step: int, write: Callable[[Path], None]) -> Path:
-    """`write(folder)` and state.json, so that `place` is the whole of it or does not exist."""
+    """`write(folder)` and state.json, so that `place` is the whole of it or does not exist. One that exists is
+    kept: it holds the same, and to replace it would leave a moment without it."""
+    if (place / STATE).exists():
+        return place
     beside = place.with_name(f".{place.name}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -223,8 +250,6 @@ def write_folder(place: Path, step: int, write: Callable[[Path], None]) -> Path:
         if path.is_file():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
-    if place.exists():
-        shutil.rmtree(place)
     os.replace(beside, place)
     return place
 

@@ -55,8 +55,10 @@ class Worker:
         gradient_checkpointing: bool = False,
         optimizer: OptimizerConfig | None = None,
         total_steps: int = 1,
+        tokenizer: Any = None,
     ) -> None:
         self.model: Any = model
+        self.tokenizer = tokenizer
         self.is_critic = isinstance(model, Critic)
         body: Any = self.model.body if self.is_critic else self.model.base_model
         self.body = body
@@ -154,8 +156,10 @@ class Worker:
             yield name, parameter.detach()
 
     def save(self, folder: Path) -> None:
-        """A Hugging Face folder, with the optimizer's state beside the weights."""
+        """A Hugging Face folder, with its tokenizer if given, and the optimizer's state beside the weights."""
         self.model.save_pretrained(folder)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
         if self.stepper is not None:
             self.stepper.save(folder)
 

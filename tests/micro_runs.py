@@ -1,0 +1,66 @@
+"""Small real runs of the whole engine: the shipped micro model, a few short responses a step, seconds in all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from simplerl.config import register
+from simplerl.main import run_experiment
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = [
+    "train.steps=3",
+    "train.prompts_per_step=4",
+    "train.samples_per_prompt=4",
+    "train.minibatch_size=8",
+    "sampling.max_new_tokens=20",
+    "data.count=64",
+    "evals.sets.micro.count=4",
+    "evals.every=2",
+    "run.save_every=1",
+]
+WARM_UP = [
+    "warmup=micro_corpus",
+    "warmup.data.count=32",
+    "warmup.minibatch_size=8",
+    "warmup.save_every=2",
+    "warmup.optimizer.lr=1e-4",
+]
+
+
+def composed(root: Path, *overrides: str, own_reward: bool = True) -> DictConfig:
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        raw = compose("config", overrides=[*SMALL, f"model.path={ROOT}/assets/micro_base", f"run.root={root}", *overrides])
+    OmegaConf.set_struct(raw, False)
+    if own_reward:
+        raw.reward = {"_target_": "light_rewards.digits", "_partial_": True}
+    return raw
+
+
+def run(root: Path, *overrides: str, own_reward: bool = True) -> Path:
+    """Runs, or goes on with, the run that these overrides describe. Returns its folder."""
+    return run_experiment(composed(root, *overrides, own_reward=own_reward), "test")
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, without what differs between any two runs: times and the attempt."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "attempt" and not k.startswith("time/")} for line in lines]
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """Everything in a run's folder that must not depend on where it was interrupted, as bytes by name."""
+    kept = ("warmup/model/*/*", "checkpoints/*/*/*", "rollouts/*", "evals/*/*", "config.yaml")
+    files = {str(p.relative_to(folder)): p.read_bytes() for pattern in kept for p in folder.glob(pattern) if p.is_file()}
+    return {"metrics": rows(folder), **files}
+
+
+def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """Names whose content differs, for a readable failure."""
+    return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))

@@ -1,0 +1,16 @@
+"""The same seed gives the same run, bit for bit; another seed gives another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from micro_runs import differences, outcome, run
+
+
+def test_same_seed_same_run(tmp_path: Path) -> None:
+    first, second = outcome(run(tmp_path / "a")), outcome(run(tmp_path / "b"))
+    first.pop("config.yaml"), second.pop("config.yaml")  # names the folder
+    assert differences(first, second) == []
+    assert {"rollouts/step_000002.parquet", "checkpoints/step_000003/critic/value_head.safetensors"} <= first.keys()
+    other = outcome(run(tmp_path / "c", "seed=1", "train.steps=1"))
+    assert other["metrics"][0] != first["metrics"][0]
