@@ -99,6 +99,8 @@ def evaluate(
         "prompt": evals.format.config.name,
         **summarise(table, list(evals.prompts)),
     }
+    for name, left_out in evals.too_long.items():
+        results["sets"][name]["too_long"] = left_out
     if out is not None:
         _write_all(out, table, results)
     return flat_metrics(results)

@@ -23,7 +23,7 @@ from simplerl.config import ConfigError, ModelConfig, Precision
 transformers_logging.disable_progress_bar()
 logger = logging.getLogger(__name__)
 VALUE_HEAD = "value_head.safetensors"
-CHUNK = 2**22  # logits that are held at once (16 MB in float32)
+LOGITS = 2**28  # held at once (512 MB in bfloat16)
 
 
 def _float32_attention(
@@ -139,23 +139,28 @@ class Critic(nn.Module):
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """log p(target) and entropy of softmax(hidden @ weight.T / temperature), a chunk of rows at a time so that
-    logits stay in cache; they are computed again in the backward pass instead of being kept."""
+    """log p(target) and entropy of softmax(hidden @ weight.T / temperature).
+
+    Logits are made in `dtype` for at most LOGITS at a time, by one large product, and turned into float32
+    for as many rows as stay in a CPU's cache. The backward pass makes them again instead of keeping them."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, dtype: torch.dtype, entropy: bool
     ) -> tuple[Tensor, Tensor]:
-        hidden_, weight_ = hidden.to(dtype), weight.to(dtype).T
+        hidden_, weight_ = hidden.to(dtype), weight.to(dtype)
         logprobs, normalizer = (torch.empty(len(targets), device=hidden.device) for _ in range(2))
         entropies = torch.zeros(len(targets), device=hidden.device)
-        for rows in _chunks(len(targets), weight.shape[0]):
-            logits = (hidden_[rows] @ weight_).float().div_(temperature)
-            lse = normalizer[rows] = logits.logsumexp(-1)
-            logprobs[rows] = logits.gather(-1, targets[rows, None]).squeeze(-1) - lse
-            if entropy:
-                probabilities = torch.exp(logits - lse[:, None])
-                entropies[rows] = lse - probabilities.mul_(logits).sum(-1)
+        for rows in _pieces(len(targets), weight.shape[0], LOGITS):
+            chunk = hidden_[rows] @ weight_.T
+            for part in _pieces(len(chunk), weight.shape[0], _cached(hidden)):
+                logits = chunk[part].float().div_(temperature)
+                at = slice(rows.start + part.start, rows.start + part.start + len(logits))
+                lse = normalizer[at] = logits.logsumexp(-1)
+                logprobs[at] = logits.gather(-1, targets[at, None]).squeeze(-1) - lse
+                if entropy:
+                    probabilities = torch.exp(logits - lse[:, None])
+                    entropies[at] = lse - probabilities.mul_(logits).sum(-1)
         ctx.save_for_backward(hidden, weight, targets, normalizer, entropies)
         ctx.temperature, ctx.dtype = temperature, dtype
         ctx.set_materialize_grads(False)
@@ -166,24 +171,31 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_logprobs, grad_entropy = grads
         hidden, weight, targets, normalizer, entropies = ctx.saved_tensors
         hidden_, weight_ = hidden.to(ctx.dtype), weight.to(ctx.dtype)
-        grad_hidden = torch.empty_like(hidden_)
-        grad_weight = torch.zeros_like(weight)
-        for rows in _chunks(len(targets), weight.shape[0]):
-            log_p = (hidden_[rows] @ weight_.T).float().div_(ctx.temperature).sub_(normalizer[rows, None])
-            slope = torch.zeros_like(normalizer[rows])[:, None] if grad_logprobs is None else -grad_logprobs[rows, None]
-            if grad_entropy is not None:
-                slope = slope - grad_entropy[rows, None] * (log_p + entropies[rows, None])
-            grad = log_p.exp_().mul_(slope)
-            if grad_logprobs is not None:
-                grad.scatter_add_(-1, targets[rows, None], grad_logprobs[rows, None])
-            grad = grad.div_(ctx.temperature).to(ctx.dtype)
-            grad_hidden[rows] = grad @ weight_
-            grad_weight += grad.T @ hidden_[rows]
+        by_logprob = torch.zeros_like(normalizer) if grad_logprobs is None else grad_logprobs
+        grad_hidden, grad_weight = torch.empty_like(hidden_), torch.zeros_like(weight)
+        for rows in _pieces(len(targets), weight.shape[0], LOGITS):
+            chunk = hidden_[rows] @ weight_.T  # becomes the gradient of the logits
+            for part in _pieces(len(chunk), weight.shape[0], _cached(hidden)):
+                at = slice(rows.start + part.start, rows.start + part.start + len(chunk[part]))
+                log_p = chunk[part].float().div_(ctx.temperature).sub_(normalizer[at, None])
+                slope = by_logprob[at, None]
+                if grad_entropy is not None:
+                    slope = slope + grad_entropy[at, None] * (log_p + entropies[at, None])
+                grad = log_p.exp_().mul_(slope).neg_()
+                grad.scatter_add_(-1, targets[at, None], by_logprob[at, None])
+                chunk[part] = grad.div_(ctx.temperature)
+            grad_hidden[rows] = chunk @ weight_
+            grad_weight += chunk.T @ hidden_[rows]
         return grad_hidden.to(hidden.dtype), grad_weight, None, None, None, None
 
 
-def _chunks(rows: int, vocabulary: int) -> list[slice]:
-    size = max(1, CHUNK // vocabulary)
+def _cached(tensor: Tensor) -> int:
+    """Logits that are float32 at once: what a CPU's cache holds; on a GPU all of a chunk."""
+    return 2**20 if tensor.device.type == "cpu" else LOGITS
+
+
+def _pieces(rows: int, vocabulary: int, elements: int) -> list[slice]:
+    size = max(1, elements // vocabulary)
     return [slice(start, start + size) for start in range(0, rows, size)]
 
 

@@ -135,9 +135,10 @@ def table(results: dict[str, Any]) -> Table:
 def _cells(name: str, one: dict[str, Any], samples: int, beside: dict[str, float], absent: str) -> dict[str, str]:
     """One row: column -> what stands there."""
     metrics, interval = one["metrics"], one["intervals"]["accuracy"]
-    without_gold = f" ({len(one['ungradable'])} without gold)" if one.get("ungradable") else ""
+    notes = {"without gold": one.get("ungradable"), "too long, left out": one.get("too_long")}
+    noted = "".join(f" ({len(ids)} {what})" for what, ids in notes.items() if ids)
     cells = {
-        "items": f"{one.get('items', '')}{without_gold}",
+        "items": f"{one.get('items', '')}{noted}",
         f"avg@{samples}" if samples > 1 else "accuracy": _percent(metrics["accuracy"]),
         "95 % interval": f"{_percent(interval['low'])} to {_percent(interval['high'])}"
         if interval["se"] is not None

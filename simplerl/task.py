@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from simplerl.config import Config, ConfigError, ModelConfig
 from simplerl.models import context_of, load_hf_config, load_tokenizer
 from simplerl.prompts import PromptFormat, prepare_prompts
+from simplerl.rewards.pool import Grader
 from simplerl.types import Problem, Prompt, Sampling
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ class EvalSets:
     prompts: dict[str, list[Prompt]]
     format: PromptFormat
     sampling: Sampling
-    too_long: dict[str, list[str]]  # ids of the problems that could not be asked, reported beside each accuracy
+    # ids of the problems that could not be asked, reported beside each accuracy
+    too_long: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -202,9 +204,11 @@ def _documents(config: Config, tokenizer: Any, context: int) -> list[tuple[tuple
     documents = []
     problems: Sequence[Problem] = config.warmup.data()[: config.warmup.limit]
     if config.warmup.correct_only:
-        verdicts = [config.reward(format.response(problem), problem).correct for problem in problems]
-        problems = [problem for problem, correct in zip(problems, verdicts, strict=True) if correct]
-        logger.info("warm-up: %d of %d solutions are right and kept", len(problems), len(verdicts))
+        with Grader(config.reward, **vars(config.grading)) as grader:
+            scores = grader.grade_pairs((format.response(problem), problem) for problem in problems)
+        correct = [problem for problem, score in zip(problems, scores, strict=True) if score.correct]
+        logger.info("warm-up: %d of %d solutions are right and kept", len(correct), len(problems))
+        problems = correct
     for problem in problems:
         prompt, response = format.document(problem)
         if len(prompt.token_ids) + len(response) <= limit:
