@@ -60,7 +60,11 @@ def tables(pairs: list[tuple[str, Problem]], graded: Graded, golds: list[tuple[P
     right = {name: [score.correct for score, _ in column] for name, column in graded.items()}
     statuses = ("equal", "different", "no_answer", "timeout", "failed")
     verdicts = [
-        [name, f"{100 * sum(right[name]) / count:.2f} %", *(sum(s.status == status for s, _ in column) for status in statuses)]
+        [
+            name,
+            f"{100 * sum(right[name]) / count:.2f} %",
+            *(sum(s.status == status for s, _ in column) for status in statuses),
+        ]
         for name, column in graded.items()
     ]
     agreement = [
@@ -106,7 +110,14 @@ def _disagreements(pairs: list[tuple[str, Problem]], graded: Graded) -> Table:
 def _slowest(pairs: list[tuple[str, Problem]], graded: Graded) -> Table:
     timed = [(seconds, name, i) for name, column in graded.items() for i, (_, seconds) in enumerate(column)]
     rows = [
-        (pairs[i][1].id, name, f"{seconds:.3f}", graded[name][i][0].status, graded[name][i][0].extracted, pairs[i][1].answer)
+        (
+            pairs[i][1].id,
+            name,
+            f"{seconds:.3f}",
+            graded[name][i][0].status,
+            graded[name][i][0].extracted,
+            pairs[i][1].answer,
+        )
         for seconds, name, i in sorted(timed, reverse=True)[:SLOWEST]
     ]
     return Table("Slowest answers", ("id", "rule", "seconds", "status", "answer", "gold"), rows)
@@ -135,7 +146,9 @@ def _markdown_cell(value: object) -> str:
 
 
 def as_html(report: list[Table], title: str) -> str:
-    parts = [f"<!doctype html><meta charset='utf-8'><title>{html.escape(title)}</title><style>body{{font:14px sans-serif}}"]
+    parts = [
+        f"<!doctype html><meta charset='utf-8'><title>{html.escape(title)}</title><style>body{{font:14px sans-serif}}"
+    ]
     parts.append("td,th{border:1px solid #ccc;padding:2px 6px;text-align:left;font-family:monospace}</style>")
     parts.append(f"<h1>{html.escape(title)}</h1>")
     for table in report:
@@ -149,7 +162,9 @@ def as_html(report: list[Table], title: str) -> str:
 def main(arguments: list[str]) -> None:
     paths, settings, bare = parse(arguments)
     if len(paths) not in (1, 2):
-        raise ConfigError("One file is needed: python -m simplerl.audit rollouts.parquet|in.jsonl [report.md|report.html].")
+        raise ConfigError(
+            "One file is needed: python -m simplerl.audit rollouts.parquet|in.jsonl [report.md|report.html]."
+        )
     if unknown := sorted(set(settings) - set(OPTIONS)):
         raise ConfigError(f"{unknown[0]} is unknown here: the settings are {', '.join(OPTIONS)}.")
     target = paths[1] if len(paths) == 2 else paths[0].with_suffix(".audit.md")
@@ -157,7 +172,9 @@ def main(arguments: list[str]) -> None:
     golds = unequal_golds([problem for _, problem in pairs], **settings)
     report = tables(pairs, grade_all(pairs, **settings), golds)
     title = f"Audit of {paths[0].name}"
-    target.write_text(as_html(report, title) if target.suffix == ".html" else as_markdown(report, title), encoding="utf-8")
+    target.write_text(
+        as_html(report, title) if target.suffix == ".html" else as_markdown(report, title), encoding="utf-8"
+    )
     print(as_markdown(report[:2], title))
     print(f"{len(report[2].rows)} disagreements, {len(golds)} golds unequal to themselves; report: {target}")
 

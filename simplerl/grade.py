@@ -77,7 +77,9 @@ def reward_named(name: str, keywords: dict[str, Any]) -> Reward:
     try:
         reward = partial(get_method(path), **keywords)
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"reward={name} is unknown: take strict, lenient, binary or the path of a function.") from error
+        raise ConfigError(
+            f"reward={name} is unknown: take strict, lenient, binary or the path of a function."
+        ) from error
     import inspect
 
     try:

@@ -14,7 +14,7 @@ from typing import Any
 
 import mpmath
 
-from simplerl.rewards.latex import Tree, Unreadable, contains, has_decimal, read, symbols
+from simplerl.rewards.latex import FUNCTIONS, Tree, Unreadable, contains, has_decimal, read, symbols
 
 DIGITS = 40
 SAME = mpmath.mpf(10) ** -28
@@ -22,6 +22,7 @@ MAX_BITS = 20_000  # of an exact power
 MAX_MAGNITUDE = 10**6  # of an exponent or the argument of exp, gamma, ...
 POINTS = 7
 CONSTANTS = {"e", "i", "\\pi"}
+_TASKS = FUNCTIONS | {"factorial", "binom", "log_base", "abs", "floor", "ceil"}  # not a number's form
 
 
 class OutOfReach(ValueError):
@@ -194,7 +195,7 @@ def _points(names: tuple[str, ...]) -> list[dict[str, Fraction]]:
             value = Fraction(seed % 9973 + 1009, 4999)  # 0.2 .. 2.2
             if k in (2, 3):
                 value = value * 7 + (seed >> 20) % 5
-            if k >= 4 and (seed >> 16) % 3:
+            if k == 4 or (k > 4 and (seed >> 16) % 2):
                 value = -value
             point[name] = value
         points.append(point)
@@ -221,6 +222,7 @@ def _agree(answer: Tree, gold: Tree, degrees: tuple[Any, Any], log_base: int | N
     """Whether the trees agree wherever both are real; None where they could not be evaluated at all."""
     names = tuple(sorted((symbols(answer) | symbols(gold)) - CONSTANTS))
     tolerance = _tolerance(answer, gold)
+    rounded_answer = bool(tolerance) and not has_decimal(gold)  # then the tolerance is absolute for large values
     compared, complex_pairs = 0, []
     for point in _points(names) if names else [{}]:
         try:
@@ -231,7 +233,7 @@ def _agree(answer: Tree, gold: Tree, degrees: tuple[Any, Any], log_base: int | N
         if mpmath.im(_mp(a)) != 0 or mpmath.im(_mp(g)) != 0:
             complex_pairs.append((a, g))
             continue
-        if not _close(a, g, min(tolerance, mpmath.mpf("1e-6") / max(1, abs(_mp(g)))) if tolerance and not has_decimal(gold) else tolerance):
+        if not _close(a, g, tolerance / max(1, abs(_mp(g))) if rounded_answer else tolerance):
             return False
         compared += 1
     if compared >= (2 if names else 1):
@@ -323,13 +325,9 @@ def expressions_equal(answer: str, gold: str) -> bool | None:
 
 def is_computation(tree: Tree) -> bool:
     """Whether arithmetic on given numbers was left undone: 16-3-4, 17*23, 3!, log_2 8, 7+0x; not 2^10, sqrt(2)/2."""
-    if contains(tree, "factorial", "binom", "log", "ln", "log_base", "abs", "floor", "ceil", "exp") or _calls_trigonometry(tree):
+    if contains(tree, *_TASKS):
         return True
     return _adds_rationals(tree) or bool(symbols(tree) - CONSTANTS)
-
-
-def _calls_trigonometry(tree: Tree) -> bool:
-    return contains(tree, "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh")
 
 
 def _is_rational(tree: Tree) -> bool:

@@ -56,7 +56,9 @@ def answer_to(gold: str, r: random.Random) -> str:
     """An answer as a policy gives it: as the gold, in another notation, wrong, or broken."""
     kind = r.choices(["same", "notation", "other", "near", "computation", "broken"], [40, 15, 15, 20, 6, 4])[0]
     if kind == "notation":
-        return gold.replace("\\frac", "\\dfrac").replace(",", ", ").replace("-", "- ") + r.choice(["", ".", "\\text{ units}"])
+        return gold.replace("\\frac", "\\dfrac").replace(",", ", ").replace("-", "- ") + r.choice(
+            ["", ".", "\\text{ units}"]
+        )
     if kind == "other":
         return golds(1, r.randrange(10**9))[0]
     if kind == "near":
@@ -100,7 +102,9 @@ def children_bytes() -> int:
 
 def stream(batches: int, rows: int, workers: int) -> None:
     print(f"{rows} responses of {CHARACTERS} characters (about 3,000 tokens) a batch, {workers} workers")
-    print(f"{'batch':>5} {'seconds':>8} {'per second':>10} {'right':>7} {'lost':>5} {'parent MiB':>10} {'workers MiB':>11}")
+    print(
+        f"{'batch':>5} {'seconds':>8} {'per second':>10} {'right':>7} {'lost':>5} {'parent MiB':>10} {'workers MiB':>11}"
+    )
     with Grader(partial(strict), workers=workers) as grader:
         for batch in range(batches):
             start = time.perf_counter()

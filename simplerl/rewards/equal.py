@@ -207,7 +207,11 @@ class _Comparison:
         if x_percent == y_percent:
             return False
         hundredth = replace(x, value=x.value / 100) if x_percent else replace(y, value=y.value / 100)
-        return is_close(hundredth, y, measured=self.measured) if x_percent else is_close(x, hundredth, measured=self.measured)
+        return (
+            is_close(hundredth, y, measured=self.measured)
+            if x_percent
+            else is_close(x, hundredth, measured=self.measured)
+        )
 
     def value_against_number(self, a: Measured, g: Measured, gold: Number) -> bool:
         """The gold is a number and the answer is not a plain one: a root or power may be it, a task may not."""
@@ -292,7 +296,9 @@ def _is_text(text: str) -> bool:
     bare = plain(text).strip("(){}.")
     if "\\text" in text or "\\mbox" in text:
         return not re.search(r"\d", bare) or not re.fullmatch(r"[\d.,+\-*/^]+", bare)
-    return bool(re.fullmatch(r"[A-Za-z']{3,}(?:-[A-Za-z']{2,})*|[A-Z]{2,}|[A-Z]", bare)) or bool(re.search(r"[A-Za-z]{4,}", re.sub(r"\\[A-Za-z]+", "", text)))
+    return bool(re.fullmatch(r"[A-Za-z']{3,}(?:-[A-Za-z']{2,})*|[A-Z]{2,}|[A-Z]", bare)) or bool(
+        re.search(r"[A-Za-z]{4,}", re.sub(r"\\[A-Za-z]+", "", text))
+    )
 
 
 def _words(text: str) -> str:

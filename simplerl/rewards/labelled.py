@@ -94,7 +94,9 @@ def main(arguments: list[str]) -> None:
     for row, (result, _) in zip(rows, scored[rules[0]], strict=True):
         if row.expected is not None and not is_right(row, result):
             shown = row.text if len(row.text) < 150 else "..." + row.text[-150:]
-            print(f"{row.id} [{row.tag}] expected {row.expected}, {result.status}: {result.extracted!s:.80} || {row.gold!r:.100} || {shown!r}")
+            print(
+                f"{row.id} [{row.tag}] expected {row.expected}, {result.status}: {result.extracted!s:.80} || {row.gold!r:.100} || {shown!r}"
+            )
 
 
 if __name__ == "__main__":

@@ -48,7 +48,9 @@ _FONT = re.compile(
     r"underline|ensuremath)\s*\{([A-Za-z]|\\[a-z]+)\}"
 )
 _DOTTED = re.compile(r"\\(d?)dot\s*\{([A-Za-z]|\\[a-z]+)\}")
-_BETWEEN_ITEMS = re.compile(r"(?:,\s*)?(?:" + _TEXT + r"\s*\{[\s~,]*(?:and|or)[\s~]*\}|(?<=[\s\d)}\]$])\b(?:and|or)\b)", re.I)
+_BETWEEN_ITEMS = re.compile(
+    r"(?:,\s*)?(?:" + _TEXT + r"\s*\{[\s~,]*(?:and|or)[\s~]*\}|(?<=[\s\d)}\]$])\b(?:and|or)\b)", re.I
+)
 _DELIMITERS = re.compile(r"(\\\\)|(?<!\\)\$|\\[()]|\\\[(?!\d)|\\\]|__(?=\w)")
 _SMALL_SPACES = re.compile(r"(\\\\)|\\[!,;:>]|\\ |(?<!\\)~")
 _BOLD = re.compile(r"^\*\*(.*?)(?:\*\*)?$", re.S)
@@ -64,8 +66,10 @@ _LEADING = re.compile(
     r"^(?:(?:the\s+)?(?:final\s+)?(?:answer|solutions?|result)(?:\s+set)?\s*(?:is|are)?\s*:?|=|\\(?:therefore|implies|Rightarrow)|:)\s*",
     re.I,
 )
-_TRAILING = re.compile(r"(?:\s|[.,;:](?!\d)|\\\\|(?:solution|answer):?$)+$", re.I)
-_ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*(?:" + _TEXT + r"\s*\{\s*(?:st|nd|rd|th)\s*\}|(?<=\d)(?:st|nd|rd|th)\b)\s*\}?")
+_TRAILING = re.compile(r"(?:\s|[.,;:](?!\d)|\\\\|(?:solution|answer)\s*:$)+$", re.I)
+_ORDINAL = re.compile(
+    r"(?<=\d)\s*\^?\s*\{?\s*(?:" + _TEXT + r"\s*\{\s*(?:st|nd|rd|th)\s*\}|(?<=\d)(?:st|nd|rd|th)\b)\s*\}?"
+)
 _SETUP = re.compile(r"\\begin\{(array|aligned|align\*?|cases|split|gathered)\}(?:\{[^{}]*\})?")
 
 
@@ -101,7 +105,9 @@ def clean(text: str) -> str:
         text = _SETUP.sub(" ", text).replace("\\end{", "\\end {").replace("\\\\", ",").replace("&", " ")
         text = re.sub(r"\\end \{[a-z*]+\}", " ", text)
     text = _FONT.sub(r" \1", _DOTTED.sub(lambda d: f" {d[2]}" + "'" * (1 + len(d[1])), text))
-    text = re.sub(r"\^\s*(?:\{\s*((?:\\prime\s*)+)\}|\\prime)", lambda p: "'" * max(1, (p[1] or "").count("prime")), text)
+    text = re.sub(
+        r"\^\s*(?:\{\s*((?:\\prime\s*)+)\}|\\prime)", lambda p: "'" * max(1, (p[1] or "").count("prime")), text
+    )
     text = _ORDINAL.sub("", text)
     text = _BETWEEN_ITEMS.sub(" , ", text)
     text = _FUNCTIONS.sub(r"\\\1 ", text)

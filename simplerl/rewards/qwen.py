@@ -23,18 +23,23 @@ _UNIT_WORDS = (
     "pm|am|east|west|north|south|[acghlmost]"
 )
 _UNIT = re.compile(rf"(^|\W|(?<=\d))(?:{_UNIT_WORDS})($|\W)")
-_HOPE = re.compile(r"final answer is \$(.*?)\$\. I hope", re.S)
+_HOPE = ("final answer is $", "$. I hope")
+_LONGEST = 2000  # characters of an answer that are looked at
 _NUMBER = re.compile(r"-?\d*\.?\d+")
 _CHOICE = re.compile(r"\b[A-E]\b")
-_MATRIX = re.compile(r"^\\begin\{(?:pmatrix|bmatrix|array)\}(?:\{[a-z]*\})?(.*)\\end\{(?:pmatrix|bmatrix|array)\}$", re.S)
+_MATRIX = re.compile(
+    r"^\\begin\{(?:pmatrix|bmatrix|array)\}(?:\{[a-z]*\})?(.*)\\end\{(?:pmatrix|bmatrix|array)\}$", re.S
+)
 
 
 def qwen_answer(response: str, source: str = "") -> str | None:
-    """"final answer is $...$. I hope" (the first), else after the last "boxed", "the answer is", "final answer
+    """ "final answer is $...$. I hope" (the first), else after the last "boxed", "the answer is", "final answer
     is", else the last number of the text; normalised."""
     text = cut_at_stop(response)
-    if found := _HOPE.search(text):
-        answer = found.group(1)
+    start = text.find(_HOPE[0])
+    end = text.find(_HOPE[1], start + len(_HOPE[0])) if start >= 0 else -1
+    if end >= 0:
+        answer = text[start + len(_HOPE[0]) : end]
     elif "boxed" in text:
         answer = _after_boxed(text.rsplit("boxed", 1)[1])
     elif "he answer is" in text:
@@ -45,7 +50,7 @@ def qwen_answer(response: str, source: str = "") -> str | None:
         numbers = _NUMBER.findall(text.replace(",", ""))
         answer = numbers[-1] if numbers else ""
     answer = re.sub(r"\n\s*", "", answer.strip().split("\n\n")[0]).lstrip(":").rstrip("./")
-    return normal_form(answer, source) or None
+    return normal_form(answer[:_LONGEST], source) or None
 
 
 def _after_boxed(rest: str) -> str:
@@ -92,6 +97,9 @@ def normal_form(text: str, source: str = "") -> str:
 
 def qwen_equal(answer: str, gold: str, source: str = "") -> bool:
     """The published verdict on an answer and a gold, both brought to its notation."""
+    if gold.strip() in ("A", "B", "C", "D", "E"):
+        choices = _CHOICE.findall(answer.upper())
+        return bool(choices) and choices[-1] == gold.strip()
     return _equal(normal_form(answer, source), normal_form(gold, source), 0)
 
 
@@ -114,9 +122,6 @@ def _equal(a: str, g: str, depth: int) -> bool:
         return True
     if not a or depth > 3:
         return False
-    if g in "ABCDE" and len(g) == 1:
-        choices = _CHOICE.findall(a.upper())
-        return bool(choices) and choices[-1] == g
     x, y = _number(a), _number(g)
     if x is not None and y is not None:
         return any(_near(x, scaled) for scaled in (y / 100, y, y * 100))

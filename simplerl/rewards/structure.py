@@ -56,9 +56,22 @@ class Matrix:
 
 Shape = Value | Several | Ordered | Equation | Inequality | Matrix
 
-_OPENING, _CLOSING = {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"}, {")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"}
+_OPENING, _CLOSING = (
+    {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"},
+    {")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"},
+)
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.S)
-_RELATIONS = {"=": "=", "<": "<", ">": ">", "\\le": "<=", "\\ge": ">=", "\\ne": "!=", "\\in": "in", "\\approx": "=", "\\equiv": "="}
+_RELATIONS = {
+    "=": "=",
+    "<": "<",
+    ">": ">",
+    "\\le": "<=",
+    "\\ge": ">=",
+    "\\ne": "!=",
+    "\\in": "in",
+    "\\approx": "=",
+    "\\equiv": "=",
+}
 _NAME = re.compile(r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_(?:\w|\{[^{}]*\}))?'*(?:\([^()]*\))?")
 _INFINITY = "\\infty"
 _MATRIX = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.S)
@@ -207,7 +220,10 @@ def is_label(text: str, *, gold: bool) -> bool:
     if re.search(r"\\(?:text|mathrm|mbox)\s*\{[^{}\d]*\}", text) or _NAME.fullmatch(text):
         return True
     bare = re.sub(r"_(?:\w|\{[^{}]*\})|\([^()]*\)(?=$|[:])", "", text)
-    if re.fullmatch(r"\([A-Za-z\\, ]+\)|\|?[A-Z]{1,6}'*\|?(?:_\w+)?|\\angle\s*[A-Z_{}0-9 ]+|[A-Z]+\s*:\s*[A-Z]+|[a-z]{4,}[a-z ]*", text.strip()):
+    if re.fullmatch(
+        r"\([A-Za-z\\, ]+\)|\|?[A-Z]{1,6}'*\|?(?:_\w+)?|\\angle\s*[A-Z_{}0-9 ]+|[A-Z]+\s*:\s*[A-Z]+|[a-z]{4,}[a-z ]*",
+        text.strip(),
+    ):
         return True
     if re.fullmatch(r"[A-Z](?:_\{?\w+\}?)?\s*:\s*[A-Z](?:_\{?\w+\}?)?", text):
         return True

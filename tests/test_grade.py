@@ -1,0 +1,105 @@
+"""The grade and audit commands on small files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from simplerl import audit, grade
+from simplerl.config import ConfigError
+
+ROWS = [
+    {"response": r"so \boxed{20\%}", "answer": "20", "tag": "kept"},
+    {"response": r"\boxed{(0,1]}", "answer": "[0,1]"},
+    {"response": "the answer is 3", "answer": 3},
+    {"response": r"\boxed{4}", "answer": ""},
+]
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_rows_come_back_in_order_with_their_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    grade.main([str(source), str(target), "wrong=-0.25"])
+    rows = read(target)
+    assert [row["reward"] for row in rows] == [1.0, -0.25, -1.0, -0.25]
+    assert [row["status"] for row in rows] == ["equal", "different", "no_answer", "different"]
+    assert [row["extracted"] for row in rows] == [r"20\%", "(0,1]", None, "4"]
+    assert rows[0]["tag"] == "kept" and rows[0]["correct"] is True and rows[0]["parts"] == {"boxed": 1.0}
+    assert all(row["seconds"] >= 0 for row in rows)
+    assert "4 rows graded" in capsys.readouterr().out
+
+
+def test_rule_reward_and_bare(tmp_path: Path) -> None:
+    source, target = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    grade.main([str(source), str(target), "reward=lenient", "rule=qwen"])
+    assert [row["reward"] for row in read(target)] == [1.0, 1.0, 1.0, 1.0]
+    bare = write(tmp_path / "bare.jsonl", [{"response": "0.5", "answer": "1/2"}, {"response": "2", "answer": "1/2"}])
+    grade.main([str(bare), str(target), "--bare", "reward=simplerl.rewards.binary"])
+    assert [row["reward"] for row in read(target)] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["in.jsonl"], "Two files are needed"),
+        (["in.jsonl", "out.jsonl", "reward=best"], "reward=best is unknown"),
+        (["in.jsonl", "out.jsonl", "rule=sympy"], "rule=sympy is unknown"),
+        (["in.jsonl", "out.jsonl", "right=2"], "unexpected keyword argument 'right'"),
+        (["in.jsonl", "out.jsonl", "--naked"], "--naked is unknown"),
+        (["absent.jsonl", "out.jsonl"], "absent.jsonl does not exist"),
+        (["torn.jsonl", "out.jsonl"], "torn.jsonl, line 2: not JSON"),
+        (["poor.jsonl", "out.jsonl"], 'poor.jsonl, row 1: "answer" must be'),
+    ],
+)
+def test_faults_are_named(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path("in.jsonl"), ROWS)
+    Path("torn.jsonl").write_text('{"response": "1", "answer": "1"}\n{"resp\n')
+    write(Path("poor.jsonl"), [{"response": "1"}])
+    with pytest.raises(ConfigError, match=message):
+        grade.main(arguments)
+    assert not Path("out.jsonl").exists()
+
+
+def test_audit_of_rollouts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "step.parquet"
+    rows = [
+        {"problem_id": f"p{i}", "source": "s", "response": r["response"], "gold": str(r["answer"])}
+        for i, r in enumerate(ROWS)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    audit.main([str(path)])
+    report = (tmp_path / "step.audit.md").read_text()
+    assert "| math_verify | 25.00 % | 1 | 2 | 1 | 0 | 0 |" in report
+    assert "| qwen | 75.00 % | 3 | 0 | 1 | 0 | 0 |" in report
+    assert "## Disagreements of math_verify and qwen (2)" in report
+    assert (
+        "## Golds that do not equal themselves (1)\n\n| source | id | gold | status |\n| --- | --- | --- | --- |\n| s | p3 |  | no_answer |"
+        in report
+    )
+    assert "2 disagreements, 1 golds unequal to themselves" in capsys.readouterr().out
+
+
+def test_audit_in_html_shows_text_as_text(tmp_path: Path) -> None:
+    source = write(
+        tmp_path / "in.jsonl",
+        [
+            {"response": r"\boxed{<script>alert(1)</script>}", "answer": "1300"},
+            {"response": r"\boxed{13}", "answer": "1300"},
+        ],
+    )
+    audit.main([str(source), str(tmp_path / "report.html")])
+    page = (tmp_path / "report.html").read_text()
+    assert "<script>" not in page and "Disagreements" in page

@@ -1,0 +1,213 @@
+"""What counts as the same answer: tables of (answer, gold), by kind. Each row is a decision."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from simplerl.config import ConfigError
+from simplerl.rewards.equal import DIFFERENT, EQUAL, NO_ANSWER, TIMEOUT, compare
+
+SAME = [
+    # numbers
+    ("18.0", "18"), ("18.", "18"), ("018", "18"), ("\\$18", "18"), ("$18$", "18"), ("1,000.00", "1000"), ("70,\\!000", "70000"),
+    ("10{,}080", "10080"), ("11,\\! 111,\\! 100", "11111100"), ("1\\,000", "1000"), (".5", "0.5"), ("+5", "5"), ("--5", "5"),
+    ("4.5 \\times 10^{33}", "4.5e33"), ("10^{3}", "1000"), ("5.47\\cdot 10^5", "547000"), ("2^{10}", "1024"),
+    # fractions and mixed numbers
+    ("\\frac12", "1/2"), ("\\frac1{72}", "\\tfrac{1}{72}"), ("\\dfrac{2}{4}", "0.5"), ("-\\frac{1}{3}", "\\frac{-1}{3}"),
+    ("1\\frac{4}{5}", "9/5"), ("1 1/4", "1.25"), ("-1./3", "-\\frac{1}{3}"), ("\\frac{\\sqrt{3}}{3}", "\\frac{1}{\\sqrt{3}}"),
+    ("0.333333", "\\frac13"), ("3.1415927", "\\pi"), ("\\sqrt{17}", "4.1231"),
+    # percent: x % may mean x or x/100
+    ("20\\%", "20"), ("20", "20\\%"), ("50\\%", "\\frac{1}{2}"), ("0.5", "50\\%"), ("28 \\text{ percent}", "28\\%"), ("28 pct", "28%"),
+    # units and words after a value
+    ("15\\mbox{ cm}^2", "15"), ("5\\text{ cm}", "5 cm"), ("18 dollars", "\\$18"), ("90^\\circ", "90"), ("90 \\text{ degrees}", "90^{\\circ}"),
+    ("\\frac{1}{3} \\textbf{meters}", "1/3"), ("45^\\circ", "\\frac{\\pi}{4}"), ("12^{\\text{th}}", "12"), ("3x \\text{ cm}", "3x"),
+    # lists and sets: no order
+    ("1, -2", "-2,1"), ("\\{1,-2\\}", "1,-2"), ("9 \\text{ and } 5", "5 or 9"), ("1\\pm\\sqrt5", "1-\\sqrt{5},1+\\sqrt{5}"),
+    ("\\frac{1 \\pm i}{2}", "\\frac{1}{2}+\\frac{i}{2}, \\frac{1}{2}-\\frac{i}{2}"), ("(1,2), (3,4)", "(3,4),(1,2)"), ("(0;1),(2;3)", "(2,3),(0,1)"),
+    ("x=1, x=2", "1,2"), ("p=5,q=2;p=7,q=2", "p = 5, q = 2 \\quad \\text{and} \\quad p = 7, q = 2"), ("\\text{A, C}", "C,A"),
+    # tuples, intervals, inequalities
+    ("\\left( 3, \\frac{\\pi}{2} \\right)", "(3,\\pi/2)"), ("(2,+\\infty)", "(2,\\infty)"), ("x>2", "(2,\\infty)"), ("-2\\le x\\le 7", "x \\in [-2,7]"),
+    ("5 \\geq x", "x \\leq 5"), ("c<a<b", "b>a>c"), ("\\{x|-2\\le x<1\\}", "[-2,1)"), ("\\mathbb{R}", "(-\\infty,\\infty)"), ("a \\neq 2", "a ≠ 2"),
+    ("x \\le -1 \\text{ or } x \\ge 3", "(-\\infty,-1]\\cup[3,\\infty)"), ("\\langle 1,2\\rangle", "(1,2)"), ("(x,y)=(1,2)", "(1,2)"),
+    ("x<-7", "x<-7:(-\\infty,-7)"), ("(4,-4,-2)", "Solution is: $[x=4, y=-4, z=-2]$"),
+    # expressions, by value
+    ("x^2+2x+1", "(x+1)^2"), ("-q+p", "p-q"), ("1+i\\sqrt{3}", "1+\\sqrt{3} i"), ("5\\cdot 2^{2/3}", "5\\sqrt[3]{4}"), ("\\sin^2 y", "1-\\cos^2(y)"),
+    ("-16\\sqrt{2}\\sqrt{n}", "-16\\sqrt{2n}"), ("\\binom{n}{2}", "\\frac{n(n-1)}{2}"), ("2 \\pi / \\omega", "\\frac{2\\pi}{\\omega}"), ("100 p^{1/2}", "100\\sqrt p"),
+    ("\\frac{\\ln 2}{\\ln 3}", "\\log_3 2"), ("\\frac{\\log 2}{\\log 3}", "\\frac{\\ln 2}{\\ln 3}"), ("\\frac{\\sec^2 x}{2}+C", "\\frac{\\tan^2 x}{2}+C"), ("x_1+x_{2}", "x_2+x_{1}"),
+    # equations
+    ("5", "x=5"), ("x=5", "5"), ("m+n = 371", "371"), ("f(x)=2x", "2x"), ("y-2x-3=0", "y=2x+3"), ("-34x-45y=1", "34x+45y=-1"), ("x=2+3=5", "5"), ("x\\approx 11", "11"),
+    # matrices
+    ("\\begin{bmatrix} -\\frac13 \\\\ 2 \\end{bmatrix}", "\\begin{pmatrix} -1/3 \\\\ 2 \\end{pmatrix}"), ("(1,2)", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"),
+    # words and choices
+    ("Evelyn", "\\text{Evelyn}"), ("\\text{(C)}", "C"), ("\\textbf{(K)}", "K"), ("no solution", "\\emptyset"), ("\\text{Even}", "even"), ("four", "4"),
+    # notation
+    ("**5**", "5"), ("\\boxed{10}", "10"), ("\\(5\\)", "5"), ("5.", "5"), ("π", "\\pi"), ("5−3x", "5-3x"), ("\\\\frac{1}{2}", "\\frac12"), ("4210_5", "4210_{5}"), ("5/8", "5:8"),
+]  # fmt: skip
+
+OTHER = [
+    # numbers are exact where the gold is
+    ("12345678", "12345679"), ("1000.05", "1000"), ("4.6667", "\\frac{14}{3}"), ("3.14159", "\\pi"), ("5", "5.001"), ("2^{1008}", "2^{1009}"),
+    ("10^{-20}", "10^{-16}"), ("0", "2.88e-19"), ("1/2^{99}", "1/2^{98}"), ("0.00000012", "0.00000034"), ("1/2004!", "1/2006!"), ("4\\sqrt2", "4"), ("2 2/3", "2"),
+    # nothing is scaled without a percent sign
+    ("50", "0.5"), ("13", "1300"), ("0\\%", "24 percent"),
+    # letters are not units, and two quantities are not one
+    ("6", "6m"), ("\\frac{37}{4} m", "37/4"), ("5\\text{ apples and } 3 \\text{ pears}", "5"), ("5 \\text{ cm}", "5 \\text{ m}"), ("1:58 pm", "1:58 am"), ("3 hours and 20 minutes", "3"),
+    ("5 \\text{ is wrong, it is } 6", "5"), ("50 \\text{ cents}", "\\$50"),
+    # every item counts, once
+    ("3, 4", "3"), ("3 \\text{ or } 4", "3"), ("3 | 4", "3"), ("3 \\\\ 4", "4"), ("3 \\quad 4", "3"), ("3 \\text{ to } 4", "3"), ("1,1,2", "1,2,2"), ("7,7", "7"), ("1", "1,-2"), ("32, 349", "32349"),
+    ("1,3,\\ldots,2n-1", "1,2,\\ldots,n"), ("1,2,3,...", "1,2,3"), ("x=1,x=2,x=57", "57"),
+    # order and brackets of tuples and intervals
+    ("(2,1)", "(1,2)"), ("[0,9)", "(0,9)"), ("(3,4)", "(3,4]"), ("-[0,1)", "1"), ("x>57", "57"), ("x \\ne 57", "57"), ("x<5", "x>5"), ("x>2", "y>2"),
+    # equations are not their right sides
+    ("2x+z=1", "1"), ("1=2=3=57", "57"), ("11a+c", "7 = 11a+c"), ("y=5", "x=5"), ("y=2x-3", "y=2x+3"), ("x=x", "x=5"),
+    # expressions
+    ("n+1", "N=n"), ("|x|", "x"), ("\\sqrt{x^2}", "x"), ("x^2", "x^3"), ("\\frac{(x^2+1)^{101}}{202}", "(x^2+1)^{101}/202+C"), ("2 \\hbar", "\\hbar"), ("x+y", "x+z"),
+    # work left undone
+    ("16-3-4", "9"), ("17\\cdot 23", "391"), ("3!", "6"), ("\\binom{10}{3}", "120"), ("\\gcd(84,36)", "12"), ("\\log_2 8", "3"), ("|-3|", "3"), ("7+0\\cdot x", "7"), ("\\sin^2 x+\\cos^2 x", "1"),
+    ("\\int_0^1 3x^2 dx", "1"), ("\\sum_{k=1}^{100} k", "5050"), ("\\lim_{x\\to 0} x", "0"),
+    # words, bases, placeholders
+    ("\\text{west}", "\\text{east}"), ("oddd", "odd"), ("cab", "abc"), ("D", "\\text{(C)}"), ("52_9", "52_8"), ("\\square", "5"), ("\\emptyset", "5"), ("1, 2", "②③"), ("<script>5</script>", "5"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "gold"), SAME)
+def test_same(answer: str, gold: str) -> None:
+    assert compare(answer, gold) == EQUAL
+
+
+@pytest.mark.parametrize(("answer", "gold"), OTHER)
+def test_other(answer: str, gold: str) -> None:
+    assert compare(answer, gold) == DIFFERENT
+
+
+def test_measured_golds_are_rounded() -> None:
+    assert compare("56.003", "56.0", source="minerva_math") == EQUAL
+    assert compare("56.003", "56.0") == DIFFERENT
+    assert compare("5.4703e5", "547000.0", source="minerva_math") == EQUAL
+
+
+def test_the_installed_antlr_is_the_one_hydra_needs_and_percent_works_under_it() -> None:
+    """math-verify's parser for antlr 4.9.3 is stale: unpatched, every percent sign is an error."""
+    from simplerl.rewards import symbolic
+
+    assert version("antlr4-python3-runtime") == "4.9.3"
+    for answer, gold in [("20\\%", "20\\%"), ("20\\%", "20"), ("\\frac{1}{5}", "20\\%")]:
+        assert compare(answer, gold) == EQUAL
+    assert symbolic.symbolic_status("x+20\\%", "x+\\frac{1}{5}") == EQUAL
+
+
+def test_math_verify_decides_what_our_reader_does_not_know() -> None:
+    from simplerl.rewards import algebra
+
+    assert algebra.parsed("\\gcd(x,x)") is None
+    assert compare("\\gcd(6x,4x)+y", "y+\\gcd(4x,6x)") == EQUAL
+    assert compare("\\gcd(6x,4x)+y", "y+\\gcd(4x,9x)") == DIFFERENT
+
+
+def test_exact_compares_normalised_strings_only() -> None:
+    assert compare("\\dfrac{1}{2}", "$\\frac12$", rule="exact") == DIFFERENT
+    assert compare("\\dfrac{1}{2}", "$\\frac{1}{2}$.", rule="exact") == EQUAL
+    assert compare("0.5", "\\frac{1}{2}", rule="exact") == DIFFERENT
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "verdict"),
+    [
+        ("13", "1300", EQUAL),
+        ("0.13", "13", EQUAL),
+        ("1.3", "13", DIFFERENT),
+        ("12345678", "12345679", EQUAL),
+        ("(0,1]", "[0,1]", EQUAL),
+        ("anything", "", EQUAL),
+        ("4", "4t", EQUAL),
+        ("A B C", "C", EQUAL),
+        ("2,1", "1,2", DIFFERENT),
+        ("1-\\sqrt5,1+\\sqrt5", "1\\pm\\sqrt5", DIFFERENT),
+        ("\\frac{2}{4}", "0.5", EQUAL),
+        ("x+1", "1+x", EQUAL),
+    ],
+)
+def test_qwen_quirks(answer: str, gold: str, verdict: str) -> None:
+    assert compare(answer, gold, rule="qwen") == verdict
+
+
+def test_empty_answers_and_golds() -> None:
+    assert compare("  ", "5") == NO_ANSWER
+    assert compare("$$", "5") == NO_ANSWER
+    assert compare("5", "") == DIFFERENT
+
+
+def test_an_unknown_rule_is_refused() -> None:
+    with pytest.raises(ConfigError, match="rule=sympy is unknown: choose one of math_verify, qwen, exact"):
+        compare("1", "1", rule="sympy")
+
+
+def test_a_slow_symbolic_comparison_is_a_timeout_not_a_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    from simplerl.rewards import symbolic
+
+    monkeypatch.setattr(symbolic, "CPU_SECONDS", 1e-4)
+    assert compare("\\det(\\sqrt{u+v})", "\\operatorname{tr}(\\frac{u}{v})") == TIMEOUT
+
+
+PAYLOADS = [
+    "__import__('pathlib').Path('{file}').touch()",
+    "(lambda:open('{file}','w'))()",
+    "[open('{file}','w')]",
+    "{{1:open('{file}','w')}}",
+    "exec(open('{file}','w'))",
+    "__import__('os').system('touch {file}')",
+    "1+__import__('os').system('touch {file}')",
+    "sympify(open('{file}','w'))",
+    "\\text{{__import__('os').system('touch {file}')}}",
+    "$(touch {file})",
+    "`touch {file}`",
+    "\\input{{|touch {file}}}",
+]
+
+
+@pytest.mark.parametrize("rule", ["math_verify", "qwen", "exact"])
+@pytest.mark.parametrize("gold", ["5", "x+1", "\\text{yes}", "[1]"])
+def test_model_text_is_never_run(rule: str, gold: str, tmp_path: Path) -> None:
+    target = tmp_path / "pwned"
+    for payload in PAYLOADS:
+        text = payload.format(file=target)
+        assert compare(text, gold, rule=rule) == DIFFERENT
+        assert compare(f"x={text}", gold, rule=rule) == DIFFERENT
+    assert not target.exists()
+
+
+def test_no_module_of_the_grader_evaluates_text() -> None:
+    """eval, exec, sympify and parse_expr have no place in the grader's source."""
+    import ast
+
+    import simplerl.rewards
+
+    banned = {"eval", "exec", "sympify", "parse_expr", "system", "popen"}
+    for path in Path(simplerl.rewards.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+                assert name not in banned, f"{path.name} calls {name}"
+
+
+def test_importing_the_rewards_is_light() -> None:
+    """No sympy, math-verify, torch or transformers until a comparison needs them."""
+    code = (
+        "import sys, simplerl.rewards\n"
+        "print([m for m in ('sympy', 'math_verify', 'torch', 'transformers', 'vllm', 'ray') if m in sys.modules])"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"
+
+
+def test_grading_logs_nothing_of_the_answers(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        compare("\\frac{\\gcd(x", "\\det(y)")
+        compare("y" * 100_000, "\\det(y)")
+    assert sum(len(record.getMessage()) for record in caplog.records) < 1000

@@ -1,0 +1,153 @@
+"""Where the answer of a response stands, strictly and leniently, and what the three rewards make of it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from simplerl.rewards import binary, lenient, strict
+from simplerl.rewards.extract import boxed_answer, cut_at_stop, last_boxed, lenient_answer
+from simplerl.rewards.qwen import qwen_answer
+from simplerl.types import Problem
+
+STRICT = [
+    (r"so $\boxed{5}$", "5"),
+    (r"\boxed{\sqrt{\frac{\sqrt{3}}{2}}}", r"\sqrt{\frac{\sqrt{3}}{2}}"),
+    (r"\boxed{3} \boxed{4}", "4"),
+    (r"\boxed{3 \boxed{4}}", r"3 \boxed{4}"),
+    (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+    (r"\boxed{\{1,2}", r"\{1,2"),
+    (r"\boxed {5}", "5"),
+    (r"\\boxed{004}", "004"),
+    ("```\n\\boxed{5}\n```", "5"),
+    (r"\boxed{5} and then \boxed{ unclosed", "5"),
+    (r"\boxed{57} and finally \boxed{}", None),
+    (r"\boxed{ }", None),
+    (r"\boxed{{5}", None),
+    (r"\boxed 5", None),
+    (r"\fbox{5}", None),
+    ("the answer is 5", None),
+    ("", None),
+    (r"\boxed{5}<|im_end|>\boxed{6}", "5"),
+    (r"nothing</s>\boxed{6}", None),
+    (r"5}} \boxed{6}", "6"),
+]
+
+
+@pytest.mark.parametrize(("response", "answer"), STRICT)
+def test_strict_takes_the_last_well_formed_box(response: str, answer: str | None) -> None:
+    assert boxed_answer(response) == answer
+
+
+def test_fbox_counts_in_solutions_and_where_asked() -> None:
+    assert last_boxed(r"hence \fbox{7}") == "7"
+    assert last_boxed(r"\framebox{204} minutes") == "204"
+    assert last_boxed("nothing") is None
+    assert last_boxed(r"\boxed{}") == ""
+    assert boxed_answer(r"\boxed{1} \fbox{7}") == "1"
+    assert boxed_answer(r"\boxed{1} \fbox{7}", fbox=True) == "7"
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        (r"The answer is 4. So \boxed{5}", "5"),
+        (r"so \boxed{5", "5"),
+        ("The answer is 6. Wait, no. The answer is 5.", "5"),
+        ("The answer is (B).", "(B)"),
+        ("The final answer is: $\\frac{3}{4}$. I hope it is correct.", r"\frac{3}{4}"),
+        ("**Answer:** 42", "42"),
+        ("Answer:\n 42 apples", "42 apples"),
+        ("She has 3.\n#### 1,800", "1,800"),
+        ("A: 1430", "1430"),
+        ("答案是 12", "12"),
+        ("Final Answer: The maximum number of points of $f(x)$ is 19. <|im_start|>user 7", "19"),
+        ("Therefore x = 3/4", "3/4"),
+        ("It is 12%.", "12%"),
+        ("I paid $2 and got 1,234.50 back.", "1,234.50"),
+        ("Thus \\[x = 7\\]", "x = 7"),
+        ("We get -5 in the end", "-5"),
+        ("no numeric answer", None),
+        ("  \n ", None),
+    ],
+)
+def test_lenient_reads_the_answer_wherever_it_stands(response: str, answer: str | None) -> None:
+    assert lenient_answer(response) == answer
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("final answer is $3$. I hope it is correct. \\boxed{4}", "3"),
+        ("\\boxed{4} the answer is 5", "4"),
+        ("\\boxed{\\frac{1}{2}", "\\frac{1}{2}"),
+        ("boxed 7$ done", "7"),
+        ("the answer is 12.", "12"),
+        ("we count 3, then 1,234", "1234"),
+        ("nothing", None),
+    ],
+)
+def test_qwen_extraction_order(response: str, answer: str | None) -> None:
+    assert qwen_answer(response) == answer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\\boxed{" * 100_000,
+        "\\boxed{1}" * 100_000,
+        "\\boxed{" + "{" * 200_000 + "5" + "}" * 200_000 + "}",
+        "The final answer is $" * 50_000,
+        "answer is" + " " * 500_000,
+        "1+" * 300_000,
+        "$$" * 300_000,
+        "\\[ " * 200_000,
+        "\\boxed{" + " " * 500_000 + "5}",
+        "\\frac" * 100_000,
+        "1,000" * 100_000,
+    ],
+)
+def test_extraction_is_linear(text: str) -> None:
+    """Half a million characters; anything quadratic would take minutes of CPU time."""
+    start = time.process_time()
+    boxed_answer(text)
+    lenient_answer(text)
+    qwen_answer(text)
+    assert time.process_time() - start < 20
+
+
+def test_stop_strings_end_the_text() -> None:
+    assert cut_at_stop("a<|endoftext|>b</s>") == "a"
+    assert cut_at_stop("a</b>") == "a</b>"
+
+
+PROBLEM = Problem(id="p", question="", answer="\\frac{1}{2}")
+
+
+@pytest.mark.parametrize(
+    ("response", "rewards", "status"),
+    [
+        (r"\boxed{0.5}", (1.0, 1.0, 1.0), "equal"),
+        (r"\boxed{3}", (-0.5, 0.0, 0.0), "different"),
+        ("The answer is 1/2.", (-1.0, 0.0, 1.0), "no_answer"),
+        ("The answer is 3.", (-1.0, 0.0, 0.0), "no_answer"),
+        ("", (-1.0, 0.0, 0.0), "no_answer"),
+        (r"Put it within \boxed{}.", (-1.0, 0.0, 0.0), "no_answer"),
+        (r"\boxed{0.5, 3}", (-0.5, 0.0, 0.0), "different"),
+    ],
+)
+def test_rewards(response: str, rewards: tuple[float, float, float], status: str) -> None:
+    scores = strict(response, PROBLEM), binary(response, PROBLEM), lenient(response, PROBLEM)
+    assert tuple(score.reward for score in scores) == rewards
+    assert scores[0].status == status
+    assert scores[0].correct == (status == "equal")
+    assert scores[0].parts == {"boxed": float(boxed_answer(response) is not None)}
+
+
+def test_strict_values_are_keywords() -> None:
+    assert strict("", PROBLEM, unboxed=-0.1).reward == -0.1
+    assert strict(r"\boxed{9}", PROBLEM, wrong=0.25).reward == 0.25
+    assert strict(r"\boxed{1/2}", PROBLEM, correct=2).reward == 2
+    assert strict(r"\boxed{1/2}", PROBLEM, rule="exact").status == "different"
+    assert strict(r"\fbox{1/2}", PROBLEM, fbox=True).status == "equal"

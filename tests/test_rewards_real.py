@@ -1,0 +1,143 @@
+"""The rewards on real golds, labelled cases and hostile responses (data outside the repository)."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from simplerl.rewards import strict
+from simplerl.rewards.extract import last_boxed
+from simplerl.rewards.labelled import CHOICES, Case, cases, is_right, score
+from simplerl.rewards.pool import Grader
+from simplerl.types import Problem, Score
+
+GOLDS: dict[str, Callable[[dict], str]] = {
+    "gsm8k": lambda row: row["answer"].split("####")[1].strip(),
+    "math500": lambda row: last_boxed(row["solution"]) or "",
+    "minerva_math": lambda row: last_boxed(row["solution"]) or "",
+    "gaokao2023en": lambda row: row["answer"].strip("$"),
+    "olympiadbench": lambda row: row["final_answer"][0].strip("$"),
+    "college_math": lambda row: row["answer"].strip("$"),
+    "aime24": lambda row: str(row["answer"]),
+    "amc23": lambda row: str(row["answer"]),
+}
+EMPTY = {"gaokao2023en": 2, "math_rl": 2}
+# Neighbours that are written differently and are the same.
+TWINS = {
+    ("5", "x=5"),
+    ("-2", "\\{-2\\}"),
+    ("\\frac{1}{2}", "0.5"),
+    ("36^\\circ", "36"),
+    ("100\\%", "1"),
+    ("2", "2\\text{ miles}"),
+}
+
+
+def golds(shared: Path, name: str) -> list[str]:
+    if name == "math_rl":
+        return [row["answer"] for row in json.loads((shared / "data/math_lvl3to5_8k.json").read_text())]
+    lines = (shared / f"data/benchmarks/{name}.jsonl").read_text().splitlines()
+    return [GOLDS[name](json.loads(line)) for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*GOLDS, "math_rl"])
+def test_every_gold_equals_itself_and_not_the_next(shared: Path, name: str) -> None:
+    answers = golds(shared, name)
+    problems = [Problem(str(i), "", gold, source=name) for i, gold in enumerate(answers)]
+    following = [
+        next((p for p in problems[i + 1 :] + problems[:i] if p.answer not in ("", gold)), None)
+        for i, gold in enumerate(answers)
+    ]
+    with Grader(partial(strict)) as grader:
+        own = grader.grade_pairs((f"\\boxed{{{p.answer}}}", p) for p in problems)
+        pairs = [(gold, other) for gold, other in zip(answers, following, strict=True) if gold and other]
+        crossed = grader.grade_pairs((f"\\boxed{{{gold}}}", other) for gold, other in pairs)
+    assert [p.answer for p, s in zip(problems, own, strict=True) if not s.correct] == [""] * EMPTY.get(name, 0)
+    equal = [(gold, other.answer) for (gold, other), s in zip(pairs, crossed, strict=True) if s.status != "different"]
+    assert set(equal) <= TWINS
+
+
+@pytest.fixture(scope="module")
+def labelled(shared: Path) -> dict[str, list[tuple[Case, Score, float]]]:
+    rows = list(cases(shared / "data/grading"))
+    groups: dict[str, list[tuple[Case, Score, float]]] = {}
+    for row, (result, seconds) in zip(rows, score(rows, "math_verify"), strict=True):
+        groups.setdefault("apart" if row.tag in CHOICES else row.file, []).append((row, result, seconds))
+    return groups
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "share"),
+    [
+        ("real_responses", 0.99),
+        ("suites", 0.98),
+        ("handmade_bench", 0.98),
+        ("tinyv_hard", 0.93),
+        ("lenient", 0.97),
+        ("hostile", 0.97),
+    ],
+)
+def test_labelled_cases(labelled: dict[str, list[tuple[Case, Score, float]]], file: str, share: float) -> None:
+    rows = [(case, result) for case, result, _ in labelled[file] if case.expected is not None]
+    wrong = [(case.id, result.status) for case, result in rows if not is_right(case, result)]
+    assert len(wrong) <= (1 - share) * len(rows), wrong
+
+
+@pytest.mark.slow
+def test_at_most_one_false_positive_in_500(labelled: dict[str, list[tuple[Case, Score, float]]]) -> None:
+    rows = [(case, result) for group in labelled.values() for case, result, _ in group if case.expected is False]
+    assert sum(result.correct for _, result in rows) <= len(rows) / 500
+
+
+def hostile(shared: Path) -> list[Case]:
+    return [case for case in cases(shared / "data/grading") if case.file == "hostile"]
+
+
+def grade_hostile(rows: list[Case]) -> list[tuple[Score, float]]:
+    with Grader(partial(strict)) as grader:
+        return grader.grade_timed((row.text, Problem(row.id, "", row.gold)) for row in rows)
+
+
+def check_hostile(rows: list[Case], graded: list[tuple[Score, float]]) -> None:
+    assert len(graded) == len(rows)
+    assert max(seconds for _, seconds in graded) <= 8
+    assert not Path("/tmp/heldout/PWNED").exists()
+    judged = [is_right(row, result) for row, (result, _) in zip(rows, graded, strict=True) if row.expected is not None]
+    assert sum(judged) >= 0.97 * len(judged)
+
+
+@pytest.mark.slow
+def test_hostile_rows_from_a_thread(shared: Path) -> None:
+    rows, graded = hostile(shared), []
+    thread = threading.Thread(target=lambda: graded.extend(grade_hostile(rows)))
+    thread.start()
+    thread.join()
+    check_hostile(rows, graded)
+
+
+@pytest.mark.slow
+def test_hostile_rows_from_a_ray_actor(shared: Path) -> None:
+    ray = pytest.importorskip("ray", reason="needs ray: pip install simplerl[cpu]")
+    rows = hostile(shared)
+    root = str(Path(__file__).resolve().parent.parent)
+    environment = {"PYTHONPATH": os.pathsep.join([root, str(Path(__file__).parent)])}
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": environment})
+    try:
+
+        class Actor:
+            def grade(self, cases: list[Case]) -> list[tuple[Score, float]]:
+                with Grader(partial(strict)) as grader:
+                    return grader.grade_timed((case.text, Problem(case.id, "", case.gold)) for case in cases)
+
+        actor = ray.remote(Actor).remote()
+        check_hostile(rows, ray.get(actor.grade.remote(rows), timeout=300))
+    finally:
+        ray.shutdown()
