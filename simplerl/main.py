@@ -7,47 +7,67 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from simplerl import rl, sft
 from simplerl.config import Config, ConfigError, load
-from simplerl.run import Interrupted, Run
-from simplerl.task import Task, prepare
-from simplerl.worker import NonFinite
+
+if TYPE_CHECKING:
+    from simplerl.run import Run
+    from simplerl.task import Task
 
 logger = logging.getLogger(__name__)
 
 
 def main(raw: DictConfig) -> Path | None:
     """Runs, resumes or skips what `raw` describes. A fault ends the process with one sentence (exit status 2 for a
-    bad configuration, 1 for a failed run), or, within a sweep, only its own job."""
+    bad configuration, 1 for a failed run, 75 after saving on a stop signal), or, within a sweep, only its own job."""
     hydra = HydraConfig.get()
     OmegaConf.set_readonly(raw, False)
     raw.choices = {group: str(choice) for group, choice in hydra.runtime.choices.items() if "hydra/" not in group}
+    if hydra.mode is RunMode.MULTIRUN:
+        logger.info("\nrun %s of the sweep: %s", hydra.job.num, ", ".join(hydra.overrides.task))
     try:
         return run_experiment(raw, label=hydra.job.override_dirname)
-    except ConfigError as error:
-        print(f"Configuration: {error}", file=sys.stderr)
-        status = 2
-    except Interrupted as signal:
-        print(f"Stopped by {signal} after saving: the same command goes on from there.", file=sys.stderr)
-        status = 75  # EX_TEMPFAIL: try again
-    except Exception:
-        traceback.print_exc()
-        status = 1
-    if hydra.mode is RunMode.MULTIRUN and "SLURM_JOB_ID" not in os.environ and status != 75:
-        raise RuntimeError("this run failed; its reason stands above and in its folder's status.json")
+    except KeyboardInterrupt:
+        print("Stopped by the keyboard: the same command goes on from the last checkpoint.", file=sys.stderr)
+        status = 130
+    except Exception as error:
+        status = _report(error)
+    if hydra.mode is RunMode.MULTIRUN and "SLURM_JOB_ID" not in os.environ and status in (1, 2):
+        # Hydra's own launcher then goes on with the other runs, and ends with this sentence and status 1.
+        raise CompactHydraException("A run of the sweep failed (its reason stands above); the others went on.")
     sys.exit(status)
+
+
+def _report(error: Exception) -> int:
+    """Says why a run ended; its exit status."""
+    if isinstance(error, ConfigError):
+        print(f"Configuration: {error}", file=sys.stderr)
+        return 2
+    from simplerl.run import Interrupted
+
+    if isinstance(error, Interrupted):
+        print(f"Stopped by {error} after saving: the same command goes on from there.", file=sys.stderr)
+        return 75  # EX_TEMPFAIL: try again
+    traceback.print_exception(error)
+    return 1
 
 
 def run_experiment(raw: DictConfig, label: str) -> Path:
     """The run's folder, complete. Raises ConfigError before anything is loaded or written."""
     config = load(raw)
+    # Only now, so that a configuration that `load` refuses is refused before torch and transformers are imported.
+    import torch
+
+    from simplerl.run import Interrupted, Run
+    from simplerl.task import prepare
+    from simplerl.worker import NonFinite
+
     resolved: dict[str, Any] = OmegaConf.to_container(raw, resolve=True, enum_to_str=True)  # type: ignore[assignment]
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
@@ -77,6 +97,8 @@ def run_experiment(raw: DictConfig, label: str) -> Path:
 
 def stages(config: Config, task: Task, run: Run) -> None:
     """Warm-up, then reinforcement learning; either may be left out."""
+    from simplerl import rl, sft
+
     backend = config.backend(config, task)
     model = sft.warm_up(config, task, backend, run)
     if config.algorithm.advantage is not None:
