@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
+from typing import Literal
 
 from simplerl.types import Problem
 
@@ -164,7 +165,7 @@ def _wording(rng: Random) -> str:
     return rng.choices(list(WORDINGS), [weights[0] for weights in WORDINGS.values()])[0]
 
 
-def problems(split: str, count: int, seed: int = 0) -> list[Problem]:
+def problems(split: Literal["pretrain", "rl", "heldout"], count: int, seed: int = 0) -> list[Problem]:
     """`count` different questions of a split (pretrain | rl | heldout); level is the number of operators, with `h`
     where there is a hard product."""
     rng = Random(f"{split}-{seed}")

@@ -8,11 +8,15 @@ Importing this module is light: math-verify and sympy load at the first comparis
 
 from __future__ import annotations
 
+from typing import Literal
+
 from simplerl.rewards.equal import EQUAL, NO_ANSWER, compare
 from simplerl.rewards.extract import boxed_answer, lenient_answer
 from simplerl.types import Problem, Score
 
 __all__ = ["binary", "lenient", "strict"]
+
+Rule = Literal["math_verify", "qwen", "exact"]  # another one is refused before the run starts
 
 
 def strict(
@@ -22,7 +26,7 @@ def strict(
     correct: float = 1.0,
     wrong: float = -0.5,
     unboxed: float = -1.0,
-    rule: str = "math_verify",
+    rule: Rule = "math_verify",
     fbox: bool = False,
 ) -> Score:
     r"""The published rule: `correct` for a right answer in the last \boxed{}, `wrong` for a wrong one,
@@ -38,12 +42,12 @@ def strict(
     return Score(correct if right else wrong, right, status, answer, {"boxed": 1.0})
 
 
-def binary(response: str, problem: Problem, *, rule: str = "math_verify", fbox: bool = False) -> Score:
+def binary(response: str, problem: Problem, *, rule: Rule = "math_verify", fbox: bool = False) -> Score:
     r"""1 for a right answer in the last \boxed{}, otherwise 0."""
     return strict(response, problem, correct=1.0, wrong=0.0, unboxed=0.0, rule=rule, fbox=fbox)
 
 
-def lenient(response: str, problem: Problem, *, rule: str = "math_verify") -> Score:
+def lenient(response: str, problem: Problem, *, rule: Rule = "math_verify") -> Score:
     """1 for a right final answer wherever it stands (box, "the answer is", last number), otherwise 0."""
     if rule == "qwen":
         from simplerl.rewards.qwen import qwen_answer

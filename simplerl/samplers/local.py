@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -184,7 +184,7 @@ def local_sampler(
     tokenizer: PreTrainedTokenizerBase,
     path: str,
     *,
-    precision: str = "float32",
+    precision: Literal["float32", "bfloat16"] = "float32",
     max_rows: int = 256,
     max_cache_gib: float = 8.0,
 ) -> LocalSampler:
