@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 KEYS = ["run", "phase", "step"]
+CSV_SOURCES = ("wandb table", "wandb plot")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,9 @@ def assemble(found: Sequence[RunData], notes: Iterable[str] = ()) -> Frames:
         by_id.setdefault(one.id, []).append(one)
     ids = list(by_id)
     for run, parts in by_id.items():
-        if len(parts) > 1:
+        if len(parts) > 1 and not all(
+            part.source in CSV_SOURCES for part in parts
+        ):  # charts and tables complete each other
             sources = " and ".join(dict.fromkeys(f"{part.source} {part.where}" for part in parts))
             notes.append(f"{run}: put together from {len(parts)} parts ({sources}).")
     facts = [_facts(run, parts) for run, parts in by_id.items()]
@@ -154,16 +156,12 @@ def one_row_a_step(rows: pd.DataFrame, run: str, notes: list[str]) -> pd.DataFra
     if not double.any():
         return rows
     merged = rows.groupby(["phase", "step"], sort=False, observed=True, as_index=False).last()
-    steps = sorted(set(rows.loc[double, "step"]))
-    notes.append(
-        f"{run}: {len(rows) - len(merged)} rows repeat a step ({_span(steps)}); the last written value of each counts."
-    )
+    written = rows[double].groupby(["phase", "step"], sort=False, observed=True).count()
+    steps = sorted({step for _, step in written.index[(written > 1).any(axis=1)]})
+    if steps:
+        notes.append(f"{run}: {_span(steps)} written more than once; the last written value of each metric counts.")
     return merged.sort_values(["phase", "step"], ignore_index=True)
 
 
 def _span(steps: list[int]) -> str:
-    return f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
-
-
-def is_run_folder(path: Path) -> bool:
-    return (path / "config.yaml").is_file() and (path / "environment.json").is_file()
+    return f"step {steps[0]} was" if len(steps) == 1 else f"{len(steps)} steps ({steps[0]} to {steps[-1]}) were"

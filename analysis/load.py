@@ -1,4 +1,9 @@
-"""Any mixture of sources -> one set of frames: run folders, folders of run folders, W&B exports and offline runs."""
+"""Any mixture of sources -> one set of frames.
+
+A source is a run folder, a folder of any depth with run folders, exported CSV files and offline W&B runs in it, one
+such file, or wandb:ENTITY/PROJECT (wandb:ENTITY/PROJECT/RUN) for the histories on a W&B server. Within a run folder
+its own files are read, not the W&B folder in it: name that folder (RUN/wandb) to read it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.folders import read_folder
-from analysis.frames import Frames, RunData, assemble, is_run_folder
+from analysis.frames import Frames, RunData, assemble
+from analysis.wandb_csv import read_csv
+from analysis.wandb_names import identified
+from analysis.wandb_offline import NotAWandbFile, read_offline
+
+API = "wandb:"
+RUN_FILES = {"config.yaml", "environment.json"}  # what makes a folder a run folder
 
 
 class SourceError(ValueError):
@@ -16,14 +27,22 @@ class SourceError(ValueError):
 
 def run_folders(path: Path) -> list[Path]:
     """The run folders at or under `path`, by name."""
-    if is_run_folder(path):
-        return [path]
+    return sorted(place for place, is_run in _walk(path) if is_run)
+
+
+def _walk(path: Path) -> list[tuple[Path, bool]]:
+    """Run folders (True) and files (False) at or under a path; a run folder is not entered."""
+    if path.is_file():
+        return [(path, False)]
     found = []
     for place, folders, files in os.walk(path):
-        if {"config.yaml", "environment.json"} <= set(files):
-            found.append(Path(place))
+        if set(files) >= RUN_FILES:
+            found.append((Path(place), True))
             folders.clear()
-    return sorted(found)
+        else:
+            folders.sort()
+            found += [(Path(place) / file, False) for file in sorted(files) if file.endswith((".csv", ".wandb"))]
+    return found
 
 
 def load(sources: Sequence[str | Path]) -> Frames:
@@ -31,11 +50,35 @@ def load(sources: Sequence[str | Path]) -> Frames:
     notes: list[str] = []
     found: list[RunData] = []
     for source in sources:
-        path = Path(source)
-        if not path.exists():
-            raise SourceError(f"{source} does not exist: name a run folder, a folder of them, or W&B exports.")
-        folders = run_folders(path)
-        if not folders:
-            raise SourceError(f"{source} holds no run folder (one has config.yaml and metrics.jsonl).")
-        found += [read_folder(folder, notes) for folder in folders]
-    return assemble(found, notes)
+        if str(source).startswith(API):
+            from analysis.wandb_api import read_project
+
+            found += read_project(str(source).removeprefix(API), notes)
+        else:
+            found += _read_path(Path(source), notes)
+    # Parts of one run in the order in which they were written: a resumed offline run is several folders.
+    found.sort(key=lambda one: (one.created or "") if one.source == "wandb offline" else "")
+    return assemble(identified(found, notes), notes)
+
+
+def _read_path(path: Path, notes: list[str]) -> list[RunData]:
+    if not path.exists():
+        raise SourceError(f"{path} does not exist: name a run folder, a folder of them, W&B exports or wandb:PROJECT.")
+    found: list[RunData] = []
+    for place, is_run in _walk(path):
+        if is_run:
+            found.append(read_folder(place, notes))
+        elif place.suffix == ".wandb":
+            try:
+                one = read_offline(place, notes)
+            except NotAWandbFile as error:
+                raise SourceError(f"{place} {error}: name the file that `wandb` wrote.") from None
+            found += [one] if one else []
+        else:
+            runs = read_csv(place, notes)
+            if runs is None:
+                notes.append(f"{place}: neither a line plot nor a runs table of W&B, left out.")
+            found += runs or []
+    if not found:
+        raise SourceError(f"{path} holds no run: neither a run folder (config.yaml, metrics.jsonl) nor a W&B export.")
+    return found

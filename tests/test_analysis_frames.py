@@ -89,7 +89,7 @@ def test_the_last_writer_of_a_step_wins(tmp_path: Path) -> None:
     frames = load([write_run(tmp_path, "one", rows)])
     assert frames.curve("one", "a").to_dict() == {0: 1.0, 1: 3.0}
     assert frames.curve("one", "b").to_dict() == {1: 7.0}
-    assert frames.notes == ["one: 1 rows repeat a step (step 1); the last written value of each counts."]
+    assert frames.notes == ["one: step 1 was written more than once; the last written value of each metric counts."]
 
 
 def test_arms_are_what_differs_besides_the_seed(tmp_path: Path) -> None:

@@ -1,0 +1,160 @@
+"""Offline run folders of W&B (`wandb/offline-run-*/run-*.wandb`), read from the file itself.
+
+The format (wandb 0.31): ":W&B", 0xBEE1, a version byte, then a LevelDB log: blocks of 32 KiB, records
+[crc32, length, type] that may span blocks, each a protobuf `Record`. A kill leaves a file that ends anywhere:
+everything up to there counts.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from analysis.frames import RunData
+from analysis.values import flatten, number
+from analysis.wandb_rows import rows_to_metrics
+
+BLOCK = 32 * 1024
+FILE_HEADER, RECORD_HEADER = 7, 7
+MAGIC = b":W&B" + struct.pack("<H", 0xBEE1)
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+
+class NotAWandbFile(ValueError):
+    """The bytes are no .wandb file."""
+
+
+def payloads(content: bytes) -> Iterator[bytes | None]:
+    """Each whole record; a last None says that the file was cut or broken there."""
+    if content[: len(MAGIC)] != MAGIC:
+        raise NotAWandbFile("does not begin like a .wandb file")
+    place, joined = FILE_HEADER, b""
+    while place < len(content):
+        left = BLOCK - place % BLOCK
+        if left < RECORD_HEADER:  # padding at the end of a block
+            place += left
+            continue
+        if place + RECORD_HEADER > len(content):
+            yield None
+            return
+        crc, length, kind = struct.unpack_from("<IHB", content, place)
+        if not any((crc, length, kind)):  # zeros, written ahead of a kill
+            yield None
+            return
+        data = content[place + RECORD_HEADER : place + RECORD_HEADER + length]
+        if len(data) < length or zlib.crc32(bytes([kind]) + data) != crc:
+            yield None
+            return
+        place += RECORD_HEADER + length
+        joined = data if kind in (FULL, FIRST) else joined + data
+        if kind in (FULL, LAST):
+            yield joined
+
+
+@dataclass
+class _Seen:
+    """What the records of one file said."""
+
+    run: Any = None
+    config: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, float] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    step_metrics: list[str] = field(default_factory=list)
+    exit_code: int | None = None
+    runtime: float | None = None
+    cut: bool = False
+
+
+def read_offline(file: Path, notes: list[str]) -> RunData | None:
+    """One .wandb file; None (and a note) where it was killed before it named its run."""
+    seen = _read(file)
+    if seen.run is None:
+        notes.append(f"{file}: holds no run (killed within its first seconds?), left out.")
+        return None
+    run = seen.run.run_id
+    if seen.cut:
+        notes.append(
+            f"{run}: {file.parent.name} ends in the middle of a record (a kill?); what stands before it counts."
+        )
+    state = "crashed" if seen.exit_code is None else "finished" if seen.exit_code == 0 else "failed"
+    return RunData(
+        id=run,
+        name=seen.run.display_name or run,
+        state=state,
+        source="wandb offline",
+        where=str(file.parent),
+        config=_settings(seen.config),
+        summary=seen.summary,
+        metrics=rows_to_metrics(seen.rows, run, notes, seen.step_metrics),
+        created=datetime.fromtimestamp(seen.run.start_time.ToMicroseconds() / 1e6, UTC).isoformat(),
+        seconds=seen.runtime,
+    )
+
+
+def _read(file: Path) -> _Seen:
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+    seen = _Seen()
+    for payload in payloads(file.read_bytes()):
+        if payload is None:
+            seen.cut = True
+            break
+        record = Record.FromString(payload)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            seen.run = record.run
+            _update(seen.config, record.run.config)
+        elif kind == "config":
+            _update(seen.config, record.config)
+        elif kind == "history":
+            seen.rows.append(_row(record.history))
+        elif kind == "summary":
+            _update_summary(seen.summary, record.summary)
+        elif kind == "metric" and record.metric.step_metric:
+            if record.metric.step_metric not in seen.step_metrics:
+                seen.step_metrics.append(record.metric.step_metric)
+        elif kind == "exit":
+            seen.exit_code, seen.runtime = record.exit.exit_code, float(record.exit.runtime)
+    return seen
+
+
+def _key(item: Any) -> str:
+    return ".".join(item.nested_key) if item.nested_key else str(item.key)
+
+
+def _update(config: dict[str, Any], record: Any) -> None:
+    for item in record.update:
+        config[_key(item)] = json.loads(item.value_json)
+    for item in record.remove:
+        config.pop(_key(item), None)
+
+
+def _update_summary(summary: dict[str, float], record: Any) -> None:
+    for item in record.update:
+        value = number(json.loads(item.value_json))
+        if value is not None and not _key(item).startswith("_"):
+            summary[_key(item)] = value
+
+
+def _row(history: Any) -> dict[str, Any]:
+    """Values come typed or as JSON, in which bare NaN and Infinity are allowed."""
+    row: dict[str, Any] = {}
+    for item in history.item:
+        typed = item.WhichOneof("value")
+        if item.value_json or typed == "json":
+            row[_key(item)] = json.loads(item.value_json or item.json)
+        elif typed not in (None, "none"):
+            row[_key(item)] = getattr(item, typed)
+    if "_step" not in row and history.HasField("step"):
+        row["_step"] = history.step.num
+    return row
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flatten(config).items() if not key.startswith("_wandb")}

@@ -1,0 +1,234 @@
+"""Every way in which numbers come out of W&B, and what is nasty about each."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wandb_server import ServedRun, serving
+
+from analysis.arms import prepared
+from analysis.load import SourceError, load
+from analysis.wandb_offline import payloads, read_offline
+
+STEPS = ("9", "19", "29")
+
+
+def write_csv(path: Path, header: list[str], rows: list[list[str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([header, *rows])
+    return path
+
+
+def triple(name: str, metric: str) -> list[str]:
+    return [f"{name} - {metric}{part}" for part in ("", "__MIN", "__MAX")]
+
+
+def line_plot(path: Path, axis: str, curves: list[tuple[str, str, list[str]]], steps: tuple[str, ...] = STEPS) -> Path:
+    header = [axis, *(column for name, metric, _ in curves for column in triple(name, metric))]
+    rows = [[step, *(cell for _, _, cells in curves for cell in [cells[i]] * 3)] for i, step in enumerate(steps)]
+    return write_csv(path, header, rows)
+
+
+@pytest.fixture
+def samples(shared: Path) -> Path:
+    return shared / "wandb_samples"
+
+
+def test_all_sample_exports_together(samples: Path) -> None:
+    frames = load([samples])
+    assert set(frames.runs.index) == {
+        *("st0a1b2c", "st1crash", "st1again", "st2resum", "le0x9y8z", "le1q7w6e", "le2nometr", "le9debug"),
+    }
+    # Placed at the run's own step (train/global_step 152), which the other chart shows beside _step 19.
+    assert frames.curve("st1crash", "eval/exact_match").index.tolist() == [72, 152]
+    assert frames.curve("st1again", "eval/exact_match")[472] == 0.5375403521485212
+    assert frames.curve("st1again", "eval/pass@8").index.tolist() == [72, 152, 232, 312, 392, 472]
+    assert frames.runs.at["le1q7w6e", "name"] == 'lenient λ=0.5 – s1, "v2"'
+    assert frames.runs.at["le2nometr", "name"] == "grpo-lenient - s2"
+    assert math.isnan(frames.summary.at["le2nometr", "eval/lenient_match"])
+    assert frames.config.at["st1crash", "slurm.job_id"] == "4711_1"
+    assert any("told apart by their last values: column 1 is st1crash" in note for note in frames.notes)
+    assert any(note.startswith("Group: strict, Group: lenient: means over groups") for note in frames.notes)
+    ended, arms = prepared(frames)
+    assert [(arm.label, len(arm.runs)) for arm in arms.arms] == [("reward=lenient", 3), ("reward=strict", 3)]
+    assert "st1crash: left out, it crashed (name grpo-strict-s1)." in ended.notes
+
+
+def test_samples_without_ids_are_told_apart_too(samples: Path) -> None:
+    frames = load([samples / "runs_table.csv", samples / "line_step_exact_match.csv"])
+    assert frames.runs.at["grpo-strict-s1", "state"] == "finished"
+    assert frames.runs.at["grpo-strict-s1 (2)", "state"] == "crashed"
+    assert frames.curve("grpo-strict-s1 (2)", "eval/exact_match").index.tolist() == [9, 19]
+    assert any("x axis is W&B's own Step" in note for note in frames.notes)
+
+
+def test_a_grouped_chart_alone_is_read_and_said(samples: Path) -> None:
+    frames = load([samples / "line_grouped_exact_match.csv"])
+    assert list(frames.runs.index) == ["Group: strict", "Group: lenient"]
+    assert any("mean over runs that cannot be told apart" in note for note in frames.notes)
+
+
+def test_a_line_plot_alone_keeps_runs_of_one_name_apart(tmp_path: Path) -> None:
+    curves = [("a - b, c", "m/x", ["1", "2", ""]), ("a - b, c", "m/x", ["3", "NaN", "Infinity"])]
+    frames = load([line_plot(tmp_path / "x.csv", "rl/step", curves)])
+    assert frames.curve("a - b, c", "m/x").to_dict() == {9: 1.0, 19: 2.0}
+    assert frames.curve("a - b, c (2)", "m/x").to_dict() == {9: 3.0, 29: math.inf}
+    assert frames.notes == ["a - b, c: 2 runs have this name; their order in the file tells them apart."]
+
+
+def test_curves_that_fit_no_run_of_their_name_stay_apart(tmp_path: Path) -> None:
+    table = write_csv(
+        tmp_path / "t.csv",
+        ["Name", "ID", "State", "seed", "m/x"],
+        [["n", "i1", "finished", "0", "5"], ["n", "i2", "crashed", "0", "5"]],
+    )
+    plot = line_plot(tmp_path / "p.csv", "rl/step", [("n", "m/x", ["1", "2", "5"]), ("n", "m/x", ["1", "5", ""])])
+    frames = load([table, plot])
+    assert set(frames.runs.index) == {"i1", "i2", "n?", "n (2)?"}
+    assert any("Show the ID column" in note for note in frames.notes)
+
+
+def test_a_thinned_chart_is_said(tmp_path: Path) -> None:
+    path = write_csv(
+        tmp_path / "p.csv", ["rl/step", *triple("run", "m/x")], [["0", "2", "1", "3"], ["5", "4", "4", "4"]]
+    )
+    assert any("2 bounds differ from their value: the page thinned the chart" in note for note in load([path]).notes)
+
+
+def test_time_on_the_x_axis_gives_last_values_only(tmp_path: Path) -> None:
+    path = line_plot(tmp_path / "p.csv", "Relative Time (Process)", [("run", "m/x", ["1", "2", ""])])
+    frames = load([path])
+    assert frames.last("run", "m/x") == 2.0 and frames.metrics.empty
+    assert any("not a step" in note for note in frames.notes)
+
+
+def test_a_table_without_state_seed_or_id(tmp_path: Path) -> None:
+    rows = [["one", "none", "0.10", "0.5"], ["two", "strict", "0.1", "0.7"]]
+    frames = load([write_csv(tmp_path / "t.csv", ["Name", "reward.name", "algo.lr", "eval/x/accuracy"], rows)])
+    assert frames.config.at["one", "reward.name"] == "none"
+    assert [arm.label for arm in prepared(frames)[1].arms] == ["reward=none", "reward=strict"]
+    assert frames.last("two", "eval/x/accuracy") == 0.7
+    assert [note.partition(": ")[2][:18] for note in frames.notes] == ["hides State and ID", "has no seed column"]
+
+
+def test_results_kept_as_last_and_max(tmp_path: Path) -> None:
+    path = write_csv(
+        tmp_path / "t.csv",
+        ["Name", "ID", "State", "seed", "e/a.last", "e/a.max"],
+        [["n", "i", "finished", "0", "1", "3"]],
+    )
+    assert load([path]).summary.loc["i"].to_dict() == {"e/a": 1.0, "e/a.max": 3.0}
+
+
+def test_another_csv_is_left_out_and_said(tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(SourceError, match="holds no run"):
+        load([tmp_path / "other.csv"])
+
+
+# Offline
+
+
+def log_offline(folder: Path, run: str, rows: list[dict[str, Any]], *, name: str | None = None, **config: Any) -> Path:
+    """A real offline run; its .wandb file."""
+    import wandb
+
+    settings = wandb.Settings(console="off", silent=True)
+    with wandb.init(
+        mode="offline", dir=folder, id=run, name=name, project="math", config=config, settings=settings
+    ) as own:
+        for row in rows:
+            own.log(row)
+    (file,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    end = time.monotonic() + 30  # wandb-core may still be writing
+    while read_offline(file, []) is None or load([file]).runs["state"].iloc[0] != "finished":
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return file
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One run, resumed: steps 0-2, then 2-3; the redone step 2 counts."""
+    first, second = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
+    rows = [{"rl/step": step, "reward/mean": float(step), "odd": math.nan} for step in range(3)]
+    again = [{"rl/step": step, "reward/mean": 10.0 + step, "eval/x/accuracy": 0.5} for step in (2, 3)]
+    again.append({"warmup/step": 7, "warmup/loss": math.inf, "text": "hello"})
+    return {
+        "first": log_offline(first, "abc", rows, name="a, b", seed=0, reward={"name": "none"}),
+        "second": log_offline(second, "abc", again, name="a, b", seed=0, reward={"name": "none"}),
+    }
+
+
+@pytest.mark.slow
+def test_offline_runs_are_read_and_a_resumed_one_is_one(offline: dict[str, Path]) -> None:
+    frames = load([offline["second"], offline["first"]])
+    assert frames.runs.loc["abc", ["name", "state"]].tolist() == ["a, b", "finished"]
+    assert frames.curve("abc", "reward/mean").to_dict() == {0: 0.0, 1: 1.0, 2: 12.0, 3: 13.0}
+    assert frames.curve("abc", "warmup/loss", "warmup").to_dict() == {7: math.inf}
+    assert frames.config.at["abc", "reward.name"] == "none"
+    assert "abc: step 2 was written more than once; the last written value of each metric counts." in frames.notes
+    assert "abc: not numbers, left out: text." in frames.notes
+
+
+@pytest.mark.slow
+def test_an_offline_file_cut_anywhere_is_read_up_to_there(offline: dict[str, Path], tmp_path: Path) -> None:
+    whole = offline["first"].read_bytes()
+    assert None not in list(payloads(whole))
+    for size in (7, 300, len(whole) // 2, len(whole) - 3):
+        place = tmp_path / f"offline-run-{size}" / "run-abc.wandb"
+        place.parent.mkdir()
+        place.write_bytes(whole[:size])
+    frames = load([tmp_path / f"offline-run-{len(whole) - 3}"])
+    assert frames.runs.at["abc", "state"] == "crashed"
+    assert any("ends in the middle of a record" in note for note in frames.notes)
+    with pytest.raises(SourceError, match="holds no run"):
+        load([tmp_path / "offline-run-7"])
+
+
+def test_records_that_span_blocks_are_joined() -> None:
+    import struct
+    import zlib
+
+    def record(kind: int, data: bytes) -> bytes:
+        return struct.pack("<IHB", zlib.crc32(bytes([kind]) + data), len(data), kind) + data
+
+    head = b":W&B" + struct.pack("<HB", 0xBEE1, 1)
+    first = 32768 - 7 - 7  # fills the first block
+    content = head + record(2, b"a" * first) + record(4, b"b" * 5) + record(1, b"c")
+    assert list(payloads(content)) == [b"a" * first + b"b" * 5, b"c"]
+    assert list(payloads(content[:-1]))[-1] is None
+
+
+# The API
+
+
+@pytest.mark.slow
+def test_full_histories_come_through_the_real_client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = [
+        {"_step": i, "rl/step": i // 2, ("eval/x/accuracy" if i % 2 else "reward/mean"): i / 10} for i in range(1500)
+    ]
+    rows[4]["reward/mean"] = "NaN"
+    runs = [
+        ServedRun(
+            "r1", "same name", "finished", {"seed": 0, "reward": {"name": "none"}}, {"a/b": {"last": 1, "max": 2}}, rows
+        ),
+        ServedRun("r2", "same name", "crashed", {"seed": 0}, {"a/b": "Infinity"}, rows[:4]),
+    ]
+    with serving(runs) as url:
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+        monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path))
+        frames = load(["wandb:lab/math"])
+        with pytest.raises(SourceError, match="lab/absent cannot be read"):
+            load(["wandb:lab/absent"])
+    assert frames.runs["state"].to_dict() == {"r1": "finished", "r2": "crashed"}
+    assert len(frames.curve("r1", "eval/x/accuracy")) == 750  # all, not a sample of 500
+    assert 2 not in frames.curve("r1", "reward/mean").index
+    assert frames.config.at["r1", "reward.name"] == "none"
+    assert frames.summary.at["r1", "a/b"] == 1.0 and frames.summary.at["r2", "a/b"] == math.inf
