@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from simplerl.micro import tokenizer, world
+from simplerl.micro import corpus, tokenizer, world
 
 BASE = Path(__file__).resolve().parent.parent / "assets" / "micro_base"
 
@@ -63,30 +63,32 @@ def test_splits_are_disjoint():
     found = {name: {expression_in(p.question) for p in world.problems(name, 400)} for name in world.SPLITS}
     for name, texts in found.items():
         assert {world.split_of(text) for text in texts} == {name}
-    read = {expression_in(d.prompt.strip()) for d in islice(world.documents(0), 2000) if d.style != world.DRILL}
+    read = {expression_in(d.prompt.strip()) for d in islice(corpus.documents(0), 2000) if d.style != corpus.DRILL}
     assert {world.split_of(text) for text in read} == {"pretrain"}
 
 
 def test_corpus_is_deterministic_and_mixed():
-    documents = list(islice(world.documents(5), 3000))
-    assert documents == list(islice(world.documents(5), 3000))
-    answers = [d for d in documents if d.style != world.DRILL]
-    share = {s: sum(d.style == s for d in answers) / len(answers) for s in (world.QUICK, world.CODE, world.CHECK)}
-    assert 0.4 < share[world.QUICK] < 0.6
-    assert 0.2 < share[world.CODE] < 0.35
-    assert 0.02 < share[world.CHECK] < 0.09
+    documents = list(islice(corpus.documents(5), 3000))
+    assert documents == list(islice(corpus.documents(5), 3000))
+    answers = [d for d in documents if d.style != corpus.DRILL]
+    share = {s: sum(d.style == s for d in answers) / len(answers) for s in (corpus.QUICK, corpus.CODE, corpus.CHECK)}
+    assert 0.4 < share[corpus.QUICK] < 0.6
+    assert 0.2 < share[corpus.CODE] < 0.35
+    assert 0.02 < share[corpus.CHECK] < 0.09
 
 
 def test_answers_are_right_unless_a_slip_was_planted():
-    for document in islice(world.documents(7), 3000):
+    for document in islice(corpus.documents(7), 3000):
         if document.final is None:
             continue
         assert document.value == eval(expression_in(document.prompt.strip()))
         if document.slips == 0:
             assert document.final == document.value
+        start, stop = document.given
+        assert document.answer[start:stop].isdigit() == (document.style == corpus.CHECK)
         ending = f"\\boxed{{{document.final}}}" if "\\boxed" in document.answer else f"is {document.final}"
         assert document.answer.endswith(ending)
-        if document.style == world.CHECK:
+        if document.style == corpus.CHECK:
             assert document.slips == 0
             assert "wait, " in document.answer
         else:
@@ -95,7 +97,7 @@ def test_answers_are_right_unless_a_slip_was_planted():
 
 def test_drills_and_worked_products_hold():
     rng = Random(0)
-    lines = "\n".join(world.drill(rng).answer for _ in range(300)).split("\n")
+    lines = "\n".join(corpus.drill(rng).answer for _ in range(300)).split("\n")
     for line in lines:
         if "?" in line:
             new, old = map(int, re.findall(r"\d+", line)[:2])
@@ -103,7 +105,7 @@ def test_drills_and_worked_products_hold():
         else:
             left, right = line.split(" = ")
             assert eval(left) == int(right) >= 0
-    parts = [(str(part), part.value) for part in world.worked(world.Step(59, "*", 78))]
+    parts = [(str(part), part.value) for part in corpus.worked(world.Step(59, "*", 78))]
     assert parts == [("59 * 70", 4130), ("59 * 8", 472), ("4130 + 472", 4602)]
 
 
@@ -111,7 +113,7 @@ def test_programs_compute_the_answer():
     rng = Random(1)
     for _ in range(20):
         item = world.expression(rng)
-        code = world.code_answer(rng, item).answer
+        code = corpus.code_answer(rng, item).answer
         assert "boxed" not in code
         assert code.startswith("```python\n")
         assert code.endswith("\n```")
@@ -121,7 +123,7 @@ def test_programs_compute_the_answer():
 
 
 def test_corpus_as_problems_for_fine_tuning():
-    problems = world.corpus(50, seed=2)
+    problems = corpus.problems(50, seed=2)
     assert len(problems) == 50
     assert all(problem.solution for problem in problems)
     assert {world.split_of(expression_in(problem.question)) for problem in problems} == {"pretrain"}
@@ -131,7 +133,7 @@ def test_tokenizer_round_trips():
     from transformers import AutoTokenizer
 
     loaded = AutoTokenizer.from_pretrained(BASE)
-    texts = [d.prompt + d.answer for d in islice(world.documents(9), 300)]
+    texts = [d.prompt + d.answer for d in islice(corpus.documents(9), 300)]
     texts += ["x = {'a': [1, 2]}\n\n\tand", "".join(map(chr, range(127)))]
     for text in texts:
         ids = loaded(text)["input_ids"]
@@ -145,7 +147,7 @@ def test_tokenizer_round_trips():
 
 
 def test_a_prompt_and_its_answer_are_tokenized_apart():
-    for document in islice(world.documents(11), 300):
+    for document in islice(corpus.documents(11), 300):
         whole = tokenizer.encode(document.prompt + document.answer)
         assert whole == tokenizer.encode(document.prompt) + tokenizer.encode(document.answer)
 

@@ -18,7 +18,7 @@ from statistics import fmean
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from simplerl.micro import world
+from simplerl.micro import corpus, world
 from simplerl.types import Problem
 
 _STEP = re.compile(r"^(?:First|Then) (\d+) ([-+*]) (\d+) = (-?\d+)$")
@@ -46,10 +46,10 @@ def respond(
 
 def style_of(response: str) -> str:
     if "```" in response:
-        return world.CODE
+        return corpus.CODE
     if "wait" in response:
-        return world.CHECK
-    return world.QUICK if "\\boxed{" in response else world.RAMBLE
+        return corpus.CHECK
+    return corpus.QUICK if "\\boxed{" in response else corpus.RAMBLE
 
 
 def boxed(response: str) -> str | None:
@@ -67,7 +67,7 @@ def summary(problems: list[Problem], responses: list[str], lengths: list[int]) -
     styles = [style_of(response) for response in responses]
     right = [boxed(response) == problem.answer for problem, response in zip(problems, responses, strict=True)]
     by_style = {}
-    for style in (world.QUICK, world.CHECK, world.CODE, world.RAMBLE):
+    for style in (corpus.QUICK, corpus.CHECK, corpus.CODE, corpus.RAMBLE):
         chosen = [i for i, name in enumerate(styles) if name == style]
         hard = [i for i in chosen if problems[i].level and "h" in str(problems[i].level)]
         by_style[style] = {
