@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from simplerl.config import ConfigError
@@ -23,10 +22,10 @@ from simplerl.rewards.equal import RULES
 from simplerl.rewards.normalize import clean
 from simplerl.rewards.pool import Grader
 from simplerl.rewards.qwen import normal_form
-from simplerl.types import Problem, Score
+from simplerl.types import Problem, Reward, Score
 
 SLOWEST = 10
-COLUMNS = {rule: (strict, rule) for rule in RULES} | {"lenient": (lenient, "math_verify")}
+COLUMNS: dict[str, Reward] = {rule: partial(strict, rule=rule) for rule in RULES} | {"lenient": partial(lenient)}
 Graded = dict[str, list[tuple[Score, float]]]  # by column: (score, seconds) of each row
 
 
@@ -34,15 +33,15 @@ Graded = dict[str, list[tuple[Score, float]]]  # by column: (score, seconds) of 
 class Table:
     title: str
     header: Sequence[str]
-    rows: list[Sequence[object]]
+    rows: Sequence[Sequence[object]]
     note: str = ""
 
 
 def grade_all(pairs: list[tuple[str, Problem]], **options: Any) -> Graded:
     """Every response under every rule with the strict extraction, and leniently under the default one."""
     graded: Graded = {}
-    for name, (reward, rule) in COLUMNS.items():
-        with Grader(partial(reward, rule=rule), **options) as grader:
+    for name, reward in COLUMNS.items():
+        with Grader(reward, **options) as grader:
             graded[name] = grader.grade_timed(pairs)
     return graded
 

@@ -85,10 +85,7 @@ def test_audit_of_rollouts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "| math_verify | 25.00 % | 1 | 2 | 1 | 0 | 0 |" in report
     assert "| qwen | 75.00 % | 3 | 0 | 1 | 0 | 0 |" in report
     assert "## Disagreements of math_verify and qwen (2)" in report
-    assert (
-        "## Golds that do not equal themselves (1)\n\n| source | id | gold | status |\n| --- | --- | --- | --- |\n| s | p3 |  | no_answer |"
-        in report
-    )
+    assert "## Golds that do not equal themselves (1)\n" in report and "| s | p3 |  | no_answer |" in report
     assert "2 disagreements, 1 golds unequal to themselves" in capsys.readouterr().out
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - tables read best with a kind per line
 """What counts as the same answer: tables of (answer, gold), by kind. Each row is a decision."""
 
 from __future__ import annotations

@@ -8,15 +8,11 @@ Importing this module is light: math-verify and sympy load at the first comparis
 
 from __future__ import annotations
 
-from typing import Literal
-
-from simplerl.rewards.equal import EQUAL, NO_ANSWER, compare
+from simplerl.rewards.equal import EQUAL, NO_ANSWER, Rule, compare
 from simplerl.rewards.extract import boxed_answer, lenient_answer
 from simplerl.types import Problem, Score
 
 __all__ = ["binary", "lenient", "strict"]
-
-Rule = Literal["math_verify", "qwen", "exact"]  # another one is refused before the run starts
 
 
 def strict(

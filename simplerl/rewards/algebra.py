@@ -14,7 +14,7 @@ from typing import Any
 
 import mpmath
 
-from simplerl.rewards.latex import FUNCTIONS, Tree, Unreadable, contains, has_decimal, read, symbols
+from simplerl.rewards.latex import Tree, Unreadable, contains, has_decimal, read, symbols
 
 DIGITS = 40
 SAME = mpmath.mpf(10) ** -28
@@ -22,7 +22,6 @@ MAX_BITS = 20_000  # of an exact power
 MAX_MAGNITUDE = 10**6  # of an exponent or the argument of exp, gamma, ...
 POINTS = 7
 CONSTANTS = {"e", "i", "\\pi"}
-_TASKS = FUNCTIONS | {"factorial", "binom", "log_base", "abs", "floor", "ceil"}  # not a number's form
 
 
 class OutOfReach(ValueError):
@@ -35,7 +34,7 @@ class _Evaluation:
     def __init__(self, point: dict[str, Any], degree: Any = 1, log_base: int | None = None) -> None:
         self.point, self.degree, self.log_base = point, degree, log_base
 
-    def value(self, tree: Tree) -> Any:
+    def value(self, tree: Tree) -> Any:  # noqa: PLR0911 - a kind of node each
         """A Fraction where the arithmetic is rational, else mpf or mpc. Raises OutOfReach."""
         head = tree[0]
         if head == "num":
@@ -68,7 +67,7 @@ class _Evaluation:
             return mpmath.mpc(0, 1)
         return self.point[name]
 
-    def call(self, name: str, arguments: tuple[Tree, ...]) -> Any:
+    def call(self, name: str, arguments: tuple[Tree, ...]) -> Any:  # noqa: PLR0911 - a function each
         if name in ("sin", "cos", "tan", "cot", "sec", "csc"):
             inner = _Evaluation(self.point, mpmath.pi / 180, self.log_base)
             return _finite(getattr(mpmath, name), _real(inner.value(arguments[0])))
@@ -323,32 +322,14 @@ def expressions_equal(answer: str, gold: str) -> bool | None:
     return verdict
 
 
-def is_computation(tree: Tree) -> bool:
-    """Whether arithmetic on given numbers was left undone: 16-3-4, 17*23, 3!, log_2 8, 7+0x; not 2^10, sqrt(2)/2."""
-    if contains(tree, *_TASKS):
+def is_out_of_reach(text: str) -> bool:
+    """Whether the text is a number too large, or undefined: 10^{10^{10}}, 1/0."""
+    tree = parsed(text)
+    if tree is None or symbols(tree) - CONSTANTS:
+        return False
+    try:
+        with mpmath.workdps(DIGITS):
+            _Evaluation({}).value(tree)
+    except OutOfReach:
         return True
-    return _adds_rationals(tree) or bool(symbols(tree) - CONSTANTS)
-
-
-def _is_rational(tree: Tree) -> bool:
-    if tree[0] == "num":
-        return True
-    return tree[0] in ("neg", "div", "pow", "add", "mul") and all(_is_rational(part) for part in tree[1:])
-
-
-def _is_power_of_ten(tree: Tree) -> bool:
-    return tree[0] == "pow" and tree[1] == ("num", Fraction(10), False)
-
-
-def _adds_rationals(tree: Tree) -> bool:
-    if tree[0] == "add" and sum(map(_is_rational, tree[1:])) > 1 and not _is_mixed_number(tree):
-        return True
-    if tree[0] == "mul":
-        numbers = [part for part in tree[1:] if _is_rational(part)]
-        if len(numbers) > 1 and not any(map(_is_power_of_ten, numbers)):
-            return True
-    return any(_adds_rationals(part) for part in tree[1:] if isinstance(part, tuple))
-
-
-def _is_mixed_number(tree: Tree) -> bool:
-    return len(tree) == 3 and tree[1][0] == "num" and tree[2][0] == "div" and tree[2][1][0] == "num"
+    return False

@@ -1,4 +1,4 @@
-"""Speed and memory of grading: `python -m simplerl.rewards.benchmark [batches=10] [workers=2] [rows=8192] [pairs=FOLDER]`.
+"""Speed and memory of grading: `python -m simplerl.rewards.benchmark [batches=10] [workers=2] [pairs=FOLDER]`.
 
 Streams batches of synthetic responses of about 3,000 tokens through the strict reward, as a sampler would, and
 compares our equality with math-verify called one by one, on synthetic pairs or on those of a folder of
@@ -25,9 +25,9 @@ from simplerl.types import Problem, Prompt, Rollout
 CHARACTERS = 10_500  # about 3,000 tokens of mathematical prose
 SAMPLES = 8
 _PROSE = (
-    "Let us denote the unknown by $x$ and write the condition as $\\frac{x^{2}+3x}{2} = 14$. Then {x : x > 0} is the set "
-    "we look at, so $x^2+3x-28 = (x+7)(x-4)$ and only one factor matters. Wait, let me check this again: for x = 4 we "
-    "have 16 + 12 = 28, as it should be.\n\\[ \\sqrt{\\frac{49}{4}} = \\frac{7}{2} \\]\nTherefore the sum of the first "
+    "Let us denote the unknown by $x$ and write the condition as $\\frac{x^{2}+3x}{2} = 14$. Then {x : x > 0} is the "
+    "set we look at, so $x^2+3x-28 = (x+7)(x-4)$ and only one factor matters. Wait, let me check this again: "
+    "for x = 4 we have 16 + 12 = 28, as it should be.\n\\[ \\sqrt{\\frac{49}{4}} = \\frac{7}{2} \\]\nTherefore the sum of the first "
     "terms is 3 + 5 + 7 = 15, which gives the next step. "
 )
 
@@ -102,9 +102,8 @@ def children_bytes() -> int:
 
 def stream(batches: int, rows: int, workers: int) -> None:
     print(f"{rows} responses of {CHARACTERS} characters (about 3,000 tokens) a batch, {workers} workers")
-    print(
-        f"{'batch':>5} {'seconds':>8} {'per second':>10} {'right':>7} {'lost':>5} {'parent MiB':>10} {'workers MiB':>11}"
-    )
+    columns = ("batch", "seconds", "per second", "right", "lost", "parent MiB", "workers MiB")
+    print("".join(f"{column:>12}" for column in columns))
     with Grader(partial(strict), workers=workers) as grader:
         for batch in range(batches):
             start = time.perf_counter()
@@ -113,8 +112,9 @@ def stream(batches: int, rows: int, workers: int) -> None:
             right = sum(r.score is not None and r.score.correct for r in graded) / rows
             lost = sum(grader.metrics.values()) * rows
             del graded
-            memory = f"{resident_bytes() / 2**20:>10.0f} {children_bytes() / 2**20:>11.0f}"
-            print(f"{batch:>5} {seconds:>8.2f} {rows / seconds:>10.0f} {right:>7.3f} {lost:>5.0f} {memory}")
+            values = (batch, f"{seconds:.2f}", f"{rows / seconds:.0f}", f"{right:.3f}", f"{lost:.0f}")
+            memory = (f"{resident_bytes() / 2**20:.0f}", f"{children_bytes() / 2**20:.0f}")
+            print("".join(f"{value:>12}" for value in (*values, *memory)), flush=True)
 
 
 def one_by_one(pairs: list[tuple[str, str]]) -> None:
@@ -134,9 +134,10 @@ def one_by_one(pairs: list[tuple[str, str]]) -> None:
     theirs = [verify(parse(f"\\boxed{{{gold}}}"), parse(f"\\boxed{{{answer}}}")) for answer, gold in pairs]
     their_seconds = time.process_time() - start
     same = sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(pairs)
-    print(f"{len(pairs)} distinct pairs, one process, CPU time: ours {our_seconds:.2f} s ({len(pairs) / our_seconds:.0f}/s), math-verify "
-          f"{their_seconds:.2f} s ({len(pairs) / their_seconds:.0f}/s): {their_seconds / our_seconds:.1f} x; "
-          f"same verdict on {100 * same:.1f} %")  # fmt: skip
+    print(f"{len(pairs)} distinct pairs, one process, CPU time:")
+    print(f"  ours        {our_seconds:8.2f} s {len(pairs) / our_seconds:8.0f}/s")
+    print(f"  math-verify {their_seconds:8.2f} s {len(pairs) / their_seconds:8.0f}/s")
+    print(f"  ratio {their_seconds / our_seconds:.1f} x; the same verdict on {100 * same:.1f} %")
 
 
 def synthetic_pairs(count: int) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from simplerl.rewards import lenient, strict
+from simplerl.rewards.equal import RULES, Rule
 from simplerl.rewards.pool import Grader
 from simplerl.types import Problem, Score
 
@@ -57,7 +58,7 @@ def cases(folder: Path) -> Iterator[Case]:
             )
 
 
-def score(rows: list[Case], rule: str) -> list[tuple[Score, float]]:
+def score(rows: list[Case], rule: Rule) -> list[tuple[Score, float]]:
     """(score, seconds) of each case, graded by the reward of its mode in the worker pool."""
     results: dict[str, tuple[Score, float]] = {}
     for mode, reward in (("strict", strict), ("lenient", lenient)):
@@ -75,7 +76,7 @@ def is_right(case: Case, result: Score) -> bool:
 
 def main(arguments: list[str]) -> None:
     rows = list(cases(Path(arguments[0])))
-    rules = arguments[1:] or ["math_verify", "qwen", "exact"]
+    rules = [rule for rule in RULES if rule in arguments[1:]] or list(RULES)
     scored = {rule: score(rows, rule) for rule in rules}
     print(f"{'':28}" + "".join(f"{rule:>24}" for rule in rules) + "   right / rows (false positives)")
     groups: dict[str, list[int]] = {}
@@ -94,9 +95,8 @@ def main(arguments: list[str]) -> None:
     for row, (result, _) in zip(rows, scored[rules[0]], strict=True):
         if row.expected is not None and not is_right(row, result):
             shown = row.text if len(row.text) < 150 else "..." + row.text[-150:]
-            print(
-                f"{row.id} [{row.tag}] expected {row.expected}, {result.status}: {result.extracted!s:.80} || {row.gold!r:.100} || {shown!r}"
-            )
+            verdict = f"expected {row.expected}, {result.status}: {result.extracted!s:.80}"
+            print(f"{row.id} [{row.tag}] {verdict} || {row.gold!r:.100} || {shown!r}")
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ class _Reader:
 
     def starts_factor(self) -> bool:
         token = self.peek()
-        if token is None or token == "|" and self.bars:
+        if token is None or (token == "|" and self.bars):
             return False
         name = token[1:]
         return (
@@ -129,10 +129,7 @@ class _Reader:
             token = self.peek()
             if token == "^":
                 self.next()
-                if self.degree_mark():
-                    tree = ("deg", tree)
-                else:
-                    tree = ("pow", tree, self.script())
+                tree = ("deg", tree) if self.degree_mark() else ("pow", tree, self.script())
             elif token == "!":
                 self.next()
                 if self.peek() == "!":
@@ -207,7 +204,8 @@ class _Reader:
     def subscript(self) -> str:
         if self.peek() != "{":
             return self.next()
-        pieces, depth = [], 0
+        pieces: list[str] = []
+        depth = 0
         while True:
             token = self.next()
             depth += (token == "{") - (token == "}")
@@ -272,7 +270,7 @@ def _ends_in_number(tree: Tree) -> bool:
 
 
 def _is_proper_fraction(tree: Tree) -> bool:
-    return tree[0] == "div" and tree[1][0] == tree[2][0] == "num" and tree[1][1] < tree[2][1]
+    return bool(tree[0] == "div" and tree[1][0] == tree[2][0] == "num" and tree[1][1] < tree[2][1])
 
 
 def symbols(tree: Tree) -> set[str]:

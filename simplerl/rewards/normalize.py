@@ -27,7 +27,8 @@ _TRANSLATE = str.maketrans(_CHARACTERS)
 _RENAMED = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "cupdot": "cup",
     "leq": "le", "leqslant": "le", "geq": "ge", "geqslant": "ge", "neq": "ne", "lt": "<", "gt": ">",
-    "cdot": "*", "times": "*", "ast": "*", "div": "/", "colon": ":", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|",
+    "cdot": "*", "times": "*", "ast": "*", "div": "/", "colon": ":", "lvert": "|", "rvert": "|", "vert": "|",
+    "mid": "|",
     "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "langle": r"\langle", "varnothing": "emptyset",
     "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "degree": "^\\circ", "degrees": "^\\circ",
     "arcsinh": "arsinh", "lg": "log", "operatorname": "mathrm", "textdollar": "\\$", "simeq": "approx",

@@ -32,7 +32,7 @@ class Number:
     decimal: bool = False  # written with a decimal point, or in scientific notation: rounded
 
 
-def number(text: str) -> Number | None:
+def number(text: str) -> Number | None:  # noqa: PLR0911 - a notation each
     """The number that the whole text is, or None: integer, decimal, a/b, mixed, scientific; thousands marks."""
     text = text.strip()
     if len(text) > MAX_DIGITS:

@@ -167,7 +167,7 @@ class Grader:
             worker.start()
             while chunk := self._take():
                 self._serve(worker, chunk)
-        except BaseException as error:  # noqa: BLE001 - raised again by the caller's next wait
+        except BaseException as error:  # raised again by the caller's next wait
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()

@@ -56,7 +56,7 @@ def qwen_answer(response: str, source: str = "") -> str | None:
 def _after_boxed(rest: str) -> str:
     """Braces matched where there are any; a bare or unterminated box runs on."""
     if not rest.startswith("{"):
-        return rest.split("$")[0].strip()
+        return rest.split("$", maxsplit=1)[0].strip()
     depth = 0
     for i, character in enumerate(rest):
         depth += (character == "{") - (character == "}")
@@ -86,7 +86,7 @@ def normal_form(text: str, source: str = "") -> str:
     text = text.replace("+\\inf", "\\inf").replace("j", "i") if "j" in text and "i" not in text else text
     text = re.sub(r"(\d+)\.0*(?!\d)", r"\1", text)
     text = re.sub(r"(?<!\d)\.(?=\d)", "0.", text).replace("\\ ", "")
-    if text.count("=") == 1 and len(text.split("=")[0].strip()) <= 2:
+    if text.count("=") == 1 and text.index("=") <= 2:
         text = text.split("=")[1]
     text = re.sub(r"\\sqrt(\w)", r"\\sqrt{\1}", text)
     text = re.sub(r"\\frac(\d)(\d)", r"\\frac{\1}{\2}", re.sub(r"\\frac(\d)\{", r"\\frac{\1}{", text))
@@ -117,7 +117,7 @@ def _near(a: float, g: float) -> bool:
     return abs(a - g) <= _RELATIVE * max(abs(a), abs(g))
 
 
-def _equal(a: str, g: str, depth: int) -> bool:
+def _equal(a: str, g: str, depth: int) -> bool:  # noqa: PLR0911 - the published order of checks
     if not g or a.lower() == g.lower():
         return True
     if not a or depth > 3:
@@ -151,8 +151,8 @@ def _pairwise(a: str, g: str, depth: int) -> bool:
 def _same(a: str, g: str) -> bool:
     a, g = (re.sub(r"\\(?:cdot|times)", "*", text.replace("\\div", "/")) for text in (a, g))
     verdict = algebra.expressions_equal(a, g)
-    if verdict is None:
+    if verdict is None and not algebra.is_out_of_reach(a):
         from simplerl.rewards.symbolic import symbolic_status
 
         return symbolic_status(a, g) == "equal"
-    return verdict
+    return bool(verdict)

@@ -81,7 +81,9 @@ _REALS = re.compile(r"\\mathbb\s*\{?\s*R\s*\}?|\\R|\\text\s*\{\s*all real number
 @lru_cache(maxsize=16384)
 def split_top(text: str, separators: frozenset[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Pieces between separators that stand outside all brackets, and the separators."""
-    pieces, found, depth, bars, start = [], [], 0, 0, 0
+    pieces: list[str] = []
+    found: list[str] = []
+    depth = start = 0
     for token in _TOKEN.finditer(text):
         piece = token.group()
         if piece in _OPENING:
@@ -101,7 +103,7 @@ _SIGNS = re.compile(r"\\[pm][pm](?![a-z])")
 _RELATION_TOKENS = frozenset(_RELATIONS)
 
 
-def shape(text: str, depth: int = 0) -> Shape:
+def shape(text: str, depth: int = 0) -> Shape:  # noqa: PLR0911 - a kind each
     """The structure of a cleaned answer."""
     text = text.strip()
     if depth > MAX_NESTING or number(text) is not None:
@@ -129,7 +131,7 @@ def shape(text: str, depth: int = 0) -> Shape:
 
 
 def _several(pieces: tuple[str, ...], depth: int) -> Shape:
-    items = []
+    items: list[Shape] = []
     for piece in pieces:
         item = shape(piece, depth + 1)
         items.extend(item.items if isinstance(item, Several) and not item.braces else [item])
@@ -181,7 +183,7 @@ def _interval(opening: str, low: str, high: str, closing: str, variable: str = "
     return Ordered(opening, (Value(low), Value(high)), closing, variable)
 
 
-def _relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: int) -> Shape:
+def _relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: int) -> Shape:  # noqa: PLR0911 - a relation each
     if set(operators) == {"="}:
         return Equation(sides)
     if operators == ("in",):

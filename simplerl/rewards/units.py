@@ -15,8 +15,8 @@ _SCALES: dict[str, dict[str, float]] = {  # size of a unit within its dimension
         "s": 1.0, "sec": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hr": 3600.0, "hour": 3600.0,
         "day": 86400.0, "week": 604800.0, "month": 2.6e6, "year": 3.2e7, "yr": 3.2e7,
     },
-    "mass": {"mg": 1e-6, "g": 1e-3, "gram": 1e-3, "kg": 1.0, "kilogram": 1.0, "lb": 0.4536, "pound": 0.4536, "oz": 0.02835,
-             "ounce": 0.02835, "ton": 1000.0},
+    "mass": {"mg": 1e-6, "g": 1e-3, "gram": 1e-3, "kg": 1.0, "kilogram": 1.0, "lb": 0.4536, "pound": 0.4536,
+             "oz": 0.02835, "ounce": 0.02835, "ton": 1000.0},
     "volume": {"ml": 1e-3, "milliliter": 1e-3, "l": 1.0, "liter": 1.0, "litre": 1.0, "gallon": 3.785, "cup": 0.24},
     "money": {"cent": 0.01, "\\$": 1.0, "dollar": 1.0},
 }  # fmt: skip
@@ -27,10 +27,12 @@ _SHORT = (
     "kW|kJ|eV|keV|MeV|GeV|erg|ergs|rad|deg|amu|mol|Pa|kPa|atm|dB|USD|units?|AU|pc|ly|nm"
 )
 _NOT_UNITS = {
-    "am", "pm", "a.m.", "p.m.", "is", "are", "if", "or", "and", "to", "not", "than", "but", "when", "for", "with", "plus",
-    "minus", "times", "over", "mod", "remainder", "between", "where", "wrong", "only", "else", "odd", "even", "prime",
-    "divided", "squared", "cubed", "more", "less", "base", "undefined", "infinity", "ln", "log", "sin", "cos", "tan", "th",
-    "hundred", "thousand", "million", "billion", "trillion", "dozen", "factorial", "choose", "raise", "lambda", "import",
+    "am", "pm", "a.m.", "p.m.", "is", "are", "if", "or", "and", "to", "not", "than", "but", "when", "for", "with",
+    "plus", "minus", "times", "over", "mod", "remainder", "between",
+    "where", "wrong", "only", "else", "odd", "even", "prime",
+    "divided", "squared", "cubed", "more", "less", "base", "undefined", "infinity", "ln", "log", "sin", "cos", "tan",
+    "th",    "hundred", "thousand", "million", "billion", "trillion", "dozen", "factorial", "choose", "raise",
+    "lambda", "import",
 }  # fmt: skip
 _POWER = r"(?:\s*\^\s*\{?\s*-?\d\s*\}?)?"
 _TEXT = r"\\(?:text|mbox|textbf|textit|textrm|textnormal|mathrm|rm|hbox|emph|textup)\s*\{([^{}\d=<>]*)\}"

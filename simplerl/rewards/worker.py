@@ -50,7 +50,7 @@ def _score(reward: Any, response: str, problem: Any) -> tuple[Score | None, str 
     """The score, or None and what went wrong. A reward may raise anything, even SystemExit."""
     try:
         score = reward(response, problem)
-    except BaseException:  # noqa: BLE001
+    except BaseException:
         return None, traceback.format_exc(limit=-4)
     if not isinstance(score, Score):
         return None, f"the reward returned {type(score).__name__}, not a simplerl.types.Score"
@@ -66,7 +66,7 @@ def serve(pipe: Connection) -> None:
 
             equal.warm()
         _limit_memory(memory_gib)
-    except BaseException:  # noqa: BLE001 - told to the parent, which raises it
+    except BaseException:  # told to the parent, which raises it
         pipe.send((UNUSABLE, traceback.format_exc(limit=-2)))
         return
     pipe.send((READY, None))
