@@ -224,22 +224,18 @@ def load(raw: DictConfig) -> Config:
     """The composed configuration as typed values, checked. Raises ConfigError."""
     from simplerl.checks import check_functions, check_values
 
-    missing = sorted(OmegaConf.missing_keys(raw))
-    if missing:
-        raise ConfigError(f"{missing[0]} has no value: set it on the command line or choose an experiment.")
     try:
+        missing = sorted(OmegaConf.missing_keys(raw))
+        if missing:
+            raise ConfigError(f"{missing[0]} has no value: set it on the command line or choose an experiment.")
         check_values(OmegaConf.to_object(raw))  # type: ignore[arg-type]
         config: Config = instantiate(raw, _convert_="object")
     except InterpolationResolutionError as error:
-        raise ConfigError(f"{error.full_key} cannot be resolved: {_first_line(error)}") from error
+        raise ConfigError(f"{error.full_key} cannot be resolved: {str(error).splitlines()[0]}.") from error
     except InstantiationException as error:
         raise ConfigError(_import_fault(error)) from error
     check_functions(config)
     return config
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 def _import_fault(error: InstantiationException) -> str:

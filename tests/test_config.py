@@ -1,0 +1,267 @@
+"""Bad configurations: each is refused before a model loads, with a sentence that names the fault."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+import simplerl.models
+from simplerl.config import Config, ConfigError, load, register
+from simplerl.task import prepare
+
+ROOT = Path(__file__).resolve().parent.parent
+# Small, so that what can only be seen with the data in hand is seen quickly.
+SMALL = {
+    "data": "data.count=32",
+    "evals": "evals.sets.micro.count=8",
+    "model": f"model.path={ROOT}/assets/micro_base",
+}
+CRITIC = "algorithm.value_loss={_target_: simplerl.losses.clipped_value, _partial_: true}"
+
+
+def configured(*overrides: str) -> Config:
+    register()
+    small = [override for group, override in SMALL.items() if not any(o.startswith(f"{group}=") for o in overrides)]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return load(compose("config", [*small, *overrides]))
+
+
+@pytest.fixture(autouse=True)
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here may get as far as loading a model."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(simplerl.models, "load_policy", refuse)
+
+
+def test_the_default_is_accepted() -> None:
+    task = prepare(configured())
+    assert task.arithmetic is not None
+    assert "16 prompts x 8 samples = 128 responses a step" in str(task.arithmetic)
+    assert "128 responses / 64 a minibatch x 1 epoch(s) = 2 optimizer steps a step" in str(task.arithmetic)
+
+
+# name -> (overrides, what the sentence says). Hydra's own refusals come first.
+BY_HYDRA = {
+    "unknown key": (["train.stepz=3"], "Could not override 'train.stepz'", "Key 'stepz' not in 'TrainConfig'"),
+    "wrong type": (
+        ["train.steps=many"],
+        "Error merging override train.steps=many",
+        "could not be converted to Integer",
+    ),
+    "wrong type of a switch": (
+        ["train.gradient_checkpointing=2.5"],
+        "train.gradient_checkpointing",
+        "not a valid bool",
+    ),
+    "value outside an enum": (["algorithm.kl=sometimes"], "algorithm.kl=sometimes", "none, reward, loss"),
+    "unknown option": (["reward=stric"], "Could not find 'reward/stric'", "lenient\n\tstrict"),
+    "unknown group": (["rewards=strict"], "rewards", "Key 'rewards' not in 'Config'"),
+    "unknown experiment": (["experiment=simplerl_one"], "Could not find 'experiment/simplerl_one'", "simplerl_zero"),
+}
+
+
+@pytest.mark.parametrize("name", BY_HYDRA)
+def test_refused_by_hydra(name: str) -> None:
+    overrides, *expected = BY_HYDRA[name]
+    with pytest.raises(HydraException) as caught:
+        configured(*overrides)  # type: ignore[misc]
+    said = f"{caught.value}\n{caught.value.__cause__ or ''}"
+    for words in expected:
+        assert words in said
+
+
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "keyword of a reward": (
+        ["+reward.bonus=1"],
+        "reward.bonus is unknown: simplerl.rewards.strict takes correct, wrong",
+    ),
+    "type of a reward's keyword": (["reward.correct=high"], "reward.correct=high must be a number"),
+    "rule of a reward": (["reward.rule=sympy"], "reward.rule=sympy is unknown: choose one of math_verify, qwen, exact"),
+    "keyword of an advantage": (["+algorithm.advantage.gama=0.9"], "algorithm.advantage.gama is unknown"),
+    "keyword of an evaluation set": (["+evals.sets.micro.level=2"], "evals.sets.micro.level is unknown"),
+    "choice of a data source": (["data.split=test"], "data.split=test is unknown: choose one of pretrain, rl, heldout"),
+    "choice of the sampler": (["sampler.precision=float16"], "sampler.precision=float16 is unknown"),
+    "function that is not there": (["reward._target_=simplerl.rewards.nice"], "reward._target_=simplerl.rewards.nice"),
+    "module that is not there": (["data._target_=my_data.load"], "data._target_=my_data.load cannot be imported"),
+    "function with other arguments": (
+        ["algorithm.policy_loss._target_=simplerl.losses.clipped_value"],
+        "algorithm.policy_loss.clip_low is unknown: simplerl.losses.clipped_value takes clip",
+    ),
+    "minibatch that does not divide": (
+        ["train.minibatch_size=100"],
+        "train.minibatch_size=100 does not divide the 128 responses of a step",
+    ),
+    "minibatch of nothing": (["train.minibatch_size=0"], "train.minibatch_size is 0, but must be at least 1"),
+    "steps and passes": (["train.passes=1"], "train.steps=60 and train.passes=1.0 both say how long to train"),
+    "neither steps nor passes": (["train.steps=null"], "train.steps and train.passes are both null"),
+    "no step": (["train.steps=0"], "train.steps is 0, but must be at least 1"),
+    "part of a step": (["train.steps=null", "train.passes=0.1"], "train.passes=0.1 makes no whole step of 16 prompts"),
+    "missing critic": (["algorithm.value_loss=null"], "algorithm.advantage=gae needs a critic"),
+    "critic that nothing uses": (["algorithm=grpo", CRITIC], "algorithm.value_loss trains a critic that"),
+    "kl without coefficient": (["algorithm.kl_coef=0"], "algorithm.kl=reward needs a coefficient"),
+    "coefficient without kl": (["algorithm.kl=none"], "algorithm.kl_coef=0.01 has no effect under algorithm.kl=none"),
+    "negative coefficient": (["algorithm.entropy_coef=-0.1"], "algorithm.entropy_coef is -0.1"),
+    "prompt and response over the context": (
+        ["sampling.max_new_tokens=200"],
+        "prompt.max_tokens=64 + sampling.max_new_tokens=200 = 264 tokens is over the 256",
+    ),
+    "evaluation over the context": (["evals.sampling.max_new_tokens=256"], "evals.sampling.max_new_tokens=256 leaves"),
+    "context over the model's": (["model.context=4096"], "model.context=4096 is over the 256 positions"),
+    "stop token of another model": (["prompt.stop_tokens=['<|eot_id|>']"], "prompt.stop_tokens names '<|eot_id|>'"),
+    "prompt without a question": (["prompt.template=Hello"], "prompt.template has no {question}"),
+    "model folder that does not exist": (["model.path=./no/model"], "model.path=./no/model does not exist"),
+    "data file that does not exist": (["data=jsonl", "data.path=no/such.jsonl"], "no/such.jsonl does not exist"),
+    "benchmarks that do not exist": (["evals=suite8", "evals.path=/no"], "/no/gsm8k.jsonl does not exist"),
+    "benchmarks without a folder": (["evals=suite8"], "evals.path is not set"),
+    "temperature 0": (["sampling.temperature=0"], "sampling.temperature=0.0 draws the same response every time"),
+    "one sample of a group": (
+        ["algorithm=grpo", "train.samples_per_prompt=1", "train.minibatch_size=16"],
+        "algorithm.advantage=group_relative compares the samples of a prompt",
+    ),
+    "negative learning rate": (["train.policy.lr=-1e-4"], "train.policy.lr=-0.0001 is negative"),
+    "no learning rate": (["train.critic.lr=0"], "train.critic.lr is 0, so nothing would be learnt"),
+    "betas": (["train.policy.betas=[0.9,1.0]"], "train.policy.betas=[0.9, 1.0] must be two numbers"),
+    "top_p 0": (["sampling.top_p=0"], "sampling.top_p=0.0 is outside (0, 1]"),
+    "several greedy samples": (["evals.samples=4"], "evals.samples=4 greedy responses are all the same"),
+    "more prompts than data": (["train.prompts_per_step=64"], "train.prompts_per_step=64 is more than the 32 usable"),
+    "more documents than there are": (
+        ["warmup=micro_corpus", "warmup.limit=4"],
+        "warmup.minibatch_size=64 is more than the 4 usable documents",
+    ),
+    "mandatory value": (["data=jsonl"], "data.path has no value: set it on the command line"),
+    "mandatory model": (["model=rstar_math_7b"], "model.path has no value"),
+    "environment variable": (["model.path=${oc.env:NO_SUCH_VARIABLE}"], "NO_SUCH_VARIABLE"),
+    "no checkpoint": (["run.keep=0"], "run.keep is 0, but must be at least 1"),
+    "device": (["run.device=gpu"], "run.device=gpu is unknown: choose auto, cpu or cuda"),
+    "seed": (["seed=-1"], "seed is -1, but must be at least 0"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_a_sentence(name: str) -> None:
+    overrides, sentence = REFUSED[name]
+    with pytest.raises(ConfigError) as caught:
+        prepare(configured(*overrides))
+    said = str(caught.value)
+    assert sentence in said
+    assert "\n" not in said
+    assert said.endswith((".", ")"))
+
+
+def test_no_chat_template(tmp_path: Path) -> None:
+    folder = tmp_path / "plain"
+    shutil.copytree(ROOT / "assets/micro_base", folder)
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ConfigError, match=r"prompt=chat uses the model's own chat template, but .* has none"):
+        prepare(configured("prompt=chat", f"model.path={folder}", "prompt.max_tokens=100"))
+
+
+def test_malformed_row(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [{"question": "1 + 1?", "answer": "2"}, {"question": "2 + 2?"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ConfigError, match=r"rows.jsonl, line 2: there is no column 'answer'"):
+        prepare(configured("data=jsonl", f"data.path={file}"))
+
+
+def test_model_that_is_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub id that is not cached is refused at once where there is no hub to ask."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=r"owner/model is neither a folder here .* nor in the cache .*HF_HUB_OFFLINE"):
+        prepare(configured("model.path=owner/model"))
+
+
+def test_names_of_functions_and_numbers_arrive_as_written() -> None:
+    config = configured("reward.wrong=-0.25", "algorithm.advantage.lam=1")
+    assert config.reward.keywords["wrong"] == -0.25
+    assert config.algorithm.advantage.keywords == {"gamma": 1.0, "lam": 1, "whiten": True}
+
+
+def options() -> dict[str, list[str]]:
+    """Of every group but experiment, which tests/test_experiments.py composes."""
+    groups: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "conf").glob("*/*.yaml")):
+        if path.parent.name not in ("experiment", "local"):
+            groups.setdefault(path.parent.name, []).append(path.stem)
+    return groups
+
+
+@pytest.mark.parametrize("turn", range(max(map(len, options().values()))))
+def test_every_option_fits_the_schema(turn: int) -> None:
+    """The options of all groups in turn, as many at once as there are groups."""
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        raw = compose("config", [f"{group}={names[turn % len(names)]}" for group, names in options().items()])
+    for key in OmegaConf.missing_keys(raw):
+        OmegaConf.update(raw, key, "given")
+    assert isinstance(OmegaConf.to_object(raw), Config)
+
+
+def command(*overrides: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """train.py as a user calls it, and the seconds of processor time that it took."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "train.py", *overrides], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+# override -> (exit status, the first line on standard error, seconds of processor time that are plenty)
+COMMANDS = {
+    "train.minibatch_size=100": (2, "Configuration: train.minibatch_size=100 does not divide the 128 responses", 2),
+    "+reward.bonus=1": (2, "Configuration: reward.bonus is unknown: simplerl.rewards.strict takes correct,", 5),
+    "model.path=./no/model": (2, "Configuration: model.path=./no/model does not exist", 2),
+    "prompt.stop_tokens=[stop]": (2, "Configuration: prompt.stop_tokens names 'stop', which the tokenizer", 5),
+    "train.stepz=3": (1, "Could not override 'train.stepz'.", 2),
+    "reward=stric": (1, "In 'config': Could not find 'reward/stric'", 2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("override", COMMANDS)
+def test_refused_on_the_command_line(override: str) -> None:
+    status, line, seconds = COMMANDS[override]
+    done, used = command(override)
+    assert done.returncode == status
+    assert done.stderr.startswith(line)
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 or status == 1  # Hydra's own refusals list the options
+    assert done.stdout == ""
+    assert used < seconds
+
+
+@pytest.mark.slow
+def test_help_is_quick_and_lists_every_option() -> None:
+    done, used = command("--help")
+    assert done.returncode == 0
+    assert used < 2
+    for group in sorted(path for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "local"):
+        options = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
+        assert f"{group.name}: {options}" in done.stdout
+
+
+@pytest.mark.slow
+def test_settings_of_this_machine(tmp_path: Path) -> None:
+    """conf/local/default.yaml is read where it exists, after everything but the command line; git does not see it."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "conf/local").mkdir(exist_ok=True)
+    (tmp_path / "conf/local/default.yaml").write_text("# @package _global_\nrun:\n  root: elsewhere\n")
+    arguments = ["--config-dir", str(tmp_path / "conf"), "--cfg", "job", "--package", "run.root"]
+    assert "elsewhere" in command(*arguments)[0].stdout
+    ignored = subprocess.run(
+        ["git", "check-ignore", "conf/local/default.yaml"], cwd=ROOT, check=False, capture_output=True
+    )
+    assert ignored.returncode == 0
