@@ -1,13 +1,19 @@
-"""Small real runs of the whole engine: the shipped micro model, a few short responses a step, seconds in all."""
+"""Small real runs of the whole engine: a tiny random model with the shipped tokenizer, a few short responses a step."""
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import tiny
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from transformers import AutoTokenizer
 
 from simplerl.config import register
 from simplerl.main import run_experiment
@@ -33,10 +39,21 @@ WARM_UP = [
 ]
 
 
+@cache
+def model() -> Path:
+    """The folder of the tiny model; one for all tests of a session, because a run's name depends on it."""
+    folder = Path(tempfile.mkdtemp(prefix="simplerl_tiny_"))
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "assets/micro_base")
+    tokenizer.save_pretrained(folder)
+    tiny.policy(vocab_size=len(tokenizer), max_position_embeddings=256).save_pretrained(folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def composed(root: Path, *overrides: str, own_reward: bool = True) -> DictConfig:
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        raw = compose("config", overrides=[*SMALL, f"model.path={ROOT}/assets/micro_base", f"run.root={root}", *overrides])
+        raw = compose("config", overrides=[*SMALL, f"model.path={model()}", f"run.root={root}", *overrides])
     OmegaConf.set_struct(raw, False)
     if own_reward:
         raw.reward = {"_target_": "light_rewards.digits", "_partial_": True}
@@ -57,7 +74,9 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def outcome(folder: Path) -> dict[str, Any]:
     """Everything in a run's folder that must not depend on where it was interrupted, as bytes by name."""
     kept = ("warmup/model/*/*", "checkpoints/*/*/*", "rollouts/*", "evals/*/*", "config.yaml")
-    files = {str(p.relative_to(folder)): p.read_bytes() for pattern in kept for p in folder.glob(pattern) if p.is_file()}
+    files = {
+        str(p.relative_to(folder)): p.read_bytes() for pattern in kept for p in folder.glob(pattern) if p.is_file()
+    }
     return {"metrics": rows(folder), **files}
 
 

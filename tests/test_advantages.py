@@ -82,7 +82,9 @@ def test_kl_estimators_average_to_the_divergence() -> None:
     exact = float((p * (p / q).log()).sum())
     drawn = torch.multinomial(p, 200_000, replacement=True, generator=generator)
     for estimator, tolerance in ((KLEstimator.k1, 2e-3), (KLEstimator.k3, 1e-3)):
-        assert float(kl_estimate(p.log()[drawn], q.log()[drawn], estimator).mean()) == pytest.approx(exact, abs=tolerance)
+        assert float(kl_estimate(p.log()[drawn], q.log()[drawn], estimator).mean()) == pytest.approx(
+            exact, abs=tolerance
+        )
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.99, 0.5])
@@ -92,7 +94,9 @@ def test_gae(gamma: float, lam: float, seed: int) -> None:
     batch = token_rewards(ragged(seed), 0.1, KLEstimator.k1)
     found = gae(batch, gamma=gamma, lam=lam, whiten=False)
     advantages, returns = rows_of(found, "advantages"), rows_of(found, "returns")
-    for row, (rewards, values) in enumerate(zip(rows_of(batch, "token_rewards"), rows_of(batch, "values"), strict=True)):
+    for row, (rewards, values) in enumerate(
+        zip(rows_of(batch, "token_rewards"), rows_of(batch, "values"), strict=True)
+    ):
         expected = paper_gae(rewards, values, gamma, lam)
         np.testing.assert_allclose(advantages[row], expected, atol=2e-6)
         np.testing.assert_allclose(returns[row], expected + values, atol=2e-6)

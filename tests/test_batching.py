@@ -108,7 +108,9 @@ def test_micro_batches_are_optimal(seed: int) -> None:
 
 def test_more_overhead_makes_fewer_micro_batches() -> None:
     lengths = torch.from_numpy(MIXES["wide"](np.random.default_rng(0), 64))
-    counts = [len(micro_batches(lengths, 8192, overhead, max_padding=1)) for overhead in (0, MICRO_BATCH_OVERHEAD, 10**9)]
+    counts = [
+        len(micro_batches(lengths, 8192, overhead, max_padding=1)) for overhead in (0, MICRO_BATCH_OVERHEAD, 10**9)
+    ]
     assert counts[0] > counts[1] > counts[2]
     assert counts[2] == 2
 

@@ -142,7 +142,9 @@ def test_micro_batch_size_does_not_change_an_update(role: str, optimizer: Optimi
         metrics = w.update(batch, loss, PLAN, [0, 3])
         results.append((weights(w.model), metrics))
     first, expected = results[0]
-    moved = max(float((first[n] - p).abs().max()) for n, p in weights(critic() if role == "critic" else tiny.policy()).items())
+    moved = max(
+        float((first[n] - p).abs().max()) for n, p in weights(critic() if role == "critic" else tiny.policy()).items()
+    )
     assert moved > 1e-3
     for found, metrics in results[1:]:
         same(found, first, 1e-5)

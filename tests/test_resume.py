@@ -1,0 +1,199 @@
+"""A run that is stopped anywhere, by a signal or by `kill -9`, ends with the same bits as an unbroken one."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import runpy
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from micro_runs import ROOT, SMALL, WARM_UP, differences, outcome, run
+
+import simplerl.rl as rl
+import simplerl.sft as sft
+import simplerl.stepping as stepping
+from simplerl.run import Interrupted, Run
+from simplerl.samplers.local import LocalSampler
+
+
+class Killed(BaseException):
+    """Ends an attempt where nothing in the engine expects it, as a kill does."""
+
+
+def _signal_while_sampling(number: signal.Signals, step: int, responses: int) -> Callable[[pytest.MonkeyPatch], None]:
+    """The real signal, when `responses` of rollout step `step` have come."""
+
+    def install(patch: pytest.MonkeyPatch) -> None:
+        real = LocalSampler.generate
+
+        def generate(self: LocalSampler, *arguments: Any) -> Iterator[Any]:
+            for i, rollout in enumerate(real(self, *arguments)):
+                if arguments[-1] == step and i == responses:
+                    os.kill(os.getpid(), number)
+                yield rollout
+
+        patch.setattr(LocalSampler, "generate", generate)
+
+    return install
+
+
+def _at_call(target: Any, name: str, number: int, event: Callable[[], None]) -> Callable[[pytest.MonkeyPatch], None]:
+    """`event` before the call number `number` of a function of the engine."""
+
+    def install(patch: pytest.MonkeyPatch) -> None:
+        real, calls = getattr(target, name), [0]
+
+        def wrapped(*arguments: Any, **keywords: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == number:
+                event()
+            return real(*arguments, **keywords)
+
+        patch.setattr(target, name, wrapped)
+
+    return install
+
+
+def _kill() -> None:
+    raise Killed
+
+
+MOMENTS = {
+    "signal in the warm-up": _at_call(sft, "documents_at", 2, lambda: os.kill(os.getpid(), signal.SIGTERM)),
+    "kill in the warm-up, after its checkpoint": _at_call(sft, "documents_at", 4, _kill),
+    "kill while the warm-up's result is written": _at_call(sft, "write_folder", 1, _kill),
+    "signal in the first evaluation": _signal_while_sampling(signal.SIGUSR2, 0, 1),
+    "signal while sampling": _signal_while_sampling(signal.SIGTERM, 1, 7),
+    "kill between the two updates": _at_call(rl, "score", 2, _kill),
+    "kill between rollouts and metrics": _at_call(Run, "log", 4 + 2, _kill),
+    "kill while a checkpoint is written": _at_call(stepping, "save_file", 2 + 2, _kill),  # the critic's, of step 1
+    "kill in the last evaluation": _at_call(rl, "evaluate_at", 4, _kill),
+}
+
+
+QUICK = (
+    "signal in the warm-up",
+    "signal while sampling",
+    "kill while a checkpoint is written",
+    "kill in the last evaluation",
+)
+
+
+@pytest.mark.parametrize("moment", [pytest.param(m, marks=[] if m in QUICK else pytest.mark.slow) for m in MOMENTS])
+def test_a_broken_run_ends_as_an_unbroken_one(moment: str, small_run: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        MOMENTS[moment](patch)
+        with pytest.raises((Killed, Interrupted)):
+            run(tmp_path, *WARM_UP)
+    folder = run(tmp_path, *WARM_UP)
+    assert json.loads((folder / "status.json").read_text())["attempt"] == 1
+    expected, found = outcome(small_run), outcome(folder)
+    expected.pop("config.yaml"), found.pop("config.yaml")  # names the folder
+    assert differences(found, expected) == []
+
+
+# The real command under kill -9. Each attempt is a fork of a process that has imported everything, so that the
+# moments lie in the run and not in its imports.
+
+LONGER = [*SMALL, *WARM_UP, "train.steps=20", "evals.every=6", "run.save_every=3"]
+
+
+def _command(arguments: list[str], log: str) -> None:
+    os.chdir(ROOT)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1), os.dup2(output, 2)
+    sys.argv = ["train.py", *arguments]
+    runpy.run_path("train.py", run_name="__main__")
+
+
+class Attempt:
+    """`python train.py` with these arguments, until it ends or is killed."""
+
+    def __init__(self, root: Path, context: Any) -> None:
+        self.root = root
+        self.log = root.with_suffix(".log")
+        self.process = context.Process(target=_command, args=([*LONGER, f"run.root={root}"], str(self.log)))
+        self.process.start()
+
+    @property
+    def folder(self) -> Path:
+        return next((path for path in self.root.glob("*") if path.is_dir()), self.root / "none")
+
+    def lines(self) -> int:
+        path = self.folder / "metrics.jsonl"
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    def wait_for(self, condition: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert self.process.is_alive() and time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.001)
+
+    def kill(self) -> None:
+        assert self.process.is_alive(), "it ended before the kill"
+        self.process.kill()
+        self.process.join()
+        assert self.process.exitcode == -signal.SIGKILL
+
+    def finish(self) -> Path:
+        self.process.join(timeout=300)
+        assert self.process.exitcode == 0, self.log.read_text()
+        return self.folder
+
+
+def _half_written(folder: Path) -> bool:
+    return any((path / "policy").exists() and not (path / "state.json").exists() for path in folder.glob(".step_*"))
+
+
+@pytest.mark.slow
+def test_kill_nine_at_ten_moments(tmp_path: Path) -> None:
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["simplerl.main", "simplerl.samplers.local", "simplerl.micro.world"])
+    expected = outcome(Attempt(tmp_path / "unbroken", context).finish())
+    rng = random.Random(0)
+    caught = {"checkpoint": 0, "warm-up": 0, "evaluation": 0}
+
+    def status(attempt: Attempt) -> dict[str, Any]:
+        path = attempt.folder / "status.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def running(attempt: Attempt, number: int, phase: str) -> bool:
+        s = status(attempt)
+        return s.get("attempt") == number and s["state"] == "running" and s["phase"] == phase
+
+    number, root = 0, tmp_path / "broken"
+    for moment in [*["warm-up"] * 2, "checkpoint", "evaluation", "checkpoint", *["any"] * 5]:
+        attempt = Attempt(root, context)
+        if moment == "warm-up":
+            attempt.wait_for(lambda a=attempt, n=number: running(a, n, "warmup"))
+            time.sleep(rng.uniform(0, 0.15))
+            caught["warm-up"] += status(attempt)["phase"] == "warmup"
+        elif moment == "checkpoint":
+            place = attempt.folder / ("warmup/checkpoints" if number == 2 else "checkpoints")
+            attempt.wait_for(lambda a=attempt, p=place.relative_to(attempt.folder): _half_written(a.folder / p))
+        elif moment == "evaluation":
+            attempt.wait_for(lambda a=attempt, n=number: running(a, n, "rl"))
+            time.sleep(rng.uniform(0, 0.1))
+            caught["evaluation"] += not (attempt.folder / "evals/step_000000/results.json").exists()
+        else:
+            attempt.wait_for(lambda a=attempt, n=number: running(a, n, "rl"))
+            lines = attempt.lines()
+            attempt.wait_for(lambda a=attempt, n=lines: a.lines() > n)
+            time.sleep(rng.uniform(0, 0.15))
+        attempt.kill()
+        caught["checkpoint"] += any(_half_written(path) for path in attempt.folder.glob("**/checkpoints"))
+        number = status(attempt)["attempt"] + 1
+    folder = Attempt(root, context).finish()
+    assert all(caught.values()), caught
+    found = outcome(folder)
+    expected.pop("config.yaml"), found.pop("config.yaml")
+    assert differences(found, expected) == []
+    assert len([m for m in found["metrics"] if "reward/mean" in m]) == 20

@@ -1,0 +1,385 @@
+"""The run folder: what it is called, that it is always whole, who may write it, and what it says."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from micro_runs import ROOT, SMALL, composed, outcome, rows, run
+from omegaconf import OmegaConf
+
+from simplerl.config import ConfigError, load
+from simplerl.run import Run, checkpoints, last_checkpoint, run_folder, write_folder, write_text
+
+
+def opened(root: Path, *overrides: str, label: str = "test") -> Run:
+    raw = composed(root, *overrides)
+    resolved: Any = OmegaConf.to_container(raw, resolve=True, enum_to_str=True)
+    return Run(load(raw), resolved, label)
+
+
+def resolved(**changes: Any) -> dict[str, Any]:
+    run = {"dir": None, "root": "runs", "threads": None}
+    return {"seed": 0, "train": {"steps": 3}, "run": run, "tracking": {"mode": "disabled"}, "choices": {}, **changes}
+
+
+# Its name
+
+
+def test_a_folder_is_named_by_what_is_computed() -> None:
+    name = run_folder(resolved(), "reward=strict,seed=0")
+    assert name.parent == Path("runs") and name.name.startswith("reward-strict_seed-0-")
+    same = [
+        resolved(run={"dir": None, "root": "runs", "threads": 4}),
+        resolved(tracking={"mode": "offline"}),
+        resolved(choices={"reward": "strict"}),
+    ]
+    assert {run_folder(other, "reward=strict,seed=0") for other in same} == {name}
+    assert run_folder(resolved(seed=1), "reward=strict,seed=0") != name
+    assert run_folder(resolved(train={"steps": 4}), "reward=strict,seed=0") != name
+
+
+def test_a_name_is_plain_and_short() -> None:
+    assert run_folder(resolved(), "").name.startswith("default-")
+    hostile = run_folder(resolved(), "model.path=/a/../b c;$(d)," + "x" * 300).name
+    assert len(hostile) <= 70 and not set(hostile) & set("/ ;$()=,")
+    assert run_folder(resolved(run={"dir": "/elsewhere/mine", "root": "runs"}), "x") == Path("/elsewhere/mine")
+
+
+# Always whole
+
+
+def test_text_is_replaced_or_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "status.json"
+    write_text(path, "old")
+    with monkeypatch.context() as m:
+        m.setattr(os, "fsync", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_text(path, "new, but cut")
+    assert path.read_text() == "old"
+    write_text(path, "newer")
+    assert path.read_text() == "newer" and [p.name for p in tmp_path.iterdir()] == ["status.json"]
+
+
+def _killed(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _writer(text: str, cut: bool = False) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "policy").mkdir()
+        (folder / "policy/weights").write_text(text)
+        if cut:
+            raise KeyboardInterrupt
+
+    return write
+
+
+def test_a_checkpoint_is_whole_or_absent(tmp_path: Path) -> None:
+    run, folder = opened(tmp_path), tmp_path / "c"
+    assert last_checkpoint(folder) == (None, 0)
+    run.save(folder, 1, _writer("one"))
+    with pytest.raises(KeyboardInterrupt):
+        run.save(folder, 2, _writer("two", cut=True))
+    assert last_checkpoint(folder) == (folder / "step_000001", 1)
+    run.save(folder, 2, _writer("two"))
+    assert last_checkpoint(folder) == (folder / "step_000002", 2)
+    assert (folder / "step_000002/policy/weights").read_text() == "two"
+
+
+def test_a_complete_checkpoint_is_never_replaced(tmp_path: Path) -> None:
+    """Removing it first, as a replacement must, would leave a moment without it."""
+    write_folder(tmp_path / "step_000001", 1, _writer("one"))
+    write_folder(tmp_path / "step_000001", 1, _writer("another", cut=True))
+    assert (tmp_path / "step_000001/policy/weights").read_text() == "one"
+
+
+def test_old_checkpoints_go_and_so_does_what_kills_left_behind(tmp_path: Path) -> None:
+    run, folder = opened(tmp_path, "run.keep=2"), tmp_path / "c"
+    run.save(folder, 1, _writer("one"))
+    run.save(folder, 2, _writer("two"))
+    (folder / "step_000002/state.json").unlink()  # a kill during its removal
+    (folder / ".step_000099").mkdir()  # a kill during its writing
+    (folder / "best").mkdir()  # somebody's own copy
+    for step in (3, 10, 100):
+        run.save(folder, step, _writer(str(step)))
+    assert [p.name for p in checkpoints(folder)] == ["step_000010", "step_000100"]
+    assert sorted(p.name for p in folder.iterdir()) == ["best", "step_000010", "step_000100"]
+
+
+def test_a_removal_that_is_killed_leaves_no_false_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, folder = opened(tmp_path, "run.keep=1"), tmp_path / "c"
+    run.save(folder, 1, _writer("one"))
+    with monkeypatch.context() as m:
+        m.setattr("simplerl.run.shutil.rmtree", lambda path, **_: _killed() if path.name == "step_000001" else None)
+        with pytest.raises(KeyboardInterrupt):
+            run.save(folder, 2, _writer("two"))
+    assert (folder / "step_000001").exists() and [p.name for p in checkpoints(folder)] == ["step_000002"]
+
+
+# Metrics
+
+
+def test_metrics_are_repaired_after_a_cut_line(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    for step in range(3):
+        run.log("warmup", step, {"warmup/loss": step / 3})
+    for step in range(4):
+        run.log("rl", step, {"reward/mean": 0.1 * step})
+    path = run.dir / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + '{"step": 4, "phase": "rl", "rew')
+    run.begin("rl", 3)
+    assert path.read_text() == "".join(whole.splitlines(keepends=True)[:-1])  # step 3 will come again
+    run.log("rl", 3, {"reward/mean": 0.5})
+    assert [(m["phase"], m["step"]) for m in run.metrics()] == [("warmup", s) for s in range(3)] + [
+        ("rl", s) for s in range(4)
+    ]
+    path.write_text(whole[:-9])  # a kill within the last line
+    run.begin("rl", 4)
+    assert len(run.metrics()) == 6
+
+
+def test_begin_without_metrics(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    run.begin("rl", 0)
+    assert run.metrics() == [] and run.status()["state"] == "running"
+
+
+# Who may write
+
+
+def test_another_configuration_is_refused(tmp_path: Path) -> None:
+    place = f"run.dir={tmp_path}/mine"
+    first = opened(tmp_path, place)
+    first.start()
+    first.release()
+    with pytest.raises(ConfigError, match="holds a run with another `seed`"):
+        opened(tmp_path, place, "seed=1")
+    with pytest.raises(ConfigError, match="holds a run with another `train`"):
+        opened(tmp_path, place, "train.policy.lr=1e-3")
+    opened(tmp_path, place, "run.save_every=7", "run.keep=5", "tracking.project=other").release()
+
+
+def test_two_processes_cannot_write_one_folder(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    first.release()
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+    command = [sys.executable, "-c", hold, str(first.dir / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match="is being written by another process"):
+            opened(tmp_path)
+        other.kill()
+    opened(tmp_path).release()
+
+
+def test_a_run_holds_its_folder_until_it_closes(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    with open(run.dir / ".lock", "w") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    run.close("finished")
+    with open(run.dir / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# What it says
+
+
+def test_status_follows_the_run(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    run.begin("rl", 0)
+    run.log("rl", 0, {})
+    assert {k: run.status()[k] for k in ("state", "phase", "step", "attempt", "pid")} == {
+        "state": "running",
+        "phase": "rl",
+        "step": 0,
+        "attempt": 0,
+        "pid": os.getpid(),
+    }
+    run.close("failed", reason="a fault")
+    assert run.status()["state"] == "failed" and run.status()["reason"] == "a fault"
+    again = opened(tmp_path)
+    again.begin("rl", 0)
+    assert again.status()["attempt"] == 1 and "reason" not in again.status()
+    again.close("finished")
+    assert again.finished and "reason" not in again.status()
+
+
+def test_environment_remembers_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def attempt() -> dict[str, Any]:
+        run = opened(tmp_path)
+        run.start()
+        run.release()
+        found: dict[str, Any] = json.loads((run.dir / "environment.json").read_text())
+        return found
+
+    first = attempt()
+    assert first["earlier"] == [] and first["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert attempt()["earlier"] == []
+    real = sys.modules["simplerl.run"].environment
+    monkeypatch.setattr("simplerl.run.environment", lambda: {**real(), "commit": "0123abcd"})
+    third = attempt()
+    assert third["commit"] == "0123abcd" and [e["commit"] for e in third["earlier"]] == [first["commit"]]
+
+
+def test_a_finished_run_is_left_as_it_is(small_run: Path) -> None:
+    def state() -> dict[str, tuple[int, int]]:
+        return {str(p): (p.stat().st_mtime_ns, p.stat().st_size) for p in small_run.rglob("*") if p.name != ".lock"}
+
+    from micro_runs import WARM_UP
+
+    before = state()
+    assert run(small_run.parent, *WARM_UP) == small_run
+    assert state() == before
+
+
+def test_what_a_run_leaves(small_run: Path) -> None:
+    lines = [json.loads(line) for line in (small_run / "metrics.jsonl").read_text().splitlines()]
+    assert [(m["phase"], m["step"]) for m in lines] == [("warmup", s) for s in range(4)] + [("rl", s) for s in range(4)]
+    for name in ("reward/mean", "reward/correct", "reward/share", "rollout/response_length", "rollout/box_share",
+                 "rollout/entropy", "rollout/kl", "rollout/logprob_gap", "policy/loss", "policy/clip_fraction",
+                 "policy/grad_norm", "policy/lr", "policy/padding_share", "critic/loss", "critic/explained_variance",
+                 "time/step", "time/sample_tokens_per_second"):  # fmt: skip
+        assert all(name in m for m in lines[4:7]), name
+    for step, name in ((0, "eval/micro/accuracy"), (2, "eval/mean/accuracy"), (3, "eval/mean/response_length")):
+        assert name in lines[4 + step]
+    assert "eval/mean/accuracy" not in lines[5]
+    assert sorted(p.name for p in (small_run / "rollouts").iterdir()) == [f"step_00000{s}.parquet" for s in range(3)]
+    assert sorted(p.name for p in (small_run / "evals").iterdir()) == [f"step_00000{s}" for s in (0, 2, 3)]
+    assert sorted(p.name for p in (small_run / "checkpoints").iterdir()) == ["step_000002", "step_000003"]
+    assert json.loads((small_run / "status.json").read_text())["state"] == "finished"
+    assert not [p for p in small_run.rglob(".*") if p.name != ".lock"]
+    summary = json.loads((small_run / "summary.json").read_text())
+    assert (
+        summary["steps"] == 3 and summary["last_evaluation"]["step"] == 3 and summary["first_evaluation"]["step"] == 0
+    )
+    assert Path(summary["model"]) == small_run / "checkpoints/step_000003/policy"
+
+
+def test_the_rollouts_hold_every_response(small_run: Path) -> None:
+    import pandas as pd
+
+    table = pd.read_parquet(small_run / "rollouts/step_000001.parquet")
+    assert (
+        len(table) == 16 and table.groupby("problem_id")["sample"].apply(sorted).map(lambda s: s == [0, 1, 2, 3]).all()
+    )
+    assert (table["length"] == table["tokens"].map(len)).all() and (table["length"] == table["logprobs"].map(len)).all()
+    line = next(m for m in rows(small_run) if m["phase"] == "rl" and m["step"] == 1)
+    assert line["reward/mean"] == pytest.approx(table["reward"].mean(), abs=1e-6)
+    assert line["rollout/response_length"] == table["length"].mean()
+
+
+def test_the_policy_loads_with_its_tokenizer(small_run: Path) -> None:
+    """And gives the sampled tokens of the next step the log-probs that were written down with them."""
+    import pandas as pd
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = small_run / "checkpoints/step_000002/policy"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    row = pd.read_parquet(small_run / "rollouts/step_000002.parquet").iloc[3]
+    prompt = tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]
+    tokens = torch.tensor([[*prompt, *row["tokens"]]])
+    with torch.no_grad():
+        log_p = torch.log_softmax(model(tokens).logits[0, len(prompt) - 1 : -1], -1)
+    found = log_p.gather(-1, torch.tensor(list(row["tokens"]))[:, None]).squeeze(-1)
+    torch.testing.assert_close(found, torch.tensor(list(row["logprobs"])), atol=1e-4, rtol=0)
+
+
+def test_a_run_that_stops_being_finite_leaves_its_batch(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="is not finite"):
+        run(
+            tmp_path,
+            "train.policy.lr=1e30",
+            "train.policy.grad_clip=1e9",
+            "train.policy.warmup_fraction=0",
+            "evals.every=0",
+        )
+    (folder,) = tmp_path.iterdir()
+    saved = torch.load(folder / "nonfinite.pt", weights_only=True)
+    assert (
+        "is not finite" in saved["what"] and saved["tokens"].shape == saved["mask"].shape == saved["advantages"].shape
+    )
+    status = json.loads((folder / "status.json").read_text())
+    assert status["state"] == "failed" and "NonFinite" in status["reason"]
+    assert not (folder / "checkpoints").exists()
+
+
+# Signals, to the real command
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_saves_and_leaves(number: signal.Signals, tmp_path: Path) -> None:
+    """To the whole process group, as a cluster's scheduler sends it."""
+    command = [sys.executable, "train.py", *SMALL, f"run.root={tmp_path}", "train.steps=400", "run.save_every=1000"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        _wait_for_step(tmp_path, 2, process)
+        os.killpg(process.pid, number)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 75, output
+    assert f"Stopped by {number.name} after saving: the same command goes on from there." in output
+    assert "Traceback" not in output
+    (folder,) = tmp_path.iterdir()
+    status = json.loads((folder / "status.json").read_text())
+    assert status["state"] == "interrupted" and status["reason"] == number.name
+    checkpoint, step = last_checkpoint(folder / "checkpoints")
+    assert checkpoint is not None and step >= 3
+    assert [m["step"] for m in rows(folder) if m["phase"] == "rl"] == list(range(step))
+    assert all(m["reward/failed_fraction"] == 0 for m in rows(folder))
+
+
+def _wait_for_step(root: Path, step: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        for path in root.glob("*/metrics.jsonl"):
+            if path.read_text().count("\n") > step:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"step {step} was not reached: {process.stdout and process.stdout.read()}")
+
+
+# Weights & Biases
+
+
+def test_wandb_offline_holds_the_metrics_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    folder = run(tmp_path, "tracking=wandb", "tracking.mode=offline", "train.steps=2", "evals.every=1")
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    history = _wandb_history(file)
+    expected = [m for m in rows(folder) if "reward/mean" in m]
+    found = [h for h in history if "reward/mean" in h]
+    assert [h["rl/step"] for h in found] == [0, 1] == [m["step"] for m in expected]
+    for h, m in zip(found, expected, strict=True):
+        assert {k: v for k, v in m.items() if k not in ("step", "phase")}.items() <= h.items()
+    assert "eval/mean/accuracy" in history[-1] and history[-1]["rl/step"] == 2
+
+
+def _wandb_history(file: Path) -> list[dict[str, Any]]:
+    command = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", str(file)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [r["history"]["item"] for r in map(json.loads, printed.splitlines()) if r["type"] == "history"]
+
+
+def test_outcomes_can_differ(small_run: Path) -> None:
+    """The comparison that other tests rely on sees a changed byte."""
+    a = outcome(small_run)
+    assert (
+        len(a) > 20 and {"metrics", "rollouts/step_000001.parquet", "warmup/model/policy/model.safetensors"} <= a.keys()
+    )
