@@ -1,0 +1,360 @@
+"""Every recipe composes, says what it needs, and runs for one step with the micro model in the place of its own;
+SimpleRL-Zero is held against the published numbers; sweeps keep what works."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from simplerl.benchmarks import BENCHMARKS
+from simplerl.config import Aggregation, Config, KLEstimator, KLPlace, Precision, Schedule, load, register
+from simplerl.main import run_experiment
+from simplerl.prompts import PromptFormat
+from simplerl.published import PUBLISHED
+from simplerl.scoreboard import evaluate_model
+from simplerl.task import _arithmetic
+from simplerl.types import Problem
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
+EVALUATIONS = [name for name in EXPERIMENTS if name.startswith("eval_")]
+SYSTEM = "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
+QWEN_PROMPT = SYSTEM + "<|im_start|>user\nWhat is 1 + 1?<|im_end|>\n<|im_start|>assistant"
+ROUND_0 = (
+    "[Round 0] USER:\nWhat is 1 + 1?\nPlease reason step by step, and put your final answer within \\boxed{}. "
+    "ASSISTANT:\n"
+)
+EURUS_SYSTEM = (
+    "\nWhen tackling complex reasoning tasks, you have access to the following actions. Use them as needed to progress "
+    "through your thought process.\n\n[ASSESS]\n\n[ADVANCE]\n\n[VERIFY]\n\n[SIMPLIFY]\n\n[SYNTHESIZE]\n\n[PIVOT]\n\n"
+    "[OUTPUT]\n\nYou should strictly follow the format below:\n\n[ACTION NAME]\n\n# Your action step 1\n\n"
+    "# Your action step 2\n\n# Your action step 3\n\n...\n\nNext action: [NEXT ACTION NAME]\n"
+)
+ONE_STEP = [
+    "train.steps=1",
+    "train.passes=null",
+    "train.prompts_per_step=2",
+    "train.samples_per_prompt=2",
+    "train.minibatch_size=4",
+    "warmup.limit=2",
+    "warmup.epochs=1",
+    "warmup.minibatch_size=2",
+    "sampling.max_new_tokens=8",
+    "evals.sampling.max_new_tokens=8",
+    "evals.limit=1",
+    "evals.every=1",
+    "sampler=local",
+    "run.threads=1",
+    "run.device=cpu",
+]
+
+
+def composed(*overrides: str) -> DictConfig:
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+def loaded(*overrides: str) -> Config:
+    raw = composed(*overrides)
+    raw.model.path = str(ROOT / "assets/micro_base")  # of checks that look for it
+    return load(raw)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_composes_and_says_what_it_is(name: str) -> None:
+    lines = (ROOT / f"conf/experiment/{name}.yaml").read_text().splitlines()
+    comment = "\n".join(line for line in lines if line.startswith("#"))
+    assert lines[0] == "# @package _global_"
+    for label in ("Command:", "Hardware:", "Expected:", "Source:"):
+        assert f"# {label}" in comment
+    assert f"experiment={name}" in comment
+    loaded(f"experiment={name}")
+
+
+PUBLISHED_ROWS = {
+    "simplerl_zero": "SimpleRL-Zero",
+    "simplerl": "SimpleRL",
+    "sft_math_8k": "Qwen2.5-Math-7B + 8K MATH SFT",
+    "sft_qwq_8k": "Qwen2.5-Math-7B + 8K QwQ distillation",
+    "eval_base": "Qwen2.5-Math-7B",
+    "eval_instruct": "Qwen2.5-Math-7B-Instruct",
+    "eval_llama_70b": "Llama-3.1-70B-Instruct",
+    "eval_rstar": "rStar-Math-7B",
+    "eval_eurus": "Eurus-2-7B-PRIME",
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED_ROWS)
+def test_expected_numbers_are_the_published_row(name: str) -> None:
+    text = (ROOT / f"conf/experiment/{name}.yaml").read_text()
+    row = PUBLISHED[PUBLISHED_ROWS[name]]
+    labels = {"aime24": "AIME24", "math500": "MATH500", "amc23": "AMC", "minerva_math": "Minerva"}
+    labels |= {"olympiadbench": "OlympiadBench", "mean": "mean"}
+    for benchmark, value in row.items():
+        assert f"{labels[benchmark]} {value}" in text
+    assert re.search(r"Not run\s+(#\s+)?by us", text)
+
+
+def qwen_tokenizer() -> Any:
+    """The special tokens of Qwen2.5 under their own numbers."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<unk>": 0, "<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", unk_token="<unk>")
+
+
+def test_simplerl_zero_is_the_published_run() -> None:
+    raw = composed("experiment=simplerl_zero")
+    assert raw.model.path == "Qwen/Qwen2.5-Math-7B"
+    assert raw.data.path.endswith("math_lvl3to5_8k.json")
+    config = loaded("experiment=simplerl_zero")
+
+    stop = PromptFormat(config.prompt, qwen_tokenizer(), eos_ids=[151643])
+    assert stop.text(Problem("1", "What is 1 + 1?", "2")) == QWEN_PROMPT  # no newline at the end
+    assert set(stop.stop.ids) == {151645, 151643}
+    assert stop.stop.strings == ("</s>", "<|im_end|>", "<|endoftext|>")
+    sampling = config.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.6, 1.0, 0)
+    assert (config.prompt.max_tokens, sampling.max_new_tokens) == (1024, 3000)
+    assert config.sampler.func.__module__ == "simplerl.samplers.vllm"
+
+    train = config.train
+    arithmetic = _arithmetic(config, 8523)
+    assert (train.prompts_per_step, train.samples_per_prompt, arithmetic.rollouts) == (1024, 8, 8192)
+    assert (train.minibatch_size, arithmetic.updates_per_step, train.epochs) == (128, 64, 1)
+    assert (train.passes, arithmetic.steps_per_pass, arithmetic.steps) == (20, 8, 160)
+    assert arithmetic.optimizer_steps == 10_240
+    for optimizer, lr in ((train.policy, 5e-7), (train.critic, 9e-6)):
+        assert optimizer.lr == lr
+        assert (optimizer.betas, optimizer.eps, optimizer.weight_decay) == ([0.9, 0.95], 1e-8, 0.0)
+        assert (optimizer.schedule, optimizer.min_lr_ratio) == (Schedule.cosine, 0.1)
+        assert (optimizer.warmup_fraction, optimizer.grad_clip) == (0.03, 1.0)
+    assert (train.precision, train.gradient_checkpointing) == (Precision.bfloat16, True)
+
+    algorithm = config.algorithm
+    assert algorithm.policy_loss.func.__name__ == "ppo_clip"
+    assert algorithm.policy_loss.keywords == {"clip_low": 0.2, "clip_high": 0.2}
+    assert algorithm.value_loss.func.__name__ == "clipped_value"
+    assert algorithm.value_loss.keywords == {"clip": 0.2}
+    assert algorithm.advantage.func.__name__ == "gae"
+    assert algorithm.advantage.keywords == {"gamma": 1.0, "lam": 0.95, "whiten": True}
+    assert algorithm.aggregation is Aggregation.sequence_mean
+    assert (algorithm.kl, algorithm.kl_estimator, algorithm.kl_coef) == (KLPlace.reward, KLEstimator.k1, 0.01)
+    assert algorithm.entropy_coef == 0
+    assert algorithm.logprobs_at_temperature_1
+    assert config.warmup.data is None
+
+    assert config.reward.func.__name__ == "strict"
+    assert config.reward.keywords == {
+        "correct": 1.0, "wrong": -0.5, "unboxed": -1.0, "rule": "qwen", "fbox": False
+    }  # fmt: skip
+    evals = config.evals
+    assert sorted(evals.sets) == sorted(BENCHMARKS)
+    assert (evals.samples, evals.sampling.temperature, evals.sampling.max_new_tokens) == (1, 0.0, 3000)
+    assert evals.prompt is not None
+    asked = PromptFormat(evals.prompt, qwen_tokenizer(), eos_ids=[151643])
+    assert asked.text(Problem("1", "What is 1 + 1?", "2")) == QWEN_PROMPT + "\n"
+    assert asked.stop == stop.stop
+    assert evals.reward.func.__name__ == "lenient"
+    assert evals.reward.keywords["rule"] == "qwen"
+
+
+def test_simplerl_adds_the_warm_up_alone() -> None:
+    zero, simplerl = (loaded(f"experiment={name}") for name in ("simplerl_zero", "simplerl"))
+    assert (simplerl.train, simplerl.sampling) == (zero.train, zero.sampling)
+    assert simplerl.algorithm.advantage.keywords == zero.algorithm.advantage.keywords
+    assert simplerl.reward.keywords == zero.reward.keywords
+    for prompt in (simplerl.prompt, simplerl.warmup.prompt, simplerl.evals.prompt):
+        assert prompt is not None
+        assert prompt.template is not None
+        assert prompt.template.replace("{question}", "What is 1 + 1?") == ROUND_0
+    assert simplerl.warmup.data is not None
+
+
+def test_models_of_table_1_are_asked_in_their_own_words() -> None:
+    assert loaded("experiment=eval_base").prompt.template == loaded("prompt=qwen25_math_cot").prompt.template
+    for name in ("eval_instruct", "eval_llama_70b", "eval_rstar", "eval_eurus"):
+        config = loaded(f"experiment={name}")
+        assert config.prompt.template is None  # the model's chat template
+        assert config.evals.prompt is None
+        assert config.algorithm.advantage is None
+        assert config.warmup.data is None
+    assert loaded("experiment=eval_eurus").prompt.system == EURUS_SYSTEM
+    assert loaded("experiment=eval_eurus").prompt.user.endswith(
+        "\n\nPresent the answer in LaTex format: \\boxed{Your answer}"
+    )
+    assert loaded("experiment=eval_instruct").prompt.user == "{question}"
+
+
+# One step of each with the micro model
+
+
+@pytest.fixture(scope="module")
+def long_micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The micro base with 4,096 positions instead of 256, so that every prompt and response fits."""
+    folder = tmp_path_factory.mktemp("model") / "micro"
+    shutil.copytree(ROOT / "assets/micro_base", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("benchmarks")
+    for name, rule in BENCHMARKS.items():
+        columns = {"question": rule.question, "answer": rule.answer}
+        columns |= {"level": rule.level} if rule.level else {}
+        columns |= {"solution": rule.solution} if rule.solution else {}
+        write_rows(folder / f"{name}.jsonl", columns, rule.answer_from, 2)
+    return folder
+
+
+def write_rows(file: Path, columns: Mapping[str, str], answer_from: str, count: int) -> None:
+    """Sums in the columns that a recipe's data has, with the answer where its rule looks for it."""
+    forms = {
+        "text": "{}",
+        "after_hashes": "The sum is {0}.\n#### {0}",
+        "last_box": "So \\boxed{{{}}}.",
+        "without_dollars": "${}$",
+        "first_without_dollars": ["${}$"],
+    }
+    rows = []
+    for i in range(count):
+        form = forms[answer_from]
+        answer: Any = form.format(i + 1) if isinstance(form, str) else [form[0].format(i + 1)]
+        values = {
+            "question": f"What is {i} + 1?",
+            "solution": f"{i} + 1 = {i + 1}\n\\boxed{{{i + 1}}}",
+            "answer": answer,
+        }
+        values |= {"level": "Level 3", "id": f"row {i}"}
+        rows.append(
+            {columns[key]: values[key] for key in ("level", "id", "question", "solution", "answer") if key in columns}
+        )
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def swapped(name: str, root: Path, model: Path, benchmarks: Path) -> DictConfig:
+    """A recipe with another model, tiny files in the columns of its data, and one step of work."""
+    raw = composed(f"experiment={name}", *ONE_STEP, f"model.path={model}", f"run.root={root}")
+    OmegaConf.set_struct(raw, False)
+    for key in ("data", "warmup.data"):
+        node = OmegaConf.select(raw, key)
+        if node is not None and node._target_ == "simplerl.data.load_problems":
+            file = root / f"{key}.jsonl"
+            write_rows(file, node.columns, node.get("answer_from", "text"), 4)
+            node.path, node.hub, node.split = str(file), None, None
+    if "path" in raw.evals:
+        raw.evals.path = str(benchmarks)
+    return raw
+
+
+def test_small_files_hold_what_they_should(tmp_path: Path) -> None:
+    write_rows(tmp_path / "x.jsonl", {"question": "q", "answer": "a", "solution": "a"}, "after_hashes", 1)
+    assert json.loads((tmp_path / "x.jsonl").read_text()) == {"q": "What is 0 + 1?", "a": "The sum is 1.\n#### 1"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in EVALUATIONS or name == "eval_base"])
+def test_runs_for_one_step(name: str, tmp_path: Path, long_micro: Path, benchmarks: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    raw = swapped(name, tmp_path, long_micro, benchmarks)
+    folder = run_experiment(raw, name)
+    assert json.loads((folder / "status.json").read_text())["state"] == "finished"
+    config = load(raw)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    trained = [row for row in rows if "policy/loss" in row]
+    assert len(trained) == (config.algorithm.advantage is not None)
+    assert ("critic/loss" in trained[0] if trained else True) == (
+        config.algorithm.value_loss is not None or not trained
+    )
+    assert len([row for row in rows if "warmup/loss" in row]) == (config.warmup.data is not None)
+    evaluated = [row for row in rows if "eval/mean/accuracy" in row]
+    assert len(evaluated) == (2 if trained else 1)
+    for row in evaluated:
+        assert {f"eval/{one}/accuracy" for one in config.evals.sets} <= row.keys()
+    summary = json.loads((folder / "summary.json").read_text())
+    AutoModelForCausalLM.from_pretrained(summary["model"])
+    if trained:
+        table = pq.read_table(folder / "rollouts/step_000000.parquet").to_pylist()
+        assert len(table) == 4
+        for row in table:
+            expected = (config.prompt.template or "").split("{question}")[-1]
+            assert row["prompt"].endswith(row["question"] + expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_evaluates(name: str, tmp_path: Path, long_micro: Path, benchmarks: Path) -> None:
+    folder = evaluate_model(swapped(name, tmp_path, long_micro, benchmarks), name)
+    results = json.loads((folder / "results.json").read_text())
+    assert sorted(results["sets"]) == ["aime24", "amc23", "math500", "minerva_math", "olympiadbench"]
+    assert all(one["items"] == 1 for one in results["sets"].values())
+    assert "rule=qwen" in results["reward"] or "qwen" in str(results["reward"])
+
+
+@pytest.mark.slow
+def test_debug_cuts_a_recipe_down(tmp_path: Path) -> None:
+    raw = composed("experiment=simplerl_zero", "debug=numbers")
+    assert (raw.train.steps, raw.train.passes, raw.train.prompts_per_step) == (2, None, 2)
+    assert (raw.train.precision, raw.run.device, raw.run.threads) == (Precision.float32, "cpu", 1)
+    folder = run_experiment(composed("debug=default", f"run.root={tmp_path}", "run.threads=1"), "debug")
+    assert json.loads((folder / "summary.json").read_text())["steps"] == 2
+
+
+# Sweeps
+
+
+def sweep(root: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    small = [
+        "train.steps=2", "train.prompts_per_step=2", "train.samples_per_prompt=4", "train.minibatch_size=8",
+        "sampling.max_new_tokens=8", "data.count=8", "evals=none", "run.threads=1", f"run.root={root}",
+    ]  # fmt: skip
+    arguments = [sys.executable, "train.py", "-m", *small, *overrides]
+    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
+
+
+def states(root: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """The configuration and the state of each run below a folder."""
+    for status in sorted(root.glob("*/status.json")):
+        config = OmegaConf.to_container(OmegaConf.load(status.with_name("config.yaml")))
+        assert isinstance(config, dict)
+        yield config, json.loads(status.read_text())["state"]  # type: ignore[misc]
+
+
+@pytest.mark.slow
+def test_sweep_has_a_folder_for_each_run(tmp_path: Path) -> None:
+    done = sweep(tmp_path, "reward=strict,lenient", "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    runs = {(config["choices"]["reward"], config["seed"]): state for config, state in states(tmp_path)}
+    assert runs == {(reward, seed): "finished" for reward in ("strict", "lenient") for seed in (0, 1)}
+    assert sum(line.startswith("run ") and "of the sweep" in line for line in done.stdout.splitlines()) == 4
+
+
+@pytest.mark.slow
+def test_a_failed_run_does_not_lose_the_others(tmp_path: Path) -> None:
+    """The first is refused, the second breaks while it runs, the third finishes."""
+    done = sweep(tmp_path, "train.policy.lr=-1,1e30,1e-4")
+    assert done.returncode == 1
+    assert "Configuration: train.policy.lr=-1.0 is negative." in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("Set the environment variable HYDRA_FULL_ERROR=1")
+    assert "A run of the sweep failed (its reason stands above); the others went on." in done.stderr
+    runs = {config["train"]["policy"]["lr"]: state for config, state in states(tmp_path)}
+    assert runs == {1e30: "failed", 1e-4: "finished"}
