@@ -40,7 +40,7 @@ def rows_of(batch: Batch, name: str) -> list[Array]:
 
 
 def paper_gae(rewards: Array, values: Array, gamma: float, lam: float) -> Array:
-    """arXiv:1506.02438: A_t = sum_l (gamma lam)^l delta_{t+l}, delta_t = r_t + gamma V_{t+1} - V_t, V = 0 at the end."""
+    """arXiv:1506.02438: A_t = sum_l (gamma lam)^l delta_{t+l}, delta_t = r_t + gamma V_{t+1} - V_t; V ends with 0."""
     following = np.append(values[1:], 0.0)
     delta = rewards + gamma * following - values
     return np.array([sum((gamma * lam) ** k * d for k, d in enumerate(delta[t:])) for t in range(len(delta))])

@@ -10,7 +10,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-import simplerl.models as models
+from simplerl import models
 from simplerl.config import ConfigError, ModelConfig, Precision
 from simplerl.models import Critic, context_of, load_hf_config, load_policy, load_tokenizer, token_logprobs
 

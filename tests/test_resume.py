@@ -17,9 +17,7 @@ from typing import Any
 import pytest
 from micro_runs import ROOT, SMALL, WARM_UP, differences, outcome, run
 
-import simplerl.rl as rl
-import simplerl.sft as sft
-import simplerl.stepping as stepping
+from simplerl import rl, sft, stepping
 from simplerl.run import Interrupted, Run
 from simplerl.samplers.local import LocalSampler
 
@@ -149,8 +147,45 @@ class Attempt:
         return self.folder
 
 
-def _half_written(folder: Path) -> bool:
-    return any((path / "policy").exists() and not (path / "state.json").exists() for path in folder.glob(".step_*"))
+class Broken:
+    """Attempts at one run, each killed at a moment that it waits for."""
+
+    def __init__(self, root: Path, context: Any) -> None:
+        self.root, self.context, self.rng = root, context, random.Random(0)
+        self.attempts = 0
+        self.hit = {"warm-up": 0, "checkpoint": 0, "evaluation": 0}  # kills that were seen to fall within these
+
+    def status(self, attempt: Attempt) -> dict[str, Any]:
+        path = attempt.folder / "status.json"
+        status: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return status
+
+    def is_in(self, attempt: Attempt, phase: str) -> bool:
+        status = self.status(attempt)
+        return (status.get("attempt"), status.get("state"), status.get("phase")) == (self.attempts, "running", phase)
+
+    def kill_in(self, moment: str) -> None:
+        attempt = Attempt(self.root, self.context)
+        if moment == "warm-up":
+            attempt.wait_for(lambda: self.is_in(attempt, "warmup"))
+            time.sleep(self.rng.uniform(0, 0.1))
+        elif moment == "checkpoint":
+            attempt.wait_for(lambda: self.half_written(attempt))
+        else:
+            attempt.wait_for(lambda: self.is_in(attempt, "rl"))
+            if moment == "any":
+                lines = attempt.lines()
+                attempt.wait_for(lambda: attempt.lines() > lines)
+            time.sleep(self.rng.uniform(0, 0.1))
+        attempt.kill()
+        self.hit["warm-up"] += self.status(attempt)["phase"] == "warmup"
+        self.hit["checkpoint"] += self.half_written(attempt)
+        self.hit["evaluation"] += moment == "evaluation" and not list(attempt.folder.glob("evals/*/results.json"))
+        self.attempts = self.status(attempt)["attempt"] + 1
+
+    def half_written(self, attempt: Attempt) -> bool:
+        places = attempt.folder.glob("**/checkpoints/.step_*")
+        return any((place / "policy").exists() and not (place / "state.json").exists() for place in places)
 
 
 @pytest.mark.slow
@@ -158,42 +193,11 @@ def test_kill_nine_at_ten_moments(tmp_path: Path) -> None:
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["simplerl.main", "simplerl.samplers.local", "simplerl.micro.world"])
     expected = outcome(Attempt(tmp_path / "unbroken", context).finish())
-    rng = random.Random(0)
-    caught = {"checkpoint": 0, "warm-up": 0, "evaluation": 0}
-
-    def status(attempt: Attempt) -> dict[str, Any]:
-        path = attempt.folder / "status.json"
-        return json.loads(path.read_text()) if path.exists() else {}
-
-    def running(attempt: Attempt, number: int, phase: str) -> bool:
-        s = status(attempt)
-        return s.get("attempt") == number and s["state"] == "running" and s["phase"] == phase
-
-    number, root = 0, tmp_path / "broken"
-    for moment in [*["warm-up"] * 2, "checkpoint", "evaluation", "checkpoint", *["any"] * 5]:
-        attempt = Attempt(root, context)
-        if moment == "warm-up":
-            attempt.wait_for(lambda a=attempt, n=number: running(a, n, "warmup"))
-            time.sleep(rng.uniform(0, 0.15))
-            caught["warm-up"] += status(attempt)["phase"] == "warmup"
-        elif moment == "checkpoint":
-            place = attempt.folder / ("warmup/checkpoints" if number == 2 else "checkpoints")
-            attempt.wait_for(lambda a=attempt, p=place.relative_to(attempt.folder): _half_written(a.folder / p))
-        elif moment == "evaluation":
-            attempt.wait_for(lambda a=attempt, n=number: running(a, n, "rl"))
-            time.sleep(rng.uniform(0, 0.1))
-            caught["evaluation"] += not (attempt.folder / "evals/step_000000/results.json").exists()
-        else:
-            attempt.wait_for(lambda a=attempt, n=number: running(a, n, "rl"))
-            lines = attempt.lines()
-            attempt.wait_for(lambda a=attempt, n=lines: a.lines() > n)
-            time.sleep(rng.uniform(0, 0.15))
-        attempt.kill()
-        caught["checkpoint"] += any(_half_written(path) for path in attempt.folder.glob("**/checkpoints"))
-        number = status(attempt)["attempt"] + 1
-    folder = Attempt(root, context).finish()
-    assert all(caught.values()), caught
-    found = outcome(folder)
+    broken = Broken(tmp_path / "broken", context)
+    for moment in [*["warm-up"] * 2, "evaluation", *["checkpoint"] * 2, *["any"] * 5]:
+        broken.kill_in(moment)
+    found = outcome(Attempt(broken.root, context).finish())
+    assert all(broken.hit.values()), broken.hit
     expected.pop("config.yaml"), found.pop("config.yaml")
     assert differences(found, expected) == []
     assert len([m for m in found["metrics"] if "reward/mean" in m]) == 20

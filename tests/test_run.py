@@ -174,7 +174,7 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
 def test_two_processes_cannot_write_one_folder(tmp_path: Path) -> None:
     first = opened(tmp_path)
     first.release()
-    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print('held', flush=True); input()"
     command = [sys.executable, "-c", hold, str(first.dir / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"

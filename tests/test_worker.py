@@ -48,8 +48,8 @@ def weights(model: torch.nn.Module) -> dict[str, Tensor]:
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float) -> None:
     assert a.keys() == b.keys()
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], atol=tolerance, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+    for name, weight in a.items():
+        torch.testing.assert_close(weight, b[name], atol=tolerance, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
 # Forward
