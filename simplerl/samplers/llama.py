@@ -9,6 +9,7 @@ since it joined. One softmax runs over both parts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -21,8 +22,9 @@ from simplerl.samplers.fused import Layer, Shape, fuse
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 ROPES = ("default", "linear", "llama3", "yarn")  # angles that depend on the position alone
-_COLUMNS = 136  # the cache grows by at least this many; no power of two, which would crowd few cache sets
+_COLUMNS = 16  # of the cache at first
 _DENSE = 0.75  # prompts are moved together when at most this share of them is in use
+_KEPT_BYTES = 2**28
 _PREFILL_TOKENS = 8192  # padded tokens of one prefill forward
 
 
@@ -73,13 +75,14 @@ class LlamaDecoder:
         self.precision = precision
         self.cache_dtype = precision if self.device.type == "cuda" else torch.float32
         self.kv_heads, self.group, self.head_size = shape.kv_heads, shape.group, shape.head_size
-        self.eps: float = model.config.rms_norm_eps
+        self.eps = torch.tensor(model.config.rms_norm_eps, device=self.device)
         self.rotary = model.model.rotary_emb
         self.angles = self._angles(1024)
         self.row_bytes = 2 * shape.depth * self.kv_heads * self.head_size * self.cache_dtype.itemsize
         # Queries are scaled as they are turned.
         scale = torch.tensor([self.head_size**-0.5] * self.group + [1.0], device=self.device)
         self.scale = scale[:, None]  # [group + 1, 1]
+        self.memory = torch.empty(0, dtype=self.cache_dtype, device=self.device)
         self.load(model.named_parameters())
         self.clear()
 
@@ -90,7 +93,7 @@ class LlamaDecoder:
     # ------------------------------------------------------------------ rows
 
     def clear(self) -> None:
-        """Forgets all rows and gives their memory back."""
+        """Forgets all rows and gives their memory back, but for a small cache, whose pages are worth keeping."""
         self.owner: list[int] = []  # [rows] which prompt
         self.start: list[int] = []  # [rows] the column at which it joined
         self.prompt_length: list[int] = []  # [prompts] tokens
@@ -98,25 +101,37 @@ class LlamaDecoder:
         self._plan: _Plan | None = None
         shape = (self.shape.depth, 0, self.kv_heads, 0, self.head_size)
         self.prompt_keys, self.prompt_values = (torch.zeros(shape, device=self.device) for _ in range(2))
-        self.cache = self._empty_cache(0, 0)
-
-    def _empty_cache(self, rows: int, columns: int) -> Tensor:
-        shape = (self.shape.depth, rows, self.kv_heads, 2, columns, self.head_size)
-        return torch.empty(shape, dtype=self.cache_dtype, device=self.device)
+        if self.memory.nbytes > _KEPT_BYTES:
+            self.memory = self.memory.new_empty(0)
+        self.cache = self.memory[:0].view(self.shape.depth, 0, self.kv_heads, 2, 0, self.head_size)
 
     def _reserve(self, rows: int) -> None:
         """Room for so many rows in all and one more column; what is cached stays."""
-        _, have, _, _, columns, _ = self.cache.shape
-        low = min(self.start, default=self.clock)
-        if self.clock < columns and rows <= have:
+        have, columns = self.cache.shape[1], self.cache.shape[4]
+        if rows <= have and self.clock < columns:
             return
-        old = self.cache[:, : len(self.start), :, :, low : self.clock]
-        if self.clock == columns and self.clock - low > columns // 2:
-            columns += max(columns // 2, _COLUMNS)
-        self.cache = self._empty_cache(max(rows, have), max(columns, _COLUMNS))
-        self.cache[:, : len(self.start), :, :, : self.clock - low] = old
+        low = min(self.start, default=self.clock)
+        if self.clock == columns:
+            # By halves, not at once: a dense cache is read almost twice as fast as one with gaps.
+            columns = max(_COLUMNS, (self.clock - low) * 3 // 2)
+        self._move(max(rows, have), columns, low)
         self.start = [start - low for start in self.start]
         self.clock -= low
+
+    def _move(self, rows: int, columns: int, low: int) -> None:
+        """Lays the cache out anew, its columns from `low` on; within its memory where that is large enough."""
+        old = self.cache[:, : len(self.start), :, :, low : self.clock]
+        shape = (self.shape.depth, rows, self.kv_heads, 2, columns, self.head_size)
+        size = math.prod(shape)
+        inside = size <= len(self.memory)
+        if not inside:
+            self.memory = torch.empty(size, dtype=self.cache_dtype, device=self.device)
+        self.cache = self.memory[:size].view(shape)
+        # Layer by layer from the end that is overwritten last.
+        layers = range(self.shape.depth)
+        for layer in layers if old.stride(0) > self.cache.stride(0) else reversed(layers):
+            part = old[layer].clone() if inside else old[layer]
+            self.cache[layer, : len(self.start), :, :, : self.clock - low] = part
 
     @torch.inference_mode()
     def keep(self, order: Sequence[int]) -> None:
@@ -243,7 +258,7 @@ class LlamaDecoder:
         if hidden is not None:
             here.masked_fill_(hidden, -torch.inf)
         weight = torch.cat((there, here), -1).softmax(-1)
-        there = weight[..., : plan.width].index_select(0, plan.gather).view(len(keys), -1, plan.width)
+        there = weight[..., : plan.width].contiguous().index_select(0, plan.gather).view(len(keys), -1, plan.width)
         mixed = torch.bmm(there, values).view(-1, self.group, self.head_size).index_select(0, plan.scatter)
         return mixed.baddbmm_(weight[..., plan.width :], window[:, 1])
 
@@ -263,7 +278,9 @@ class LlamaDecoder:
         return functional.embedding(tokens, self.weights.embedding).float()
 
     def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(x, (x.shape[-1],), weight, self.eps)
+        # Fewer and larger operations than functional.rms_norm has on CPUs.
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return (x * torch.addcmul(self.eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()).mul_(weight)
 
     def _heads(self, layer: Layer, x: Tensor, angles: Tensor) -> Tensor:
         """[..., kv heads, group + 2, head size] in float32: queries (scaled) and key turned, then the value."""
@@ -271,7 +288,7 @@ class LlamaDecoder:
         heads = heads.view(*x.shape[:-1], self.kv_heads, self.group + 2, self.head_size)
         turned = heads[..., :-1, :]
         if layer.qk_norm is not None:
-            turned.copy_(functional.rms_norm(turned, (self.head_size,), None, self.eps) * layer.qk_norm)
+            turned.copy_(self._rms(turned, layer.qk_norm))
         torch.view_as_complex(turned.unflatten(-1, (-1, 2))).mul_(angles)
         return heads
 

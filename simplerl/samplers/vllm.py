@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vllm import RequestOutput
 
 _POSITIVE = (1 << 63) - 1
+_BATCHED_TOKENS = 4096  # of one engine step on a CPU
 
 
 class PolicyWeights:
@@ -80,20 +81,23 @@ class VllmSampler:
         self.tokenizer = tokenizer
         self._rule = lru_cache(maxsize=8)(lambda stop: StopRule(tokenizer, stop))
         self._calls = 0
-        settings = {
+        context: int = model.config.max_position_embeddings
+        settings: dict[str, Any] = {
             "model": path,
             "load_format": "dummy",
             "dtype": precision,
-            "max_model_len": model.config.max_position_embeddings,
+            "max_model_len": context,
             "max_num_seqs": max_rows,
             "enforce_eager": not torch.cuda.is_available() if eager is None else eager,
             "kv_cache_memory_bytes": None if cache_gib is None else int(cache_gib * 2**30),
             "logprobs_mode": "processed_logprobs",  # of the distribution drawn from
             "worker_extension_cls": f"{PolicyWeights.__module__}.{PolicyWeights.__qualname__}",
-            **(engine or {}),
         }
+        if not torch.cuda.is_available():
+            # A prompt prefilled in pieces has its generator set back, which CPU generators cannot do.
+            settings |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(context, _BATCHED_TOKENS)}
         with _undisturbed():
-            self.llm = LLM(**settings)
+            self.llm = LLM(**(settings | (engine or {})))
         self.load_weights(model.named_parameters())
 
     @torch.no_grad()
