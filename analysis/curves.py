@@ -38,10 +38,10 @@ class Band:
 
 def is_share(name: str) -> bool:
     """Shown in per cent."""
-    leaf = name.rpartition("/")[2]
-    return leaf.endswith(("_share", "_fraction", "accuracy", "correct", "exact_match")) or leaf.startswith(
-        ("pass@", "maj@")
-    )
+    if name == "reward/correct":
+        return True
+    leaf = name.rpartition("/")[2].removesuffix(".max")
+    return leaf.endswith(("_share", "_fraction", "accuracy", "_match")) or leaf.startswith(("pass@", "maj@"))
 
 
 def label(name: str) -> str:

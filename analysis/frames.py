@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 KEYS = ["run", "phase", "step"]
@@ -57,11 +59,28 @@ class Frames:
 
     def curve(self, run: str, name: str, phase: str = "rl") -> pd.Series:
         """One metric of one run, index step, without its gaps."""
-        if name not in self.metrics:
+        place = self._blocks.get(run)
+        if place is None or name not in self.metrics:
             return pd.Series(dtype=float)
-        chosen = (self.metrics["run"] == run) & (self.metrics["phase"] == phase)
-        rows = self.metrics.loc[chosen, ["step", name]].dropna().sort_values("step")
-        return pd.Series(rows[name].to_numpy(), index=rows["step"].to_numpy(), name=name)
+        values = self.metrics[name].to_numpy()[place]
+        steps, phases = self._steps[0][place], self._steps[1][place]
+        chosen = ~np.isnan(values) & (phases == phase)
+        steps, values = steps[chosen], values[chosen]
+        order = np.argsort(steps, kind="stable")
+        return pd.Series(values[order], index=steps[order], name=name)
+
+    @cached_property
+    def _blocks(self) -> dict[str, slice]:
+        """Where each run's rows stand: `assemble` puts them together."""
+        codes = self.metrics["run"].cat.codes.to_numpy()
+        starts = np.flatnonzero(np.diff(codes, prepend=-1)) if len(codes) else []
+        ends = [*starts[1:], len(codes)]
+        names = self.metrics["run"].cat.categories
+        return {str(names[codes[a]]): slice(int(a), int(b)) for a, b in zip(starts, ends, strict=False)}
+
+    @cached_property
+    def _steps(self) -> tuple[Any, Any]:
+        return self.metrics["step"].to_numpy(), self.metrics["phase"].astype(object).to_numpy()
 
     def last(self, run: str, name: str) -> float | None:
         """The last value of a metric: of its curve, else of the run's summary."""

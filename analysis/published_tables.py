@@ -1,0 +1,63 @@
+"""Tables 1 to 3 of the SimpleRL blog post, as published; their numbers are `simplerl.published`."""
+
+from __future__ import annotations
+
+from simplerl.published import PUBLISHED
+
+HEADINGS = {
+    "aime24": "AIME 2024",
+    "math500": "MATH 500",
+    "amc23": "AMC",
+    "minerva_math": "Minerva Math",
+    "olympiadbench": "OlympiadBench",
+    "gsm8k": "GSM8K",
+    "gaokao2023en": "GaoKao 2023 En",
+    "college_math": "College Math",
+    "mean": "Avg.",
+}
+
+# The row's name in the table -> its key in `simplerl.published`.
+TABLE_1 = {
+    "Qwen2.5-Math-7B-Base": "Qwen2.5-Math-7B",
+    "Qwen2.5-Math-7B-Base + 8K MATH SFT": "Qwen2.5-Math-7B + 8K MATH SFT",
+    "Qwen-2.5-Math-7B-Instruct": "Qwen2.5-Math-7B-Instruct",
+    "Llama-3.1-70B-Instruct": "Llama-3.1-70B-Instruct",
+    "rStar-Math-7B": "rStar-Math-7B",
+    "Eurus-2-7B-PRIME": "Eurus-2-7B-PRIME",
+    "Qwen2.5-7B-SimpleRL-Zero": "SimpleRL-Zero",
+    "Qwen2.5-7B-SimpleRL": "SimpleRL",
+}
+TABLE_3 = {
+    "Qwen2.5-Math-7B-Base": "Qwen2.5-Math-7B",
+    "Qwen2.5-Math-7B-Base + 8K QwQ distillation": "Qwen2.5-Math-7B + 8K QwQ distillation",
+    "Eurus-2-7B-PRIME": "Eurus-2-7B-PRIME",
+    "Qwen2.5-7B-SimpleRL-Zero": "SimpleRL-Zero (table 3)",
+    "Qwen2.5-7B-SimpleRL": "SimpleRL",
+}
+TWO_ROWS = (
+    "The published SimpleRL-Zero row is not the same in tables 1 and 3 (48.8 and 49.7 on average): "
+    "both stand as published."
+)
+
+TABLE_2_COLUMNS = ("Qwen2.5-Math-7B-Instruct", "rStar-Math-7B", "Eurus-2-7B-PRIME", "Qwen2.5-7B-SimpleRL-Zero")
+TABLE_2 = (
+    ("Base model", "Qwen2.5-Math-7B", "Qwen2.5-Math-7B", "Qwen2.5-Math-7B", "Qwen2.5-Math-7B"),
+    ("SFT data", "2.5M (open-source and in-house)", "~7.3M (MATH, NuminaMath, etc.)", "230K", "0"),
+    ("RM data", "618K (in-house)", "~7k (in-house)", "0", "0"),
+    ("RM", "Qwen2.5-Math-RM (72B)", "None", "Eurus-2-7B-SFT", "None"),
+    ("RL data", "66K queries x 32 samples", "~3.647M x 16", "150K queries x 4 samples", "8K queries x 8 samples"),
+)
+
+# What a run of ours is to be held against, by its experiment (conf/experiment).
+OF_EXPERIMENT = {
+    "simplerl_zero": "SimpleRL-Zero",
+    "simplerl": "SimpleRL",
+    "sft_math_8k": "Qwen2.5-Math-7B + 8K MATH SFT",
+    "sft_qwq_8k": "Qwen2.5-Math-7B + 8K QwQ distillation",
+    "eval_base": "Qwen2.5-Math-7B",
+    "eval_instruct": "Qwen2.5-Math-7B-Instruct",
+    "eval_llama_70b": "Llama-3.1-70B-Instruct",
+    "eval_rstar": "rStar-Math-7B",
+    "eval_eurus": "Eurus-2-7B-PRIME",
+}
+assert set(TABLE_1.values()) | set(TABLE_3.values()) <= set(PUBLISHED)

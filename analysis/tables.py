@@ -1,0 +1,236 @@
+"""The paper's tables with the suite's runs beside the published rows, and a table for any ablation.
+
+python -m analysis.tables RUN... --out DIR [--average five|eight]
+RUN is a run folder, a folder of run folders, or anything that W&B exports (see `analysis.load`); without any, the
+published tables alone are written."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.arms import Arm, Arms, prepared, short
+from analysis.curves import is_share, label
+from analysis.estimates import Estimate, best, over_seeds, published_estimate
+from analysis.frames import Frames, assemble
+from analysis.load import SourceError, load
+from analysis.published_tables import (
+    HEADINGS,
+    OF_EXPERIMENT,
+    TABLE_1,
+    TABLE_2,
+    TABLE_2_COLUMNS,
+    TABLE_3,
+    TWO_ROWS,
+)
+from analysis.render import Cell, Table, write
+from simplerl.benchmarks import BENCHMARKS
+from simplerl.published import FIVE, PUBLISHED
+
+AVERAGES = {"five": FIVE, "eight": (*FIVE, *(name for name in BENCHMARKS if name not in FIVE))}
+BEHAVIOUR = ("response_length", "truncated_share", "box_share", "code_share", "reflection_share")
+LOWER_IS_BETTER = ("loss", "truncated_share", "no_answer_fraction", "timeout_fraction", "failed_fraction", "repetition")
+NEUTRAL = ("response_length", "code_share", "reflection_share", "box_share", "entropy", "kl", "lr", "step")
+INTERVAL = (
+    "Ours: mean over n seeds, ± half of the 95 % t interval over seeds; with one seed, ± that over the benchmark's "
+    "items, where it is known."
+)
+BOLD = "Bold: best of its column, where its difference from every other row excludes 0 (95 %)."
+
+
+def estimate(frames: Frames, arm: Arm, name: str) -> Estimate | None:
+    """The last value of a metric over the arm's seeds; shares in per cent; None where no run has it."""
+    scale = 100.0 if is_share(name) else 1.0
+    values = [scale * value for run in arm.runs if (value := frames.last(run, name)) is not None]
+    if not values:
+        return None
+    error = frames.last(arm.runs[0], f"{name}_se") if name.endswith("/accuracy") and len(values) == 1 else None
+    return over_seeds(values, None if error is None else scale * error)
+
+
+def mean_of_sets(cells: Sequence[Estimate | None]) -> Estimate | None:
+    """Of one seed: errors of the sets add up. (Of several seeds the mean is taken within each, see `average`.)"""
+    known = [cell for cell in cells if cell is not None]
+    if not known or len(known) < len(cells):
+        return None
+    variances = [cell.se**2 for cell in known if cell.se is not None]
+    se = math.sqrt(sum(variances)) / len(known) if len(variances) == len(known) else None
+    return Estimate(sum(cell.mean for cell in known) / len(known), se)
+
+
+def average(frames: Frames, arm: Arm, sets: Sequence[str], *, first: bool = False) -> list[float] | None:
+    """Per seed, the unweighted mean accuracy (per cent) over the sets at the last evaluation, or at the first; None
+    where a run lacks a set."""
+    found = []
+    for run in arm.runs:
+        values = []
+        for name in sets:
+            curve = frames.curve(run, f"eval/{name}/accuracy")
+            last = frames.last(run, f"eval/{name}/accuracy")
+            values.append((float(curve.iloc[0]) if len(curve) > 1 else None) if first else last)
+        if any(value is None for value in values):
+            return None
+        found.append(100 * math.fsum(value for value in values if value is not None) / len(sets))
+    return found
+
+
+def accuracy_table(
+    name: str, caption: str, rows: dict[str, str], frames: Frames, arms: Arms, sets: Sequence[str], against: str | None
+) -> Table:
+    """Published rows, then an arm a row; columns: benchmarks, average, its difference from the published row of the
+    same recipe and from the run's own start, seeds."""
+    columns = ["model", *(HEADINGS[one] for one in sets), HEADINGS["mean"], "Δ published", "Δ base", "n"]
+    table: list[list[Estimate | None]] = []
+    names, tails = [], []
+    for title, key in rows.items():
+        own = PUBLISHED[key]
+        complete = tuple(sets) == FIVE and "mean" in own
+        cells = [published_estimate(one, own[one]) if one in own else None for one in sets]
+        table.append([*cells, published_estimate("mean", own["mean"], FIVE) if complete else None])
+        names.append(title)
+        tails.append([Cell(), Cell(), Cell("published")])
+    ours = [arm for arm in arms.arms if any(estimate(frames, arm, f"eval/{one}/accuracy") for one in sets)]
+    for arm in ours:
+        cells = [estimate(frames, arm, f"eval/{one}/accuracy") for one in sets]
+        finals = average(frames, arm, sets)
+        mean = mean_of_sets(cells) if finals is None or len(finals) == 1 else over_seeds(finals)
+        table.append([*cells, mean])
+        names.append(arm.label)
+        tails.append(_differences(frames, arm, sets, mean, against))
+    tops = [best([row[i] for row in table]) for i in range(len(sets) + 1)]
+    body = [
+        [Cell(title), *(Cell(cell, bold=tops[i] == place) for i, cell in enumerate(cells)), *tail]
+        for place, (title, cells, tail) in enumerate(zip(names, table, tails, strict=True))
+    ]
+    notes = [INTERVAL, BOLD] if ours else []
+    if not ours:
+        columns, body = columns[: len(sets) + 2], [row[: len(sets) + 2] for row in body]
+    return Table(name, caption, columns, body, (len(rows) - 1,), [*notes, TWO_ROWS])
+
+
+def _differences(
+    frames: Frames, arm: Arm, sets: Sequence[str], mean: Estimate | None, against: str | None
+) -> list[Cell]:
+    """Against published, against the run's own step 0 (paired within each seed), and the number of seeds."""
+    n = Cell(str(len(arm.runs)))
+    if mean is None:
+        return [Cell(), Cell(), n]
+    experiment = frames.config.at[arm.runs[0], "choices.experiment"] if "choices.experiment" in frames.config else None
+    key = against or OF_EXPERIMENT.get(str(experiment))
+    published = None
+    if key is not None and tuple(sets) == FIVE and "mean" in PUBLISHED[key]:
+        published = Estimate(mean.mean - PUBLISHED[key]["mean"], mean.se, mean.df, mean.n)
+    finals, starts = average(frames, arm, sets), average(frames, arm, sets, first=True)
+    base = None
+    if finals is not None and starts is not None:
+        base = over_seeds([last - start for last, start in zip(finals, starts, strict=True)])
+    return [Cell(published, signed=True), Cell(base, signed=True), n]
+
+
+def data_table() -> Table:
+    rows = [[Cell(text) for text in row] for row in TABLE_2]
+    return Table("table2", "Table 2: data used, as published.", ["", *TABLE_2_COLUMNS], rows)
+
+
+def ablation_metrics(frames: Frames) -> list[str]:
+    """What an ablation's columns are: accuracies and behaviour of the suite's own runs; of others, every eval/ metric,
+    or else everything."""
+    known = [*frames.names(), *map(str, frames.summary.columns)]
+    sets = frames.eval_sets()
+    wanted = [f"eval/{name}/accuracy" for name in sets]
+    wanted += ["eval/mean/accuracy"] if len(sets) != 1 else []
+    behind = "mean" if "eval/mean/response_length" in known else sets[0] if sets else "mean"
+    wanted += [f"eval/{behind}/{leaf}" for leaf in BEHAVIOUR]
+    wanted += ["reward/mean"]
+    found = [name for name in wanted if name in known]
+    others = [name for name in dict.fromkeys(known) if name.startswith("eval/")]
+    return found or others or list(dict.fromkeys(known))
+
+
+def ablation_table(frames: Frames, arms: Arms, metrics: Sequence[str] = ()) -> Table:
+    """Rows: what differs between the runs. Columns: metrics at the last step, the change of the accuracy from step 0,
+    seeds and the last step."""
+    names = list(metrics) or ablation_metrics(frames)
+    axes = [short(axis) for axis in arms.axes] or ["run"]
+    cells = [[estimate(frames, arm, name) for arm in arms.arms] for name in names]
+    tops = [_best(name, column) for name, column in zip(names, cells, strict=True)]
+    sets = frames.eval_sets()
+    rows = []
+    for place, arm in enumerate(arms.arms):
+        left = [Cell(str(value) if value is not None else None) for value in arm.values.values()] or [Cell(arm.label)]
+        middle = [
+            Cell(column[place], digits=_digits(name, column), bold=top == place, mark=_fewer(column[place], arm))
+            for name, column, top in zip(names, cells, tops, strict=True)
+        ]
+        base = _differences(frames, arm, sets, Estimate(0.0), None)[1] if sets else Cell()
+        steps = frames.metrics.loc[frames.metrics["run"].isin(arm.runs), "step"]
+        last = str(steps.max()) if len(steps) else None
+        rows.append([*left, *middle, *([base] if sets else []), Cell(str(len(arm.runs))), Cell(last)])
+    columns = [*axes, *map(label, names), *(["Δ accuracy from step 0"] if sets else []), "n", "step"]
+    caption = "Runs by what differs between them" if arms.axes else "The run"
+    return Table("runs", f"{caption}; values at the last step.", columns, rows, (), [INTERVAL, BOLD, *arms.notes])
+
+
+def _fewer(cell: Estimate | None, arm: Arm) -> str:
+    return f"n={cell.n}" if cell is not None and cell.n != len(arm.runs) else ""
+
+
+def _best(name: str, column: Sequence[Estimate | None]) -> int | None:
+    leaf = name.rpartition("/")[2]
+    if leaf in NEUTRAL or name.startswith(("time/", "reward/mean")):
+        return None  # no better or worse: another reward function's scale, a length
+    return best(column, higher=leaf not in LOWER_IS_BETTER)
+
+
+def _digits(name: str, column: Sequence[Estimate | None]) -> int:
+    if is_share(name) or "length" in name:
+        return 1
+    return 0 if all(cell is None or cell.mean.is_integer() for cell in column) else 3
+
+
+def tables_of(
+    frames: Frames, arms: Arms, average_of: str = "five", against: str | None = None, metrics: Sequence[str] = ()
+) -> list[Table]:
+    sets = AVERAGES[average_of]
+    said = f"pass@1 in per cent, the average is over the {average_of} benchmarks shown, unweighted"
+    tables = [
+        accuracy_table("table1", f"Table 1: {said}.", TABLE_1, frames, arms, sets, against),
+        data_table(),
+        accuracy_table("table3", f"Table 3 (part II): {said}.", TABLE_3, frames, arms, sets, against),
+    ]
+    return [*tables, ablation_table(frames, arms, metrics)] if arms.arms else tables
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.tables", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sources", nargs="*", metavar="RUN")
+    parser.add_argument("--out", type=Path, default=Path("tables"))
+    parser.add_argument("--average", choices=AVERAGES, default="five", help="benchmarks of tables 1 and 3")
+    parser.add_argument("--against", choices=PUBLISHED, help="published row for Δ published (default: by experiment)")
+    parser.add_argument("--metrics", default="", help="columns of the table of runs (names with commas between them)")
+    parser.add_argument("--unfinished", action="store_true", help="show failed and crashed runs, too")
+    chosen = parser.parse_args(arguments)
+    try:
+        found = load(chosen.sources) if chosen.sources else assemble([])
+    except SourceError as error:
+        print(error, file=sys.stderr)
+        return 2
+    frames, arms = prepared(found, unfinished=chosen.unfinished)
+    for note in frames.notes:
+        print(f"note: {note}", file=sys.stderr)
+    names = [name for name in chosen.metrics.split(",") if name]
+    for table in tables_of(frames, arms, chosen.average, chosen.against, names):
+        paths = write(table, chosen.out)
+        print(f"{paths[0].with_suffix('')}.{{md,tex,csv,html}}")
+        if table.name == "runs":
+            print(paths[0].read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

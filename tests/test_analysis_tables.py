@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis import aha, compare
+from analysis.arms import prepared
+from analysis.estimates import Estimate, best, distinguishable, over_seeds, published_estimate
+from analysis.frames import Frames, RunData, assemble
+from analysis.load import SourceError
+from analysis.render import Cell, Table, as_csv, as_html, latex, markdown, tex_text, write
+from analysis.tables import main, tables_of
+
+# recipe, table 1, as published
+TABLE_1 = """
+| Qwen2.5-Math-7B-Base | 16.7 | 52.4 | 52.5 | 12.9 | 16.4 | 30.2 |
+| Qwen2.5-Math-7B-Base + 8K MATH SFT | 3.3 | 54.6 | 22.5 | 32.7 | 19.6 | 26.5 |
+| Qwen-2.5-Math-7B-Instruct | 13.3 | 79.8 | 50.6 | 34.6 | 40.7 | 43.8 |
+| Llama-3.1-70B-Instruct | 16.7 | 64.6 | 30.1 | 35.3 | 31.9 | 35.7 |
+| rStar-Math-7B | 26.7 | 78.4 | 47.5 | - | 47.1 | - |
+| Eurus-2-7B-PRIME | 26.7 | 79.2 | 57.8 | 38.6 | 42.1 | 48.9 |
+| Qwen2.5-7B-SimpleRL-Zero | 33.3 | 77.2 | 62.5 | 33.5 | 37.6 | 48.8 |
+| Qwen2.5-7B-SimpleRL | 26.7 | 82.4 | 62.5 | 39.7 | 43.3 | 50.9 |
+"""
+FIVE = ("aime24", "math500", "amc23", "minerva_math", "olympiadbench")
+
+
+def run_of(name: str, finals: tuple[float, ...], seed: int, experiment: str = "simplerl_zero") -> RunData:
+    """A run with accuracies at steps 0 (all 0.1) and 120."""
+    rows = {f"eval/{one}/accuracy": [0.1, final] for one, final in zip(FIVE, finals, strict=True)}
+    errors = {f"eval/{one}/accuracy_se": [0.02, 0.02] for one in FIVE}
+    metrics = pd.DataFrame({"phase": "rl", "step": [0, 120], **rows, **errors})
+    config = {"choices.experiment": experiment, "choices.reward": name, "seed": seed}
+    return RunData(f"{name}{seed}", name, "finished", "folder", "", config, metrics=metrics)
+
+
+@pytest.fixture
+def frames() -> Frames:
+    finals = (0.9, 0.8, 0.7, 0.4, 0.4)
+    runs = [run_of("strict", tuple(x + d for x in finals), seed) for seed, d in enumerate((-0.01, 0.0, 0.01))]
+    return assemble([*runs, run_of("lenient", (0.3, 0.7, 0.6, 0.3, 0.3), 0)])
+
+
+def body(text: str) -> list[str]:
+    return [line.replace("**", "") for line in text.splitlines() if line.startswith("| ")]
+
+
+def test_published_tables_come_out_to_the_digit() -> None:
+    tables = tables_of(*prepared(assemble([])))
+    assert [table.name for table in tables] == ["table1", "table2", "table3"]
+    assert body(markdown(tables[0]))[1:] == TABLE_1.strip().splitlines()
+    assert "| Qwen2.5-7B-SimpleRL-Zero | 36.7 | 77.4 | 62.5 | 34.2 | 37.5 | 49.7 |" in markdown(tables[2])
+    assert "8K queries x 8 samples" in markdown(tables[1])
+
+
+def test_published_tables_are_those_of_the_recipe(shared: Path) -> None:
+    recipe = (shared / "recipe.md").read_text()
+    one, two, three = map(markdown, tables_of(*prepared(assemble([]))))
+    for table in (one, three):
+        assert all(line in recipe for line in body(table)[1:])
+    assert all(line.replace("|  |", "| |") in recipe for line in body(two))
+
+
+def test_our_rows_stand_beside_the_published(frames: Frames) -> None:
+    tables = {table.name: table for table in tables_of(*prepared(frames))}
+    rows = {
+        row[0].parts()[0]: [" ± ".join(filter(None, cell.parts())) for cell in row[1:]] for row in tables["table1"].rows
+    }
+    # Seeds 63, 64, 65 on average: mean 64, sd 1, t(2) 4.303 / sqrt 3.
+    assert rows["reward=strict"] == [
+        *("90.0 ± 2.5", "80.0 ± 2.5", "70.0 ± 2.5", "40.0 ± 2.5", "40.0 ± 2.5", "64.0 ± 2.5"),
+        *("+15.2 ± 2.5", "+54.0 ± 2.5", "3"),
+    ]
+    # One seed: items, 1.96 * 2; the mean of five: 1.96 * 2 / sqrt 5.
+    assert rows["reward=lenient"][:6] == [
+        "30.0 ± 3.9",
+        "70.0 ± 3.9",
+        "60.0 ± 3.9",
+        "30.0 ± 3.9",
+        "30.0 ± 3.9",
+        "44.0 ± 1.8",
+    ]
+    strict = next(row for row in tables["table1"].rows if row[0].value == "reward=strict")
+    assert strict[1].bold and strict[6].bold  # AIME 90 and the average stand out
+    assert not any(row[2].bold for row in tables["table1"].rows)  # 82.4 and 80.0 cannot be told apart
+    assert "five benchmarks" in tables["table1"].caption
+
+
+def test_eight_benchmarks_are_averaged_where_all_are_there(frames: Frames) -> None:
+    table = tables_of(*prepared(frames), average_of="eight")[0]
+    assert "eight benchmarks" in table.caption and len(table.columns) == 13
+    ours = next(row for row in table.rows if row[0].value == "reward=strict")
+    assert ours[9].value is None  # three sets are missing: no average is made up
+
+
+def test_the_ablation_table_has_axes_for_rows(frames: Frames) -> None:
+    table = tables_of(*prepared(frames))[-1]
+    assert table.columns[0] == "reward" and table.columns[-3:] == ["Δ accuracy from step 0", "n", "step"]
+    assert [row[0].value for row in table.rows] == ["lenient", "strict"]
+    assert table.rows[1][-1].value == "120"
+
+
+def test_intervals_by_hand() -> None:
+    assert over_seeds([1.0, 2.0, 3.0]).half_width == pytest.approx(4.303 / math.sqrt(3))
+    assert over_seeds([1.0], 0.5).half_width == pytest.approx(0.98, abs=1e-3)
+    assert over_seeds([1.0]).half_width is None
+    aime = published_estimate("aime24", 50.0)
+    assert aime.se == pytest.approx(100 * math.sqrt(0.25 / 30))
+    assert not distinguishable(aime, published_estimate("aime24", 33.3))
+    assert distinguishable(published_estimate("math500", 52.4), published_estimate("math500", 82.4))
+    assert best([Estimate(1.0, 0.1), None, Estimate(3.0, 0.1)]) == 2
+    assert best([Estimate(1.0, 0.1), Estimate(1.1, 0.1)]) is None
+    assert best([Estimate(1.0, 0.1)]) is None
+
+
+@pytest.fixture
+def hostile() -> Table:
+    rows = [[Cell("a_b & 50% | <script>λ 中"), Cell(over_seeds([1.0, 3.0]), bold=True)], [Cell("x"), Cell()]]
+    return Table("t", "A {caption} #1", ["name", "metric ±"], rows, (0,), ["note_1"])
+
+
+def test_every_format_escapes(hostile: Table) -> None:
+    assert "a_b & 50% \\| <script>" in markdown(hostile)
+    assert "<script>" not in as_html(hostile) and "&lt;script&gt;" in as_html(hostile)
+    assert tex_text("a_b & 50% \\") == r"a\_b \& 50\% \textbackslash{}"
+    rows = list(csv.reader(as_csv(hostile).splitlines()))
+    assert rows[0] == ["name", "metric ±", "metric ± low", "metric ± high"]
+    assert rows[1][1:] == ["2", "-10.706", "14.706"] and rows[2] == ["x", "", "", ""]
+
+
+@pytest.mark.slow
+def test_latex_compiles(hostile: Table, frames: Frames, tmp_path: Path) -> None:
+    if shutil.which("pdflatex") is None:
+        pytest.skip("needs pdflatex (Debian: texlive-latex-base and texlive-latex-recommended)")
+    tables = [*tables_of(*prepared(frames)), hostile]
+    for table in tables:
+        (tmp_path / f"{table.name}.tex").write_text(latex(table))
+    inputs = "\n".join(f"\\input{{{table.name}}}" for table in tables)
+    document = rf"\documentclass{{article}}\usepackage{{booktabs,graphicx}}\begin{{document}}{inputs}\end{{document}}"
+    (tmp_path / "all.tex").write_text(document)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+
+
+def test_the_command_writes_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--out", str(tmp_path)]) == 0
+    assert {path.suffix for path in tmp_path.glob("table1.*")} == {".md", ".tex", ".csv", ".html"}
+    assert main([str(tmp_path / "absent"), "--out", str(tmp_path)]) == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+# Paired comparison
+
+
+def write_evaluation(folder: Path, right: dict[str, list[bool]], gold: str = "1", **settings: Any) -> Path:
+    folder.mkdir(parents=True)
+    rows = [
+        {"set": name, "problem_id": f"{name}/{i}", "question": f"q{i}", "gold": gold, "sample": 0, "correct": correct}
+        for name, all_right in right.items()
+        for i, correct in enumerate(all_right)
+    ]
+    pd.DataFrame(rows).to_parquet(folder / "samples.parquet")
+    (folder / "results.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_a_paired_comparison_by_hand(tmp_path: Path) -> None:
+    first = write_evaluation(tmp_path / "a", {"x": [True] * 10 + [False] * 30, "y": [True, False]}, prompt="p")
+    second = write_evaluation(tmp_path / "b", {"x": [True] * 30 + [False] * 10, "y": [False]}, prompt="other")
+    found = compare.compare(first, second)
+    one = found.sets["x"]
+    assert (one.items, one.first, one.second, one.wins, one.losses) == (40, 0.25, 0.75, 20, 0)
+    # Differences are 20 ones and 20 zeros: 0.5 with standard error 0.5 / sqrt 40.
+    assert one.difference.mean == 0.5 and one.difference.se == pytest.approx(0.5 / math.sqrt(40), rel=0.05)
+    assert one.difference.low is not None and one.difference.low > 0.3
+    assert found.notes == [
+        "prompt is not the same in the two.",
+        "y: 1 items that only one of the two has are left out.",
+    ]
+    text = markdown(compare.table(found, "a", "b"))
+    assert "| x | 40 | 25.0 | 75.0 | +50.0 |" in text and "| yes | 20 : 0 |" in text
+
+
+def test_other_questions_are_not_paired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = write_evaluation(tmp_path / "a", {"x": [True, True]})
+    second = write_evaluation(tmp_path / "run/evals/step_000004", {"x": [True, True]}, gold="2")
+    with pytest.raises(SourceError, match="x/0 has another gold"):
+        compare.compare(first, second)
+    assert compare.main([str(first), str(tmp_path / "run"), "--step", "3"]) == 2
+    assert "has no evaluation of step 3: there are 4." in capsys.readouterr().err
+    assert compare.evaluation_of(tmp_path / "run") == second
+
+
+# Reflection
+
+
+def responses(shares: list[float], count: int = 100) -> pd.DataFrame:
+    rows = []
+    for step, share in enumerate(shares):
+        for i in range(count):
+            text = (
+                "First 1 + 1 = 3\nwait, recheck: 1 + 1 = 2\nThe answer is 2"
+                if i < share * count
+                else "It is 3, I think."
+            )
+            rows.append({"step": step, "problem_id": f"p{i % 60}", "sample": i // 60, "question": "1 + 1", "gold": "2"})
+            rows[-1] |= {"response": text, "finish_reason": "stop", "correct": "wait" in text, "extracted": "2"}
+    return pd.DataFrame(rows)
+
+
+def test_reflection_emerges_where_it_stays_above_the_base() -> None:
+    table = responses([0.05, 0.30, 0.04, 0.20, 0.25, 0.30, 0.40])
+    found = aha.emergence(table, "wait")
+    assert found.step == 3  # step 1 did not last
+    share, low, high = found.base
+    assert share == 0.05 and low == pytest.approx(0.0215, abs=1e-3) and high == pytest.approx(0.1118, abs=1e-3)
+    assert aha.emergence(table, "however").step is None
+
+
+def test_convincing_examples_are_right_where_plain_answers_were_wrong() -> None:
+    rows = aha.examples(responses([0.05, 0.70]), 2, since=1)
+    assert len(rows) == 2 and rows["step"].tolist() == [1, 1]
+    assert all("wait" in text for text in rows["response"])
+    assert rows["needed"].tolist() == [True, True]
+
+
+def test_markdown_tables_are_files_too(hostile: Table, tmp_path: Path) -> None:
+    assert [path.name for path in write(hostile, tmp_path)] == ["t.md", "t.tex", "t.csv", "t.html"]
