@@ -25,10 +25,10 @@ from simplerl.types import Problem, Prompt, Rollout
 CHARACTERS = 10_500  # about 3,000 tokens of mathematical prose
 SAMPLES = 8
 _PROSE = (
-    "Let us denote the unknown by $x$ and write the condition as $\\frac{x^{2}+3x}{2} = 14$. Then {x : x > 0} is the "
-    "set we look at, so $x^2+3x-28 = (x+7)(x-4)$ and only one factor matters. Wait, let me check this again: "
-    "for x = 4 we have 16 + 12 = 28, as it should be.\n\\[ \\sqrt{\\frac{49}{4}} = \\frac{7}{2} \\]\nTherefore the sum of the first "
-    "terms is 3 + 5 + 7 = 15, which gives the next step. "
+    "Let us denote the unknown by $x$ and write the condition as $\\frac{x^{2}+3x}{2} = 14$. Then {x : x > 0} "
+    "is the set we look at, so $x^2+3x-28 = (x+7)(x-4)$ and only one factor matters. Wait, let me check this "
+    "again: for x = 4 we have 16 + 12 = 28, as it should be.\n\\[ \\sqrt{\\frac{49}{4}} = \\frac{7}{2} \\]\n"
+    "Therefore the sum of the first terms is 3 + 5 + 7 = 15, which gives the next step. "
 )
 
 

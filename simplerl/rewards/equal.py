@@ -16,7 +16,6 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Literal, get_args
 
-from simplerl.config import ConfigError
 from simplerl.rewards import algebra
 from simplerl.rewards.latex import Tree
 from simplerl.rewards.normalize import TEXT_GROUP, clean, plain
@@ -47,6 +46,8 @@ MEASURED_SOURCES = ("minerva",)  # golds are rounded measurements
 def check_rule(rule: str) -> None:
     """Raises ConfigError for an unknown rule."""
     if rule not in RULES:
+        from simplerl.config import ConfigError  # it brings Hydra, which workers do without
+
         raise ConfigError(f"rule={rule} is unknown: choose one of {', '.join(RULES)}.")
 
 
@@ -140,7 +141,9 @@ class _Comparison:
                     return False
                 left.pop(match)
             return True
-        for one, other, swapped in ((a, g, False), (g, a, True)):
+        for several, other, swapped in ((a, g, False), (g, a, True)):
+            is_point = isinstance(several, Several) and isinstance(other, Ordered) and not several.braces
+            one = _by_name(several) if is_point and isinstance(several, Several) else several
             if isinstance(one, Several) and not isinstance(other, Several):
                 if len(one.items) == 1:
                     return self.shapes(other, one.items[0]) if swapped else self.shapes(one.items[0], other)
@@ -193,6 +196,8 @@ class _Comparison:
             return self.numbers(x, a.percent, y, g.percent)
         if plain(a.value) == plain(g.value):
             return True
+        if re.fullmatch(r"\(?[A-J]\)?", g.value) and (choice := _OPTION.findall(a.value)):
+            return len(choice) == 1 and choice[0] in g.value and _OPTION.match(a.value) is not None
         if _is_text(a.value) or _is_text(g.value):
             return _words(a.value) == _words(g.value) != ""
         if _is_string_only(a.value) or _is_string_only(g.value):
@@ -242,6 +247,14 @@ def _alternatives(gold: str) -> tuple[str, ...]:
     return (condition, interval) if is_double else (gold,)
 
 
+def _by_name(several: Several) -> Several:
+    """y = 2, x = 1 in the order of the names, where all are different single letters."""
+    names = [item.sides[0].strip() for item in several.items if isinstance(item, Equation)]
+    if len(names) < len(several.items) or len(set(names)) < len(names) or any(len(name) > 1 for name in names):
+        return several
+    return Several(tuple(item for _, item in sorted(zip(names, several.items, strict=True), key=lambda pair: pair[0])))
+
+
 def _same_relation(a: tuple[str, ...], g: tuple[str, ...], *, positive: bool = False) -> bool:
     """left = right in both, read here or not at all: math-verify would solve() them, which need not end."""
     trees = [tree for side in (*a, *g) if (tree := algebra.parsed(split_unit(side).value)) is not None]
@@ -262,6 +275,7 @@ def _resplit(shape_: Shape, other: Shape) -> Shape:
     return shape_
 
 
+_OPTION = re.compile(r"(?:\\[a-z]+\s*\{\s*)?(?<![A-Za-z])\(?([A-J])[).:]\s*\}?(?=\s*\S)")  # (B) 12, B: 12
 _ROMAN = re.compile(r"\\mathrm\s*\{\s*([A-Za-z]{1,3})\s*\}")
 _DEGREES = re.compile(r"\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})\s*(?:\\?(?:text|mathrm|mbox)?\s*\{?\s*[CF]\s*\}?)?$")
 _SMALL = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")

@@ -1,4 +1,7 @@
-"""The rules on labelled cases: `python -m simplerl.rewards.labelled FOLDER [rule ...]`.
+"""The rules on labelled cases: `python -m simplerl.rewards.labelled FOLDER [column ...]`.
+
+The columns are our rules and `alone`: math-verify's own parse and verify of the boxed answer (of the whole text
+where the case is lenient), with its percent sign repaired.
 
 FOLDER holds JSONL files with response_or_answer (or gen), gold, kind, mode, expected, tag. Prints the share of
 right verdicts by file, for each rule on the same rows, and every miss of the first rule.
@@ -14,10 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from simplerl.config import ConfigError
 from simplerl.rewards import lenient, strict
-from simplerl.rewards.equal import RULES, Rule
+from simplerl.rewards.equal import RULES
 from simplerl.rewards.pool import Grader
-from simplerl.types import Problem, Score
+from simplerl.rewards.symbolic import alone
+from simplerl.types import Problem, Reward, Score
 
 CHOICES = ("policy", "hard", "lenient-hard", "multibox", "unevaluated")  # tags reported apart
 
@@ -58,13 +63,17 @@ def cases(folder: Path) -> Iterator[Case]:
             )
 
 
-def score(rows: list[Case], rule: Rule) -> list[tuple[Score, float]]:
+def score(rows: list[Case], column: str) -> list[tuple[Score, float]]:
     """(score, seconds) of each case, graded by the reward of its mode in the worker pool."""
     results: dict[str, tuple[Score, float]] = {}
-    for mode, reward in (("strict", strict), ("lenient", lenient)):
+    rewards: dict[str, Reward] = {"strict": partial(alone), "lenient": partial(alone, boxed=False)}
+    for rule in RULES:
+        if rule == column:
+            rewards = {"strict": partial(strict, rule=rule), "lenient": partial(lenient, rule=rule)}
+    for mode, reward in rewards.items():
         chosen = [row for row in rows if row.mode == mode]
         if chosen:
-            with Grader(partial(reward, rule=rule)) as grader:
+            with Grader(reward) as grader:
                 pairs = ((row.text, Problem(row.id, "", row.gold)) for row in chosen)
                 results |= dict(zip((row.id for row in chosen), grader.grade_timed(pairs), strict=True))
     return [results[row.id] for row in rows]
@@ -76,7 +85,9 @@ def is_right(case: Case, result: Score) -> bool:
 
 def main(arguments: list[str]) -> None:
     rows = list(cases(Path(arguments[0])))
-    rules = [rule for rule in RULES if rule in arguments[1:]] or list(RULES)
+    rules = arguments[1:] or ["math_verify", "alone", "qwen", "exact"]
+    if unknown := set(rules) - {*RULES, "alone"}:
+        raise ConfigError(f"column {unknown.pop()} is unknown: choose among {', '.join(RULES)}, alone.")
     scored = {rule: score(rows, rule) for rule in rules}
     print(f"{'':28}" + "".join(f"{rule:>24}" for rule in rules) + "   right / rows (false positives)")
     groups: dict[str, list[int]] = {}

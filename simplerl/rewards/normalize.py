@@ -64,7 +64,7 @@ _FUNCTIONS = re.compile(
     r"(?![A-Za-z])"
 )
 _LEADING = re.compile(
-    r"^(?:(?:the\s+)?(?:final\s+)?(?:answer|solutions?|result)(?:\s+set)?\s*(?:is|are)?\s*:?|=|\\(?:therefore|implies|Rightarrow)|:)\s*",
+    r"^(?:(?:the\s+)?(?:final\s+)?(?:answer|solutions?|result)(?:\s+set)?\s*(?:is|are)?\s*:?|=|\\(?:therefore|implies|Rightarrow|approx|sim)(?![A-Za-z])|:)\s*",
     re.I,
 )
 _TRAILING = re.compile(r"(?:\s|[.,;:](?!\d)|\\\\|(?:solution|answer)\s*:$)+$", re.I)
@@ -113,6 +113,9 @@ def clean(text: str) -> str:
     text = _BETWEEN_ITEMS.sub(" , ", text)
     text = _FUNCTIONS.sub(r"\\\1 ", text)
     text = re.sub(r"(?<![A-Za-z\\])(?:\+\s*)?(?:infinity|inf)(?![A-Za-z])", r"\\infty ", text)
+    text = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", text)
+    text = re.sub(r"\\mathbb\s+([A-Z])", r"\\mathbb{\1}", text)
+    text = re.sub(r"\\overline\s*\{([A-Z]{2})\}", r" \1", text)
     text = re.sub(r"<=", r"\\le ", text)
     text = re.sub(r">=", r"\\ge ", text)
     text = re.sub(r"!=", r"\\ne ", text)

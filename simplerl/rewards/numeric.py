@@ -23,6 +23,7 @@ _FRACTION = re.compile(
     rf"(?:\\frac\s*(?:\{{\s*(?P<n1>-?\s*{_PART})\s*\}}|(?P<n2>\d))\s*(?:\{{\s*(?P<d1>{_PART})\s*\}}|(?P<d2>\d))"
     rf"|(?P<n3>{_PART})\s*/\s*(?P<d3>-?{_PART})|\(\s*(?P<n4>-?{_PART})\s*/\s*(?P<d4>{_PART})\s*\))"
 )
+_REPEATING = re.compile(rf"{_SIGN}(?P<whole>\d*)\.(?P<fixed>\d*)\\overline\s*\{{(?P<again>\d+)\}}")
 _GROUPED = re.compile(r"\d{1,3}(?: \d{3})+")
 
 
@@ -51,6 +52,12 @@ def number(text: str) -> Number | None:  # noqa: PLR0911 - a notation each
     if found := _POWER_OF_TEN.fullmatch(text):
         exponent = _integer(found["ten"] or found["digit"])
         return None if abs(exponent) > MAX_EXPONENT else Number(_signed(found["sign"], Fraction(10) ** exponent))
+    if found := _REPEATING.fullmatch(text):
+        scale, nines = 10 ** len(found["fixed"]), 10 ** len(found["again"]) - 1
+        value = Fraction(int(found["whole"] + found["fixed"] or "0"), scale) + Fraction(
+            int(found["again"]), scale * nines
+        )
+        return Number(_signed(found["sign"], value))
     if found := _FRACTION.fullmatch(text):
         top = _decimal(found["n1"] or found["n2"] or found["n3"] or found["n4"])
         bottom = _decimal(found["d1"] or found["d2"] or found["d3"] or found["d4"])

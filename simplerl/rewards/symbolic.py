@@ -18,6 +18,9 @@ from functools import lru_cache
 from types import FrameType
 from typing import Any
 
+from simplerl.rewards.extract import boxed_answer
+from simplerl.types import Problem, Score
+
 CPU_SECONDS = 2.0  # of one comparison: not wall time, so that a busy machine changes no verdict
 MAX_CHARACTERS, MAX_NESTING = 600, 12
 _UNBOUNDED = re.compile(
@@ -31,7 +34,8 @@ class _OutOfTime(BaseException):
 
 
 @lru_cache(maxsize=1)
-def _math_verify() -> tuple[Any, Any, Any, Any]:
+def math_verify() -> tuple[Any, Any, Any, Any]:
+    """(parse, verify, LatexExtractionConfig, our NormalizationConfig), repaired and silent."""
     import math_verify
     from latex2sympy2_extended.antlr_parser import PSParser
     from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
@@ -50,7 +54,7 @@ def _math_verify() -> tuple[Any, Any, Any, Any]:
 
 @lru_cache(maxsize=4096)
 def _parsed(text: str) -> tuple[Any, ...]:
-    parse, _, config, normalization = _math_verify()
+    parse, _, config, normalization = math_verify()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         target = config(normalization_config=normalization, boxed_match_priority=-1)
@@ -97,7 +101,7 @@ def symbolic_status(answer: str, gold: str) -> str:
             a, g = _parsed(answer), _parsed(gold)
             if not a or not g:
                 return DIFFERENT
-            _, verify, _, _ = _math_verify()
+            _, verify, _, _ = math_verify()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 right = verify(
@@ -119,3 +123,15 @@ def symbolic_status(answer: str, gold: str) -> str:
 
 def warm() -> None:
     symbolic_status("\\sqrt{x+1}", "\\sqrt{1+x}")
+
+
+def alone(response: str, problem: Problem, *, wrong: float = -0.5, boxed: bool = True) -> Score:
+    """A reward for comparisons: math-verify's own parse and verify, without our notation, guards and arithmetic."""
+    from simplerl.rewards.equal import DIFFERENT, EQUAL, NO_ANSWER
+
+    parse, verify, _, _ = math_verify()
+    answer = boxed_answer(response) if boxed else response
+    if answer is None:
+        return Score(-1.0, False, NO_ANSWER)
+    right = verify(parse(f"\\boxed{{{problem.answer}}}"), parse(f"\\boxed{{{answer}}}" if boxed else answer))
+    return Score(1.0 if right else wrong, right, EQUAL if right else DIFFERENT, answer)

@@ -35,14 +35,13 @@ _NOT_UNITS = {
     "lambda", "import",
 }  # fmt: skip
 _POWER = r"(?:\s*\^\s*\{?\s*-?\d\s*\}?)?"
-_TEXT = r"\\(?:text|mbox|textbf|textit|textrm|textnormal|mathrm|rm|hbox|emph|textup)\s*\{([^{}\d=<>]*)\}"
+_FONT = r"\\(?:text|mbox|textbf|textit|textrm|textnormal|mathrm|rm|hbox|emph|textup)\s*\{"
+_TEXT = _FONT + r"([^{}\d=<>]*(?:\^-?\d[^{}\d=<>]*)?)\}"
 _TAIL_TEXT = re.compile(r"\s*/?\s*" + _TEXT + _POWER + r"\s*\.?$")
 _TAIL_WORDS = re.compile(r"(?<=[\d)}%])\s+([A-Za-z][A-Za-z./-]{2,}(?:\s+[A-Za-z][A-Za-z./-]+){0,5})" + _POWER + r"$")
 _TAIL_SHORT = re.compile(r"(?<=[\d)}])\s*(" + _SHORT + r")" + _POWER + r"$")
 _PERCENT = re.compile(
-    r"\s*(?:%|\bpercent(?:age)?\b|\bper cent\b|\bpct\b\.?|"
-    + _TEXT.replace(r"([^{}\d=<>]*)", r"\s*(?:%|percent|percentage|pct)\s*")
-    + r")"
+    r"\s*(?:%|\bpercent(?:age)?\b|\bper cent\b|\bpct\b\.?|" + _FONT + r"\s*(?:%|percent|percentage|pct)\s*\})"
 )
 _MODULUS = re.compile(r"\s*\\p?mod\s*\{?\s*\d+\s*\}?$|\s*\(?\s*(?:\\text\s*\{\s*)?\(?\s*mod\s*\}?\s*\d+\s*\)?$")
 
