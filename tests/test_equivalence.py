@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from micro_runs import differences, outcome, run
+from micro_runs import WARM_UP, differences, outcome, run
 
 
 def test_same_seed_same_run(tmp_path: Path) -> None:
@@ -12,5 +12,8 @@ def test_same_seed_same_run(tmp_path: Path) -> None:
     first.pop("config.yaml"), second.pop("config.yaml")  # names the folder
     assert differences(first, second) == []
     assert {"rollouts/step_000002.parquet", "checkpoints/step_000003/critic/value_head.safetensors"} <= first.keys()
-    other = outcome(run(tmp_path / "c", "seed=1", "train.steps=1"))
-    assert other["metrics"][0] != first["metrics"][0]
+
+
+def test_another_seed_is_another_run(tmp_path: Path, small_run: Path) -> None:
+    small = [*WARM_UP, "seed=1", "train.steps=1", "evals.every=0"]
+    assert outcome(run(tmp_path, *small))["metrics"][0] != outcome(small_run)["metrics"][0]

@@ -280,20 +280,30 @@ def test_the_rollouts_hold_every_response(small_run: Path) -> None:
     assert line["rollout/response_length"] == table["length"].mean()
 
 
-def test_the_policy_loads_with_its_tokenizer(small_run: Path) -> None:
-    """And gives the sampled tokens of the next step the log-probs that were written down with them."""
+def test_checkpoints_are_the_models_that_the_numbers_speak_of(small_run: Path) -> None:
+    """They load with their tokenizer; the sampler's log-probs of the next step are those of the policy, and the KL is
+    from the model that the warm-up made, all by plain Hugging Face calls."""
     import pandas as pd
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = small_run / "checkpoints/step_000002/policy"
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    row = pd.read_parquet(small_run / "rollouts/step_000002.parquet").iloc[3]
-    prompt = tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]
-    tokens = torch.tensor([[*prompt, *row["tokens"]]])
-    with torch.no_grad():
-        log_p = torch.log_softmax(model(tokens).logits[0, len(prompt) - 1 : -1], -1)
-    found = log_p.gather(-1, torch.tensor(list(row["tokens"]))[:, None]).squeeze(-1)
-    torch.testing.assert_close(found, torch.tensor(list(row["logprobs"])), atol=1e-4, rtol=0)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    policy, reference = (AutoModelForCausalLM.from_pretrained(f) for f in (folder, small_run / "warmup/model/policy"))
+    log_ratios = []
+    for row in pd.read_parquet(small_run / "rollouts/step_000002.parquet").itertuples():
+        prompt = tokenizer(row.prompt, add_special_tokens=False)["input_ids"]
+        response = torch.tensor(list(row.tokens))
+        tokens = torch.cat([torch.tensor(prompt), response])[None]
+        with torch.no_grad():
+            ours, theirs = (
+                torch.log_softmax(model(tokens).logits[0, len(prompt) - 1 : -1], -1).gather(-1, response[:, None])[:, 0]
+                for model in (policy, reference)
+            )
+        torch.testing.assert_close(ours, torch.tensor(list(row.logprobs)), atol=1e-4, rtol=0)
+        log_ratios += (ours - theirs).tolist()
+    line = next(m for m in rows(small_run) if m["phase"] == "rl" and m["step"] == 2)
+    assert line["rollout/kl"] == pytest.approx(sum(log_ratios) / len(log_ratios), abs=1e-5)
+    assert abs(line["rollout/kl"]) > 1e-4
 
 
 def test_a_run_that_stops_being_finite_leaves_its_batch(tmp_path: Path) -> None:
