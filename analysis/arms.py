@@ -119,6 +119,17 @@ def _label(values: dict[str, Any], frames: Frames, runs: list[str]) -> str:
     return known[0] if known else str(frames.runs.at[runs[0], "name"])
 
 
+def titles(frames: Frames, arms: Arms) -> dict[str, str]:
+    """Run -> what people call it: its arm, and its seed where the arm has several; its id where that is not unique."""
+    found: dict[str, str] = {}
+    for arm in arms.arms:
+        for run in arm.runs:
+            seed = frames.config.at[run, "seed"] if "seed" in frames.config else None
+            found[run] = arm.label if len(arm.runs) == 1 or _missing(seed) else f"{arm.label}, seed {seed}"
+    counts = list(found.values())
+    return {run: run if counts.count(title) > 1 else title for run, title in found.items()}
+
+
 def without_ended_badly(frames: Frames) -> Frames:
     """Without failed and crashed runs, where others of the same set came to an end; says which."""
     bad = [str(run) for run, state in frames.runs["state"].items() if state in ENDED_BADLY]

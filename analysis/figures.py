@@ -185,9 +185,90 @@ def _accuracy_panel(axis: Any, frames: Frames, arms: Arms, name: str) -> None:
     axis.set_xlabel("step")
 
 
+def lengths(frames: Frames, arms: Arms) -> Any:
+    """Length of right against wrong responses, and how many are cut off at the limit (which count as wrong)."""
+    names = ("rollout/response_length_correct", "rollout/response_length_wrong", "rollout/truncated_share")
+    present = [name for name in names if name in frames.metrics]
+    if len(present) < 2:
+        return panels(frames, arms, present)
+    figure, axes = grid(len(present), 3)
+    for axis, name in zip(axes, present, strict=True):
+        draw_curves(axis, frames, arms, name)
+    pair = [axis for axis, name in zip(axes, present, strict=True) if not is_share(name)]
+    low, high = min(axis.get_ylim()[0] for axis in pair), max(axis.get_ylim()[1] for axis in pair)
+    for axis in pair:
+        axis.set_ylim(low, high)
+    legend(figure, frames, arms, present, "both lengths on one scale")
+    return figure
+
+
+def accuracy_against_length(frames: Frames, arms: Arms) -> Any:
+    """The path of a run in the plane of response length and accuracy, from the ring (step 0) to the cross (the end)."""
+    names = [f"eval/mean/{leaf}" for leaf in ("response_length", "accuracy")]
+    if not all(name in frames.metrics for name in names):
+        return None
+    figure, (axis,) = grid(1, 1)
+    styles = looks([arm.label for arm in arms.arms])
+    for arm in arms.arms:
+        one, two = (band(frames, arm, name) for name in names)
+        if one is None or two is None:
+            continue
+        path = one.table[["mean"]].join(two.table[["mean"]], lsuffix="_length", rsuffix="_accuracy", how="inner")
+        x, y = path["mean_length"].to_numpy(), path["mean_accuracy"].to_numpy()
+        look = styles[arm.label]
+        axis.plot(x, y, color=look.colour, linestyle=look.dash, marker=".", markersize=4)
+        axis.plot(x[:1], y[:1], color=look.colour, marker="o", markersize=8, markerfacecolor="white", zorder=5)
+        axis.plot(x[-1:], y[-1:], color=look.colour, marker="X", markersize=8, zorder=5)
+        for place in sorted({len(path) // 3, 2 * len(path) // 3} - {0, len(path) - 1}):
+            axis.annotate(
+                f"{path.index[place]}", (x[place], y[place]), fontsize=7, xytext=(3, 3), textcoords="offset points"
+            )
+    axis.set_xlabel("response length, held-out (tokens)")
+    axis.set_ylabel("accuracy, held-out (%)")
+    legend(figure, frames, arms, names, "ring: step 0; cross: the last step; small numbers: steps")
+    return figure
+
+
+def pass_at_k(frames: Frames, arms: Arms) -> Any:
+    """pass@k against k at the last evaluation, full, and at the first, dashed: does training add solutions, or only
+    make known ones likelier? k = 1 is the accuracy."""
+    sets = [
+        name
+        for name in [*frames.eval_sets(), "mean"]
+        if any(n.startswith(f"eval/{name}/pass@") for n in frames.names())
+    ]
+    if not sets:
+        return None
+    sets = sets[:-1] if len(sets) == 2 and sets[-1] == "mean" else sets
+    figure, axes = grid(len(sets), 3)
+    styles = looks([arm.label for arm in arms.arms])
+    for axis, name in zip(axes, sets, strict=True):
+        prefix = f"eval/{name}/pass@"
+        ks = sorted(int(metric.removeprefix(prefix)) for metric in frames.names() if metric.startswith(prefix))
+        for arm in arms.arms:
+            found = [band(frames, arm, metric) for metric in (f"eval/{name}/accuracy", *(f"{prefix}{k}" for k in ks))]
+            known = [(k, one) for k, one in zip((1, *ks), found, strict=True) if one is not None]
+            look = styles[arm.label]
+            for place, line in ((0, "--"), (-1, "-")):
+                x = [k for k, _ in known]
+                y = [one.table["mean"].iloc[place] for _, one in known]
+                axis.plot(x, y, color=look.colour, linestyle=line, marker=look.marker, markersize=4)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks([1, *ks], [str(k) for k in (1, *ks)])
+        axis.set_title("mean of the benchmarks" if name == "mean" else name)
+        axis.set_xlabel("k")
+        axis.set_ylabel("pass@k (%)")
+        whole_shares(axis)
+    legend(figure, frames, arms, frames.names(), "dashed: step 0, full: the last step")
+    return figure
+
+
 FIGURES: dict[str, Drawing] = {
     "overview": overview,
     "reward_and_length": reward,
     "accuracy_and_length": accuracy,
     "behaviour": behaviour,
+    "lengths": lengths,
+    "accuracy_against_length": accuracy_against_length,
+    "pass_at_k": pass_at_k,
 }

@@ -73,10 +73,10 @@ class Frames:
     def _blocks(self) -> dict[str, slice]:
         """Where each run's rows stand: `assemble` puts them together."""
         codes = self.metrics["run"].cat.codes.to_numpy()
-        starts = np.flatnonzero(np.diff(codes, prepend=-1)) if len(codes) else []
+        starts: list[int] = np.flatnonzero(np.diff(codes, prepend=-1)).tolist() if len(codes) else []
         ends = [*starts[1:], len(codes)]
         names = self.metrics["run"].cat.categories
-        return {str(names[codes[a]]): slice(int(a), int(b)) for a, b in zip(starts, ends, strict=False)}
+        return {str(names[codes[a]]): slice(a, b) for a, b in zip(starts, ends, strict=False)}
 
     @cached_property
     def _steps(self) -> tuple[Any, Any]:
