@@ -1,7 +1,8 @@
 """Contradictions between settings, each refused with one sentence that names the key and the remedy.
 
 `check_values` reads numbers alone (quick: nothing heavy is imported yet), `check_functions` the functions that the
-configuration names. What needs a tokenizer or data is checked in `simplerl.task`.
+configuration names, `check_advantage` whether they fit each other. What needs a tokenizer or data is checked in
+`simplerl.task`.
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
 from simplerl.config import AlgorithmConfig, Config, ConfigError, KLPlace, OptimizerConfig, TrainConfig
 
-# Positional arguments that each kind of function is called with.
+# Positional arguments that each kind of function is called with, those that import least first.
 PARTIALS = {
     "data": 0,
     "reward": 2,
-    "sampler": 3,
-    "backend": 2,
+    "warmup.data": 0,
+    "evals.reward": 2,
     "algorithm.advantage": 1,
     "algorithm.policy_loss": 2,
     "algorithm.value_loss": 2,
-    "warmup.data": 0,
-    "evals.reward": 2,
+    "sampler": 3,
+    "backend": 2,
 }
 
 
@@ -166,15 +170,18 @@ def _sampling(config: Config) -> None:
     )
 
 
-def check_functions(config: Config) -> None:
-    """What the configured functions take, and what an advantage needs."""
-    for key, arguments in PARTIALS.items():
-        value: Any = config
-        for name in key.split("."):
-            value = getattr(value, name)
-        _call(key, value, arguments)
-    for name, source in config.evals.sets.items():
-        _call(f"evals.sets.{name}", source, 0)
+def check_functions(raw: DictConfig) -> None:
+    """What the configured functions take. One is imported after the other, and torch and transformers last, so that
+    a bad keyword of a reward is refused at once."""
+    partials = {f"evals.sets.{name}": 0 for name in raw.evals.sets} | PARTIALS
+    for key, arguments in partials.items():
+        node = OmegaConf.select(raw, key)
+        if node is not None:
+            _call(key, instantiate(node, _convert_="object"), arguments)
+
+
+def check_advantage(config: Config) -> None:
+    """What an advantage needs of the rest."""
     algorithm = config.algorithm
     if algorithm.advantage is None:
         return
@@ -200,8 +207,6 @@ def check_functions(config: Config) -> None:
 
 def _call(key: str, function: Any, arguments: int) -> None:
     """A keyword that the function does not take is otherwise noticed only at its first call."""
-    if function is None:
-        return
     require(
         isinstance(function, partial),
         f"{key} must name a function by `_target_` and `_partial_: true`, not {function!r}.",

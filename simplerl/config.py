@@ -222,19 +222,20 @@ def register() -> None:
 
 def load(raw: DictConfig) -> Config:
     """The composed configuration as typed values, checked. Raises ConfigError."""
-    from simplerl.checks import check_functions, check_values
+    from simplerl.checks import check_advantage, check_functions, check_values
 
     try:
         missing = sorted(OmegaConf.missing_keys(raw))
         if missing:
             raise ConfigError(f"{missing[0]} has no value: set it on the command line or choose an experiment.")
         check_values(OmegaConf.to_object(raw))  # type: ignore[arg-type]
+        check_functions(raw)
         config: Config = instantiate(raw, _convert_="object")
     except InterpolationResolutionError as error:
         raise ConfigError(f"{error.full_key} cannot be resolved: {str(error).splitlines()[0]}.") from error
     except InstantiationException as error:
         raise ConfigError(_import_fault(error)) from error
-    check_functions(config)
+    check_advantage(config)
     return config
 
 

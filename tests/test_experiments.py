@@ -303,11 +303,15 @@ def test_runs_for_one_step(name: str, tmp_path: Path, long_micro: Path, benchmar
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_evaluates(name: str, tmp_path: Path, long_micro: Path, benchmarks: Path) -> None:
-    folder = evaluate_model(swapped(name, tmp_path, long_micro, benchmarks), name)
+    raw = swapped(name, tmp_path, long_micro, benchmarks)
+    folder = evaluate_model(raw, name)
     results = json.loads((folder / "results.json").read_text())
     assert sorted(results["sets"]) == ["aime24", "amc23", "math500", "minerva_math", "olympiadbench"]
     assert all(one["items"] == 1 for one in results["sets"].values())
-    assert "rule=qwen" in results["reward"] or "qwen" in str(results["reward"])
+    assert (results["reward"], load(raw).reward.keywords) == ("simplerl.rewards.lenient", {"rule": "qwen"})
+    for row in pq.read_table(folder / "samples.parquet").to_pylist():
+        assert row["question"] in row["prompt"]
+        assert row["prompt"].startswith(raw.prompt.get("system") or "")
 
 
 @pytest.mark.slow
