@@ -1,6 +1,8 @@
 """Trains one run, or a sweep with -m: see README.md and `python train.py --help`."""
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from simplerl.config import register
@@ -12,7 +14,12 @@ register()
 def main(raw: DictConfig) -> None:
     from simplerl.main import main as run  # torch and transformers load only when something runs
 
-    run(raw)
+    folder = run(raw)
+    if HydraConfig.get().mode is RunMode.RUN:
+        from analysis.report import write_report
+
+        report = write_report([folder], folder / "report.html")
+        print(f"Finished: {folder}\nReport:   {report}")
 
 
 if __name__ == "__main__":

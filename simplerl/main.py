@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def main(raw: DictConfig) -> Path | None:
+def main(raw: DictConfig) -> Path:
     """Runs, resumes or skips what `raw` describes. A fault ends the process with one sentence (exit status 2 for a
     bad configuration, 1 for a failed run, 75 after saving on a stop signal), or, within a sweep, only its own job."""
     hydra = HydraConfig.get()
