@@ -41,6 +41,7 @@ from simplerl.types import Rollout
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+LABEL = 90  # characters of a folder's name that say what was overridden
 STATE = "state.json"  # in every complete checkpoint
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 # Settings that say where and how a run is watched, not what it computes.
@@ -58,7 +59,9 @@ def run_folder(resolved: dict[str, Any], label: str) -> Path:
         return Path(resolved["run"]["dir"])
     what = {key: value for key, value in resolved.items() if key not in NOT_HASHED}
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
-    plain = re.sub(r"[^A-Za-z0-9.-]+", "_", label.replace("=", "-")).strip("_")[:60]
+    plain = re.sub(r"[^A-Za-z0-9.-]+", "_", label.replace("=", "-")).strip("_")
+    if len(plain) > LABEL:  # the end often says what a sweep varies, such as the seed
+        plain = f"{plain[: LABEL // 2]}..{plain[-LABEL // 2 :]}"
     return Path(resolved["run"]["root"]) / f"{plain or 'default'}-{digest}"
 
 

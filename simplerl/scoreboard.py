@@ -23,7 +23,7 @@ from simplerl.models import context_of, load_hf_config, load_tokenizer
 from simplerl.published import FIVE, published
 from simplerl.rewards.pool import Grader
 from simplerl.run import run_folder
-from simplerl.task import Task, prepare_evals
+from simplerl.task import Task, prepare_evals, require_model
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ def evaluate_model(raw: DictConfig, label: str) -> Path:
 
 def _task(config: Config) -> Task:
     """Of evaluation only: no training data is read."""
+    require_model(config.model)
     tokenizer = load_tokenizer(config.model)
     evals = prepare_evals(config, tokenizer, context_of(config.model, load_hf_config(config.model)))
     return Task(

@@ -171,7 +171,7 @@ def prepare_evals(config: Config, tokenizer: Any, context: int) -> EvalSets:
         )
     for name, source in config.evals.sets.items():
         problems: Sequence[Problem] = source()[: config.evals.limit]
-        prompts[name], counts = prepare_prompts(problems, format, context, sampling.max_new_tokens)
+        prompts[name], _ = prepare_prompts(problems, format, context, sampling.max_new_tokens)
         asked = {prompt.problem.id for prompt in prompts[name]}
         too_long[name] = [problem.id for problem in problems if problem.id not in asked]
         if too_long[name]:

@@ -14,6 +14,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from typing import Any
 
 from simplerl.advantages import group_relative, token_rewards
@@ -41,8 +42,6 @@ def reward(text: str) -> float:
 
 def time_ours(path: str, responses: int, tokens: int, precision: Precision, steps: int) -> list[float]:
     """Seconds of each step."""
-    from dataclasses import replace
-
     tokenizer = load_tokenizer(ModelConfig(path))
     model = load_policy(ModelConfig(path), precision, "cpu", path)
     optimizer = OptimizerConfig(lr=1e-6)
@@ -74,9 +73,13 @@ def time_trl(path: str, responses: int, tokens: int, precision: Precision, steps
     """Seconds of each step of TRL's trainer."""
     from datasets import Dataset
     from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.grpo_trainer import GRPOTrainer
 
     ends: list[float] = []
+
+    def rewards(completions: list[Any], **_: Any) -> list[float | None]:
+        return [reward(text) for text in completions]
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -106,7 +109,7 @@ def time_trl(path: str, responses: int, tokens: int, precision: Precision, steps
         )
         trainer = GRPOTrainer(
             model=path,
-            reward_funcs=lambda completions, **_: [reward(text) for text in completions],
+            reward_funcs=rewards,
             args=settings,
             train_dataset=Dataset.from_dict({"prompt": questions(responses // SAMPLES)}),
             callbacks=[Clock()],

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -128,7 +129,8 @@ def _generate(settings: Settings, model: PreTrainedModel, prompts: list[Prompt])
 
     def run(seed: int) -> int:
         torch.manual_seed(seed)
-        out = model.generate(
+        generate: Any = model.generate
+        out = generate(
             tokens,
             attention_mask=attention,
             do_sample=True,
@@ -138,7 +140,7 @@ def _generate(settings: Settings, model: PreTrainedModel, prompts: list[Prompt])
             max_new_tokens=settings.tokens,
             pad_token_id=0,
         )
-        return len(out) * (out.shape[1] - longest)
+        return int(len(out) * (out.shape[1] - longest))
 
     return run
 
