@@ -34,7 +34,7 @@ Drawing = Callable[[Frames, Arms], Any]
 
 def grid(panels: int, columns: int) -> tuple[Any, list[Any]]:
     """A figure and `panels` axes."""
-    columns = min(columns, panels)
+    columns = 2 if panels == 4 else min(columns, panels)
     rows = math.ceil(panels / columns)
     panel = PANEL if panels > 1 else (1.6 * PANEL[0], 1.4 * PANEL[1])
     size = (panel[0] * columns, panel[1] * rows)
@@ -84,8 +84,8 @@ def draw_band(axis: Any, found: Band, look: Look, text: str) -> None:
     axis.plot(steps, table["mean"].to_numpy(), color=look.colour, linestyle=look.dash, label=text, **marker)
 
 
-def legend(figure: Any, frames: Frames, arms: Arms, names: Sequence[str], extra: str = "") -> None:
-    """One legend for all panels, and one line that says what bands, dots and pale lines are."""
+def legend(figure: Any, frames: Frames, arms: Arms, names: Sequence[str], said: Sequence[str] = ()) -> None:
+    """One legend for all panels, and one line that says what the marks in them are."""
     styles = looks([arm.label for arm in arms.arms])
     drawn = [arm for arm in arms.arms if any(name in frames.metrics for name in names)]
     handles = [
@@ -94,16 +94,23 @@ def legend(figure: Any, frames: Frames, arms: Arms, names: Sequence[str], extra:
         if (text := _with_seeds(arm))
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=min(4, len(handles)))
-    parts = ["dotted: the value at step 0, before training"]
-    if any(len(arm.runs) > 1 for arm in drawn):
-        parts.insert(0, "line: mean over seeds, band: the least to the greatest seed")
-    longest = max((len(found.table) for arm in drawn for n in names if (found := band(frames, arm, n))), default=0)
-    if longest > SMOOTH_FROM:
-        parts.append(f"curves of more than {SMOOTH_FROM} points are means over {WINDOW} steps")
-    if extra:
-        parts.append(extra)
-    lines = textwrap.wrap("; ".join(parts), int(19 * figure.get_figwidth()))
+    lines = textwrap.wrap("; ".join(said), int(19 * figure.get_figwidth()))
     figure.supxlabel("\n".join(lines), fontsize=7.5, color=GREY, x=0.01, ha="left")
+
+
+def marks_of_curves(frames: Frames, arms: Arms, names: Sequence[str]) -> list[str]:
+    """What `draw_curves` draws, in words."""
+    parts = ["line: mean over seeds, band: the least to the greatest seed"] if _several(arms) else []
+    parts.append("dotted: the value at step 0, before training")
+    bands = [found for arm in arms.arms for name in names if (found := band(frames, arm, name))]
+    if max((len(found.table) for found in bands), default=0) > SMOOTH_FROM:
+        pale = "" if _several(arms) else " (pale: each step)"
+        parts.append(f"curves of more than {SMOOTH_FROM} points are means over {WINDOW} steps{pale}")
+    return parts
+
+
+def _several(arms: Arms) -> bool:
+    return any(len(arm.runs) > 1 for arm in arms.arms)
 
 
 def _with_seeds(arm: Arm) -> str:
@@ -118,7 +125,7 @@ def panels(frames: Frames, arms: Arms, names: Sequence[str], columns: int = 3) -
     figure, axes = grid(len(present), columns)
     for axis, name in zip(axes, present, strict=True):
         draw_curves(axis, frames, arms, name)
-    legend(figure, frames, arms, present)
+    legend(figure, frames, arms, present, marks_of_curves(frames, arms, present))
     return figure
 
 
@@ -148,8 +155,9 @@ def accuracy(frames: Frames, arms: Arms) -> Any:
     figure, axes = grid(len(sets), 3)
     for axis, name in zip(axes, sets, strict=True):
         _accuracy_panel(axis, frames, arms, name)
-    extra = "full: accuracy (left axis), dashed: response length (right axis), ringed: step 0"
-    legend(figure, frames, arms, [f"eval/{name}/accuracy" for name in sets], extra)
+    said = ["full: accuracy (left axis), dashed: response length (right axis), ringed and dotted: step 0"]
+    said += ["bands: the least to the greatest seed"] if _several(arms) else []
+    legend(figure, frames, arms, [f"eval/{name}/accuracy" for name in sets], said)
     return figure
 
 
@@ -198,7 +206,7 @@ def lengths(frames: Frames, arms: Arms) -> Any:
     low, high = min(axis.get_ylim()[0] for axis in pair), max(axis.get_ylim()[1] for axis in pair)
     for axis in pair:
         axis.set_ylim(low, high)
-    legend(figure, frames, arms, present, "both lengths on one scale")
+    legend(figure, frames, arms, present, [*marks_of_curves(frames, arms, present), "both lengths on one scale"])
     return figure
 
 
@@ -225,7 +233,8 @@ def accuracy_against_length(frames: Frames, arms: Arms) -> Any:
             )
     axis.set_xlabel("response length, held-out (tokens)")
     axis.set_ylabel("accuracy, held-out (%)")
-    legend(figure, frames, arms, names, "ring: step 0; cross: the last step; small numbers: steps")
+    seeds = ["means over seeds"] if _several(arms) else []
+    legend(figure, frames, arms, names, ["ring: step 0, cross: the last step, small numbers: steps", *seeds])
     return figure
 
 
@@ -259,7 +268,8 @@ def pass_at_k(frames: Frames, arms: Arms) -> Any:
         axis.set_xlabel("k")
         axis.set_ylabel("pass@k (%)")
         whole_shares(axis)
-    legend(figure, frames, arms, frames.names(), "dashed: step 0, full: the last step")
+    seeds = ["means over seeds"] if _several(arms) else []
+    legend(figure, frames, arms, frames.names(), ["dashed: step 0, full: the last step", *seeds])
     return figure
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from analysis.folders import read_folder
@@ -64,11 +65,12 @@ def load(sources: Sequence[str | Path]) -> Frames:
 def _read_path(path: Path, notes: list[str]) -> list[RunData]:
     if not path.exists():
         raise SourceError(f"{path} does not exist: name a run folder, a folder of them, W&B exports or wandb:PROJECT.")
-    found: list[RunData] = []
-    for place, is_run in _walk(path):
+    places = _walk(path)
+    found = _read_folders([place for place, is_run in places if is_run], notes)
+    for place, is_run in places:
         if is_run:
-            found.append(read_folder(place, notes))
-        elif place.suffix == ".wandb":
+            continue
+        if place.suffix == ".wandb":
             try:
                 one = read_offline(place, notes)
             except NotAWandbFile as error:
@@ -81,4 +83,13 @@ def _read_path(path: Path, notes: list[str]) -> list[RunData]:
             found += runs or []
     if not found:
         raise SourceError(f"{path} holds no run: neither a run folder (config.yaml, metrics.jsonl) nor a W&B export.")
+    return found
+
+
+def _read_folders(folders: Sequence[Path], notes: list[str]) -> list[RunData]:
+    """A few at a time: Arrow parses without holding Python's lock."""
+    own: list[list[str]] = [[] for _ in folders]
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        found = list(pool.map(read_folder, folders, own))
+    notes += [note for one in own for note in one]
     return found

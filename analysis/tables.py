@@ -48,7 +48,8 @@ def estimate(frames: Frames, arm: Arm, name: str) -> Estimate | None:
     if not values:
         return None
     error = frames.last(arm.runs[0], f"{name}_se") if name.endswith("/accuracy") and len(values) == 1 else None
-    return over_seeds(values, None if error is None else scale * error)
+    # All right or all wrong has no spread, yet is not certain: no interval rather than one of no width.
+    return over_seeds(values, scale * error if error else None)
 
 
 def mean_of_sets(cells: Sequence[Estimate | None]) -> Estimate | None:

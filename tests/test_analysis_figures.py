@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.arms import arms_of, prepared
+from analysis.curves import SMOOTH_FROM, band, smoothed
+from analysis.figures import FIGURES, grid, marks_of_curves
+from analysis.frames import Frames, RunData, assemble
+from analysis.load import load
+from analysis.render import as_csv, markdown
+from analysis.tables import tables_of
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def frames_of(steps: int = 50) -> Frames:
+    runs = []
+    for seed in (0, 1):
+        at = np.arange(steps, dtype=float)
+        metrics = pd.DataFrame({"phase": "rl", "step": np.arange(steps), "reward/mean": at + seed})
+        metrics["rollout/code_share"] = 0.5
+        for name in ("x", "y", "mean"):
+            metrics[f"eval/{name}/accuracy"] = np.where(at % 10 == 0, at / 100 + seed / 10, np.nan)
+            metrics[f"eval/{name}/response_length"] = np.where(at % 10 == 0, 50 - at, np.nan)
+            metrics[f"eval/{name}/pass@4"] = np.where(at % 10 == 0, 0.5 + at / 100, np.nan)
+        for name in ("correct", "wrong"):
+            metrics[f"rollout/response_length_{name}"] = 30 + at
+        runs.append(
+            RunData(
+                f"r{seed}", "r", "finished", "folder", "", {"seed": seed, "choices.reward": "strict"}, metrics=metrics
+            )
+        )
+    return assemble(runs)
+
+
+def test_a_band_is_the_mean_and_the_extremes_over_seeds_in_per_cent() -> None:
+    frames = frames_of()
+    found = band(frames, arms_of(frames).arms[0], "eval/x/accuracy")
+    assert found is not None and found.seeds == 2
+    assert found.table.loc[40].tolist() == pytest.approx([45.0, 40.0, 50.0])
+    assert found.table.index.tolist() == [0, 10, 20, 30, 40]
+
+
+def test_steps_that_only_one_seed_reached_are_not_averaged() -> None:
+    parts = [pd.DataFrame({"phase": "rl", "step": range(n), "m": 1.0 * n}) for n in (3, 5)]
+    frames = assemble([RunData(str(i), "", None, "", "", {"seed": i}, metrics=part) for i, part in enumerate(parts)])
+    found = band(frames, arms_of(frames).arms[0], "m")
+    assert found is not None and found.table["mean"].tolist() == [4.0, 4.0, 4.0]
+
+
+def test_long_curves_are_means_over_five_steps() -> None:
+    table = pd.DataFrame({"mean": np.arange(SMOOTH_FROM + 1.0)})
+    assert smoothed(table)["mean"].iloc[:4].tolist() == [1.0, 1.5, 2.0, 3.0]
+    assert smoothed(table.iloc[:10]).equals(table.iloc[:10])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_drawn_and_says_what_it_shows(name: str) -> None:
+    import matplotlib.pyplot as plt
+
+    frames, arms = prepared(frames_of())
+    figure = FIGURES[name](frames, arms)
+    assert "seed" in figure.get_supxlabel() and figure.legends
+    assert all(axis.lines for axis in figure.axes if axis.axison)
+    plt.close(figure)
+
+
+def test_a_figure_without_numbers_is_none() -> None:
+    frames, arms = prepared(assemble([RunData("r", "r", None, "", "", {"seed": 0})]))
+    assert [FIGURES[name](frames, arms) for name in FIGURES] == [None] * len(FIGURES)
+
+
+def test_marks_say_when_curves_are_smoothed() -> None:
+    frames, arms = prepared(frames_of(30))
+    assert not any("means over" in part for part in marks_of_curves(frames, arms, ["reward/mean"]))
+    frames, arms = prepared(frames_of(60))
+    assert any("means over 5 steps" in part for part in marks_of_curves(frames, arms, ["reward/mean"]))
+
+
+def test_four_panels_stand_in_a_square() -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = grid(4, 3)
+    assert len(axes) == 4 and axes[0].get_gridspec().ncols == 2
+    plt.close(figure)
+
+
+@pytest.mark.slow
+def test_wandb_and_run_folders_give_the_same_tables_for_real_runs(tmp_path: Path) -> None:
+    settings = ["train.steps=2", "train.prompts_per_step=2", "train.samples_per_prompt=4", "train.minibatch_size=8"]
+    settings += ["evals.every=1", "evals.limit=4", "tracking=wandb", "tracking.mode=offline"]
+    command = [sys.executable, "train.py", "-m", "reward=strict,lenient", *settings, f"run.root={tmp_path}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folders = sorted(path.parent for path in tmp_path.glob("*/config.yaml"))
+    own = tables_of(*prepared(load(folders)))
+    exported = tables_of(*prepared(load([folder / "wandb" for folder in folders])))
+    assert [row[0].value for row in own[-1].rows] == ["lenient", "strict"]
+    assert [markdown(table) for table in own] == [markdown(table) for table in exported]
+    assert [as_csv(table) for table in own] == [as_csv(table) for table in exported]
