@@ -1,7 +1,7 @@
 """Our sampler beside transformers `generate` and vLLM, on the same checkpoint, prompts and token counts.
 
     python -m simplerl.bench.sampling model=assets/micro_base rows=256 tokens=64
-    python -m simplerl.bench.sampling model=/tmp/smollm2 rows=64 tokens=64 precision=bfloat16 engines=ours,generate
+    python -m simplerl.bench.sampling model=models/smollm2_135m rows=64 tokens=64 precision=bfloat16
 
 Every response has exactly `tokens` tokens (nothing stops it). Each engine runs once to warm up, then
 `repeats` times in turn with the others, and its best time counts, for what else runs on the machine

@@ -1,0 +1,74 @@
+"""The update's share of what the machine's matrix products can do, and the share of padding.
+
+    python -m simplerl.bench.update MODEL --responses 64 --tokens 64 --precision bfloat16
+
+One PPO policy step on ragged rows (prompts and responses between half of and all of their length). The products
+counted are those of the weights: 6 per parameter and token, the output layer for response tokens alone; attention and
+the log-probs made again in the backward pass are not counted. The peak is that of 2048 x 2048 products in the same
+type.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Callable
+
+import torch
+
+from simplerl.batching import collate
+from simplerl.config import Aggregation, ModelConfig, OptimizerConfig, Precision
+from simplerl.losses import ppo_clip
+from simplerl.models import load_policy, output_weight
+from simplerl.worker import UpdatePlan, Worker
+
+
+def best_seconds(run: Callable[[], object], repeats: int) -> float:
+    """The shortest of some runs after one to warm up: what else the machine does can only add."""
+    run()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The update's share of the matmul peak.")
+    parser.add_argument("model", help="a Hugging Face folder")
+    parser.add_argument("--responses", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=64, help="of the longest prompt and the longest response, each")
+    parser.add_argument("--micro-batch", type=int, default=8192, help="tokens")
+    parser.add_argument("--precision", choices=[p.name for p in Precision], default="bfloat16")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    precision = Precision[options.precision]
+    model = load_policy(ModelConfig(options.model), precision, "cpu", options.model)
+    worker = Worker(
+        model, precision=precision, tokens_per_micro_batch=options.micro_batch, optimizer=OptimizerConfig(lr=1e-6)
+    )
+    rng, full = random.Random(0), options.tokens
+    rows = [([5] * rng.randint(full // 2, full), [7] * rng.randint(full // 2, full)) for _ in range(options.responses)]
+    batch = collate(rows, list(range(len(rows))))
+    advantages = torch.randn(batch.mask.shape, generator=torch.Generator().manual_seed(0)) * batch.mask
+    batch = batch.with_(logprobs=worker.infer(batch)[0], advantages=advantages)
+    plan = UpdatePlan(len(rows), 1, Aggregation.sequence_mean, full)
+
+    padding = worker.update(batch, ppo_clip, plan, [0])["padding_share"]
+    seconds = best_seconds(lambda: worker.update(batch, ppo_clip, plan, [0]), options.repeats)
+    square = torch.randn(2048, 2048).to(worker.dtype)
+    peak = 2 * 2048**3 / best_seconds(lambda: square @ square, 10)
+
+    head = output_weight(model).numel()
+    body = sum(p.numel() for p in model.parameters()) - head
+    tokens, learnt = int(batch.attention.sum()), int(batch.mask.sum())
+    rate = 6 * (body * tokens + head * learnt) / seconds
+    print(f"{options.model}, {len(rows)} rows, {tokens} tokens, {options.precision}")
+    print(f"  {seconds:.2f} s, {tokens / seconds:,.0f} tokens/s, padding {padding:.1%}")
+    print(f"  {rate / 1e12:.3f} of {peak / 1e12:.3f} TFLOP/s: {rate / peak:.1%} of the matmul peak")
+
+
+if __name__ == "__main__":
+    main()
