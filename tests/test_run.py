@@ -52,7 +52,7 @@ def test_a_folder_is_named_by_what_is_computed() -> None:
 def test_a_name_is_plain_and_short() -> None:
     assert run_folder(resolved(), "").name.startswith("default-")
     hostile = run_folder(resolved(), "model.path=/a/../b c;$(d)," + "x" * 300).name
-    assert len(hostile) <= 70 and not set(hostile) & set("/ ;$()=,")
+    assert len(hostile) <= 105 and not set(hostile) & set("/ ;$()=,")
     assert run_folder(resolved(run={"dir": "/elsewhere/mine", "root": "runs"}), "x") == Path("/elsewhere/mine")
 
 
