@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,6 +29,20 @@ def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float
     return config.lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * left)
 
 
+class Stepper(Protocol):
+    """What turns losses into new weights."""
+
+    step_count: int
+
+    def backward(self, loss: Tensor, last: bool = True) -> None:
+        """Adds the gradient of `loss`; `last`: of this optimizer step."""
+        ...
+
+    def step(self) -> dict[str, float]: ...
+    def save(self, folder: Path) -> None: ...
+    def load(self, folder: Path) -> None: ...
+
+
 class TorchStepper:
     """One module's optimizer on one device."""
 
@@ -44,7 +59,7 @@ class TorchStepper:
             fused=True,
         )
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, last: bool = True) -> None:
         loss.backward()
 
     def step(self) -> dict[str, float]:
