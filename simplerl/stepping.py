@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from simplerl.config import OptimizerConfig, Schedule
+from simplerl.tensor_files import TensorFiles
 
-OPTIMIZER_FILE, STEP_FILE = "optimizer.safetensors", "optimizer.json"
+OPTIMIZER, STEP_FILE = "optimizer", "optimizer.json"  # <moment>.<parameter's name> in optimizer*.safetensors
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
@@ -78,19 +80,26 @@ class TorchStepper:
     def save(self, folder: Path) -> None:
         tensors = {}
         for name, parameter in self.names.items():
-            for key in ("exp_avg", "exp_avg_sq"):
+            for key in MOMENTS:
                 if parameter in self.optimizer.state:
                     tensors[f"{key}.{name}"] = self.optimizer.state[parameter][key].cpu()
-        save_file(tensors, folder / OPTIMIZER_FILE)
-        (folder / STEP_FILE).write_text(json.dumps({"optimizer_step": self.step_count}))
+        save_file(tensors, folder / f"{OPTIMIZER}.safetensors")
+        write_step(folder, self.step_count)
 
     def load(self, folder: Path) -> None:
-        self.step_count = json.loads((folder / STEP_FILE).read_text())["optimizer_step"]
-        tensors = load_file(folder / OPTIMIZER_FILE)
+        self.step_count = read_step(folder)
+        tensors = TensorFiles(folder, OPTIMIZER)
         for name, parameter in self.names.items():
             if f"exp_avg.{name}" in tensors:
                 self.optimizer.state[parameter] = {
                     "step": torch.tensor(float(self.step_count), device=parameter.device),  # where `fused` reads it
-                    "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device),
-                    "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter.device),
+                    **{key: tensors[f"{key}.{name}"].to(parameter.device) for key in MOMENTS},
                 }
+
+
+def write_step(folder: Path, step: int) -> None:
+    (folder / STEP_FILE).write_text(json.dumps({"optimizer_step": step}))
+
+
+def read_step(folder: Path) -> int:
+    return int(json.loads((folder / STEP_FILE).read_text())["optimizer_step"])
