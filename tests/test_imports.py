@@ -12,7 +12,7 @@ from micro_runs import ROOT, SMALL
 
 # None in sys.modules is what an absent package looks like to `import` and to importlib.util.find_spec.
 BLOCKED = "import sys; sys.modules.update(dict.fromkeys(('ray', 'vllm', 'deepspeed', 'wandb', 'trl')))\n"
-ALLOWED_TO_NEED_MORE = ("simplerl.samplers.vllm", "simplerl.bench")
+ALLOWED_TO_NEED_MORE = ("simplerl.samplers.vllm", "simplerl.bench", "simplerl.cluster.")
 
 
 def python(code: str, *arguments: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from simplerl.fingerprint import fingerprint
 from simplerl.samplers.local import LocalSampler
 from simplerl.types import Problem, Prompt, Rollout, Sampling, Stop
 
@@ -122,7 +123,7 @@ def test_a_consumer_may_leave_early(sampler: VllmSampler, prompts: list[Prompt])
     stream = sampler.generate(prompts, Sampling(max_new_tokens=24), Stop(()), 3, 0, 0)
     next(stream)
     stream.close()
-    assert not sampler.llm.llm_engine.has_unfinished_requests()
+    assert not sampler.engine.llm.llm_engine.has_unfinished_requests()
     assert len(draw(sampler, prompts, Sampling(max_new_tokens=4), Stop(()))) == 12
 
 
@@ -134,3 +135,23 @@ def test_new_weights_are_used(sampler: VllmSampler, tokenizer: PreTrainedTokeniz
             parameter.add_(torch.randn_like(parameter) * 0.05)
     sampler.load_weights(other.named_parameters())
     check_logprobs(other, draw(sampler, prompts, Sampling(max_new_tokens=24), Stop((0,))))
+
+
+def test_the_engine_says_which_weights_it_computes_with(sampler: VllmSampler) -> None:
+    """Read back from what vLLM fused, padded and packed; loaded one by one; the tied head has its own packed copy."""
+    policy = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(1.5)
+        policy.model.layers[0].mlp.up_proj.weight[0, :2] = torch.tensor([-0.0, 1e-41])
+    sampler.engine.start_weights()
+    for name, parameter in policy.named_parameters():
+        sampler.engine.load_weights([(name, parameter.detach())])
+    sampler.engine.finish_weights()
+    held = sampler.engine.checksums()
+    want = {name: fingerprint(parameter) for name, parameter in policy.named_parameters()}
+    assert held == want | {"lm_head.weight": want["model.embed_tokens.weight"]}
+    with torch.no_grad():
+        policy.model.layers[2].self_attn.k_proj.weight[7, 9] += 1e-6
+    changed = {name: fingerprint(parameter) for name, parameter in policy.named_parameters()}
+    assert {name for name in want if held[name] != changed[name]} == {"model.layers.2.self_attn.k_proj.weight"}
