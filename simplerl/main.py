@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -14,6 +13,7 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from simplerl.cluster import allocation
 from simplerl.config import Config, ConfigError, load
 
 if TYPE_CHECKING:
@@ -26,25 +26,28 @@ logger = logging.getLogger(__name__)
 def main(raw: DictConfig) -> Path:
     """Runs, resumes or skips what `raw` describes. A fault ends the process with one sentence (exit status 2 for a
     bad configuration, 1 for a failed run, 75 after saving on a stop signal), or, within a sweep, only its own job."""
+    if allocation.rank() > 0:
+        sys.exit(allocation.join())
     hydra = HydraConfig.get()
     OmegaConf.set_readonly(raw, False)
     raw.choices = {group: str(choice) for group, choice in hydra.runtime.choices.items() if "hydra/" not in group}
     if hydra.mode is RunMode.MULTIRUN:
         logger.info("\nrun %s of the sweep: %s", hydra.job.num, ", ".join(hydra.overrides.task))
     try:
-        return run_experiment(raw, label=hydra.job.override_dirname)
+        with allocation.driving():
+            return run_experiment(raw, label=hydra.job.override_dirname)
     except KeyboardInterrupt:
         print("Stopped by the keyboard: the same command goes on from the last checkpoint.", file=sys.stderr)
         status = 130
     except Exception as error:
-        status = _report(error)
-    if hydra.mode is RunMode.MULTIRUN and "SLURM_JOB_ID" not in os.environ and status in (1, 2):
+        status = report(error)
+    if hydra.mode is RunMode.MULTIRUN and status in (1, 2):
         # Hydra's own launcher then goes on with the other runs, and ends with this sentence and status 1.
         raise CompactHydraException("A run of the sweep failed (its reason stands above); the others went on.")
     sys.exit(status)
 
 
-def _report(error: Exception) -> int:
+def report(error: Exception) -> int:
     """Says why a run ended; its exit status."""
     if isinstance(error, ConfigError):
         print(f"Configuration: {error}", file=sys.stderr)
@@ -79,8 +82,9 @@ def run_experiment(raw: DictConfig, label: str) -> Path:
         return run.dir
     logger.info("run folder: %s", run.dir)
     try:
-        run.start()
         with run.catching_signals():
+            run.start()
+            run.set_status("running", steps=total_steps(config, task))
             stages(config, task, run)
     except Interrupted as signal:
         run.close("interrupted", reason=str(signal))
@@ -93,6 +97,14 @@ def run_experiment(raw: DictConfig, label: str) -> Path:
         raise
     run.close("finished")
     return run.dir
+
+
+def total_steps(config: Config, task: Task) -> dict[str, int]:
+    """Steps of each phase, for whoever watches."""
+    from simplerl.sft import optimizer_steps
+
+    warm_up = {"warmup": optimizer_steps(config, task)} if task.documents else {}
+    return warm_up | ({"rl": task.arithmetic.steps} if task.arithmetic else {})
 
 
 def stages(config: Config, task: Task, run: Run) -> None:

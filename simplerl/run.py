@@ -37,6 +37,7 @@ from simplerl.config import Config, ConfigError
 from simplerl.rollout_table import rollout_table
 from simplerl.tracking import Tracker
 from simplerl.types import Rollout
+from simplerl.usage import Usage
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -87,6 +88,7 @@ class Run:
         if known.exists():
             _refuse_another_config(yaml.safe_load(known.read_text()), resolved, self.dir)
         self.attempt = self.status().get("attempt", -1) + 1
+        self.usage = Usage.after(self.status())
         self.stop_signal: int | None = None
         self.tracker: Tracker | None = None
 
@@ -111,10 +113,13 @@ class Run:
         import fcntl
 
         self._lock = open(self.dir / ".lock", "w")  # noqa: SIM115 (held as long as the run)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{self.dir} is being written by another process: wait for it or set run.dir.") from None
+        for _ in range(4):  # `is_held` takes the lock for an instant
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                time.sleep(0.2)
+        raise ConfigError(f"{self.dir} is being written by another process: wait for it or set run.dir.")
 
     # State
 
@@ -130,7 +135,7 @@ class Run:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         known = {key: value for key, value in self.status().items() if key != "reason"}
         status = {**known, "state": state, "attempt": self.attempt, "updated": now, **more}
-        status |= {"pid": os.getpid(), "host": socket.gethostname()}
+        status |= {"pid": os.getpid(), "host": socket.gethostname(), **self.usage.hours()}
         write_text(self.dir / "status.json", json.dumps(status, indent=1))
 
     def close(self, state: str, **more: Any) -> None:
@@ -148,7 +153,8 @@ class Run:
         """SIGTERM and SIGUSR2 only take note; `interruptible` and `check_stop` act at safe points."""
 
         def note(number: int, _: Any) -> None:
-            self.stop_signal = number
+            if self.stop_signal != signal.SIGUSR2:  # "save and come back" stays so when SIGTERM follows
+                self.stop_signal = number
             logger.warning("%s: saving at the next safe point", signal.Signals(number).name)
 
         before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
@@ -255,6 +261,20 @@ def write_folder(place: Path, step: int, write: Callable[[Path], None]) -> Path:
                 os.fsync(file.fileno())
     os.replace(beside, place)
     return place
+
+
+def is_held(folder: Path) -> bool:
+    """A process (on this machine, or any that shares the file system's locks) is writing the run's folder."""
+    import fcntl
+
+    if not (folder / ".lock").exists():
+        return False
+    with open(folder / ".lock") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -1,8 +1,8 @@
 """Roles of the loop on several devices and nodes, by Ray.
 
 What Ray reads from its environment it reads when it is imported, so it is set here, before any module of this package
-can import it. `ray start` and `ray.init` choose different defaults for RAY_AUTH_MODE, which ends in "authentication token
-is missing" as soon as ~/.ray/auth_token exists: it must be explicit and the same on every node.
+can import it. `ray start` and `ray.init` choose different defaults for RAY_AUTH_MODE, which ends in "authentication
+token is missing" as soon as ~/.ray/auth_token exists: it must be explicit and the same on every node.
 """
 
 import os

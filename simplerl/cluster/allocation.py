@@ -1,12 +1,12 @@
 """One Ray cluster inside a SLURM allocation of several nodes, one task on each.
 
-Task 0 is the driver: it runs the loop and alone writes the run's folder. The other tasks only lend their node: they call
-`join`, which starts Ray's worker node when the driver has a head, and leaves when the driver does, however it does.
+Task 0 is the driver: it runs the loop and alone writes the run's folder. The other tasks only lend their node: they
+call `join`, which starts Ray's worker node when the driver has a head, and leaves when the driver does in any way.
 
-What holds them together is one TCP connection from each of them to the driver's process (the lifeline). The kernel closes
-it when that process ends, also by `kill -9`, so nobody waits for a file or a time-out. It also carries the head's address,
-so nothing is found through files that an earlier cluster may have left. Ports derive from the job's id, and a greeting
-with job, step and restart count keeps two jobs on one node apart.
+What holds them together is one TCP connection from each of them to the driver's process (the lifeline). The kernel
+closes it when that process ends, also by `kill -9`, so nobody waits for a file or a time-out. It also carries the
+head's address, so nothing is found through files that an earlier cluster may have left. Ports derive from the job's id,
+and a greeting with job, step and restart count keeps two jobs on one node apart.
 
 Standard library only: Ray reads its environment when it is imported, so this module must not import it.
 """
@@ -27,9 +27,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any
 
 logger = logging.getLogger(__name__)
@@ -37,6 +36,7 @@ logger = logging.getLogger(__name__)
 STARTED = "Ray runtime started"  # what `ray start` prints when the node is registered
 RAYLET_RESTARTS = 5  # of a worker node whose raylet dies while its SLURM node lives
 CANDIDATES = 16  # ports tried for the lifeline
+LIBC = ctypes.CDLL(None)  # loaded before any fork
 
 
 def rank() -> int:
@@ -180,8 +180,8 @@ def driving() -> Iterator[None]:
 @contextmanager
 def ray_cluster(*, object_store_bytes: int | None = None, seconds: float = 300.0) -> Iterator[str]:
     """The address for `ray.init`: "local" where this is the only task, else that of a cluster which every node of the
-    allocation has joined. At the end of the block the head stops. `object_store_bytes` of each node (null: Ray's choice).
-    Raises RuntimeError if the head does not start, or not every node has joined after `seconds`."""
+    allocation has joined. At the end of the block the head stops. `object_store_bytes` of each node (None: Ray's
+    choice). Raises RuntimeError if the head does not start, or not every node has joined after `seconds`."""
     if tasks() == 1:
         yield "local"
         return
@@ -230,7 +230,7 @@ def _resources(object_store_bytes: int | None) -> list[str]:
 
 def _die_with_parent() -> None:
     """In the child: SIGTERM when the parent ends, also by `kill -9`."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 class RayNode:
@@ -252,7 +252,7 @@ class RayNode:
             stdout=self.log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # signals to the task's group are the loop's business
-            preexec_fn=_die_with_parent,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 (one system call, nothing that a thread could hold)
         )
 
     def output(self) -> str:
