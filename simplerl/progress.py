@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -20,6 +20,11 @@ SHOWN = (
     ("time/sample_tokens_per_second", "{:,.0f} tok/s"),
     ("time/step", "{:.1f} s"),
 )
+
+
+def written(metrics: Mapping[str, float]) -> str:
+    """The numbers of a step that fit into a line."""
+    return "  ".join(form.format(metrics[name]) for name, form in SHOWN if name in metrics)
 
 
 class StepProgress:
@@ -77,7 +82,7 @@ class StepProgress:
     def end(self, metrics: dict[str, float]) -> None:
         """The step is done: shows its numbers."""
         self.done += 1
-        numbers = "  ".join(form.format(metrics[name]) for name, form in SHOWN if name in metrics)
+        numbers = written(metrics)
         if self._bar is not None:
             self._bar.update(self._row, completed=self.done, numbers=numbers)
             return
