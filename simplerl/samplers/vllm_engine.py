@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from vllm import LLM, RequestOutput, SamplingParams
 from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.distributed import tensor_model_parallel_all_gather
@@ -52,6 +52,8 @@ class EngineSettings:
     eager: no compilation, which starts sooner and decodes slower; None means eager on CPUs only.
     engine: further keywords of vllm.LLM.
     context: tokens of prompt + response.
+    transfer: HANDED | NCCL.
+    sleeps: it will give its memory back between uses (GPU only: a CPU engine has no such mode).
     from_path: read the weights at the model's path; otherwise they are random until they are loaded.
     """
 
@@ -63,6 +65,7 @@ class EngineSettings:
     context: int | None = None
     tensor_parallel: int = 1
     transfer: str = HANDED
+    sleeps: bool = False
     from_path: bool = False
 
     def __post_init__(self) -> None:
@@ -97,6 +100,7 @@ class VllmEngine:
             "logprobs_mode": "processed_logprobs",  # of the distribution drawn from
             "worker_extension_cls": f"{HeldWeights.__module__}.{HeldWeights.__qualname__}",
             "weight_transfer_config": WeightTransferConfig(backend=settings.transfer),
+            "enable_sleep_mode": settings.sleeps and on_gpu,
         }
         if not on_gpu:
             # A prompt prefilled in pieces has its generator set back, which CPU generators cannot do.
@@ -146,6 +150,17 @@ class VllmEngine:
         if self.running:
             self.llm.llm_engine.abort_request(list(self.running))
             self.running.clear()
+
+    def sleep(self) -> bool:
+        """Gives weights and cache back to the GPU; whether it did (it needs enable_sleep_mode)."""
+        if not self.llm.llm_engine.vllm_config.model_config.enable_sleep_mode:
+            return False
+        self.llm.sleep(level=2)
+        return True
+
+    def wake(self, tags: list[str] | None) -> None:
+        if self.llm.llm_engine.vllm_config.model_config.enable_sleep_mode:
+            self.llm.wake_up(tags)
 
     def start_weights(self) -> None:
         if self.running:
@@ -250,14 +265,15 @@ def _whole(module: Any, name: str, parameter: Tensor) -> list[Tensor]:
     """The Hugging Face tensors of one parameter: several where vLLM fused them."""
     if isinstance(module, VocabParallelEmbedding):
         head = isinstance(module, ParallelLMHead) and name == "weight"
-        held = _unpacked(module, module.embedding_dim, parameter.dtype) if head else parameter
+        held = _unpacked(module, parameter.shape[1], parameter.dtype) if head else parameter
         gathered = tensor_model_parallel_all_gather(held, 0) if module.tp_size > 1 else held
         return [gathered[: module.org_vocab_size]]
     if not isinstance(module, LinearBase):
         return [parameter]
     by_row = isinstance(module, RowParallelLinear)
     if name == "weight":
-        held = _unpacked(module, module.input_size_per_partition if by_row else module.input_size, module.params_dtype)
+        columns: Any = module.input_size_per_partition if by_row else module.input_size
+        held = _unpacked(module, columns, module.params_dtype)
     else:
         held = parameter.to(module.params_dtype)
     if by_row:

@@ -1,0 +1,30 @@
+"""What a silent process is doing."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from typing import Any
+
+import ray
+
+
+def stacks() -> str:
+    """Where every Python thread of this process is."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    texts = [
+        f"thread {names[ident]}:\n" + "".join(traceback.format_stack(frame))
+        for ident, frame in sys._current_frames().items()
+        if ident in names and ident != threading.get_ident()
+    ]
+    return "\n".join(texts)
+
+
+def stacks_of(actor: Any, seconds: float = 5.0) -> str:
+    """The stacks of an actor that has a method `stacks` in a concurrency group of its own, or why there are none."""
+    try:
+        text: str = ray.get(actor.stacks.remote(), timeout=seconds)
+    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+        return f"no stacks ({type(error).__name__}): it is gone, or native code holds it"
+    return text
