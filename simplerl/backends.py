@@ -4,31 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from simplerl.config import Config, KLPlace, OptimizerConfig
+from simplerl.config import Config, KLPlace, ModelConfig, OptimizerConfig, TrainConfig
 from simplerl.losses import LossOutput
+from simplerl.metrics import prefixed
 from simplerl.models import Critic, load_policy
+from simplerl.rewards.pool import Grader
 from simplerl.samplers import Sampler
 from simplerl.task import Task
-from simplerl.types import Batch
-from simplerl.worker import UpdatePlan, Worker
+from simplerl.types import Batch, Reward
+from simplerl.worker import Ranks, UpdatePlan, Worker
+
+Loss = Callable[[Any, Batch], LossOutput]
+T = TypeVar("T")
+
+
+class Lost(RuntimeError):
+    """A process that held a role has ended, or says nothing any more: the run can go on from its last checkpoint."""
+
+    def __init__(self, role: str, reason: str) -> None:
+        super().__init__(f"{role} is lost: {reason}")
+        self.role = role
 
 
 class Trainable(Protocol):
     """A model in any role, wherever it is; `simplerl.worker.Worker` is the one on this device."""
 
     def infer(self, batch: Batch) -> tuple[Tensor, ...]: ...
-    def update(
-        self, batch: Batch, loss: Callable[[Any, Batch], LossOutput], plan: UpdatePlan, seed: Sequence[int]
-    ) -> dict[str, float]: ...
-    def optimizer_step(
-        self, minibatch: Batch, loss: Callable[[Any, Batch], LossOutput], entropy: bool = False
-    ) -> dict[str, float]: ...
+    def update(self, batch: Batch, loss: Loss, plan: UpdatePlan, seed: Sequence[int]) -> dict[str, float]: ...
+    def optimizer_step(self, minibatch: Batch, loss: Loss, entropy: bool = False) -> dict[str, float]: ...
     def named_weights(self) -> Iterator[tuple[str, Tensor]]: ...
     def save(self, folder: Path) -> None: ...
 
@@ -42,6 +52,37 @@ class Models:
     reference: Trainable | None
     critic: Trainable | None
 
+    def together(self, calls: Sequence[Callable[[], T]]) -> list[T]:
+        """The results of calls to different roles; here, where they share a device, one after the other."""
+        return [call() for call in calls]
+
+    def score(self, batch: Batch) -> Batch:
+        """What the models say of the responses: log-probs of the policy and of the reference, values of the critic."""
+        roles = [role for role in (self.policy, self.reference, self.critic) if role is not None]
+        columns = iter(self.together([partial(role.infer, batch) for role in roles]))
+        logprobs, entropy = next(columns)
+        batch = batch.with_(logprobs=logprobs, entropy=entropy)
+        if self.reference is not None:
+            batch = batch.with_(ref_logprobs=next(columns)[0])
+        if self.critic is not None:
+            batch = batch.with_(values=next(columns)[0])
+        return batch
+
+    def update(
+        self, batch: Batch, policy_loss: Loss, value_loss: Loss | None, plan: UpdatePlan, seed: Sequence[int]
+    ) -> dict[str, float]:
+        """The optimizer steps of critic and policy."""
+        roles: dict[str, tuple[Trainable, Loss]] = {}
+        if self.critic is not None:
+            assert value_loss is not None
+            roles["critic"] = self.critic, value_loss
+        roles["policy"] = self.policy, policy_loss
+        steps = [partial(role.update, batch, loss, plan, seed) for role, loss in roles.values()]
+        metrics: dict[str, float] = {}
+        for name, means in zip(roles, self.together(steps), strict=True):
+            metrics |= prefixed(name, means)
+        return metrics
+
     def sync(self) -> None:
         """The policy's weights into the sampler."""
         self.sampler.load_weights(self.policy.named_weights())
@@ -53,6 +94,14 @@ class Models:
 
 
 class Backend(Protocol):
+    max_restarts: int  # from the last checkpoint, after a `Lost`
+
+    def grader(self, reward: Reward) -> Grader:
+        """What grades responses, as a context manager."""
+
+    def close(self) -> None:
+        """Ends all that was started; may be called more than once, and used again afterwards."""
+
     def student(self, path: str, optimizer: OptimizerConfig, steps: int, checkpoint: Path | None) -> Trainable:
         """A policy alone, for supervised fine-tuning from the model at `path`, or from a checkpoint of it."""
 
@@ -69,29 +118,79 @@ def device_of(config: Config) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def policy_worker(
+    model: ModelConfig,
+    train: TrainConfig,
+    path: str,
+    *,
+    device: str,
+    temperature: float = 1.0,
+    optimizer: OptimizerConfig | None = None,
+    steps: int = 1,
+    tokenizer: Any = None,
+    ranks: Ranks | None = None,
+) -> Worker:
+    """The language model at `path`, to be trained where there is an optimizer."""
+    return Worker(
+        load_policy(model, train.precision, device, path),
+        precision=train.precision,
+        tokens_per_micro_batch=train.tokens_per_micro_batch,
+        temperature=temperature,
+        gradient_checkpointing=train.gradient_checkpointing and optimizer is not None,
+        optimizer=optimizer,
+        total_steps=steps,
+        tokenizer=tokenizer,
+        ranks=ranks,
+    )
+
+
+def critic_worker(
+    model: ModelConfig,
+    train: TrainConfig,
+    path: str,
+    *,
+    device: str,
+    seed: int,
+    steps: int,
+    ranks: Ranks | None = None,
+) -> Worker:
+    """The critic at `path`, or a new one on the body of the language model there."""
+    return Worker(
+        Critic.load(model, train.precision, device, path, seed),
+        precision=train.precision,
+        tokens_per_micro_batch=train.tokens_per_micro_batch,
+        gradient_checkpointing=train.gradient_checkpointing,
+        optimizer=train.critic,
+        total_steps=steps,
+        ranks=ranks,
+    )
+
+
+def score_temperature(config: Config) -> float:
+    """Of the log-probs in RL."""
+    return 1.0 if config.algorithm.logprobs_at_temperature_1 else config.sampling.temperature
+
+
 class Local:
+    max_restarts = 0
+
     def __init__(self, config: Config, task: Task) -> None:
         self.config, self.task = config, task
         self.device = device_of(config)
 
-    def _policy(self, path: str, optimizer: OptimizerConfig | None = None, steps: int = 1) -> Worker:
-        train, algorithm = self.config.train, self.config.algorithm
-        model = load_policy(self.config.model, train.precision, self.device, path)
-        temperature = 1.0 if algorithm.logprobs_at_temperature_1 else self.task.sampling.temperature
-        return Worker(
-            model,
-            precision=train.precision,
-            tokens_per_micro_batch=train.tokens_per_micro_batch,
-            temperature=temperature,
-            gradient_checkpointing=train.gradient_checkpointing and optimizer is not None,
-            optimizer=optimizer,
-            total_steps=steps,
-            tokenizer=self.task.tokenizer,
-        )
+    def grader(self, reward: Reward) -> Grader:
+        return Grader(reward, **vars(self.config.grading))
+
+    def close(self) -> None:
+        return
+
+    def _policy(self, path: str, **options: Any) -> Worker:
+        options |= {"device": self.device, "tokenizer": self.task.tokenizer}
+        return policy_worker(self.config.model, self.config.train, path, **options)
 
     def student(self, path: str, optimizer: OptimizerConfig, steps: int, checkpoint: Path | None) -> Worker:
-        worker = self._policy(str(checkpoint / "policy") if checkpoint else path, optimizer, steps)
-        worker.temperature = 1.0
+        start = str(checkpoint / "policy") if checkpoint else path
+        worker = self._policy(start, optimizer=optimizer, steps=steps)
         if checkpoint:
             worker.load_optimizer(checkpoint / "policy")
         return worker
@@ -99,24 +198,21 @@ class Local:
     def models(self, path: str, checkpoint: Path | None) -> Models:
         config, train = self.config, self.config.train
         assert self.task.arithmetic is not None
-        steps = self.task.arithmetic.optimizer_steps
-        policy = self._policy(str(checkpoint / "policy") if checkpoint else path, train.policy, steps)
+        steps, temperature = self.task.arithmetic.optimizer_steps, score_temperature(config)
+        start = str(checkpoint / "policy") if checkpoint else path
+        policy = self._policy(start, temperature=temperature, optimizer=train.policy, steps=steps)
         critic = None
         if config.algorithm.value_loss is not None:
-            critic_path = str(checkpoint / "critic") if checkpoint else path
-            critic = Worker(
-                Critic.load(config.model, train.precision, self.device, critic_path, config.seed),
-                precision=train.precision,
-                tokens_per_micro_batch=train.tokens_per_micro_batch,
-                gradient_checkpointing=train.gradient_checkpointing,
-                optimizer=train.critic,
-                total_steps=steps,
-            )
+            start = str(checkpoint / "critic") if checkpoint else path
+            options: dict[str, Any] = {"device": self.device, "seed": config.seed, "steps": steps}
+            critic = critic_worker(config.model, train, start, **options)
         if checkpoint:
             policy.load_optimizer(checkpoint / "policy")
             if critic is not None:
                 critic.load_optimizer(checkpoint / "critic")
-        reference = self._policy(path) if config.algorithm.kl is not KLPlace.none else None
+        reference = None
+        if config.algorithm.kl is not KLPlace.none:
+            reference = self._policy(path, temperature=temperature)
         models = Models(policy, config.sampler(policy.model, self.task.tokenizer, path), reference, critic)
         models.sync()
         return models

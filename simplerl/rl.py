@@ -11,18 +11,17 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from simplerl.advantages import token_rewards
-from simplerl.backends import Backend, Models
+from simplerl.backends import Backend
 from simplerl.batching import collate_rollouts
 from simplerl.config import Config, KLPlace
 from simplerl.evaluate import evaluate
 from simplerl.losses import policy_objective
-from simplerl.metrics import batch_metrics, prefixed, rollout_metrics
+from simplerl.metrics import batch_metrics, rollout_metrics
 from simplerl.progress import StepProgress
 from simplerl.rewards.pool import Grader
 from simplerl.run import Interrupted, Run, last_checkpoint
 from simplerl.samplers import Sampler
 from simplerl.task import Task
-from simplerl.types import Batch
 from simplerl.worker import UpdatePlan
 
 
@@ -40,12 +39,12 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
     checkpoint, step = last_checkpoint(folder)
     models = backend.models(start, checkpoint)
     run.begin("rl", step)
-    with Grader(config.reward, **vars(config.grading)) as grader, StepProgress("rl", step, steps) as progress:
+    with backend.grader(config.reward) as grader, StepProgress("rl", step, steps) as progress:
         try:
             while step < steps:
                 run.check_stop()
                 progress.begin()
-                metrics = evaluate_at(step, config, task, models.sampler, grader, run, progress)
+                metrics = evaluate_at(step, config, task, backend, models.sampler, grader, run, progress)
 
                 with progress.stage("sample"):
                     prompts = task.prompts_at(step)
@@ -54,14 +53,11 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
                     )
                     rollouts = grader.grade(run.interruptible(stream), prompts)
                 with progress.stage("score"):
-                    batch = score(collate_rollouts(rollouts), models)
+                    batch = models.score(collate_rollouts(rollouts))
                     batch = algorithm.advantage(token_rewards(batch, reward_kl, algorithm.kl_estimator))
                     metrics |= rollout_metrics(rollouts) | batch_metrics(batch)
                 with progress.stage("update"):
-                    seed = [config.seed, step]
-                    if models.critic is not None:
-                        metrics |= prefixed("critic", models.critic.update(batch, algorithm.value_loss, plan, seed))
-                    metrics |= prefixed("policy", models.policy.update(batch, objective, plan, seed))
+                    metrics |= models.update(batch, objective, algorithm.value_loss, plan, [config.seed, step])
                 with progress.stage("sync"):
                     models.sync()
 
@@ -76,7 +72,7 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
             run.save(folder, step, models.save)
             raise
         checkpoint = run.save(folder, step, models.save)
-        run.log("rl", step, evaluate_at(step, config, task, models.sampler, grader, run, progress))
+        run.log("rl", step, evaluate_at(step, config, task, backend, models.sampler, grader, run, progress))
     return checkpoint
 
 
@@ -90,25 +86,21 @@ def update_plan(config: Config, task: Task) -> UpdatePlan:
     )
 
 
-def score(batch: Batch, models: Models) -> Batch:
-    """What the models say of the responses: log-probs of the policy and of the reference, values of the critic."""
-    logprobs, entropy = models.policy.infer(batch)
-    batch = batch.with_(logprobs=logprobs, entropy=entropy)
-    if models.reference is not None:
-        batch = batch.with_(ref_logprobs=models.reference.infer(batch)[0])
-    if models.critic is not None:
-        batch = batch.with_(values=models.critic.infer(batch)[0])
-    return batch
-
-
 def evaluate_at(
-    step: int, config: Config, task: Task, sampler: Sampler, grader: Grader, run: Run, progress: StepProgress
+    step: int,
+    config: Config,
+    task: Task,
+    backend: Backend,
+    sampler: Sampler,
+    grader: Grader,
+    run: Run,
+    progress: StepProgress,
 ) -> dict[str, float]:
     """The benchmarks, if they are due at this step: every `evals.every` steps, at the first and at the last."""
     last = task.arithmetic.steps if task.arithmetic else 0
     if not config.evals.every or (step % config.evals.every and step != last):
         return {}
-    own = config.evals.reward and Grader(config.evals.reward, **vars(config.grading))
+    own = config.evals.reward and backend.grader(config.evals.reward)
     with progress.stage("evaluate"), own or nullcontext(grader) as judge:
         return evaluate(
             sampler,
@@ -126,7 +118,7 @@ def evaluate_alone(config: Config, task: Task, backend: Backend, run: Run, model
     """The benchmarks of a run without reinforcement learning."""
     run.begin("rl", 0)
     sampler = backend.sampler(model)
-    with Grader(config.reward, **vars(config.grading)) as grader, StepProgress("evaluation", 0, 1) as progress:
-        metrics = evaluate_at(0, config, task, sampler, grader, run, progress)
+    with backend.grader(config.reward) as grader, StepProgress("evaluation", 0, 1) as progress:
+        metrics = evaluate_at(0, config, task, backend, sampler, grader, run, progress)
         run.log("rl", 0, metrics)
         progress.end(metrics)

@@ -30,7 +30,7 @@ class NonFinite(RuntimeError):
 
     def __init__(self, what: str, batch: Batch) -> None:
         super().__init__(f"{what} is not finite")
-        self.batch = batch
+        self.what, self.batch = what, batch
 
 
 @dataclass(frozen=True)
