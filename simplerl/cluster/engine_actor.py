@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import ray
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerBase
 
 from simplerl.cluster import stacks
+from simplerl.cluster.ranks import leave_with_parent
 from simplerl.cluster.weights import Header, unpacked
 from simplerl.samplers.stopping import StopRule
-from simplerl.samplers.vllm import prepare_import
+from simplerl.samplers.vllm import EngineSettings, prepare_import
 from simplerl.types import Sampling, Stop
 
 
@@ -52,20 +53,23 @@ class Report:
 
 
 class EngineActor:
-    """settings: fields of `simplerl.samplers.vllm_engine.EngineSettings`, which needs vLLM to be imported.
+    """Methods run one after the other; `stacks` answers beside them."""
 
-    Methods run one after the other; `stacks` and `pid` answer beside them.
-    """
-
-    def __init__(self, path: str, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        path: str,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: EngineSettings,
+        environment: Mapping[str, str],
+    ) -> None:
+        leave_with_parent()
         os.environ.update(environment)
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else engines of one node bind to the same cores
         prepare_import()
-        from simplerl.samplers.vllm_engine import EngineSettings, VllmEngine
+        from simplerl.samplers.vllm_engine import VllmEngine
 
-        self.tokenizer = AutoTokenizer.from_pretrained(path)
-        self._rule = lru_cache(maxsize=8)(lambda stop: StopRule(self.tokenizer, stop))
-        self.engine = VllmEngine(path, EngineSettings(**settings))
+        self._rule = lru_cache(maxsize=8)(lambda stop: StopRule(tokenizer, stop))
+        self.engine = VllmEngine(path, settings)
         self._stops: dict[str, Stop] = {}
         self._loading = False
 

@@ -128,6 +128,23 @@ def from_ranks(ranks: Sequence[Any], size: int, dtype: str, seconds: float) -> S
     return stream
 
 
+def keeping(source: Source) -> Source:
+    """The source, asked once: what it gave stays in the object store."""
+    kept: list[tuple[Header, ray.ObjectRef]] = []
+
+    def stream() -> Iterator[tuple[Header, ray.ObjectRef]]:
+        if kept:
+            yield from kept
+            return
+        coming = []
+        for part in source():
+            coming.append(part)
+            yield part
+        kept.extend(coming)
+
+    return stream
+
+
 def _value(reference: ray.ObjectRef, rank: int) -> Any:
     try:
         return ray.get(reference)

