@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from simplerl.cluster import allocation
 from simplerl.config import Config, ConfigError, load
 
 if TYPE_CHECKING:
+    from simplerl.backends import Backend
     from simplerl.run import Run
     from simplerl.task import Task
 
@@ -75,6 +77,7 @@ def run_experiment(raw: DictConfig, label: str) -> Path:
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     task = prepare(config)
+    backend = config.backend(config, task)
     run = Run(config, resolved, label)
     if run.finished:
         logger.info("%s is finished already: nothing to do.", run.dir)
@@ -85,7 +88,7 @@ def run_experiment(raw: DictConfig, label: str) -> Path:
         with run.catching_signals():
             run.start()
             run.set_status("running", steps=total_steps(config, task))
-            stages(config, task, run)
+            stages(config, task, run, backend)
     except Interrupted as signal:
         run.close("interrupted", reason=str(signal))
         raise
@@ -107,14 +110,33 @@ def total_steps(config: Config, task: Task) -> dict[str, int]:
     return warm_up | ({"rl": task.arithmetic.steps} if task.arithmetic else {})
 
 
-def stages(config: Config, task: Task, run: Run) -> None:
-    """Warm-up, then reinforcement learning; either may be left out."""
+def stages(config: Config, task: Task, run: Run, backend: Backend) -> None:
+    """Warm-up, then reinforcement learning; either may be left out. Where the backend loses a role, it goes on from the
+    last checkpoint, at most `max_restarts` times."""
+    from simplerl.backends import Lost
+
+    restarts = 0
+    with closing(backend):
+        while True:
+            try:
+                model = _model_of(config, task, run, backend)
+                break
+            except Lost as lost:
+                if restarts == backend.max_restarts:
+                    raise
+                restarts += 1
+                logger.exception("%s; restart %d of %d, from the last checkpoint", lost, restarts, backend.max_restarts)
+                backend.close()
+                run.set_status("running", restarts=restarts)
+    run.write_summary(model)
+
+
+def _model_of(config: Config, task: Task, run: Run, backend: Backend) -> str:
+    """Trains it, or goes on training it."""
     from simplerl import rl, sft
 
-    backend = config.backend(config, task)
     model = sft.warm_up(config, task, backend, run)
     if config.algorithm.advantage is not None:
-        model = str(rl.train(config, task, backend, run, model) / "policy")
-    else:
-        rl.evaluate_alone(config, task, backend, run, model)
-    run.write_summary(model)
+        return str(rl.train(config, task, backend, run, model) / "policy")
+    rl.evaluate_alone(config, task, backend, run, model)
+    return model

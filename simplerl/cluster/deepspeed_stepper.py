@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +22,12 @@ from deepspeed.runtime.zero import GatheredParameters, register_external_paramet
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from simplerl.cluster.layout import Sharding
 from simplerl.config import OptimizerConfig
 from simplerl.models import VALUE_HEAD, Critic, output_weight
-from simplerl.stepping import MOMENTS, OPTIMIZER, TorchStepper, learning_rate, read_step, write_step
+from simplerl.stepping import MOMENTS, OPTIMIZER, Stepper, TorchStepper, learning_rate, read_step, write_step
 from simplerl.tensor_files import TensorFiles, shard_name, write_index
-from simplerl.worker import Forward, Stepper
-
-
-@dataclass(frozen=True)
-class Sharding:
-    """How a model lies on its ranks."""
-
-    zero_stage: int = 0  # what is dealt out: 1 moments, 2 and gradients, 3 and weights
-    offload_optimizer: bool = False  # moments and master weights in CPU memory
-    deepspeed: dict[str, Any] = field(default_factory=dict)  # further keys of zero_optimization
+from simplerl.worker import Forward
 
 
 class DistributedRanks:
@@ -84,9 +75,10 @@ class DistributedRanks:
         folder.mkdir(parents=True, exist_ok=True)
         self.write(folder, "model", self._whole(body))
         if isinstance(model, Critic):
-            with self.gathered(model.value_head.weight):
+            head: Any = model.value_head.weight
+            with self.gathered(head):
                 if self.first:
-                    save_file({"weight": model.value_head.weight.detach().cpu()}, folder / VALUE_HEAD)
+                    save_file({"weight": head.detach().cpu()}, folder / VALUE_HEAD)
         if self.first:
             body.config.architectures = [type(body).__name__]
             body.config.dtype = "float32"
@@ -138,11 +130,11 @@ class _Whole(nn.Module):
     """A model behind the call that DeepSpeed must see: under ZeRO-3 its hooks fetch the weights of the modules
     inside, and of the output layer, whose weight is used without calling the layer."""
 
-    def __init__(self, model: nn.Module, forward: Forward, sharded: bool) -> None:
+    def __init__(self, model: Any, forward: Forward, sharded: bool) -> None:
         super().__init__()
         self.model, self._forward = model, forward
         if sharded and not isinstance(model, Critic):
-            register_external_parameter(self, output_weight(model))  # type: ignore[arg-type]
+            register_external_parameter(self, output_weight(model))
 
     def forward(self, *arguments: Any) -> tuple[Tensor, ...]:
         return self._forward(*arguments)

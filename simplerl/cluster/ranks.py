@@ -18,12 +18,13 @@ import ray
 import torch
 from torch import Tensor
 
+from simplerl.cluster.layout import Sharding
 from simplerl.cluster.stacks import stacks
 from simplerl.cluster.watch import Limits, results
 from simplerl.cluster.weights import Bucket, buckets
 from simplerl.losses import LossOutput
 from simplerl.types import Batch
-from simplerl.worker import NonFinite, Ranks, UpdatePlan, Worker, update
+from simplerl.worker import NonFinite, UpdatePlan, Worker, update
 
 Build = Callable[..., Worker]  # with keywords `ranks` and `device`
 
@@ -80,10 +81,12 @@ class Rank:
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         deepspeed.init_distributed(dist_backend=backend, timeout=timedelta(seconds=seconds), verbose=False)
 
-    def build(self, build: Build, ranks: Callable[[], Ranks], optimizer: Path | None) -> None:
+    def build(self, build: Build, sharding: Sharding, optimizer: Path | None) -> None:
         """The worker that `build` makes, going on with the optimizer of the checkpoint's folder `optimizer`."""
+        from simplerl.cluster.deepspeed_stepper import DistributedRanks
+
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.worker = build(ranks=ranks(), device=device)
+        self.worker = build(ranks=DistributedRanks(sharding), device=device)
         run = self.worker.run
 
         def counted(*arguments: Any) -> tuple[Tensor, ...]:
@@ -121,8 +124,16 @@ class Rank:
             yield name, tensor
 
     def weight_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
-        shapes = self._worker.ranks.shape
-        return [(name, tuple(shapes(parameter))) for name, parameter in self._worker.model.named_parameters()]
+        """Of the whole tensors, without gathering any."""
+        named = self._worker.model.named_parameters()
+        return [(name, tuple(p.ds_shape if hasattr(p, "ds_id") else p.shape)) for name, p in named]
+
+    def weight(self, name: str) -> Tensor | None:
+        """One whole tensor, from rank 0."""
+        worker = self._worker
+        with worker.ranks.gathered(worker.model.get_parameter(name)):
+            whole = worker.model.get_parameter(name).detach()
+            return whole.to("cpu", copy=True) if self.number == 0 else None
 
     def weight_buckets(self, size: int, dtype: str) -> Iterator[Bucket]:
         """See `simplerl.cluster.weights`; rank 0 alone yields."""
@@ -162,7 +173,8 @@ class RankGroup:
     threads: int | None = None  # of torch, in each rank
 
     def __post_init__(self) -> None:
-        kind: Any = ray.remote(concurrency_groups={"control": 1})(Rank)
+        remote: Any = ray.remote
+        kind = remote(concurrency_groups={"control": 1})(Rank)
         self.actors = [
             kind.options(
                 name=None,
@@ -174,12 +186,12 @@ class RankGroup:
             for number, place in enumerate(self.places)
         ]
 
-    def start(self, build: Build, ranks: Callable[[], Ranks], optimizer: Path | None = None) -> RankGroup:
+    def start(self, build: Build, sharding: Sharding, optimizer: Path | None = None) -> RankGroup:
         """Loads the model on all ranks. Raises `Lost` when a rank ends or takes longer than the limit."""
         seconds = self.limits.start_seconds
         (address,) = self._results([self.actors[0].address.remote()], seconds, "start")
         self._all("join", len(self.actors), address, seconds, self.threads, silence=seconds)
-        self._all("build", build, ranks, optimizer, silence=seconds)
+        self._all("build", build, sharding, optimizer, silence=seconds)
         return self
 
     def _results(self, references: list[Any], silence: float | None, doing: str) -> list[Any]:

@@ -1,0 +1,292 @@
+"""`backend=ray_*`: every role in Ray actors, where the layout puts it.
+
+Not here: what the ranks do (`ranks`, `deepspeed_stepper`), engines and weight sync (`engines`, `weights`),
+which device is whose (`layout`), Ray itself (`session`). To run it: `python train.py backend=ray_cpu`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from torch import Tensor
+
+from simplerl.backends import Local, Lost, Models, critic_worker, policy_worker, score_temperature
+from simplerl.cluster.engines import EnginePool
+from simplerl.cluster.layout import (
+    CRITIC,
+    ENGINE,
+    POLICY,
+    REFERENCE,
+    Layout,
+    Plan,
+    Sharding,
+    Shared,
+    check,
+    check_room,
+    plan,
+    processes,
+)
+from simplerl.cluster.ranks import Build, Place, RankGroup
+from simplerl.cluster.session import ray_session
+from simplerl.cluster.watch import Limits
+from simplerl.config import Config, OptimizerConfig
+from simplerl.models import context_of, load_hf_config, load_policy
+from simplerl.rewards.pool import Grader
+from simplerl.samplers import Sampler
+from simplerl.samplers.local import local_sampler
+from simplerl.task import Task
+from simplerl.types import Prompt, Reward, Rollout, Sampling, Stop
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RayModels(Models):
+    """Roles that work at once, each on its own processes."""
+
+    policy: RankGroup
+    pool: EnginePool | None = None  # None: the sampler is in this process
+
+    def together(self, calls: Sequence[Callable[[], T]]) -> list[T]:
+        return together(calls)
+
+    def sync(self) -> None:
+        if self.pool is None:
+            super().sync()
+            return
+        if isinstance(self.sampler, Drowsy):
+            self.pool.wake()
+        self.pool.sync(self.policy.actors)
+
+    def metrics(self) -> dict[str, float]:
+        return {} if self.pool is None else dict(self.pool.metrics)
+
+
+class Drowsy:
+    """Engines that share their devices with the ranks: awake while they draw, and from a sync on until then."""
+
+    def __init__(self, pool: EnginePool) -> None:
+        self.pool = pool
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, stop: Stop, samples: int, seed: int, step: int
+    ) -> Iterator[Rollout]:
+        self.pool.wake()
+        try:
+            yield from self.pool.generate(prompts, sampling, stop, samples, seed, step)
+        finally:
+            self.pool.sleep()
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        self.pool.wake()
+        self.pool.load_weights(weights)
+
+
+def together(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """All at once, each in a thread; the first loss of a role, or else the first exception, is raised."""
+    with ThreadPoolExecutor(max(1, len(calls))) as threads:
+        futures = [threads.submit(call) for call in calls]
+    errors = [error for error in (future.exception() for future in futures) if error is not None]
+    for error in sorted(errors, key=lambda error: not isinstance(error, Lost)):
+        raise error
+    return [future.result() for future in futures]
+
+
+@dataclass
+class RayBackend:
+    """See `simplerl.backends.Backend`. What one of its methods has started ends when the next is called."""
+
+    config: Config
+    task: Task
+    layout: Layout
+    limits: Limits
+    max_restarts: int = 3
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        check(self.layout, self.config, self._samples_here)
+        self._session, self._stage = ExitStack(), ExitStack()
+        self._open = False
+
+    @property
+    def _samples_here(self) -> bool:
+        return self.config.sampler.func is local_sampler
+
+    # Processes
+
+    def close(self) -> None:
+        self._stage.close()
+        self._session.close()
+        self._open = False
+
+    def _begin(self, counts: dict[str, int]) -> dict[str, list[Place]]:
+        """Ends what was there; then a place for each process of these roles."""
+        self._stage.close()
+        if not self._open:
+            whole = plan(self.layout, processes(self.layout, self.config), False)
+            cpus = max(os.cpu_count() or 1, whole.cpus + self.config.grading.workers + 1)
+            self._session.enter_context(ray_session(cpus, self.address))
+            self._open = True
+        resources = ray.cluster_resources()
+        gpus = resources.get("GPU", 0.0)
+        self._on_gpus = self.config.run.device != "cpu" and (gpus > 0 or self.config.run.device.startswith("cuda"))
+        wanted = plan(self.layout, counts, self._on_gpus)
+        check_room(wanted, gpus, resources["CPU"])
+        return self._places(wanted)
+
+    def _places(self, wanted: Plan) -> dict[str, list[Place]]:
+        group = placement_group([dict(bundle) for bundle in wanted.bundles], strategy="PACK")
+        self._stage.callback(remove_placement_group, group)
+        if not group.wait(self.limits.start_seconds):
+            raise RuntimeError(
+                f"Ray found no room for the bundles {list(wanted.bundles)} in {self.limits.start_seconds:g} s, though "
+                "the cluster as a whole has enough: each must fit on one node (backend.cpus_per_rank)."
+            )
+
+        def place(bundle: int) -> Any:
+            return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
+
+        return {
+            role: [Place(place(seat.bundle), seat.cpus, seat.gpus) for seat in seats]
+            for role, seats in wanted.seats.items()
+        }
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        own = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        return own if self._on_gpus else {**own, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+
+    def _group(self, role: str, places: list[Place], build: Build, optimizer: Path | None) -> RankGroup:
+        threads = self.config.run.threads or max(1, int(self.layout.cpus_per_rank))
+        group = RankGroup(role, places, self.limits, self._environment, threads)
+        self._stage.callback(group.close)
+        return group.start(build, self.layout.sharding, optimizer)
+
+    def _policy(self, path: str, **options: Any) -> Build:
+        options["tokenizer"] = self.task.tokenizer
+        return partial(policy_worker, self.config.model, self.config.train, path, **options)
+
+    def _pool(self, path: str, places: list[Place], **options: Any) -> EnginePool:
+        pool = EnginePool(
+            self.task.tokenizer,
+            path,
+            context=context_of(self.config.model, load_hf_config(self.config.model)),
+            engines=len(places),
+            tensor_parallel=self.layout.tensor_parallel,
+            cpus=places[0].cpus,
+            gpus=places[0].gpus,
+            strategies=[place.strategy for place in places],
+            env=self._environment,
+            start_seconds=self.limits.start_seconds,
+            silence_seconds=self.limits.silence_seconds,
+            max_restarts=self.max_restarts,
+            **self.config.sampler.keywords,
+            **options,
+        )
+        self._stage.callback(pool.close)
+        return pool
+
+    # Roles
+
+    def grader(self, reward: Reward) -> Grader:
+        return Grader(reward, **vars(self.config.grading))
+
+    def student(self, path: str, optimizer: OptimizerConfig, steps: int, checkpoint: Path | None) -> RankGroup:
+        places = self._begin({POLICY: self.layout.policy_ranks})
+        start = checkpoint / "policy" if checkpoint else None
+        build = self._policy(str(start or path), optimizer=optimizer, steps=steps)
+        return self._group(POLICY, places[POLICY], build, start)
+
+    def models(self, path: str, checkpoint: Path | None) -> RayModels:
+        config = self.config
+        assert self.task.arithmetic is not None
+        steps, temperature = self.task.arithmetic.optimizer_steps, score_temperature(config)
+        places = self._begin(processes(self.layout, config))
+
+        policy_from, critic_from = (checkpoint / role if checkpoint else None for role in ("policy", "critic"))
+        options = {"temperature": temperature, "optimizer": config.train.policy, "steps": steps}
+        builds: dict[str, tuple[Build, Path | None]] = {
+            POLICY: (self._policy(str(policy_from or path), **options), policy_from),
+            REFERENCE: (self._policy(path, temperature=temperature), None),
+            CRITIC: (
+                partial(
+                    critic_worker, config.model, config.train, str(critic_from or path), seed=config.seed, steps=steps
+                ),
+                critic_from,
+            ),
+        }
+        roles = [role for role in builds if role in places]
+        starts: list[Callable[[], Any]] = [partial(self._group, role, places[role], *builds[role]) for role in roles]
+        if ENGINE in places:
+            starts.append(partial(self._pool, path, places[ENGINE], sleeps=self.layout.sharing is Shared.all))
+        started = together(starts)
+        groups = dict(zip(roles, started, strict=False))
+        pool = started[-1] if ENGINE in places else None
+        models = RayModels(
+            policy=groups[POLICY],
+            sampler=self._sampler(path, pool),
+            reference=groups.get(REFERENCE),
+            critic=groups.get(CRITIC),
+            pool=pool,
+        )
+        models.sync()
+        return models
+
+    def _sampler(self, path: str, pool: EnginePool | None) -> Sampler:
+        if pool is None:
+            model = load_policy(self.config.model, self.config.train.precision, "cpu", path).requires_grad_(False)
+            return self.config.sampler(model, self.task.tokenizer, path)  # type: ignore[no-any-return]
+        return Drowsy(pool) if self.layout.sharing is Shared.all else pool
+
+    def sampler(self, path: str) -> Sampler:
+        if self._samples_here:
+            return Local(self.config, self.task).sampler(path)
+        places = self._begin({ENGINE: self.layout.engines})
+        return self._pool(path, places[ENGINE], from_path=True)
+
+
+def ray_backend(
+    config: Config,
+    task: Task,
+    *,
+    policy_ranks: int = 1,
+    critic_ranks: int = 1,
+    reference_ranks: int = 1,
+    engines: int = 1,
+    tensor_parallel: int = 1,
+    sharing: Literal["none", "reference", "all"] = "none",
+    zero_stage: int = 2,
+    offload_optimizer: bool = False,
+    cpus_per_rank: float = 1.0,
+    max_restarts: int = 3,
+    start_seconds: float = 600.0,
+    silence_seconds: float = 600.0,
+    deepspeed: dict[str, Any] | None = None,
+    address: str | None = None,
+) -> RayBackend:
+    """`backend=ray_*`; the keywords are those of `layout.Layout`, `watch.Limits` and `RayBackend`."""
+    layout = Layout(
+        policy_ranks=policy_ranks,
+        critic_ranks=critic_ranks,
+        reference_ranks=reference_ranks,
+        engines=engines,
+        tensor_parallel=tensor_parallel,
+        sharing=Shared(sharing),
+        sharding=Sharding(zero_stage, offload_optimizer, deepspeed or {}),
+        cpus_per_rank=cpus_per_rank,
+    )
+    limits = Limits(start_seconds, silence_seconds)
+    return RayBackend(config, task, layout, limits, max_restarts, address)
