@@ -87,6 +87,10 @@ class Models:
         """The policy's weights into the sampler."""
         self.sampler.load_weights(self.policy.named_weights())
 
+    def metrics(self) -> dict[str, float]:
+        """What the places of the roles measured since the last call."""
+        return {}
+
     def save(self, folder: Path) -> None:
         self.policy.save(folder / "policy")
         if self.critic is not None:
@@ -137,6 +141,7 @@ def policy_worker(
         tokens_per_micro_batch=train.tokens_per_micro_batch,
         temperature=temperature,
         gradient_checkpointing=train.gradient_checkpointing and optimizer is not None,
+        compiled=train.compile,
         optimizer=optimizer,
         total_steps=steps,
         tokenizer=tokenizer,
@@ -160,6 +165,7 @@ def critic_worker(
         precision=train.precision,
         tokens_per_micro_batch=train.tokens_per_micro_batch,
         gradient_checkpointing=train.gradient_checkpointing,
+        compiled=train.compile,
         optimizer=train.critic,
         total_steps=steps,
         ranks=ranks,

@@ -1,7 +1,7 @@
 """Contradictions between settings, each refused with one sentence that names the key and the remedy.
 
 `check_values` reads numbers alone (quick: nothing heavy is imported yet), `check_functions` the functions that the
-configuration names, `check_advantage` whether they fit each other. What needs a tokenizer or data is checked in
+configuration names, `check_fit` whether they fit each other. What needs a tokenizer or data is checked in
 `simplerl.task`.
 """
 
@@ -91,6 +91,7 @@ def check_values(config: Config) -> None:
         _optimizer("warmup.optimizer", config.warmup.optimizer)
     _kl(config.algorithm)
     _sampling(config)
+    _rollout(config)
     for key, value in (
         ("grading.seconds_per_answer", config.grading.seconds_per_answer),
         ("grading.memory_gib", config.grading.memory_gib),
@@ -170,6 +171,17 @@ def _sampling(config: Config) -> None:
     )
 
 
+def _rollout(config: Config) -> None:
+    ahead, cap = config.rollout.ahead, config.algorithm.importance_cap
+    require(ahead in (0, 1), f"rollout.ahead={ahead} is unknown: choose 0 or 1.")
+    require(cap is None or cap > 0, f"algorithm.importance_cap={cap} must be positive.")
+    require(
+        cap is None or not config.algorithm.logprobs_at_temperature_1 or config.sampling.temperature == 1,
+        f"algorithm.importance_cap={cap} compares log-probs at temperature 1 with those drawn at "
+        f"sampling.temperature={config.sampling.temperature}: set algorithm.logprobs_at_temperature_1=false.",
+    )
+
+
 def check_functions(raw: DictConfig) -> None:
     """What the configured functions take. One is imported after the other, and torch and transformers last, so that
     a bad keyword of a reward is refused at once."""
@@ -180,8 +192,13 @@ def check_functions(raw: DictConfig) -> None:
             _call(key, instantiate(node, _convert_="object"), arguments)
 
 
-def check_advantage(config: Config) -> None:
-    """What an advantage needs of the rest."""
+def check_fit(config: Config) -> None:
+    """What functions that may be chosen freely need of each other."""
+    require(
+        not config.rollout.ahead or getattr(config.backend.func, "samples_ahead", False),
+        f"rollout.ahead={config.rollout.ahead} samples while the policy trains, which takes a sampler with devices of "
+        "its own: choose one of backend=ray_..., or rollout.ahead=0.",
+    )
     algorithm = config.algorithm
     if algorithm.advantage is None:
         return

@@ -121,6 +121,7 @@ class TrainConfig:
     tokens_per_micro_batch: int = 16384  # computed tokens, padding included, of one forward/backward
     precision: Precision = Precision.float32
     gradient_checkpointing: bool = False
+    compile: bool = False  # the layers by torch.compile: faster steps after a minute of compilation; needs g++ on CPUs
     policy: OptimizerConfig = field(default_factory=OptimizerConfig)
     critic: OptimizerConfig = field(default_factory=OptimizerConfig)
 
@@ -139,6 +140,14 @@ class AlgorithmConfig:
     # Log-probs, KL and ratio at temperature 1 whatever the sampling temperature, as published;
     # false: at the temperature the responses were drawn with.
     logprobs_at_temperature_1: bool = False
+    # Truncated importance sampling: each token's policy loss is weighed by what the policy gave the token over what
+    # the sampler gave it, at most this (2 is usual); null: not at all.
+    importance_cap: float | None = None
+
+
+@dataclass
+class RolloutConfig:
+    ahead: int = 0  # 1: the next step's responses are drawn while this one trains, one update off-policy
 
 
 @dataclass
@@ -206,6 +215,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
     sampler: Any = MISSING  # partial: (policy model, tokenizer, model path) -> Sampler
     evals: EvalsConfig = field(default_factory=EvalsConfig)
     grading: GradingConfig = field(default_factory=GradingConfig)
@@ -218,11 +228,13 @@ class Config:
 def register() -> None:
     """Makes the schema known to Hydra; the entry points call it before composing."""
     ConfigStore.instance().store(name="schema", node=Config)
+    # ${quotient:128,${train.samples_per_prompt}}: two settings of a sweep whose product stays.
+    OmegaConf.register_new_resolver("quotient", lambda a, b: a // b, replace=True)
 
 
 def load(raw: DictConfig) -> Config:
     """The composed configuration as typed values, checked. Raises ConfigError."""
-    from simplerl.checks import check_advantage, check_functions, check_values
+    from simplerl.checks import check_fit, check_functions, check_values
 
     try:
         missing = sorted(OmegaConf.missing_keys(raw))
@@ -235,7 +247,7 @@ def load(raw: DictConfig) -> Config:
         raise ConfigError(f"{error.full_key} cannot be resolved: {str(error).splitlines()[0]}.") from error
     except InstantiationException as error:
         raise ConfigError(_import_fault(error)) from error
-    check_advantage(config)
+    check_fit(config)
     return config
 
 

@@ -49,7 +49,17 @@ def gsm8k_solution(value: Any) -> str:
     return re.sub(r"<<[^<>]*>>", "", as_text(value)).rpartition("####")[0].strip()
 
 
+def gsm8k_level(value: Any) -> str:
+    """How many calculations GSM8K's worked solution takes: its calculator marks `<<6*7=42>>`."""
+    return str(as_text(value).count("<<"))
+
+
+def plain_level(value: Any) -> str:
+    return as_text(value).removeprefix("Level ")
+
+
 SOLUTIONS: dict[str, Callable[[Any], str]] = {"text": as_text, "gsm8k": gsm8k_solution}
+LEVELS: dict[str, Callable[[Any], str]] = {"text": plain_level, "gsm8k": gsm8k_level}
 
 
 def load_problems(
@@ -61,6 +71,7 @@ def load_problems(
     hub: Mapping[str, Any] | None = None,
     answer_from: str = "text",
     solution_from: str = "text",
+    level_from: str = "text",
     levels: Sequence[Any] | None = None,
     on_bad_row: str = "raise",
     ungradable: str = "raise",
@@ -73,7 +84,7 @@ def load_problems(
     columns: where question and answer stand (and solution, level, id); "a.b" reaches into nested columns.
     source: name of the data set, which the grader may know; "" takes the file's name.
     split: of a Hub data set or a folder of several; null is "train". hub: more arguments of `load_dataset`.
-    answer_from, solution_from: the rules in `simplerl.benchmarks.ANSWERS` and in SOLUTIONS.
+    answer_from, solution_from, level_from: the rules in `simplerl.benchmarks.ANSWERS`, SOLUTIONS and LEVELS.
     levels: keep only these; "Level 3" and 3 are the same.
     ungradable: what to do with rows whose answer is empty: "raise", "exclude", or "keep" (no response is right).
     duplicates: "drop" keeps the first of equal questions, "keep" only counts. shuffle_seed, then limit: which
@@ -82,14 +93,15 @@ def load_problems(
     _check_arguments(columns, levels, limit)
     _choice("answer_from", answer_from, ANSWERS)
     _choice("solution_from", solution_from, SOLUTIONS)
+    _choice("level_from", level_from, LEVELS)
     _choice("on_bad_row", on_bad_row, ("raise", "skip"))
     _choice("ungradable", ungradable, ("raise", "keep", "exclude"))
     _choice("duplicates", duplicates, ("drop", "keep"))
     name = source or re.sub(r"\..*", "", Path(path).name)
-    read = _reader(columns, ANSWERS[answer_from], SOLUTIONS[solution_from])
+    read = _reader(columns, ANSWERS[answer_from], SOLUTIONS[solution_from], LEVELS[level_from])
     report: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
     found = _problems(path, read_rows(path, split, hub), read, name, report, on_bad_row == "skip", ungradable)
-    wanted = None if levels is None else {_level(level) for level in levels}
+    wanted = None if levels is None else {plain_level(level) for level in levels}
     chosen = [problem for problem in found if wanted is None or problem.level in wanted]
     if wanted is not None and not chosen:
         have = ", ".join(sorted({str(problem.level) for problem in found})[:10])
@@ -114,7 +126,7 @@ def benchmark(*, name: str, path: str | None, ungradable: str = "keep", limit: i
     columns = {"question": rule.question, "answer": rule.answer}
     columns |= {"level": rule.level} if rule.level else {}
     columns |= {"solution": rule.solution} if rule.solution else {}
-    read = _reader(columns, ANSWERS[rule.answer_from], as_text)
+    read = _reader(columns, ANSWERS[rule.answer_from], as_text, plain_level)
     report: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
     found = _problems(file, read_rows(file, None, None), read, name, report, False, ungradable)
     if report["rows"] != rule.items:
@@ -174,11 +186,12 @@ def _choice(key: str, value: str, choices: Iterable[str]) -> None:
         raise ConfigError(f"{key}={value} is unknown: choose one of {', '.join(choices)}.")
 
 
-def _level(value: Any) -> str:
-    return as_text(value).removeprefix("Level ")
-
-
-def _reader(columns: Mapping[str, str], answer_of: Callable[[Any], str], solution_of: Callable[[Any], str]) -> Reader:
+def _reader(
+    columns: Mapping[str, str],
+    answer_of: Callable[[Any], str],
+    solution_of: Callable[[Any], str],
+    level_of: Callable[[Any], str],
+) -> Reader:
     """A function from a row, the data set's name and the row's place (from 0) to a problem. It raises RowError."""
 
     def field(row: dict[str, Any], key: str, rule: Callable[[Any], str]) -> str:
@@ -204,7 +217,7 @@ def _reader(columns: Mapping[str, str], answer_of: Callable[[Any], str], solutio
             question=question.strip(),
             answer=field(row, "answer", answer_of),
             source=name,
-            level=optional(row, "level", _level),
+            level=optional(row, "level", level_of),
             solution=optional(row, "solution", solution_of),
         )
 

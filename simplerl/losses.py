@@ -63,11 +63,22 @@ def policy_objective(
     kl_coef: float = 0.0,
     kl_estimator: KLEstimator = KLEstimator.k3,
     entropy_coef: float = 0.0,
+    importance_cap: float | None = None,
 ) -> Callable[[TokenOutput, Batch], LossOutput]:
-    """A policy loss + kl_coef * KL(policy || reference) - entropy_coef * entropy, per token."""
+    """A policy loss + kl_coef * KL(policy || reference) - entropy_coef * entropy, per token.
+
+    importance_cap: weighs the policy loss by min(pi_old / pi_sampler, cap), where the sampler's own numerics or
+    older weights gave a token another probability than the policy before this step's updates (truncated importance
+    sampling, Ionides 2008, doi:10.1198/106186008X320456)."""
 
     def objective(output: TokenOutput, batch: Batch) -> LossOutput:
         per_token, metrics = loss(output, batch)
+        if importance_cap is not None:
+            assert batch.logprobs is not None and batch.sampler_logprobs is not None
+            weight = (batch.logprobs - batch.sampler_logprobs).exp()
+            capped = weight.clamp(max=importance_cap)
+            metrics |= {"importance": capped, "importance_capped": (weight > importance_cap).float()}
+            per_token = per_token * capped
         if kl_coef:
             assert batch.ref_logprobs is not None
             kl = kl_estimate(output.logprobs, batch.ref_logprobs, kl_estimator)

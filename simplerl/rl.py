@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from simplerl.advantages import token_rewards
+from simplerl.ahead import RolloutSource
 from simplerl.backends import Backend
 from simplerl.batching import collate_rollouts
 from simplerl.config import Config, KLPlace
@@ -22,6 +23,7 @@ from simplerl.rewards.pool import Grader
 from simplerl.run import Interrupted, Run, last_checkpoint
 from simplerl.samplers import Sampler
 from simplerl.task import Task
+from simplerl.types import Rollout
 from simplerl.worker import UpdatePlan
 
 
@@ -32,7 +34,9 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
     algorithm, steps, samples = config.algorithm, task.arithmetic.steps, task.arithmetic.samples_per_prompt
     reward_kl = algorithm.kl_coef if algorithm.kl is KLPlace.reward else 0.0
     loss_kl = algorithm.kl_coef if algorithm.kl is KLPlace.loss else 0.0
-    objective = policy_objective(algorithm.policy_loss, loss_kl, algorithm.kl_estimator, algorithm.entropy_coef)
+    objective = policy_objective(
+        algorithm.policy_loss, loss_kl, algorithm.kl_estimator, algorithm.entropy_coef, algorithm.importance_cap
+    )
     plan = update_plan(config, task)
 
     folder = run.dir / "checkpoints"
@@ -40,6 +44,13 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
     models = backend.models(start, checkpoint)
     run.begin("rl", step)
     with backend.grader(config.reward) as grader, StepProgress("rl", step, steps) as progress:
+
+        def draw(at: int) -> list[Rollout]:
+            prompts = task.prompts_at(at)
+            stream = models.sampler.generate(prompts, task.sampling, task.format.stop, samples, config.seed, at)
+            return grader.grade(run.interruptible(stream), prompts)
+
+        source = RolloutSource(draw, config.rollout.ahead, steps)
         try:
             while step < steps:
                 run.check_stop()
@@ -47,21 +58,18 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
                 metrics = evaluate_at(step, config, task, backend, models.sampler, grader, run, progress)
 
                 with progress.stage("sample"):
-                    prompts = task.prompts_at(step)
-                    stream = models.sampler.generate(
-                        prompts, task.sampling, task.format.stop, samples, config.seed, step
-                    )
-                    rollouts = grader.grade(run.interruptible(stream), prompts)
+                    rollouts, lag = source.take(step)
                 with progress.stage("score"):
                     batch = models.score(collate_rollouts(rollouts))
                     batch = algorithm.advantage(token_rewards(batch, reward_kl, algorithm.kl_estimator))
-                    metrics |= rollout_metrics(rollouts) | batch_metrics(batch)
+                    metrics |= rollout_metrics(rollouts) | batch_metrics(batch) | {"rollout/lag": float(lag)}
                 with progress.stage("update"):
                     metrics |= models.update(batch, objective, algorithm.value_loss, plan, [config.seed, step])
                 with progress.stage("sync"):
+                    source.settle()
                     models.sync()
 
-                metrics |= progress.times(metrics["rollout/tokens"])
+                metrics |= models.metrics() | progress.times(metrics["rollout/tokens"])
                 run.write_rollouts(step, rollouts)
                 run.log("rl", step, metrics)
                 progress.end(metrics)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from simplerl.allocator import keep_freed_memory
 from simplerl.batching import micro_batches, minibatches, token_weights
 from simplerl.config import Aggregation, OptimizerConfig, Precision
 from simplerl.losses import LossOutput, TokenOutput
@@ -110,6 +111,7 @@ class Worker:
         tokens_per_micro_batch: int,
         temperature: float = 1.0,
         gradient_checkpointing: bool = False,
+        compiled: bool = False,
         optimizer: OptimizerConfig | None = None,
         total_steps: int = 1,
         tokenizer: Any = None,
@@ -130,6 +132,12 @@ class Worker:
             self.body.gradient_checkpointing_enable({"use_reentrant": False})
             for module in self.body.modules():  # these alone, so that no dropout wakes up
                 module.training = isinstance(module, GradientCheckpointingLayer)
+        if compiled:
+            for layer in self.body.modules():
+                if isinstance(layer, GradientCheckpointingLayer):
+                    layer.compile(dynamic=True)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         model.requires_grad_(optimizer is not None)
         self.run, self.stepper = self.ranks.engine(model, self.forward, optimizer, total_steps)
 

@@ -144,6 +144,12 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "mandatory model": (["model=rstar_math_7b"], "model.path has no value"),
     "environment variable": (["model.path=${oc.env:NO_SUCH_VARIABLE}"], "NO_SUCH_VARIABLE"),
     "no checkpoint": (["run.keep=0"], "run.keep is 0, but must be at least 1"),
+    "sampling ahead on one device": (["rollout.ahead=1"], "rollout.ahead=1 samples while the policy trains"),
+    "sampling two steps ahead": (["rollout.ahead=2"], "rollout.ahead=2 is unknown: choose 0 or 1"),
+    "importance weights of another temperature": (
+        ["algorithm.importance_cap=2", "algorithm.logprobs_at_temperature_1=true", "sampling.temperature=0.8"],
+        "algorithm.importance_cap=2.0 compares log-probs at temperature 1 with those drawn at sampling.temperature=0.8",
+    ),
     "device": (["run.device=gpu"], "run.device=gpu is unknown: choose auto, cpu or cuda"),
     "seed": (["seed=-1"], "seed is -1, but must be at least 0"),
 }

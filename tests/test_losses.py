@@ -171,3 +171,16 @@ def test_aggregation(aggregation: Aggregation) -> None:
     assert found == pytest.approx(expected[aggregation.name], abs=1e-6)
     assert len({round(float(value), 5) for value in expected.values()}) == 3
     assert (token_weights(batch.mask, aggregation, 32)[~batch.mask] == 0).all()
+
+
+def test_truncated_importance_weights() -> None:
+    batch, new = ragged()
+    sampler = batch.logprobs + 0.9 * torch.from_numpy(np.random.default_rng(1).normal(size=new.shape)) * batch.mask
+    batch = batch.with_(sampler_logprobs=sampler.float())
+    plain, _ = policy_objective(ppo_clip)(output(new), batch)
+    found, metrics = policy_objective(ppo_clip, importance_cap=1.5)(output(new), batch)
+    ratio = np.exp(batch.logprobs.double().numpy() - sampler.numpy())
+    mask = batch.mask.numpy()
+    assert (ratio[mask] > 1.5).any() and (ratio[mask] < 1.5).any()
+    np.testing.assert_allclose(found.numpy()[mask], (plain.numpy() * np.minimum(ratio, 1.5))[mask], rtol=1e-4)
+    np.testing.assert_array_equal(metrics["importance_capped"].numpy()[mask], (ratio > 1.5)[mask])
