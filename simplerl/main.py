@@ -31,6 +31,8 @@ def main(raw: DictConfig) -> Path:
     if allocation.rank() > 0:
         sys.exit(allocation.join())
     hydra = HydraConfig.get()
+    if hydra.mode is RunMode.RUN and hydra.runtime.choices["sweep"] is not None:
+        sys.exit(f"Configuration: sweep={hydra.runtime.choices['sweep']} is several runs: python train.py -m ...")
     OmegaConf.set_readonly(raw, False)
     raw.choices = {group: str(choice) for group, choice in hydra.runtime.choices.items() if "hydra/" not in group}
     if hydra.mode is RunMode.MULTIRUN:

@@ -69,6 +69,7 @@ class SlurmCluster:
             f"SlurmctldPort={controller}",
             "AuthType=auth/none",
             "CredType=cred/none",
+            "AuthInfo=cred_expire=5",  # seconds that a requeued job waits
             "SlurmUser=root",
             "SlurmdUser=root",
             f"StateSaveLocation={folder}/controller",

@@ -1,0 +1,50 @@
+"""hydra/launcher=local and hydra/launcher=slurm. Hydra imports this file at every start, so it imports little, and it
+accepts launchers from the package hydra_plugins only; what they do is in simplerl/sweep/launch.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.utils import JobReturn, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+
+class LocalLauncher(BasicLauncher):
+    """Hydra's own, one run after the other, with the sweep written down first."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from simplerl.sweep.launch import launch_local, planned
+
+        assert self.hydra_context is not None and self.config is not None
+        setup_globals()
+        runs = planned(self.hydra_context.config_loader, self.config, job_overrides)
+        launch_local(Path(self.config.hydra.sweep.dir), runs)
+        return super().launch(job_overrides, initial_job_idx)
+
+
+class SlurmLauncher(Launcher):
+    """Every run that is not done and not queued becomes a task of one SLURM array."""
+
+    def __init__(self, wait: bool, poll_s: float, **resources: Any) -> None:
+        self.wait, self.poll_s, self.resources = wait, poll_s, resources
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from simplerl.slurm.submit import Resources
+        from simplerl.sweep.launch import launch_slurm, planned
+
+        setup_globals()
+        runs = planned(self.hydra_context.config_loader, self.config, job_overrides)
+        plain: dict[str, Any] = {
+            k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in self.resources.items()
+        }
+        folder, root = Path(self.config.hydra.sweep.dir), Path(self.config.run.root)
+        launch_slurm(folder, root, runs, Resources(**plain), self.wait, self.poll_s)
+        return []
