@@ -97,6 +97,7 @@ def evaluate(
         **context,
         "samples": config.samples,
         "prompt": evals.format.config.name,
+        "reward_keywords": grader.keywords,
         **summarise(table, list(evals.prompts)),
     }
     for name, left_out in evals.too_long.items():

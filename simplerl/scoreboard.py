@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -55,6 +56,7 @@ def evaluate_model(raw: DictConfig, label: str) -> Path:
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     task = _task(config)
+    compare_prompts(config)
     out = run_folder(resolved, label)
     logger.info("results folder: %s", out)
     sampler = config.backend(config, task).sampler(config.model.path)
@@ -80,6 +82,18 @@ def _task(config: Config) -> Task:
         arithmetic=None,
         seed=config.seed,
     )
+
+
+def compare_prompts(config: Config) -> None:
+    """A checkpoint that is asked otherwise than in its training may answer otherwise: said, and allowed."""
+    for folder in Path(config.model.path).resolve().parents:
+        trained = folder / "config.yaml"
+        if (folder / "status.json").exists() and trained.exists():
+            then = yaml.safe_load(trained.read_text(encoding="utf-8"))["prompt"]["name"]
+            now = (config.evals.prompt or config.prompt).name
+            if then != now:
+                logger.warning("%s was trained with prompt=%s and is asked with prompt=%s.", folder, then, now)
+            return
 
 
 def fingerprint(model: ModelConfig) -> str:
@@ -118,8 +132,10 @@ def table(results: dict[str, Any]) -> Table:
     sets = dict(results["sets"])
     if len(sets) > 1:
         sets["mean"] = results["mean"]
+    rule = results["reward_keywords"].get("rule")
     title = (
-        f"{model}: prompt {results['prompt']}, {results['reward']}, temperature {results['sampling']['temperature']}, "
+        f"{model}: prompt {results['prompt']}, {results['reward']}{f' by rule {rule}' if rule else ''}, "
+        f"temperature {results['sampling']['temperature']}, "
         f"{samples} sample{'s' if samples > 1 else ''} of up to {results['sampling']['max_new_tokens']} tokens"
     )
     found = Table("benchmark", title=title, title_justify="left")

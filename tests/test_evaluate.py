@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from rich.console import Console
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from simplerl import evaluate as module
-from simplerl.config import Config, EvalsConfig, PromptConfig, SamplingConfig
+from simplerl.config import Config, EvalsConfig, PromptConfig, SamplingConfig, load, register
 from simplerl.evaluate import evaluate, flat_metrics, set_metrics
 from simplerl.micro.tokenizer import build
 from simplerl.micro.world import problems
@@ -28,7 +29,7 @@ from simplerl.published import published
 from simplerl.rewards import lenient, strict
 from simplerl.rewards.pool import Grader
 from simplerl.samplers.local import LocalSampler
-from simplerl.scoreboard import table
+from simplerl.scoreboard import compare_prompts, table
 from simplerl.task import EvalSets, prepare_evals
 from simplerl.types import Prompt, Rollout, Sampling, Stop
 
@@ -235,7 +236,9 @@ def results_of(rows: dict[str, list[dict[str, Any]]], weights: str) -> dict[str,
     schema = module.SAMPLES_SCHEMA
     whole = dict.fromkeys(schema.names)
     table = [{**whole, **row, "parts": "{}", "set": name} for name, found in rows.items() for row in found]
-    settings = {"weights": weights, "samples": 1, "prompt": "chat", "reward": "strict"}
+    settings = {"weights": weights, "samples": 1, "prompt": "chat", "reward": "strict"} | {
+        "reward_keywords": {"rule": "qwen"}
+    }
     sampling = {"temperature": 0.0, "max_new_tokens": 3000}
     return {**settings, "sampling": sampling, **module.summarise(pa.Table.from_pylist(table, schema=schema))}
 
@@ -252,6 +255,24 @@ def test_table_shows_the_published_number_beside_ours() -> None:
     assert cells["math500"][:4] == ["2", "50.0", "0.0 to 100.0", "52.4"]
     assert cells["gsm8k"][:4] == ["1 (1 without gold)", "100.0", "-", "-"]
     assert cells["mean"][1:4] == ["75.0", "-", "-"]  # the published mean is over other sets
+
+
+def test_a_checkpoint_asked_with_another_prompt_than_in_training_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    register()
+    policy = tmp_path / "checkpoints/step_000001/policy"
+    policy.mkdir(parents=True)
+    (tmp_path / "status.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text("prompt: {name: simplerl_train}")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        raw = compose("config", [f"model.path={policy}"])
+    compare_prompts(load(raw))
+    assert "was trained with prompt=simplerl_train and is asked with prompt=micro" in caplog.text
+    caplog.clear()
+    (tmp_path / "config.yaml").write_text("prompt: {name: micro}")
+    compare_prompts(load(raw))
+    assert not caplog.text
 
 
 @pytest.mark.slow

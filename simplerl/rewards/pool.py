@@ -69,6 +69,7 @@ class Grader:
             check_rule(reward.keywords["rule"])
         self.payload = _pickled(reward)
         self.name = _name(reward)
+        self.keywords: dict[str, Any] = dict(reward.keywords) if isinstance(reward, partial) else {}
         self.lost_reward = _reward_of_lost(reward)
         self.seconds_per_answer, self.memory_gib = seconds_per_answer, memory_gib
         self.metrics: dict[str, float] = {}
