@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.arms import Arms, prepared, titles, varying
+from analysis.arms import Arms, prepared, short, titles, varying
 from analysis.curves import label
 from analysis.frames import Frames
 from analysis.load import SourceError, load, run_folders
@@ -71,7 +71,7 @@ def page(frames: Frames, arms: Arms, responses: Responses, title: str, average: 
     )
     return Template((PAGE / "page.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
-        subtitle=html.escape(f"{len(frames.runs)} runs, {len(arms.arms)} arms{seeds}."),
+        subtitle=html.escape(f"{_counted(len(frames.runs), 'run')}, {_counted(len(arms.arms), 'arm')}{seeds}."),
         css=(PAGE / "report.css").read_text(encoding="utf-8"),
         js=(PAGE / "report.js").read_text(encoding="utf-8"),
         nonce=nonce,
@@ -151,10 +151,17 @@ def difference_table(frames: Frames, called: dict[str, str]) -> Table:
     if len(keys) > SETTINGS:
         caption += f" ({SETTINGS} of {len(keys)} settings)"
     if not rows and "choices.reward" in frames.config:
-        chosen = [key for key in frames.config.columns if str(key).startswith("choices.")]
-        rows = [[Cell(str(key)), *(Cell(str(value)) for value in frames.config[key])] for key in chosen]
-        caption = "Choices"
+        chosen = [
+            str(key) for key in frames.config.columns if str(key).startswith("choices.") and key != "choices.local"
+        ]
+        chosen = [key for key in chosen if str(frames.config[key].iloc[0]) != "None"]
+        rows = [[Cell(short(key)), *(Cell(str(value)) for value in frames.config[key])] for key in chosen]
+        caption = "The option of each group"
     return Table("differences", caption, ["setting", *(called[str(run)] for run in frames.runs.index)], rows)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _absent(value: Any) -> bool:

@@ -57,6 +57,9 @@ def payloads(content: bytes) -> Iterator[bytes | None]:
             yield joined
 
 
+EXITS = {0: "finished", 75: "interrupted"}  # 75: saved and left on a stop signal (simplerl.run)
+
+
 @dataclass
 class _Seen:
     """What the records of one file said."""
@@ -82,7 +85,7 @@ def read_offline(file: Path, notes: list[str]) -> RunData | None:
         notes.append(
             f"{run}: {file.parent.name} ends in the middle of a record (a kill?); what stands before it counts."
         )
-    state = "crashed" if seen.exit_code is None else "finished" if seen.exit_code == 0 else "failed"
+    state = "crashed" if seen.exit_code is None else EXITS.get(seen.exit_code, "failed")
     return RunData(
         id=run,
         name=seen.run.display_name or run,

@@ -56,11 +56,11 @@ def report(error: Exception) -> int:
     if isinstance(error, ConfigError):
         print(f"Configuration: {error}", file=sys.stderr)
         return 2
-    from simplerl.run import Interrupted
+    from simplerl.run import INTERRUPTED, Interrupted
 
     if isinstance(error, Interrupted):
         print(f"Stopped by {error} after saving: the same command goes on from there.", file=sys.stderr)
-        return 75  # EX_TEMPFAIL: try again
+        return INTERRUPTED
     traceback.print_exception(error)
     return 1
 

@@ -44,6 +44,7 @@ T = TypeVar("T")
 
 LABEL = 90  # characters of a folder's name that say what was overridden
 STATE = "state.json"  # in every complete checkpoint
+INTERRUPTED = 75  # exit status after saving on a stop signal (EX_TEMPFAIL: try again)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 # Settings that say where and how a run is watched, not what it computes.
 NOT_HASHED = ("run", "tracking", "choices")
@@ -141,7 +142,7 @@ class Run:
     def close(self, state: str, **more: Any) -> None:
         self.set_status(state, **more)
         if self.tracker is not None:
-            self.tracker.close(exit_code=0 if state in ("finished", "interrupted") else 1)
+            self.tracker.close(exit_code={"finished": 0, "interrupted": INTERRUPTED}.get(state, 1))
         self.release()
 
     def release(self) -> None:

@@ -14,6 +14,7 @@ from wandb_server import ServedRun, serving
 from analysis.arms import prepared
 from analysis.load import SourceError, load
 from analysis.wandb_offline import payloads, read_offline
+from simplerl.run import INTERRUPTED
 
 STEPS = ("9", "19", "29")
 
@@ -145,11 +146,16 @@ def log_offline(folder: Path, run: str, rows: list[dict[str, Any]], *, name: str
         for row in rows:
             own.log(row)
     (file,) = (folder / "wandb").glob("offline-run-*/*.wandb")
-    end = time.monotonic() + 30  # wandb-core may still be writing
-    while read_offline(file, []) is None or load([file]).runs["state"].iloc[0] != "finished":
+    _await_exit(file)
+    return file
+
+
+def _await_exit(file: Path) -> None:
+    """wandb-core may still be writing."""
+    end = time.monotonic() + 30
+    while read_offline(file, []) is None or load([file]).runs["state"].iloc[0] == "crashed":
         assert time.monotonic() < end
         time.sleep(0.1)
-    return file
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +180,18 @@ def test_offline_runs_are_read_and_a_resumed_one_is_one(offline: dict[str, Path]
     assert frames.config.at["abc", "reward.name"] == "none"
     assert "abc: step 2 was written more than once; the last written value of each metric counts." in frames.notes
     assert "abc: not numbers, left out: text." in frames.notes
+
+
+@pytest.mark.slow
+def test_a_run_that_saved_and_left_on_a_signal_is_not_finished(tmp_path: Path) -> None:
+    import wandb
+
+    run = wandb.init(mode="offline", dir=tmp_path, id="left", settings=wandb.Settings(console="off", silent=True))
+    run.log({"rl/step": 0, "reward/mean": 0.5})
+    run.finish(exit_code=INTERRUPTED)
+    (file,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    _await_exit(file)
+    assert load([file]).runs["state"].tolist() == ["interrupted"]
 
 
 @pytest.mark.slow
