@@ -180,6 +180,8 @@ class RayBackend:
         return partial(policy_worker, self.config.model, self.config.train, path, **options)
 
     def _pool(self, path: str, places: list[Place], **options: Any) -> EnginePool:
+        # With rollout.ahead the policy trains on while its last weights are drawn with.
+        options["keep_weights"] = self.config.rollout.ahead > 0
         pool = EnginePool(
             self.task.tokenizer,
             path,
@@ -290,3 +292,6 @@ def ray_backend(
     )
     limits = Limits(start_seconds, silence_seconds)
     return RayBackend(config, task, layout, limits, max_restarts, address)
+
+
+ray_backend.samples_ahead = True  # type: ignore[attr-defined]  # engines have devices of their own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import os
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from simplerl.cluster import janitor
 from simplerl.cluster.allocation import ray_cluster
 
 logger = logging.getLogger(__name__)
@@ -34,12 +35,16 @@ def ray_session(cpus: float, address: str | None = None) -> Iterator[None]:
             with _connected(found):
                 yield
             return
-        temporary = tempfile.mkdtemp(prefix="ray_", dir="/tmp")  # socket paths are short
+        folder = tempfile.mkdtemp(prefix="ray_", dir="/tmp")  # socket paths are short
+        watch = janitor.start(folder)
+        os.environ[janitor.MARK] = folder  # what Ray starts inherits it; what we start later must not
         try:
-            with _connected("local", num_cpus=max(1, round(cpus)), include_dashboard=False, _temp_dir=temporary):
+            with _connected("local", num_cpus=max(1, round(cpus)), include_dashboard=False, _temp_dir=folder):
+                os.environ.pop(janitor.MARK, None)
                 yield
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            os.environ.pop(janitor.MARK, None)
+            watch.communicate()  # closes its input, and waits until nothing is left
 
 
 @contextmanager

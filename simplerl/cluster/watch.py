@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from simplerl.backends import Lost
-from simplerl.cluster.stacks import stacks_of
+from simplerl.cluster.stacks import DEATHS, stacks_of
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def results(role: str, actors: Sequence[Any], references: Sequence[Any], silence
 def _check(role: str, actors: Sequence[Any], reference: Any) -> None:
     try:
         ray.get(reference)
-    except RayActorError as error:
+    except DEATHS as error:
         raise _dead(role, actors, error) from error
     except RayTaskError as error:
         _raise_death(role, actors, error)
@@ -62,7 +62,7 @@ def _check(role: str, actors: Sequence[Any], reference: Any) -> None:
 def _progress(actor: Any, seconds: float) -> int | None:
     try:
         count: int = ray.get(actor.progress.remote(), timeout=seconds)
-    except (GetTimeoutError, RayActorError):  # a death shows in the call that is waited for
+    except (GetTimeoutError, *DEATHS):  # a death shows in the call that is waited for
         return None
     return count
 
@@ -76,7 +76,7 @@ def _raise_death(role: str, actors: Sequence[Any], cause: RayTaskError) -> None:
                 ray.get(actor.progress.remote(), timeout=LOOK_SECONDS)
             except GetTimeoutError:
                 continue
-            except RayActorError as error:
+            except DEATHS as error:
                 raise _dead(f"{role} rank {number}", actors, error) from error
         if time.monotonic() > deadline:
             break

@@ -1,0 +1,55 @@
+"""Ends every process of a Ray session when the process that started the session is gone, however it went.
+
+Ray itself leaves some for minutes when its driver is killed. This file is run as a program of its own, with nothing but
+the standard library: its standard input is a pipe that the driver holds; at its end, all processes that carry the
+session's mark in their environment are killed and the session's folder is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+MARK = "SIMPLERL_RAY_SESSION"
+SECONDS = 10.0  # in which children that were just being started show up
+
+
+def start(folder: str) -> subprocess.Popen[bytes]:
+    """Watches over the session of `folder` until its standard input is closed."""
+    return subprocess.Popen(
+        [sys.executable, "-S", "-E", __file__, folder], stdin=subprocess.PIPE, start_new_session=True
+    )
+
+
+def marked(folder: str) -> list[int]:
+    """Processes of the session."""
+    mark, found = f"{MARK}={folder}".encode(), []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue  # ended meanwhile, or another user's
+    return found
+
+
+def sweep(folder: str) -> None:
+    deadline = time.monotonic() + SECONDS
+    while (pids := marked(folder)) and time.monotonic() < deadline:
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.1)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.stdin.buffer.read()
+    sweep(sys.argv[1])
