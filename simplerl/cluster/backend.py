@@ -45,7 +45,7 @@ from simplerl.config import Config, OptimizerConfig
 from simplerl.models import context_of, load_hf_config, load_policy
 from simplerl.rewards.pool import Grader
 from simplerl.samplers import Sampler
-from simplerl.samplers.local import local_sampler
+from simplerl.samplers.vllm import vllm_sampler
 from simplerl.task import Task
 from simplerl.types import Prompt, Reward, Rollout, Sampling, Stop
 
@@ -123,7 +123,7 @@ class RayBackend:
 
     @property
     def _samples_here(self) -> bool:
-        return self.config.sampler.func is local_sampler
+        return self.config.sampler.func is not vllm_sampler
 
     # Processes
 
@@ -233,7 +233,7 @@ class RayBackend:
         roles = [role for role in builds if role in places]
         starts: list[Callable[[], Any]] = [partial(self._group, role, places[role], *builds[role]) for role in roles]
         if ENGINE in places:
-            starts.append(partial(self._pool, path, places[ENGINE], sleeps=self.layout.sharing is Shared.all))
+            starts.append(partial(self._pool, path, places[ENGINE], sleeps=self.layout.shared is Shared.all))
         started = together(starts)
         groups = dict(zip(roles, started, strict=False))
         pool = started[-1] if ENGINE in places else None
@@ -251,7 +251,7 @@ class RayBackend:
         if pool is None:
             model = load_policy(self.config.model, self.config.train.precision, "cpu", path).requires_grad_(False)
             return self.config.sampler(model, self.task.tokenizer, path)  # type: ignore[no-any-return]
-        return Drowsy(pool) if self.layout.sharing is Shared.all else pool
+        return Drowsy(pool) if self.layout.shared is Shared.all else pool
 
     def sampler(self, path: str) -> Sampler:
         if self._samples_here:
@@ -269,7 +269,7 @@ def ray_backend(
     reference_ranks: int = 1,
     engines: int = 1,
     tensor_parallel: int = 1,
-    sharing: Literal["none", "reference", "all"] = "none",
+    shared: Literal["none", "reference", "all"] = "none",
     zero_stage: int = 2,
     offload_optimizer: bool = False,
     cpus_per_rank: float = 1.0,
@@ -286,7 +286,7 @@ def ray_backend(
         reference_ranks=reference_ranks,
         engines=engines,
         tensor_parallel=tensor_parallel,
-        sharing=Shared(sharing),
+        shared=Shared(shared),
         sharding=Sharding(zero_stage, offload_optimizer, deepspeed or {}),
         cpus_per_rank=cpus_per_rank,
     )

@@ -39,7 +39,7 @@ class Layout:
     reference_ranks: int = 1
     engines: int = 1  # vLLM engines; 0: the sampler is in the driver
     tensor_parallel: int = 1  # GPUs of one engine
-    sharing: Shared = Shared.none
+    shared: Shared = Shared.none
     sharding: Sharding = field(default_factory=Sharding)
     cpus_per_rank: float = 1.0
 
@@ -106,13 +106,13 @@ def check(layout: Layout, config: Config, in_driver: bool) -> None:
     )
     require(
         layout.engines == 0 or not in_driver,
-        f"sampler=local lives in the driver, but backend.engines={layout.engines}: set sampler=vllm, or "
+        f"The configured sampler lives in the driver, but backend.engines={layout.engines}: set sampler=vllm, or "
         "backend.engines=0.",
     )
     require(
-        layout.sharing is not Shared.all or layout.tensor_parallel == 1,
+        layout.shared is not Shared.all or layout.tensor_parallel == 1,
         f"backend.tensor_parallel={layout.tensor_parallel} spreads an engine over devices that "
-        "backend.sharing=all gives to ranks: set it to 1, or share less.",
+        "backend.shared=all gives to ranks: set it to 1, or share less.",
     )
     _check_rows(layout, config)
 
@@ -133,9 +133,9 @@ def _check_rows(layout: Layout, config: Config) -> None:
 def plan(layout: Layout, counts: Mapping[str, int], on_gpus: bool) -> Plan:
     """Bundles for those roles. A device that several processes share is a bundle of its own."""
     teams: list[list[str]] = [[role] for role in counts]
-    if layout.sharing is Shared.all:
+    if layout.shared is Shared.all:
         teams = [list(counts)]
-    elif layout.sharing is Shared.reference and REFERENCE in counts:
+    elif layout.shared is Shared.reference and REFERENCE in counts:
         teams = [[POLICY, REFERENCE], *([role] for role in counts if role not in (POLICY, REFERENCE))]
     bundles: list[Mapping[str, float]] = []
     seats: dict[str, tuple[Seat, ...]] = {}
@@ -158,5 +158,5 @@ def check_room(wanted: Plan, gpus: float, cpus: float) -> None:
             roles = ", ".join(f"{len(seats)} x {role}" for role, seats in wanted.seats.items())
             raise ConfigError(
                 f"backend: {roles} need {need:g} {kind}, but the cluster has {there:g}: lower the ranks or engines, "
-                "or share devices (backend.sharing)."
+                "or share devices (backend.shared)."
             )
