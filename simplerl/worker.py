@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from simplerl.allocator import keep_freed_memory
 from simplerl.batching import micro_batches, minibatches, token_weights
 from simplerl.config import Aggregation, OptimizerConfig, Precision
 from simplerl.losses import LossOutput, TokenOutput
@@ -136,8 +135,6 @@ class Worker:
             for layer in self.body.modules():
                 if isinstance(layer, GradientCheckpointingLayer):
                     layer.compile(dynamic=True)
-        if self.device.type == "cpu":
-            keep_freed_memory()
         model.requires_grad_(optimizer is not None)
         self.run, self.stepper = self.ranks.engine(model, self.forward, optimizer, total_steps)
 
