@@ -49,6 +49,10 @@ class RankAlone:
         yield from buckets(self.full_weights(), size, getattr(torch, dtype), keep=self.number == 0)
 
     @ray.method(concurrency_group="control")
+    def times_asked(self) -> int:
+        return self.asked
+
+    @ray.method(concurrency_group="control")
     def stacks(self) -> str:
         return stacks.stacks()
 

@@ -14,7 +14,6 @@ import ray
 from transformers import PreTrainedTokenizerBase
 
 from simplerl.cluster import stacks
-from simplerl.cluster.ranks import leave_with_parent
 from simplerl.cluster.weights import Header, unpacked
 from simplerl.samplers.stopping import StopRule
 from simplerl.samplers.vllm import EngineSettings, prepare_import
@@ -62,7 +61,6 @@ class EngineActor:
         settings: EngineSettings,
         environment: Mapping[str, str],
     ) -> None:
-        leave_with_parent()
         os.environ.update(environment)
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else engines of one node bind to the same cores
         prepare_import()

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from simplerl.backends import Lost
 from simplerl.cluster.engine_actor import EngineActor, Report, Request, Response
-from simplerl.cluster.stacks import stacks_of
+from simplerl.cluster.stacks import DEATHS, stacks_of
 from simplerl.cluster.weights import Source, answers_of, from_process, from_ranks, how_it_died, keeping, send
 from simplerl.samplers.vllm import EngineSettings, prepare_import, request_key
 from simplerl.types import Prompt, Rollout, Sampling, Stop
@@ -36,7 +36,7 @@ _LOOK = 1.0  # seconds between two looks at silent engines
 
 
 @dataclass
-class _Seat:
+class Seat:
     """An engine's place in the pool; the engine itself may be replaced."""
 
     name: str
@@ -49,6 +49,22 @@ class _Seat:
     remaining: int = 0  # tokens that `held` may still grow
     coming: Future[Any] | None = None  # its next engine, when that is ready
     next: Any = None  # the same, as soon as it has a process
+
+
+def deal(queue: deque[Request], seats: Sequence[Seat], room: int) -> None:
+    """Requests from the head of the queue to whoever has least left to do, while one holds fewer than `room`. Those of
+    one prompt stay together as far as they fit, for the prefix cache."""
+    while queue:
+        free = [seat for seat in seats if len(seat.held) < room]
+        if not free:
+            return
+        seat = min(free, key=lambda seat: seat.remaining)
+        prompt = queue[0].token_ids
+        while queue and queue[0].token_ids is prompt and len(seat.held) < room:
+            request = queue.popleft()
+            seat.held[request.name] = request
+            seat.fresh.append(request)
+            seat.remaining += request.sampling.max_new_tokens
 
 
 class EnginePool:
@@ -114,14 +130,14 @@ class EnginePool:
         self._generating = False
         self._calls = 0
         places = strategies if strategies is not None else ["DEFAULT"] * engines
-        self._seats = [_Seat(f"vLLM engine {i}", place) for i, place in zip(range(engines), places, strict=True)]
+        self._seats = [Seat(f"vLLM engine {i}", place) for i, place in zip(range(engines), places, strict=True)]
         for seat in self._seats:
             self._send_for(seat)
         self._welcome(wait=True)
 
     # Engines come and go
 
-    def _send_for(self, seat: _Seat) -> None:
+    def _send_for(self, seat: Seat) -> None:
         """A new engine, without weights, on its way in a thread of its own."""
         coming = Future[Any]()
 
@@ -134,7 +150,7 @@ class EnginePool:
         seat.coming = coming
         threading.Thread(target=start, name=f"start of {seat.name}", daemon=True).start()
 
-    def _started(self, seat: _Seat) -> Any:
+    def _started(self, seat: Seat) -> Any:
         remote: Any = ray.remote
         kind = remote(concurrency_groups={"control": 1})(EngineActor)
         options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "scheduling_strategy": seat.strategy}
@@ -146,7 +162,7 @@ class EnginePool:
             raise Lost(seat.name, f"it did not start: {lost[seat.name]}")
         return actor
 
-    def _replace(self, seat: _Seat, reason: str) -> list[Request]:
+    def _replace(self, seat: Seat, reason: str) -> list[Request]:
         """Another engine in place of one that is gone. Returns what that one has left undone."""
         undone = list(seat.held.values())
         self._clear(seat)
@@ -158,7 +174,7 @@ class EnginePool:
         self._send_for(seat)
         return undone
 
-    def _clear(self, seat: _Seat) -> None:
+    def _clear(self, seat: Seat) -> None:
         seat.held, seat.fresh, seat.remaining = {}, [], 0
         seat.calls.clear()
 
@@ -216,13 +232,20 @@ class EnginePool:
         """tags: "weights" (then sync), "kv_cache"; None for both."""
         self._call(self._seats, "wake", tags)
 
-    def _call(self, seats: Sequence[_Seat], method: str, *arguments: Any) -> None:
+    def checksums(self) -> list[dict[str, int]]:
+        """Of the weights in each engine; see `simplerl.samplers.vllm_engine.VllmEngine.checksums`."""
+        self._welcome(wait=True)
+        answers = self._call(self._seats, "checksums")
+        return [answers[seat.name] for seat in self._seats if seat.name in answers]
+
+    def _call(self, seats: Sequence[Seat], method: str, *arguments: Any) -> dict[str, Any]:
         lost: dict[str, str] = {}
         present = {seat.name: seat for seat in seats if seat.actor is not None}
         calls = {name: (seat.actor, getattr(seat.actor, method).remote(*arguments)) for name, seat in present.items()}
-        answers_of(calls, self.silence_seconds, lost)
+        answers = answers_of(calls, self.silence_seconds, lost)
         for name, reason in lost.items():
             self._replace(present[name], reason)
+        return answers
 
     # Responses
 
@@ -245,7 +268,7 @@ class EnginePool:
         begin, busy = time.monotonic(), 0.0
         try:
             while waiting:
-                self._deal(queue)
+                self._feed(queue)
                 for report in self._reports(queue):
                     busy += report.busy
                     for response in report.finished:
@@ -259,20 +282,9 @@ class EnginePool:
             self._generating = False
             self._abort()
 
-    def _deal(self, queue: deque[Request]) -> None:
-        """Whole groups from the queue to the engine with least left to do, as long as one has room."""
+    def _feed(self, queue: deque[Request]) -> None:
         present = [seat for seat in self._seats if seat.actor is not None]
-        while queue:
-            open_seats = [seat for seat in present if len(seat.held) < self.room]
-            if not open_seats:
-                break
-            seat = min(open_seats, key=lambda seat: seat.remaining)
-            prompt = queue[0].token_ids  # one object per prompt
-            while queue and queue[0].token_ids is prompt and len(seat.held) < self.room:
-                request = queue.popleft()
-                seat.held[request.name] = request
-                seat.fresh.append(request)
-                seat.remaining += request.sampling.max_new_tokens
+        deal(queue, present, self.room)
         for seat in present:
             while seat.held and len(seat.calls) < _CALLS:
                 if not seat.calls:
@@ -294,7 +306,7 @@ class EnginePool:
             seat = first[reference]
             try:
                 report: Report = ray.get(reference)
-            except ray.exceptions.RayActorError as error:
+            except DEATHS as error:
                 queue.extendleft(reversed(self._replace(seat, how_it_died(error))))
                 continue
             seat.calls.popleft()

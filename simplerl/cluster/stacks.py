@@ -8,6 +8,9 @@ import traceback
 from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError, NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
+
+DEATHS = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)  # the last: by Ray's memory monitor
 
 
 def stacks() -> str:
@@ -25,6 +28,6 @@ def stacks_of(actor: Any, seconds: float = 5.0) -> str:
     """The stacks of an actor that has a method `stacks` in a concurrency group of its own, or why there are none."""
     try:
         text: str = ray.get(actor.stacks.remote(), timeout=seconds)
-    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+    except (*DEATHS, GetTimeoutError) as error:
         return f"no stacks ({type(error).__name__}): it is gone, or native code holds it"
     return text

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from simplerl.backends import Lost
-from simplerl.cluster.stacks import stacks_of
+from simplerl.cluster.stacks import DEATHS, stacks_of
 from simplerl.fingerprint import fingerprint
 
 logger = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ def keeping(source: Source) -> Source:
 def _value(reference: ray.ObjectRef, rank: int) -> Any:
     try:
         return ray.get(reference)
-    except ray.exceptions.RayActorError as error:
+    except DEATHS as error:
         raise Lost(f"policy rank {rank}", f"it died during a weight sync ({how_it_died(error)})") from error
 
 
@@ -208,14 +208,14 @@ def answers_of(calls: Mapping[str, tuple[Any, ray.ObjectRef]], seconds: float, l
             continue
         try:
             answers[name] = ray.get(reference)
-        except ray.exceptions.RayActorError as error:
+        except DEATHS as error:
             lost[name] = how_it_died(error)
         except ray.exceptions.ObjectLostError as error:
             raise Lost("policy rank 0", "its node went away with a bucket of weights that it had packed") from error
     return answers
 
 
-def how_it_died(error: ray.exceptions.RayActorError) -> str:
+def how_it_died(error: Exception) -> str:
     """Ray's reason in one line."""
     return " ".join(str(error).split())[:300]
 

@@ -4,36 +4,30 @@ Each worker is a long-lived subprocess (never a fork: the parent may hold CUDA, 
 by one daemon thread of the parent. The whole reward function runs in it, a user's own too. An answer over its
 limit is killed with its worker (SIGKILL: nothing softer stops a C loop), marked, and the worker replaced;
 the rest of its chunk is graded by the next one, so that a kill costs one answer.
+`simplerl.cluster.graders` has the same workers on other nodes.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
-import multiprocessing
-import os
 import pickle
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
 
 from simplerl.config import ConfigError
 from simplerl.rewards.equal import FAILED, TIMEOUT, check_rule
-from simplerl.rewards.worker import READY, RETIRED, UNUSABLE
+from simplerl.rewards.lanes import Lane, LocalLane, Verdict
 from simplerl.types import Problem, Prompt, Reward, Rollout, Score
 
 log = logging.getLogger(__name__)
 
 CHUNK = 16  # answers per message; more saves nothing, less keeps workers evenly busy
-START_SECONDS = 120.0  # a worker's imports, on a busy machine
-START_ATTEMPTS = 3
 
 
 @dataclass
@@ -47,10 +41,6 @@ class _Work:
 _Item = tuple[_Work, int, str, Problem]
 
 
-class _Lost(Exception):
-    """The worker died, or ran past the limit and was killed."""
-
-
 class Grader:
     """Scores responses in `workers` processes.
 
@@ -61,7 +51,12 @@ class Grader:
     """
 
     def __init__(
-        self, reward: Reward, workers: int = 1, seconds_per_answer: float = 8.0, memory_gib: float = 2.0
+        self,
+        reward: Reward,
+        workers: int = 1,
+        seconds_per_answer: float = 8.0,
+        memory_gib: float = 2.0,
+        lane: Callable[[bytes, float, float, bool], Lane] | None = None,
     ) -> None:
         if workers < 1:
             raise ConfigError(f"grading.workers is {workers}, but must be at least 1.")
@@ -71,14 +66,19 @@ class Grader:
         self.name = _name(reward)
         self.keywords: dict[str, Any] = dict(reward.keywords) if isinstance(reward, partial) else {}
         self.lost_reward = _reward_of_lost(reward)
-        self.seconds_per_answer, self.memory_gib = seconds_per_answer, memory_gib
+        warm = self.name.startswith("simplerl.")
+        kind = lane or LocalLane
+        self.lanes = [kind(self.payload, seconds_per_answer, memory_gib, warm) for _ in range(workers)]
         self.metrics: dict[str, float] = {}
         self._queue: deque[_Item] = deque()
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
         self._closing = False
         self._busy = threading.Lock()
-        self._threads = [threading.Thread(target=self._run, name=f"grader-{i}", daemon=True) for i in range(workers)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(one,), name=f"grader-{i}", daemon=True)
+            for i, one in enumerate(self.lanes)
+        ]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -161,19 +161,22 @@ class Grader:
         if self._failure is not None:
             raise self._failure
 
-    def _run(self) -> None:
+    def _run(self, lane: Lane) -> None:
         """A worker's life in the parent: the body of one daemon thread."""
-        worker = _Worker(self.payload, self.memory_gib, warm=self.name.startswith("simplerl."))
         try:
-            worker.start()
+            lane.start()
             while chunk := self._take():
-                self._serve(worker, chunk)
+                pairs = [(response, problem) for _, _, response, problem in chunk]
+                for item, verdict in zip(chunk, lane.grade(pairs), strict=True):
+                    self._store(item, verdict)
+                    if self._closing:
+                        return
         except BaseException as error:  # raised again by the caller's next wait
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()
         finally:
-            worker.kill()
+            lane.kill()
 
     def _take(self) -> list[_Item]:
         """The next answers to grade, or nothing when the grader closes."""
@@ -184,28 +187,9 @@ class Grader:
             share = -(-len(self._queue) // len(self._threads))
             return [self._queue.popleft() for _ in range(min(CHUNK, share))]
 
-    def _serve(self, worker: _Worker, chunk: list[_Item]) -> None:
-        while chunk and not self._closing:
-            done = 0
-            try:
-                worker.send([(i, response, problem) for i, (_, _, response, problem) in enumerate(chunk)])
-                for item in chunk:
-                    self._store(item, *worker.result(self.seconds_per_answer))
-                    done += 1
-                worker.finish_chunk()
-            except TimeoutError:
-                self._store(chunk[done], None, self.seconds_per_answer, None, TIMEOUT)
-                done += 1
-                worker.restart()
-            except _Lost as death:
-                if done < len(chunk):
-                    self._store(chunk[done], None, 0.0, f"the worker died ({death})")
-                    done += 1
-                worker.restart()
-            chunk = chunk[done:]
-
-    def _store(self, item: _Item, score: Score | None, seconds: float, error: str | None, status: str = FAILED) -> None:
+    def _store(self, item: _Item, verdict: Verdict) -> None:
         work, index, _, _ = item
+        score, seconds, error, status = verdict
         if score is None:
             score = Score(self.lost_reward, False, status, None, {})
         with self._changed:
@@ -214,81 +198,6 @@ class Grader:
                 work.errors.append(error)
             if not self._queue:
                 self._changed.notify_all()
-
-
-class _Worker:
-    """One subprocess and its pipe, used by one thread."""
-
-    def __init__(self, payload: bytes, memory_gib: float, *, warm: bool) -> None:
-        self.greeting = (payload, memory_gib, warm)
-        self.process: subprocess.Popen[bytes] | None = None
-        self.pipe: Connection | None = None
-
-    def start(self) -> None:
-        for _ in range(START_ATTEMPTS):
-            ours, theirs = multiprocessing.Pipe()
-            environment = os.environ | {
-                "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
-                "PYTHONHASHSEED": "0",  # sympy's choices depend on it: verdicts must not
-                "OMP_NUM_THREADS": "1",
-            }
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "simplerl.rewards.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=environment,
-            )
-            theirs.close()
-            self.pipe = ours
-            try:
-                ours.send(self.greeting)
-                kind, detail = self._receive(START_SECONDS)
-            except (_Lost, TimeoutError, BrokenPipeError):
-                self.kill()
-                continue
-            if kind == UNUSABLE:
-                raise ConfigError(f"A grading worker cannot load the reward: {detail}")
-            assert kind == READY
-            return
-        raise RuntimeError(f"No grading worker could be started in {START_ATTEMPTS} attempts: see its output above.")
-
-    def restart(self) -> None:
-        self.kill()
-        self.start()
-
-    def kill(self) -> None:
-        if self.process is not None and self.pipe is not None:
-            self.process.kill()
-            self.process.wait()
-            self.pipe.close()
-            self.process = self.pipe = None
-
-    def send(self, items: list[tuple[int, str, Problem]]) -> None:
-        assert self.pipe is not None
-        try:
-            self.pipe.send(items)
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise _Lost("before it read its work") from error
-
-    def result(self, seconds: float) -> tuple[Score | None, float, str | None]:
-        _, score, elapsed, error = self._receive(seconds)
-        return score, elapsed, error
-
-    def finish_chunk(self) -> None:
-        """After its last answer a worker says whether it goes on; one that grew too large does not."""
-        kind, _ = self._receive(START_SECONDS)
-        if kind == RETIRED:
-            self.restart()
-
-    def _receive(self, seconds: float) -> Any:
-        assert self.pipe is not None
-        try:
-            if not self.pipe.poll(seconds):
-                raise TimeoutError
-            return self.pipe.recv()
-        except (EOFError, ConnectionResetError) as error:
-            assert self.process is not None
-            raise _Lost(f"exit status {self.process.wait()}") from error
 
 
 def _function(reward: Reward) -> Callable[..., Any]:

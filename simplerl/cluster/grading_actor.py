@@ -1,0 +1,35 @@
+"""One grading worker in a Ray actor. Imports little, for there are many of them and they start often."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+from simplerl.rewards.lanes import LocalLane, Verdict
+from simplerl.types import Problem
+
+_TOGETHER = 0.2  # seconds of verdicts that travel in one message
+
+
+class GradingActor:
+    def __init__(self, path: Sequence[str], payload: bytes, seconds: float, memory_gib: float, warm: bool) -> None:
+        sys.path += [folder for folder in path if folder not in sys.path]  # where a user's reward may be
+        self.lane = LocalLane(payload, seconds, memory_gib, warm)
+
+    def start(self) -> int:
+        """The process id."""
+        self.lane.start()
+        return os.getpid()
+
+    def grade(self, items: list[tuple[str, Problem]]) -> Iterator[list[Verdict]]:
+        """A verdict for each item, in order, a few at a time."""
+        begin, verdicts = time.monotonic(), []
+        for verdict in self.lane.grade(items):
+            verdicts.append(verdict)
+            if time.monotonic() - begin > _TOGETHER:
+                yield verdicts
+                begin, verdicts = time.monotonic(), []
+        if verdicts:
+            yield verdicts

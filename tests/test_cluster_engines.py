@@ -1,0 +1,217 @@
+"""The pool of vLLM engines, with real engines that are killed and stopped: the same responses, whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from simplerl.samplers.local import LocalSampler
+from simplerl.types import Problem, Prompt, Rollout, Sampling, Stop
+
+if find_spec("ray") is None or find_spec("vllm") is None:
+    pytest.skip("Ray or vLLM is not installed (extras cpu or gpu)", allow_module_level=True)
+
+from ray_here import ray_here
+
+from simplerl.backends import Lost
+from simplerl.cluster.engine_actor import Request
+from simplerl.cluster.engines import EnginePool, Seat, deal
+
+if TYPE_CHECKING:
+    from simplerl.samplers import Sampler
+
+BASE = Path(__file__).resolve().parent.parent / "assets/micro_base"
+SAMPLING = Sampling(max_new_tokens=60)
+ROWS = 8
+
+Key = tuple[str, int]
+
+
+def request(prompt: tuple[int, ...], sample: int, tokens: int = 10) -> Request:
+    return Request(f"{prompt}-{sample}", prompt, 0, Sampling(max_new_tokens=tokens), Stop(()))
+
+
+def dealt(seat: Seat) -> list[str]:
+    return [request.name for request in seat.fresh]
+
+
+def test_groups_go_whole_to_whoever_has_least_left() -> None:
+    busy, idle = Seat("busy", None, remaining=25), Seat("idle", None)
+    groups = [(1,), (2,), (3,), (4,)]
+    queue = deque(request(group, sample) for group in groups for sample in range(2))
+    deal(queue, [busy, idle], room=100)
+    assert dealt(idle) == ["(1,)-0", "(1,)-1", "(2,)-0", "(2,)-1", "(4,)-0", "(4,)-1"]
+    assert dealt(busy) == ["(3,)-0", "(3,)-1"]
+    assert (busy.remaining, idle.remaining, len(queue)) == (45, 60, 0)
+
+
+def test_what_has_no_room_waits_in_the_queue() -> None:
+    seats = [Seat("a", None), Seat("b", None, remaining=5)]
+    group = (7,)
+    queue = deque(request(group, sample) for sample in range(9))
+    deal(queue, seats, room=3)
+    assert [len(seat.held) for seat in seats] == [3, 3]
+    assert [request.name for request in queue] == ["(7,)-6", "(7,)-7", "(7,)-8"]
+    del seats[1].held["(7,)-4"]
+    deal(queue, seats, room=3)
+    assert dealt(seats[1])[-1] == "(7,)-6"
+    assert len(queue) == 2
+
+
+# With engines
+
+slow = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(BASE)
+
+
+@pytest.fixture(scope="module")
+def policy() -> torch.nn.Module:
+    return AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def prompts(tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
+    questions = [f"What is {a} * {b} + {a + b}?\n" for a in (3, 12, 58, 21) for b in (7, 44)]
+    return [Prompt(Problem(q, q, ""), q, tuple(tokenizer(q).input_ids)) for q in questions]
+
+
+@pytest.fixture(scope="module")
+def pool(tokenizer: PreTrainedTokenizerBase, policy: torch.nn.Module) -> Iterator[EnginePool]:
+    with ray_here():
+        pool = EnginePool(
+            tokenizer,
+            str(BASE),
+            context=256,
+            engines=2,
+            precision="float32",
+            cache_gib=0.05,
+            max_rows=ROWS,
+            reserve=2,
+            cpus=0.5,
+            max_restarts=100,
+        )
+        pool.load_weights(policy.named_parameters())
+        yield pool
+        pool.close()
+
+
+def draw(
+    sampler: Sampler, prompts: list[Prompt], sampling: Sampling = SAMPLING, samples: int = 6
+) -> dict[Key, Rollout]:
+    return kept(sampler.generate(prompts, sampling, Stop((0,)), samples, 0, 0))
+
+
+def kept(stream: Iterator[Rollout]) -> dict[Key, Rollout]:
+    rollouts = list(stream)
+    found = {(rollout.prompt.problem.id, rollout.sample): rollout for rollout in rollouts}
+    assert len(found) == len(rollouts)
+    return found
+
+
+@pytest.fixture(scope="module")
+def unbroken(pool: EnginePool, prompts: list[Prompt]) -> dict[Key, Rollout]:
+    return draw(pool, prompts)
+
+
+@slow
+def test_responses_come_as_they_finish_and_are_those_of_the_policy(
+    pool: EnginePool, prompts: list[Prompt], policy: torch.nn.Module, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    stream = pool.generate(prompts, Sampling(0.0, max_new_tokens=60), Stop((0,)), 1, 0, 0)
+    ours = kept(stream)
+    theirs = draw(LocalSampler(policy, tokenizer), prompts, Sampling(0.0, max_new_tokens=60), samples=1)
+    assert {k: (r.token_ids, r.text, r.finish_reason) for k, r in ours.items()} == {
+        k: (r.token_ids, r.text, r.finish_reason) for k, r in theirs.items()
+    }
+    for key, rollout in ours.items():
+        assert rollout.logprobs == pytest.approx(theirs[key].logprobs, abs=1e-3)
+
+
+@slow
+def test_no_engine_holds_more_than_its_room(
+    pool: EnginePool, prompts: list[Prompt], unbroken: dict[Key, Rollout]
+) -> None:
+    stream = pool.generate(prompts, SAMPLING, Stop((0,)), 6, 0, 0)
+    first = next(stream)
+    held = [len(seat.held) for seat in pool._seats]
+    assert max(held) <= ROWS + 2
+    assert min(held) > 0, "both work at the start"
+    assert first == unbroken[first.prompt.problem.id, first.sample]
+    assert len(kept(stream)) == 47
+    assert 0 < pool.metrics["time/engine_utilisation"] <= 1
+
+
+@slow
+def test_a_consumer_may_leave_early(pool: EnginePool, prompts: list[Prompt], unbroken: dict[Key, Rollout]) -> None:
+    stream = pool.generate(prompts, SAMPLING, Stop((0,)), 6, 0, 0)
+    next(stream)
+    with pytest.raises(RuntimeError, match="already drawing"):
+        next(pool.generate(prompts, SAMPLING, Stop((0,)), 1, 0, 0))
+    stream.close()
+    assert draw(pool, prompts[2:4]) == {k: r for k, r in unbroken.items() if r.prompt in prompts[2:4]}
+
+
+@slow
+def test_a_cpu_engine_goes_on_after_sleep(pool: EnginePool, prompts: list[Prompt]) -> None:
+    pool.sleep()
+    pool.wake()
+    assert len(draw(pool, prompts[:1], Sampling(max_new_tokens=4))) == 6
+
+
+@slow
+def test_killed_and_stopped_engines_are_replaced_and_the_responses_are_the_same(
+    pool: EnginePool,
+    prompts: list[Prompt],
+    unbroken: dict[Key, Rollout],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    restarts, pids, found = pool.restarts, pool.pids(), []
+    monkeypatch.setattr(pool, "silence_seconds", 5.0)
+    for rollout in pool.generate(prompts, SAMPLING, Stop((0,)), 6, 0, 0):
+        found.append(rollout)
+        if len(found) == 7:
+            os.kill(pids[0], signal.SIGKILL)
+            os.kill(pids[1], signal.SIGSTOP)
+    monkeypatch.undo()
+    assert kept(iter(found)) == unbroken, "to the bit, log-probabilities included"
+    assert pool.restarts >= restarts + 2
+    assert "vLLM engine 0 is started again" in caplog.text
+    assert "vLLM engine 1 is silent" in caplog.text
+    assert "it was silent for 5 s" in caplog.text
+    assert set(pool.pids()).isdisjoint(pids)
+    assert not any(running(pid) for pid in pids)
+    held = pool.checksums()
+    assert len(held) == 2
+    assert held[0] == held[1], "new engines have the current weights"
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@slow
+def test_too_many_deaths_end_in_an_error_that_names_the_engine(
+    pool: EnginePool, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last test: the pool is of no use after it."""
+    monkeypatch.setattr(pool, "max_restarts", pool.restarts)
+    os.kill(pool.pids()[1], signal.SIGKILL)
+    with pytest.raises(Lost, match=r"vLLM engine 1 is lost: .*max_restarts"):
+        draw(pool, prompts)

@@ -1,0 +1,236 @@
+"""The weight sync: buckets, both sides' checksums, and ranks and engines that die or hang in the middle of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from simplerl.fingerprint import fingerprint
+from simplerl.types import Problem, Prompt, Rollout, Sampling, Stop
+
+if find_spec("ray") is None or find_spec("vllm") is None:
+    pytest.skip("Ray or vLLM is not installed (extras cpu or gpu)", allow_module_level=True)
+
+
+from ranks_alone import rank
+from ray_here import ray, ray_here
+
+from simplerl.backends import Lost
+from simplerl.cluster.engines import EnginePool
+from simplerl.cluster.weights import Header, SyncFailed, buckets, compare, from_ranks, send, unpacked
+
+BASE = str(Path(__file__).resolve().parent.parent / "assets/micro_base")
+
+
+def pairs(parts: Iterator[Any]) -> list[tuple[np.ndarray, Header]]:
+    return list(zip(parts, parts, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_buckets_hold_every_weight_once_in_order(dtype: torch.dtype) -> None:
+    shapes = [(3, 5), (7,), (40, 10), (2, 2), (), (4, 8)]
+    weights = [(f"w{i}", torch.randn(shape)) for i, shape in enumerate(shapes)]
+
+    def lent() -> Iterator[tuple[str, Tensor]]:
+        """Like gathered ZeRO-3 weights, gone when the next one is asked for."""
+        for name, weight in weights:
+            space = weight.clone()
+            yield name, space
+            space.fill_(float("nan"))
+
+    size = 40 * dtype.itemsize
+    parts = pairs(buckets(lent(), size, dtype))
+    assert [header.names for _, header in parts] == [("w0", "w1"), ("w2",), ("w3", "w4", "w5")]
+    assert [len(data) <= size for data, _ in parts] == [True, False, True]
+    back = [pair for data, header in parts for pair in unpacked(header, data)]
+    assert [name for name, _ in back] == [name for name, _ in weights]
+    sums = [checksum for _, header in parts for checksum in header.checksums]
+    for (_, weight), (_, copy), checksum in zip(weights, back, sums, strict=True):
+        assert torch.equal(copy, weight.to(dtype))
+        assert copy.shape == weight.shape
+        assert checksum == fingerprint(weight.to(dtype))
+
+
+def test_other_ranks_walk_through_and_give_nothing() -> None:
+    seen = []
+
+    def named() -> Iterator[tuple[str, Tensor]]:
+        for i in range(4):
+            seen.append(i)
+            yield f"w{i}", torch.zeros(3)
+
+    assert list(buckets(named(), 8, torch.float32, keep=False)) == []
+    assert seen == [0, 1, 2, 3]
+
+
+def test_a_difference_is_named() -> None:
+    sent = {"a": 1, "embed": 2}
+    compare("vLLM engine 0", sent, {"a": 1, "embed": 2, "lm_head": 2})
+    for held in ({"a": 1, "embed": 3}, {"a": 1}):
+        with pytest.raises(SyncFailed, match=r"vLLM engine 0 holds other weights .*: embed"):
+            compare("vLLM engine 0", sent, held)
+    with pytest.raises(SyncFailed, match="lm_head"):
+        compare("vLLM engine 0", sent, {"a": 1, "embed": 2, "lm_head": 9})
+
+
+# With an engine
+
+slow = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[EnginePool]:
+    with ray_here():
+        pool = EnginePool(
+            AutoTokenizer.from_pretrained(BASE),
+            BASE,
+            context=256,
+            precision="float32",
+            cache_gib=0.05,
+            max_rows=8,
+            from_path=True,
+            bucket_mib=1,
+            max_restarts=100,
+        )
+        yield pool
+        pool.close()
+
+
+@pytest.fixture(scope="module")
+def ranks(pool: EnginePool) -> list[Any]:
+    return [rank(BASE, number) for number in range(3)]
+
+
+def base(scale: float = 1.0) -> dict[str, int]:
+    """The checksums that an engine must have: the tied head has an entry of its own."""
+    model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
+    sums = {name: fingerprint(weight.detach() * scale) for name, weight in model.named_parameters()}
+    return sums | {"lm_head.weight": sums["model.embed_tokens.weight"]}
+
+
+def change(ranks: list[Any], scale: float, pause: float = 0.0) -> None:
+    ray.get([one.change.remote(scale, pause) for one in ranks])
+
+
+def draw(pool: EnginePool) -> list[Rollout]:
+    tokens = tuple(pool.tokenizer("What is 3 + 4?\n").input_ids)
+    prompt = Prompt(Problem("p", "", ""), "", tokens)
+    return sorted(pool.generate([prompt], Sampling(max_new_tokens=40), Stop((0,)), 8, 0, 0), key=lambda r: r.sample)
+
+
+@slow
+def test_an_engine_can_read_its_weights_itself_and_says_when_it_has_none(
+    pool: EnginePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pool.checksums() == [base()]
+    monkeypatch.setattr(pool, "settings", replace(pool.settings, from_path=False))
+    with pytest.raises(RuntimeError, match="no weights yet"):
+        draw(pool)
+
+
+@slow
+def test_the_engine_has_the_ranks_weights_to_the_bit(pool: EnginePool, ranks: list[Any]) -> None:
+    before = draw(pool)
+    change(ranks, 1.25)
+    pool.sync(ranks)
+    assert pool.checksums() == [base(1.25)]
+    assert pool.metrics["rollout/sync_mib"] == pytest.approx(3.17, abs=0.01)
+    assert [r.token_ids for r in draw(pool)] != [r.token_ids for r in before]
+
+
+@slow
+def test_a_damaged_weight_is_found_and_the_next_sync_heals_it(pool: EnginePool, ranks: list[Any]) -> None:
+    name = "model.layers.1.mlp.down_proj.weight"
+
+    def damaged() -> Iterator[tuple[Header, Any]]:
+        for header, data in from_ranks(ranks, 2**20, "float32", 60.0)():
+            parts = unpacked(header, ray.get(data).copy())
+            for part, weight in parts:
+                if part == name:
+                    weight.view(torch.int32)[3, 5] ^= 1
+            yield header, ray.put(torch.cat([weight.reshape(-1) for _, weight in parts]).numpy().view(np.uint8))
+
+    with pytest.raises(SyncFailed, match=rf"vLLM engine 0 .*: {name} differ"):
+        send(damaged, {"vLLM engine 0": pool._seats[0].actor}, 60.0)
+    pool.sync(ranks)
+
+
+@slow
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        ("raise", KeyError, "no such weight"),
+        ("die", Lost, "policy rank {} is lost: it died during a weight sync"),
+        ("hang", Lost, "policy rank {} is lost: the weight sync hangs: no weights came for 4 s"),
+    ],
+)
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_faulty_rank_is_named_and_the_engine_takes_the_next_sync(
+    pool: EnginePool, ranks: list[Any], caplog: pytest.LogCaptureFixture,
+    fault: str, error: type[Exception], message: str, number: int,
+) -> None:  # fmt: skip
+    faulty = rank(BASE, number)
+    ray.get(faulty.change.remote(1.0, 0.0, fault))
+    others = [faulty, ranks[1]] if number == 0 else [ranks[0], faulty]
+    source = from_ranks(others, 2**18, "float32", 4.0)
+    with pytest.raises(error, match=message.format(number)):
+        send(source, {"vLLM engine 0": pool._seats[0].actor}, 60.0)
+    if fault == "hang":
+        assert "in full_weights" in caplog.text, "the stacks of the rank that hangs"
+    ray.kill(faulty)
+    pool.sync(ranks)
+    assert pool.restarts == 0
+
+
+@slow
+def test_an_engine_killed_in_the_middle_of_a_sync_gets_the_weights_after_its_restart(
+    pool: EnginePool, ranks: list[Any]
+) -> None:
+    pid, restarts = pool.pids()[0], pool.restarts
+    change(ranks, 0.8, pause=0.05)  # 50 weights: 2.5 s
+    asked = ray.get(ranks[0].times_asked.remote())
+
+    def kill() -> None:
+        while ray.get(ranks[0].times_asked.remote()) == asked:
+            time.sleep(0.1)
+        time.sleep(1.0)
+        os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    pool.sync(ranks)
+    killer.join()
+    assert pool.restarts == restarts + 1
+    assert pool.pids() != [pid]
+    assert pool.checksums() == [base(1.25 * 0.8)]
+    assert ray.get(ranks[2].times_asked.remote()) == asked + 2, "every rank took part in both rounds"
+
+
+@slow
+def test_kept_weights_serve_a_restart_without_the_ranks(
+    pool: EnginePool, ranks: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one batch is sampled ahead, the ranks already hold other weights."""
+    monkeypatch.setattr(pool, "keep_weights", True)
+    change(ranks, 1.5)
+    pool.sync(ranks)
+    held, asked = pool.checksums(), ray.get(ranks[0].times_asked.remote())
+    unbroken = draw(pool)
+    change(ranks, 2.0)
+    os.kill(pool.pids()[0], signal.SIGKILL)
+    assert draw(pool) == unbroken
+    assert pool.checksums() == held
+    assert ray.get(ranks[0].times_asked.remote()) == asked
