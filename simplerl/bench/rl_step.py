@@ -40,12 +40,21 @@ def reward(text: str) -> float:
     return float(len(text) % 7)
 
 
-def time_ours(path: str, responses: int, tokens: int, precision: Precision, steps: int) -> list[float]:
+def time_ours(
+    path: str, responses: int, tokens: int, precision: Precision, steps: int, compiled: bool = False
+) -> list[float]:
     """Seconds of each step."""
     tokenizer = load_tokenizer(ModelConfig(path))
     model = load_policy(ModelConfig(path), precision, "cpu", path)
     optimizer = OptimizerConfig(lr=1e-6)
-    worker = Worker(model, precision=precision, tokens_per_micro_batch=16384, optimizer=optimizer, total_steps=steps)
+    worker = Worker(
+        model,
+        precision=precision,
+        tokens_per_micro_batch=16384,
+        compiled=compiled,
+        optimizer=optimizer,
+        total_steps=steps,
+    )
     sampler = local_sampler(model, tokenizer, path, precision=precision.value)
     texts = questions(responses // SAMPLES)
     prompts = [Prompt(Problem(str(i), t, ""), t, tuple(tokenizer(t)["input_ids"])) for i, t in enumerate(texts)]
@@ -125,10 +134,12 @@ def main() -> None:
     parser.add_argument("--responses", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--precision", choices=[p.name for p in Precision], default="float32")
+    parser.add_argument("--compile", action="store_true", help="ours, as train.compile=true")
     parser.add_argument("--steps", type=int, default=6, help="the first is a warm-up and not counted")
     options = parser.parse_args()
     arguments = (options.model, options.responses, options.tokens, Precision[options.precision], options.steps)
-    ours, theirs = (statistics.median(f(*arguments)[1:]) for f in (time_ours, time_trl))
+    ours = statistics.median(time_ours(*arguments, compiled=options.compile)[1:])
+    theirs = statistics.median(time_trl(*arguments)[1:])
     print(f"{options.model}, {options.responses} responses x {options.tokens} tokens, {options.precision}")
     print(f"  SimpleRL {ours:8.3f} s a step\n  TRL      {theirs:8.3f} s a step\n  ratio    {theirs / ours:8.2f}x")
 

@@ -43,11 +43,16 @@ def main() -> None:
     parser.add_argument("--micro-batch", type=int, default=8192, help="tokens")
     parser.add_argument("--precision", choices=[p.name for p in Precision], default="bfloat16")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--compile", action="store_true", help="as train.compile=true")
     options = parser.parse_args()
     precision = Precision[options.precision]
     model = load_policy(ModelConfig(options.model), precision, "cpu", options.model)
     worker = Worker(
-        model, precision=precision, tokens_per_micro_batch=options.micro_batch, optimizer=OptimizerConfig(lr=1e-6)
+        model,
+        precision=precision,
+        tokens_per_micro_batch=options.micro_batch,
+        compiled=options.compile,
+        optimizer=OptimizerConfig(lr=1e-6),
     )
     rng, full = random.Random(0), options.tokens
     rows = [([5] * rng.randint(full // 2, full), [7] * rng.randint(full // 2, full)) for _ in range(options.responses)]
@@ -65,7 +70,7 @@ def main() -> None:
     body = sum(p.numel() for p in model.parameters()) - head
     tokens, learnt = int(batch.attention.sum()), int(batch.mask.sum())
     rate = 6 * (body * tokens + head * learnt) / seconds
-    print(f"{options.model}, {len(rows)} rows, {tokens} tokens, {options.precision}")
+    print(f"{options.model}, {len(rows)} rows, {tokens} tokens, {options.precision}{', compiled' * options.compile}")
     print(f"  {seconds:.2f} s, {tokens / seconds:,.0f} tokens/s, padding {padding:.1%}")
     print(f"  {rate / 1e12:.3f} of {peak / 1e12:.3f} TFLOP/s: {rate / peak:.1%} of the matmul peak")
 
