@@ -54,6 +54,7 @@ class RunJob:
         # Before torch: it would take every core of the node.
         os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
         logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
+        logging.getLogger("submitit").propagate = False  # it has a handler of its own
         with allocation.driving():
             return self._run()
 

@@ -1,0 +1,193 @@
+"""Sweeps on a real SLURM: arrays, resubmission, preemption, time limits, failure, two nodes, cancellation."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from micro_runs import ROOT, SMALL, composed, differences, model, outcome
+from slurm_cluster import SlurmCluster, absent, wait_for
+
+from simplerl.main import run_experiment
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(absent()), reason=f"no SLURM can be started: {absent()}")]
+pytest.importorskip("submitit")
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    """Preemption here sends no user signal, as by SLURM's default."""
+    with SlurmCluster(tmp_path_factory.mktemp("slurm") / "s", nodes=2, cpus=8, user_signal=False) as cluster:
+        cluster.environment |= {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        cluster.environment["RAY_memory_monitor_refresh_ms"] = "0"  # other work on this host must not end these nodes
+        yield cluster
+
+
+def python(slurm: SlurmCluster, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=slurm.environment, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def sweep(slurm: SlurmCluster, root: Path, *overrides: str, wait: bool = True) -> subprocess.CompletedProcess[str]:
+    launcher = ["hydra/launcher=slurm", "hydra.launcher.poll_s=0.5", f"hydra.launcher.wait={wait}"]
+    run = [*SMALL, f"model.path={model()}", f"run.root={root}", f"hydra.sweep.dir={root}/.sweeps/it"]
+    return python(slurm, "train.py", "-m", *launcher, *run, *overrides)
+
+
+def entries(root: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((root / ".sweeps/it/sweep.json").read_text())["runs"]
+    return found
+
+
+def states(slurm: SlurmCluster, root: Path) -> list[dict[str, Any]]:
+    done = python(slurm, "sweep.py", "status", "it", "--root", str(root), "--json")
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def status(run: dict[str, Any]) -> dict[str, Any]:
+    path = Path(run["folder"]) / "status.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
+def undisturbed(root: Path, *overrides: str) -> dict[str, Any]:
+    """What the same run leaves that SLURM never saw."""
+    return outcome(run_experiment(composed(root, *overrides, own_reward=False), "local"))
+
+
+def assert_equal(folder: str, expected: dict[str, Any]) -> None:
+    found = outcome(Path(folder))
+    found.pop("config.yaml"), expected.pop("config.yaml")  # names the folder
+    assert differences(found, expected) == []
+
+
+def test_a_sweep_is_an_array_and_is_not_run_again(slurm: SlurmCluster, tmp_path: Path) -> None:
+    overrides = ["reward=strict,lenient", "seed=0,1"]
+    done = sweep(slurm, tmp_path, *overrides)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = entries(tmp_path)
+    assert [run["overrides"][-2:] for run in runs] == [
+        [f"reward={reward}", f"seed={seed}"] for reward in ("strict", "lenient") for seed in (0, 1)
+    ]
+    array = runs[0]["job"].split("_")[0]
+    assert [run["job"] for run in runs] == [f"{array}_{i}" for i in range(4)]
+    assert {slurm.state(run["job"]) for run in runs} == {"COMPLETED"}
+    assert [status(run)["state"] for run in runs] == ["finished"] * 4
+    assert_equal(runs[3]["folder"], undisturbed(tmp_path / "local", "reward=lenient", "seed=1"))
+
+    table = python(slurm, "sweep.py", "status", "it", "--root", str(tmp_path)).stdout
+    assert "it  (4 finished)" in table and table.count("rl 3/3") >= 4 and "reward=lenient seed=1" in table
+
+    again = sweep(slurm, tmp_path, *overrides)
+    assert again.returncode == 0 and again.stdout.count("finished already, not submitted") == 4
+    assert entries(tmp_path) == runs or [run["job"] for run in entries(tmp_path)] == [run["job"] for run in runs]
+    assert "Submitted" not in again.stdout
+
+
+def test_preemption_and_time_limit_change_no_number(slurm: SlurmCluster, tmp_path: Path) -> None:
+    """One run is preempted (SIGTERM alone), another nears its time limit (SIGUSR2): each saves, is requeued and ends
+    with the bits of an undisturbed run."""
+    hold = tmp_path / "hold"
+    hold.touch()
+    run = ["train.steps=12", "run.save_every=1000", "reward=lenient", "reward._target_=light_rewards.patient"]
+    run += [f"+reward.hold={hold}"]
+    node_each = ["hydra.launcher.cpus_per_task=8", "hydra.launcher.partition=low"]
+    limit = ["hydra.launcher.timeout_min=10", "hydra.launcher.signal_delay_s=90"]
+    done = sweep(slurm, tmp_path, *run, "seed=0,1", *node_each, *limit, wait=False)
+    assert "Submitted 2" in done.stdout, done.stdout + done.stderr
+    preempted, limited = entries(tmp_path)
+    wait_for("a step of both", lambda: all(status(one).get("step", 0) >= 1 for one in (preempted, limited)), 180)
+
+    elapsed = slurm.command("squeue", "-h", "-j", limited["job"], "-o", "%M")  # minutes:seconds
+    slurm.command("scontrol", "update", f"JobId={limited['job']}", f"TimeLimit={int(elapsed.split(':')[0]) + 2}")
+    node = slurm.command("squeue", "-h", "-j", preempted["job"], "-o", "%N")
+    slurm.command("sbatch", "-p", "high", "-w", node, "-c8", "-o", "/dev/null", "--wrap", "sleep 1")
+    wait_for("both to be requeued", lambda: all(restarts(slurm, one) for one in (preempted, limited)), 180)
+    hold.unlink()
+    slurm.command("scontrol", "update", f"JobId={limited['job']}", "TimeLimit=60")  # its second life needs no limit
+    wait_for("their ends", lambda: all(status(one)["state"] == "finished" for one in (preempted, limited)), 180)
+
+    assert "Saved after SIGTERM." in Path(preempted["log"]).read_text()
+    assert "Saved after SIGUSR2." in Path(limited["log"]).read_text()
+    assert "this job is timed-out" in Path(limited["log"]).read_text()
+    for seed, one in enumerate((preempted, limited)):
+        attempts = [json.loads(line)["attempt"] for line in (Path(one["folder"]) / "metrics.jsonl").open()]
+        assert attempts == [0] * attempts.count(0) + [1] * attempts.count(1) and attempts.count(0) and attempts.count(1)
+        assert_equal(one["folder"], undisturbed(tmp_path / "local", *run, f"seed={seed}"))
+
+
+def restarts(slurm: SlurmCluster, run: dict[str, Any]) -> int:
+    return int(slurm.command("squeue", "-h", "-t", "all", "-j", run["job"], "-O", "RestartCnt") or 0)
+
+
+def test_a_failed_run_fails_its_job_and_the_launcher(slurm: SlurmCluster, tmp_path: Path) -> None:
+    unlimited = ["train.policy.lr=1e30", "train.policy.grad_clip=1e9", "train.policy.warmup_fraction=0"]
+    done = sweep(slurm, tmp_path, "reward=strict", *unlimited)
+    assert done.returncode == 1 and "1 of 1 runs did not finish" in done.stderr, done.stdout + done.stderr
+    (run,) = entries(tmp_path)
+    wait_for("SLURM to say so", lambda: slurm.state(run["job"]) == "FAILED", 30)
+    (state,) = states(slurm, tmp_path)
+    assert state["state"] == "failed" and "NonFinite" in state["note"]
+
+
+def test_a_bad_configuration_is_refused_before_anything_is_submitted(slurm: SlurmCluster, tmp_path: Path) -> None:
+    done = sweep(slurm, tmp_path, "train.minibatch_size=8,7")
+    assert done.returncode == 1
+    assert "Nothing was submitted: " in done.stderr and "train.minibatch_size=7" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / ".sweeps/it/sweep.json").exists()
+    done = sweep(slurm, tmp_path, "seed=0,1", "hydra.launcher.nodes=2")
+    assert "hydra.launcher.nodes=2 with a backend of one process" in done.stderr
+
+
+def test_what_waits_is_left_alone_and_can_be_cancelled(slurm: SlurmCluster, tmp_path: Path) -> None:
+    held = "+hydra.launcher.additional_parameters.hold=true"
+    assert "Submitted 2" in sweep(slurm, tmp_path, "seed=0,1", held, wait=False).stdout
+    jobs = [run["job"] for run in entries(tmp_path)]
+    assert [(state["state"], state["job"]) for state in states(slurm, tmp_path)] == [("pending", job) for job in jobs]
+
+    again = sweep(slurm, tmp_path, "seed=0,1", held, wait=False).stdout
+    assert all(f"pending as job {job}, not submitted" in again for job in jobs) and "Submitted" not in again
+
+    cancelled = python(slurm, "sweep.py", "cancel", "it", "--root", str(tmp_path))
+    assert f"SLURM jobs cancelled: {' '.join(jobs)}" in cancelled.stdout
+    assert slurm.command("squeue", "-h", "-o", "%i") == ""
+    assert [state["state"] for state in states(slurm, tmp_path)] == ["interrupted"] * 2
+
+    resumed = python(slurm, "sweep.py", "resume", "it", "--root", str(tmp_path))
+    assert "Submitted 2" in resumed.stdout
+    python(slurm, "sweep.py", "cancel", "it", "--root", str(tmp_path))
+
+
+def test_two_nodes_make_one_ray_cluster(slurm: SlurmCluster, tmp_path: Path) -> None:
+    """Two DeepSpeed ranks, one on each node; the head and the other node leave nothing behind."""
+    pytest.importorskip("ray")
+    layout = ["backend=ray_cpu", "sampler=local", "backend.engines=0", "algorithm=grpo", "backend.shared=reference"]
+    nodes = ["hydra.launcher.nodes=2", "hydra.launcher.cpus_per_task=3"]
+    done = sweep(slurm, tmp_path, "reward=lenient", *layout, *nodes)
+    (run,) = entries(tmp_path)
+    log = Path(run["log"])
+    assert done.returncode == 0, done.stdout + done.stderr + log.read_text()
+    assert slurm.state(run["job"]) == "COMPLETED" and status(run)["state"] == "finished"
+    wait_for("Ray to be gone", lambda: not _ray_processes(f"ray_{run['job']}_"), 30)
+
+
+def _ray_processes(mark: str) -> list[str]:
+    """Command lines of living processes that name the job's Ray folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if mark in line and str(os.getpid()) != path.parent.name:
+            found.append(line)
+    return found
