@@ -40,6 +40,10 @@ class TensorFiles:
             with safe_open(path, "pt") as file:
                 self._files = dict.fromkeys(file.keys(), path)
 
+    @property
+    def names(self) -> list[str]:
+        return list(self._files)
+
     def __contains__(self, name: str) -> bool:
         return name in self._files
 

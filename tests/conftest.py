@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small tensors, and sums in one order
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")  # else Ray ends workers when others fill the machine
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,3 +29,13 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from micro_runs import WARM_UP, run
 
     return run(tmp_path_factory.mktemp("small"), *WARM_UP)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """One Ray for all tests that do not break it. Actors import what the tests import."""
+    pytest.importorskip("ray", reason="needs the extra `cpu` or `gpu`")
+    from simplerl.cluster.session import ray_session
+
+    with ray_session(cpus=16):
+        yield

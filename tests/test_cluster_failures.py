@@ -1,0 +1,178 @@
+"""Ranks that are killed or fall silent: the run goes on from its last checkpoint and ends with the same bits."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from micro_runs import ROOT, SMALL, differences, outcome, run
+
+PPO = ["backend=ray_cpu", "backend.engines=0", "sampler=local", "evals.every=0", "run.device=cpu"]
+ALONE = [*PPO, "algorithm=grpo", "algorithm.kl=none", "algorithm.kl_coef=0"]  # two ranks of the policy, nothing else
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Any:
+    """What a run that nobody disturbs leaves, by its settings."""
+    made: dict[tuple[str, ...], dict[str, Any]] = {}
+
+    def find(settings: list[str]) -> dict[str, Any]:
+        if tuple(settings) not in made:
+            made[tuple(settings)] = outcome(run(tmp_path_factory.mktemp("unbroken"), *settings))
+        return made[tuple(settings)]
+
+    return find
+
+
+def at_call(patch: pytest.MonkeyPatch, role: str, method: str, number: int, event: Callable[[Any], None]) -> list[str]:
+    """`event(group)` before the call number `number` of a method of the group that holds `role`. Returns a list that
+    has an entry once it has happened."""
+    from simplerl.cluster.ranks import RankGroup
+
+    real, calls = getattr(RankGroup, method), [0]
+    happened: list[str] = []
+
+    def wrapped(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        if self.role == role:
+            calls[0] += 1
+            if calls[0] == number:
+                event(self)
+                happened.append(role)
+        return real(self, *arguments, **keywords)
+
+    patch.setattr(RankGroup, method, wrapped)
+    return happened
+
+
+def send(number: signal.Signals, rank: int = -1) -> Callable[[Any], None]:
+    """The signal to one rank of a group."""
+    import ray
+
+    return lambda group: os.kill(ray.get(group.actors[rank].pid.remote()), number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "role", "method", "call"),
+    [
+        (ALONE, "policy", "optimizer_step", 1),  # before any checkpoint
+        (PPO, "critic", "optimizer_step", 2 + 2),
+        (ALONE, "policy", "save", 2),
+    ],
+    ids=["policy before a checkpoint", "critic in the second step", "policy while it saves"],
+)
+def test_a_killed_rank_changes_nothing(
+    settings: list[str],
+    role: str,
+    method: str,
+    call: int,
+    unbroken: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    expected = unbroken(settings)
+    happened = at_call(monkeypatch, role, method, call, send(signal.SIGKILL))
+    folder = run(tmp_path, *settings)
+    assert happened == [role]
+    assert re.search(rf"{role}.* is lost: .*ended.*; restart 1 of 3", caplog.text)
+    found = outcome(folder)
+    assert differences({**expected, "config.yaml": b""}, {**found, "config.yaml": b""}) == []
+
+
+@pytest.mark.slow
+def test_a_role_that_is_lost_too_often_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: None
+) -> None:
+    from simplerl.backends import Lost
+
+    at_call(monkeypatch, "policy", "optimizer_step", 1, send(signal.SIGKILL))
+    with pytest.raises(Lost, match=r"policy.* is lost") as caught:
+        run(tmp_path, *ALONE, "backend.max_restarts=0")
+    assert caught.value.role.startswith("policy")
+    (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert '"state": "failed"' in (folder / "status.json").read_text()
+
+
+@pytest.mark.slow
+def test_a_silent_rank_is_named_with_the_stacks_of_all(
+    unbroken: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One rank is stopped: the other waits for it in a collective, and its stack says so."""
+    expected = unbroken(ALONE)
+    happened = at_call(monkeypatch, "policy", "optimizer_step", 2, send(signal.SIGSTOP))
+    folder = run(tmp_path, *ALONE, "backend.silence_seconds=20")
+    assert happened == ["policy"]
+    assert re.search(r"policy is lost: no progress in `update` for 20 s", caplog.text)
+    assert "in optimizer_step" in caplog.text  # where rank 0 waits
+    assert re.search(r"policy rank 1 is silent; its threads:\nno stacks", caplog.text)
+    assert differences({**expected, "config.yaml": b""}, {**outcome(folder), "config.yaml": b""}) == []
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_is_no_lost_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: None
+) -> None:
+    """It stops the run, with the whole minibatch in its folder, as in one process."""
+    from simplerl.cluster.ranks import RankGroup
+    from simplerl.worker import NonFinite
+
+    real = RankGroup.optimizer_step
+
+    def spoilt(self: Any, minibatch: Any, loss: Any, entropy: bool = False) -> Any:
+        return real(self, minibatch.with_(advantages=minibatch.advantages / 0), loss, entropy)
+
+    monkeypatch.setattr(RankGroup, "optimizer_step", spoilt)
+    with pytest.raises(NonFinite, match="the loss is not finite") as caught:
+        run(tmp_path, *ALONE)
+    assert len(caught.value.batch) == 8
+    assert len(list(tmp_path.glob("*/nonfinite.pt"))) == 1
+
+
+def _processes(root: int) -> set[int]:
+    """Of the tree below `root`."""
+    listed = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
+    parents = {int(pid): int(parent) for pid, parent in (line.split() for line in listed.splitlines()[1:])}
+    found, frontier = set(), {root}
+    while frontier:
+        frontier = {pid for pid, parent in parents.items() if parent in frontier}
+        found |= frontier
+    return found
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_is_left_when_the_driver_ends(number: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "train.py", *SMALL, *ALONE, "train.steps=1000", f"run.root={tmp_path}"]
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert driver.stdout is not None
+    seen = []
+    for line in driver.stdout:
+        seen.append(line)
+        if line.startswith("rl 2/"):
+            break
+    started = _processes(driver.pid)
+    assert len(started) > 4, "".join(seen)
+    driver.send_signal(number)
+    driver.stdout.read()
+    status = driver.wait(timeout=60)
+    assert status == (75 if number is signal.SIGTERM else -signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while (left := [pid for pid in started if _alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert left == []
