@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from simplerl.cluster import stacks
 from simplerl.cluster.weights import Bucket, buckets
+from simplerl.fingerprint import fingerprint
 
 
 class RankAlone:
@@ -32,6 +33,11 @@ class RankAlone:
             for parameter in self.model.parameters():
                 parameter.mul_(scale)
         self.pause, self.fault = pause, fault
+
+    def checksums(self) -> dict[str, int]:
+        """What an engine must say: the tied head has an entry of its own."""
+        sums = {name: fingerprint(weight) for name, weight in self.model.named_parameters()}
+        return sums | {"lm_head.weight": sums["model.embed_tokens.weight"]}
 
     def full_weights(self) -> Iterator[tuple[str, Tensor]]:
         for count, (name, parameter) in enumerate(self.model.named_parameters()):

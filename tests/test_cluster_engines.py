@@ -23,8 +23,9 @@ if find_spec("ray") is None or find_spec("vllm") is None:
 from ray_here import ray_here
 
 from simplerl.backends import Lost
+from simplerl.cluster.dealing import Seat, deal
 from simplerl.cluster.engine_actor import Request
-from simplerl.cluster.engines import EnginePool, Seat, deal
+from simplerl.cluster.engines import EnginePool
 
 if TYPE_CHECKING:
     from simplerl.samplers import Sampler

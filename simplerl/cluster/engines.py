@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -22,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from simplerl.backends import Lost
+from simplerl.cluster.dealing import Seat, deal
 from simplerl.cluster.engine_actor import EngineActor, Report, Request, Response
 from simplerl.cluster.stacks import DEATHS, stacks_of
 from simplerl.cluster.weights import Source, answers_of, from_process, from_ranks, how_it_died, keeping, send
@@ -35,38 +35,6 @@ _CALLS = 2  # under way per engine: the next is there when one ends
 _LOOK = 1.0  # seconds between two looks at silent engines
 
 
-@dataclass
-class Seat:
-    """An engine's place in the pool; the engine itself may be replaced."""
-
-    name: str
-    strategy: Any
-    actor: Any = None  # None while no engine is there
-    held: dict[str, Request] = field(default_factory=dict)  # dealt and not finished
-    fresh: list[Request] = field(default_factory=list)  # dealt and not sent
-    calls: deque[ray.ObjectRef] = field(default_factory=deque)
-    heard: float = 0.0  # when it last answered or was given its first work
-    remaining: int = 0  # tokens that `held` may still grow
-    coming: Future[Any] | None = None  # its next engine, when that is ready
-    next: Any = None  # the same, as soon as it has a process
-
-
-def deal(queue: deque[Request], seats: Sequence[Seat], room: int) -> None:
-    """Requests from the head of the queue to whoever has least left to do, while one holds fewer than `room`. Those of
-    one prompt stay together as far as they fit, for the prefix cache."""
-    while queue:
-        free = [seat for seat in seats if len(seat.held) < room]
-        if not free:
-            return
-        seat = min(free, key=lambda seat: seat.remaining)
-        prompt = queue[0].token_ids
-        while queue and queue[0].token_ids is prompt and len(seat.held) < room:
-            request = queue.popleft()
-            seat.held[request.name] = request
-            seat.fresh.append(request)
-            seat.remaining += request.sampling.max_new_tokens
-
-
 class EnginePool:
     """See `simplerl.samplers.Sampler`. Ray must have been initialised.
 
@@ -76,6 +44,7 @@ class EnginePool:
     bucket_mib: size of the parts in which weights travel.
     keep_weights: the last synced weights stay in the object store, for engines that are restarted while the ranks that
     gave them already train on; otherwise these ranks are asked again.
+    nccl: syncs go by NCCL broadcast between GPUs instead of the object store (not run here).
     reserve: responses that an engine holds beyond its max_rows, so that a free row never waits.
     start_seconds, silence_seconds: without an answer; then the engine is killed and replaced.
     max_restarts: of all engines together; then `simplerl.backends.Lost` is raised.
@@ -102,6 +71,7 @@ class EnginePool:
         env: dict[str, str] | None = None,
         bucket_mib: int = 512,
         keep_weights: bool = False,
+        nccl: bool = False,
         reserve: int = 8,
         start_seconds: float = 600.0,
         silence_seconds: float = 600.0,
@@ -121,7 +91,7 @@ class EnginePool:
             from_path=from_path,
         )
         self.cpus, self.gpus = cpus, gpus
-        self.bucket_bytes, self.keep_weights = bucket_mib * 2**20, keep_weights
+        self.bucket_bytes, self.keep_weights, self.nccl = bucket_mib * 2**20, keep_weights, nccl
         self.room = max_rows + reserve
         self.start_seconds, self.silence_seconds, self.max_restarts = start_seconds, silence_seconds, max_restarts
         self.restarts = 0
@@ -208,7 +178,24 @@ class EnginePool:
         """The weights of the policy's ranks (all of them; see `simplerl.cluster.weights.from_ranks`)."""
         self._source = None
         source = from_ranks(ranks, self.bucket_bytes, self.settings.precision, self.silence_seconds)
-        self._sync(keeping(source) if self.keep_weights else source)
+        source = keeping(source) if self.keep_weights else source
+        if not self.nccl:
+            self._sync(source)
+            return
+        self._broadcast(ranks)
+        if self.keep_weights:
+            deque(source(), maxlen=0)
+        self._source = source
+
+    def _broadcast(self, ranks: Sequence[Any]) -> None:
+        """GPUs only and not run here; see `simplerl.cluster.nccl`."""
+        from simplerl.cluster.nccl import send_by_nccl
+
+        begin = time.monotonic()
+        self._welcome(wait=True)
+        engines = {seat.name: seat.actor for seat in self._seats}
+        send_by_nccl(ranks, engines, self.settings.tensor_parallel, self.settings.precision, self.silence_seconds)
+        self.metrics |= {"time/engine_sync": time.monotonic() - begin}
 
     def _sync(self, source: Source) -> None:
         if self._generating:

@@ -139,6 +139,13 @@ class Rank:
         """See `simplerl.cluster.weights`; rank 0 alone yields."""
         yield from buckets(self.full_weights(), size, getattr(torch, dtype), keep=self.number == 0)
 
+    def broadcast_weights(self, clients: Any, address: tuple[str, int], dtype: str) -> dict[str, int]:
+        """See `simplerl.cluster.nccl`; rank 0 sends."""
+        from simplerl.cluster.nccl import RankWeights, broadcast
+
+        weights = RankWeights(self.full_weights, self.weight_shapes(), getattr(torch, dtype))
+        return broadcast(self.number, weights, clients, address)
+
     @ray.method(concurrency_group="control")
     def progress(self) -> int:
         """Grows as long as this rank does something."""

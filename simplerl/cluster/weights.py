@@ -107,23 +107,21 @@ def from_ranks(ranks: Sequence[Any], size: int, dtype: str, seconds: float) -> S
     def stream() -> Iterator[tuple[Header, ray.ObjectRef]]:
         options = {"num_returns": "streaming", "_generator_backpressure_num_objects": _AHEAD}
         streams = [rank.weight_buckets.options(**options).remote(size, dtype) for rank in ranks]
-        first = streams[0]
-        others = {other.completed(): number for number, other in enumerate(streams) if number}
-        whole = False
-        while others or not whole:
-            waited = [*others] if whole else [first, *others]
-            ready, _ = ray.wait(waited, num_returns=1, timeout=seconds)
+        going: dict[Any, int] = {stream: number for number, stream in enumerate(streams)}
+        while going:
+            ready, _ = ray.wait(list(going), num_returns=1, timeout=seconds)
             if not ready:
-                raise _silence(ranks, [*([] if whole else [0]), *others.values()], seconds)
-            if ready[0] in others:
-                _value(ready[0], others.pop(ready[0]))
-                continue
-            data = next(first, None)
+                raise _silence(ranks, list(going.values()), seconds)
+            stream: Any = ready[0]
+            number = going[stream]
+            data = next(stream, None)
             if data is None:
-                whole = True
-                continue
-            header = next(first, data)  # a rank that fails leaves its error where the bytes should be
-            yield _value(header, 0), data
+                del going[stream]
+            elif number:
+                _value(data, number)  # they give nothing but an error
+            else:
+                header = next(stream, data)  # an error stands where the bytes should be, and nothing after it
+                yield _value(header, number), data
 
     return stream
 
