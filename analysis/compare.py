@@ -2,7 +2,8 @@
 
 A and B are evaluation folders (results.json, samples.parquet) or their results.json, or run folders, of which the last
 evaluation counts (or that of --step). The difference B - A of each benchmark comes with the 95 % interval of a paired
-bootstrap over its items: the items are the same, so their difficulty cancels out."""
+bootstrap over its items: the items are the same, so their difficulty cancels out. Where all differences are equal,
+it is what the items that were not asked may change."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ import pandas as pd
 from analysis.folders import evaluation_steps, read_responses, read_results
 from analysis.load import SourceError
 from analysis.render import Cell, Table, markdown
-from simplerl.statistics import Array, Interval, bootstrap_mean_of_sets, paired_difference
+from simplerl.statistics import Array, Interval, bounded_mean_of_sets, paired_difference
 
 SETTINGS = ("prompt", "sampling", "stop", "reward", "reward_hash")  # whose difference is worth a word
 COLUMNS = ["set", "problem_id", "question", "gold", "sample", "correct"]
@@ -77,7 +78,7 @@ def compare(first: Path, second: Path) -> Comparison:
             differences.append(difference)
     if not sets:
         raise SourceError(f"{first} and {second} share no item: compare evaluations of the same benchmarks.")
-    return Comparison(sets, bootstrap_mean_of_sets(differences), notes)
+    return Comparison(sets, bounded_mean_of_sets(differences, -1.0, 1.0), notes)
 
 
 def _settings(one: dict[str, Any], two: dict[str, Any]) -> list[str]:

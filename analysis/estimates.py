@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from simplerl.benchmarks import BENCHMARKS
+from simplerl.statistics import Z
 
-Z = 1.959963984540054
 # 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom.
 _T = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),

@@ -48,7 +48,7 @@ def estimate(frames: Frames, arm: Arm, name: str) -> Estimate | None:
     if not values:
         return None
     error = frames.last(arm.runs[0], f"{name}_se") if name.endswith("/accuracy") and len(values) == 1 else None
-    # All right or all wrong has no spread, yet is not certain: no interval rather than one of no width.
+    # An error of 0 (other code's, of all right or all wrong) is no certainty: no interval rather than one of no width.
     return over_seeds(values, scale * error if error else None)
 
 

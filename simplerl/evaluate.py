@@ -29,10 +29,10 @@ from simplerl.rollout_table import SCHEMA, rollout_table
 from simplerl.statistics import (
     Array,
     Interval,
-    accuracy_interval,
-    accuracy_interval_of_sets,
     bootstrap_mean,
     bootstrap_samples,
+    bounded_mean,
+    bounded_mean_of_sets,
     majority,
     pass_at_k,
 )
@@ -204,7 +204,7 @@ def summarise(table: pa.Table, names: Sequence[str] | None = None) -> dict[str, 
     mean = {key: float(np.mean([sets[name]["metrics"][key] for name in names])) for key in shared}
     return {
         "sets": sets,
-        "mean": {"metrics": mean, "intervals": {"accuracy": asdict(accuracy_interval_of_sets(correct))}},
+        "mean": {"metrics": mean, "intervals": {"accuracy": asdict(bounded_mean_of_sets(correct))}},
     }
 
 
@@ -270,9 +270,9 @@ def _majorities(rows: Sequence[dict[str, Any]], samples: int) -> Array:
 
 def _intervals(rows: Sequence[dict[str, Any]], right: Array) -> dict[str, Interval]:
     _, samples = right.shape
-    found = {"accuracy": accuracy_interval(right), "response_length": bootstrap_mean(_by_item(rows, "length"))}
+    found = {"accuracy": bounded_mean(right), "response_length": bootstrap_mean(_by_item(rows, "length"))}
     if samples > 1:
         found["accuracy_same_items"] = bootstrap_samples(right)
-        found |= {f"pass@{k}": bootstrap_mean(pass_at_k(samples, right.sum(1), k)) for k in _ks(samples)}
-        found[f"maj@{samples}"] = bootstrap_mean(_majorities(rows, samples))
+        found |= {f"pass@{k}": bounded_mean(pass_at_k(samples, right.sum(1), k)) for k in _ks(samples)}
+        found[f"maj@{samples}"] = bounded_mean(_majorities(rows, samples))
     return found

@@ -9,14 +9,18 @@ Letters: N items, S samples of each, R resamples. What is resampled is what coul
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from simplerl.rewards.normalize import clean, plain
+from simplerl.rewards.numeric import number
+
 RESAMPLES = 10_000
 LEVEL = 0.95
+Z = 1.959963984540054  # half the width of that of a normal distribution, in standard errors
 _CHUNK = 4_000_000  # numbers drawn at a time
 
 Array = NDArray[np.float64]
@@ -93,44 +97,58 @@ def bootstrap_mean_of_sets(sets: Sequence[ArrayLike], *, resamples: int = RESAMP
     return _interval(mean, np.mean([_resampled_means(array, rng, resamples) for array in items], axis=0))
 
 
+def bounded_mean(
+    values: ArrayLike, least: float = 0.0, most: float = 1.0, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """Mean over items of [N] or [N, S] values that lie between `least` and `most`: the bootstrap over items or, where
+    every item agrees (0 of 30 is not 0 +- 0), what a share of unlike items that N draws may miss could make of it. For
+    0 or N of N right answers that is Wilson's interval; `se` is then the one whose interval reaches the farther end."""
+    items = _items(values).mean(1)
+    count, mean = len(items), float(items.mean())
+    if count < 2 or float(np.ptp(items)) > 1e-12:
+        return bootstrap_mean(items, resamples=resamples, seed=seed)
+    unseen = wilson(0, count)[1]
+    low, high = mean + unseen * (least - mean), mean + unseen * (most - mean)
+    return Interval(mean, max(mean - low, high - mean) / Z, low, high)
+
+
+def bounded_mean_of_sets(
+    sets: Sequence[ArrayLike], least: float = 0.0, most: float = 1.0, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """Unweighted mean over benchmarks of their means, values as of `bounded_mean`: the bootstrap within each; where
+    the items of one of them all agree, each end is as far away as those of the sets' own intervals, summed in
+    quadrature (Zou & Donner 2008)."""
+    found = [bounded_mean(values, least, most, resamples=resamples, seed=seed) for values in sets]
+    if not any(float(np.ptp(_items(values).mean(1))) <= 1e-12 for values in sets):
+        return bootstrap_mean_of_sets(sets, resamples=resamples, seed=seed)
+    mean = float(np.mean([one.mean for one in found]))
+    known = [(one.mean, one.se, one.low, one.high) for one in found]
+    ends = [(m, se, low, high) for m, se, low, high in known if se is not None and low is not None and high is not None]
+    if len(ends) < len(found):
+        return Interval(mean, None, None, None)
+    se, below, above = (
+        math.sqrt(math.fsum(part**2 for part in parts)) / len(found)
+        for parts in zip(*((se, m - low, high - m) for m, se, low, high in ends), strict=True)
+    )
+    return Interval(mean, se, mean - below, mean + above)
+
+
 def paired_difference(first: ArrayLike, second: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Mean of second - first over the same items in the same order, by bootstrap over items; the numbers of samples
-    may differ. Where the interval excludes 0 the two can be told apart."""
+    """Mean of second - first over the same items in the same order, of values between 0 and 1, as `bounded_mean`; the
+    numbers of samples may differ. Where the interval excludes 0 the two can be told apart."""
     one, two = _items(first).mean(1), _items(second).mean(1)
     if len(one) != len(two):
         raise ValueError(f"the two do not have the same items: {len(one)} and {len(two)}")
-    return bootstrap_mean(two - one, resamples=resamples, seed=seed)
+    return bounded_mean(two - one, -1.0, 1.0, resamples=resamples, seed=seed)
 
 
 def wilson(successes: float, count: int) -> tuple[float, float]:
     """95 % score interval of a share (Wilson 1927); it keeps a width where all or none of the items succeed."""
-    z = 1.959963984540054
     share = successes / count
-    centre = share + z * z / (2 * count)
-    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
+    centre = share + Z * Z / (2 * count)
+    spread = Z * math.sqrt(share * (1 - share) / count + Z * Z / (4 * count * count))
+    scale = 1 + Z * Z / count
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
-
-
-def accuracy_interval(correct: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Of [N] or [N, S] right/wrong: the bootstrap over items, or Wilson's interval where every item agrees (0 of 30 is
-    not 0 +- 0)."""
-    items = _items(correct).mean(1)
-    if len(items) > 1 and float(np.ptp(items)) == 0.0:
-        low, high = wilson(float(items.sum()), len(items))
-        return Interval(float(items.mean()), 0.0, low, high)
-    return bootstrap_mean(correct, resamples=resamples, seed=seed)
-
-
-def accuracy_interval_of_sets(sets: Sequence[ArrayLike], *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Of the unweighted mean accuracy: the bootstrap within each set, or, where the items of every set agree, the mean
-    ends of their Wilson intervals (wider than it need be, but not nothing)."""
-    found = [accuracy_interval(correct, resamples=resamples, seed=seed) for correct in sets]
-    if all(one.se == 0.0 for one in found):
-        low = np.mean([one.low for one in found])
-        high = np.mean([one.high for one in found])
-        return Interval(float(np.mean([one.mean for one in found])), 0.0, float(low), float(high))
-    return bootstrap_mean_of_sets(sets, resamples=resamples, seed=seed)
 
 
 def pass_at_k(samples: int, right: ArrayLike, k: int) -> Array:
@@ -144,14 +162,22 @@ def pass_at_k(samples: int, right: ArrayLike, k: int) -> Array:
 
 def majority(answers: Sequence[str | None], correct: Sequence[bool]) -> float:
     """Chance that the most frequent answer of one item is right, a tie being broken at random. Right answers count as
-    one answer however they are written; samples without an answer have no vote."""
-    votes: dict[tuple[bool, str], int] = {}
+    one answer however they are written, wrong ones where they are one number or one text in plain notation; samples
+    without an answer have no vote."""
+    votes: dict[tuple[bool, Hashable], int] = {}
     for answer, right in zip(answers, correct, strict=True):
         if answer is not None:
-            key = (True, "") if right else (False, answer)
+            key = (True, "") if right else (False, _notation(answer))
             votes[key] = votes.get(key, 0) + 1
     if not votes:
         return 0.0
     most = max(votes.values())
     winners = [right for (right, _), count in votes.items() if count == most]
     return sum(winners) / len(winners)
+
+
+def _notation(answer: str) -> Hashable:
+    """What "3", "3.0" and "3.00" have in common."""
+    text = clean(answer)
+    found = number(text)
+    return plain(text) if found is None else found.value

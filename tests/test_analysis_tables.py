@@ -191,6 +191,16 @@ def test_a_paired_comparison_by_hand(tmp_path: Path) -> None:
     assert "| x | 40 | 25.0 | 75.0 | +50.0 |" in text and "| yes | 20 : 0 |" in text
 
 
+def test_three_items_that_all_flip_are_not_told_apart(tmp_path: Path) -> None:
+    first = write_evaluation(tmp_path / "a", {"x": [False] * 3, "y": [False] * 30})
+    second = write_evaluation(tmp_path / "b", {"x": [True] * 3, "y": [True] * 30})
+    text = markdown(compare.table(compare.compare(first, second), "a", "b"))
+    assert "| x | 3 | 0.0 | 100.0 | +100.0 | -12.3 to +100.0 | no | 3 : 0 |" in text
+    assert "| y | 30 | 0.0 | 100.0 | +100.0 | +77.3 to +100.0 | yes | 30 : 0 |" in text
+    # 100 - sqrt(112.3^2 + 22.7^2) / 2
+    assert "| mean |  | 0.0 | 100.0 | +100.0 | +42.7 to +100.0 | yes |  |" in text
+
+
 def test_other_questions_are_not_paired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = write_evaluation(tmp_path / "a", {"x": [True, True]})
     second = write_evaluation(tmp_path / "run/evals/step_000004", {"x": [True, True]}, gold="2")

@@ -243,6 +243,18 @@ def results_of(rows: dict[str, list[dict[str, Any]]], weights: str) -> dict[str,
     return {**settings, "sampling": sampling, **module.summarise(pa.Table.from_pylist(table, schema=schema))}
 
 
+def test_nothing_right_is_not_certain_in_any_metric() -> None:
+    rows = [row(item, sample, False, 10, "2") for item in range(30) for sample in range(2)]
+    results = results_of({"one": rows}, "x")
+    # z^2 / (30 + z^2), as Wilson has it
+    for name in ("accuracy", "pass@2", "maj@2"):
+        interval = results["sets"]["one"]["intervals"][name]
+        assert (interval["mean"], interval["low"]) == (0.0, 0.0)
+        assert interval["high"] == pytest.approx(0.11351, abs=1e-5)
+    flat = flat_metrics(results)
+    assert flat["eval/one/accuracy_se"] == flat["eval/mean/accuracy_se"] == pytest.approx(0.11351 / 1.95996, abs=1e-5)
+
+
 def test_table_shows_the_published_number_beside_ours() -> None:
     rows = {
         "math500": [row(0, 0, True, 10, "1"), row(1, 0, False, 20, "2")],

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from simplerl.statistics import (
-    accuracy_interval,
-    accuracy_interval_of_sets,
     bootstrap_mean,
     bootstrap_mean_of_sets,
     bootstrap_samples,
+    bounded_mean,
+    bounded_mean_of_sets,
     majority,
     paired_difference,
     pass_at_k,
@@ -75,9 +75,9 @@ def test_mean_over_sets_is_unweighted() -> None:
 def test_a_paired_difference_drops_what_items_share() -> None:
     rng = np.random.default_rng(0)
     easy = rng.random(200)
-    found = paired_difference(easy, easy + 0.1)
-    assert found.mean == pytest.approx(0.1)
-    assert found.se == pytest.approx(0.0, abs=1e-9)
+    found = paired_difference(easy, easy + 0.1 + 0.01 * rng.standard_normal(200))
+    assert found.mean == pytest.approx(0.1, abs=0.003)
+    assert found.se == pytest.approx(0.01 / math.sqrt(200), rel=0.15)
     assert found.low is not None and found.low > 0
     with pytest.raises(ValueError, match="200 and 3"):
         paired_difference(easy, [1, 2, 3])
@@ -91,20 +91,43 @@ def test_wilson_by_hand() -> None:
     assert wilson(5, 10) == pytest.approx((0.23659, 0.76341), abs=1e-5)
 
 
+MISSED = 3.841458820694124  # z squared: of 3 items that agree, z^2 / (3 + z^2) of all may not
+
+
+def test_equal_differences_of_few_items_are_not_certainty() -> None:
+    # All of three items flipped: a sign test gives 0.25. Ends: 1 - 2 z^2 / (3 + z^2) and 1.
+    found = paired_difference([0, 0, 0], [1, 1, 1])
+    assert (found.mean, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(1 - 2 * MISSED / (3 + MISSED)) and found.low < 0
+    # None of 500 flipped: either way by the share that 500 draws may miss.
+    found = paired_difference([1, 0] * 250, [1, 0] * 250)
+    assert (found.low, found.high) == pytest.approx((-MISSED / (500 + MISSED), MISSED / (500 + MISSED)))
+
+
 def test_none_right_is_not_certainty() -> None:
-    found = accuracy_interval([0] * 30)
+    found = bounded_mean([0] * 30)
     assert (found.mean, found.low) == (0.0, 0.0)
     assert found.high == pytest.approx(0.11351, abs=1e-5)
-    assert accuracy_interval([1, 0, 1, 0]) == bootstrap_mean([1, 0, 1, 0])
+    assert found.se == pytest.approx(0.11351 / 1.95996, abs=1e-5)
+    found = bounded_mean([[1.0, 1.0]] * 30)
+    assert (found.low, found.high) == pytest.approx((1 - 0.11351, 1.0), abs=1e-5)
+    assert bounded_mean([1, 0, 1, 0]) == bootstrap_mean([1, 0, 1, 0])
+    assert bounded_mean([1.0]) == bootstrap_mean([1.0])
 
 
 def test_none_right_in_any_set_is_not_certainty() -> None:
-    found = accuracy_interval_of_sets([[0] * 30, [1] * 30])
-    assert (found.mean, found.se) == (0.5, 0.0)
+    found = bounded_mean_of_sets([[0] * 30, [1] * 30])
+    assert found.mean == 0.5
     assert found.low == pytest.approx((0 + 1 - 0.11351) / 2, abs=1e-5)
     assert found.high == pytest.approx((0.11351 + 1) / 2, abs=1e-5)
-    mixed = [[0] * 30, [0, 1, 1]]
-    assert accuracy_interval_of_sets(mixed) == bootstrap_mean_of_sets(mixed)
+    # 250 of 500: 0.5 +- 1.96 * sqrt(0.25 / 500) = 0.0438; upwards 0.11351 joins it.
+    found = bounded_mean_of_sets([[0] * 30, [0, 1] * 250])
+    assert found.mean == 0.25
+    assert found.low == pytest.approx(0.25 - 0.0438 / 2, abs=0.002)
+    assert found.high == pytest.approx(0.25 + math.hypot(0.11351, 0.0438) / 2, abs=0.002)
+    varied = [[0, 1, 1, 0], [0, 1, 1]]
+    assert bounded_mean_of_sets(varied) == bootstrap_mean_of_sets(varied)
+    assert bounded_mean_of_sets([[0] * 30, [1]]).se is None
 
 
 def test_pass_at_k_by_hand() -> None:
@@ -129,6 +152,9 @@ def test_pass_at_k_is_unbiased() -> None:
         (["3", "4", "4"], [True, False, False], 0.0),
         (["1/2", "0.5", "4", "4", "4"], [True, True, False, False, False], 0.0),
         (["1/2", "0.5", "4", "4"], [True, True, False, False], 0.5),  # one right answer in two writings, a tie
+        (["3", "3.0", "3.00", "4", "4"], [False, False, False, True, True], 0.0),  # one wrong answer in three
+        (["x + 1", "$x+1$", "4"], [False, False, True], 0.0),
+        (["0", "0.0", "4"], [False, False, True], 0.0),
         ([None, None, "3"], [False, False, True], 1.0),
         ([None, None], [False, False], 0.0),
     ],
