@@ -34,7 +34,7 @@ lint: .venv/test  ## ruff and mypy
 	$(BIN)/mypy
 
 bench: .venv/test  ## our sampler and RL step against transformers, vLLM and TRL
-	$(BIN)/pip install --quiet '.[bench]'
+	$(BIN)/pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m simplerl.bench $(ARGS)
 
 clean:  ## remove the environment and caches, never runs

@@ -41,7 +41,9 @@ class Estimate:
 
 def over_seeds(values: Sequence[float], item_se: float | None = None) -> Estimate:
     """The mean of several seeds with the t interval of their spread; of one seed, with the error that the choice of
-    items makes (`item_se`), where it is known."""
+    items makes (`item_se`), where it is known. Infinite values have no interval."""
+    if not all(map(math.isfinite, values)):
+        return Estimate(sum(values) / len(values), n=len(values))
     mean = math.fsum(values) / len(values)
     if len(values) == 1:
         return Estimate(mean, item_se)

@@ -55,7 +55,7 @@ def draw_curves(axis: Any, frames: Frames, arms: Arms, name: str, *, base: bool 
             continue
         drawn = True
         draw_band(axis, found, styles[arm.label], arm.label)
-        if base and found.table.index[0] == 0:
+        if base and _from_start(found):
             level = found.table["mean"].iloc[0]
             axis.axhline(level, color=styles[arm.label].colour, linewidth=0.9, linestyle=":", zorder=1)
     if drawn and is_share(name):
@@ -101,12 +101,23 @@ def legend(figure: Any, frames: Frames, arms: Arms, names: Sequence[str], said: 
 def marks_of_curves(frames: Frames, arms: Arms, names: Sequence[str]) -> list[str]:
     """What `draw_curves` draws, in words."""
     parts = ["line: mean over seeds, band: the least to the greatest seed"] if _several(arms) else []
-    parts.append("dotted: the value at step 0, before training")
     bands = [found for arm in arms.arms for name in names if (found := band(frames, arm, name))]
+    if any(_from_start(found) for found in bands):
+        parts.append("dotted: the value at step 0, before training")
     if max((len(found.table) for found in bands), default=0) > SMOOTH_FROM:
         pale = "" if _several(arms) else " (pale: each step)"
         parts.append(f"curves of more than {SMOOTH_FROM} points are means over {WINDOW} steps{pale}")
     return parts
+
+
+def _from_start(found: Band) -> bool:
+    return bool(found.table.index[0] == 0)
+
+
+def _first(frames: Frames, arms: Arms, names: Sequence[str]) -> str:
+    """What the first point of these curves is."""
+    bands = [found for arm in arms.arms for name in names if (found := band(frames, arm, name))]
+    return "step 0" if all(map(_from_start, bands)) else "the first evaluation"
 
 
 def _several(arms: Arms) -> bool:
@@ -155,9 +166,12 @@ def accuracy(frames: Frames, arms: Arms) -> Any:
     figure, axes = grid(len(sets), 3)
     for axis, name in zip(axes, sets, strict=True):
         _accuracy_panel(axis, frames, arms, name)
-    said = ["full: accuracy (left axis), dashed: response length (right axis), ringed and dotted: step 0"]
+    names = [f"eval/{name}/accuracy" for name in sets]
+    said = ["full: accuracy (left axis), dashed: response length (right axis)"]
+    if any(_from_start(found) for arm in arms.arms for name in names if (found := band(frames, arm, name))):
+        said.append("ringed and dotted: step 0")
     said += ["bands: the least to the greatest seed"] if _several(arms) else []
-    legend(figure, frames, arms, [f"eval/{name}/accuracy" for name in sets], said)
+    legend(figure, frames, arms, names, said)
     return figure
 
 
@@ -234,7 +248,13 @@ def accuracy_against_length(frames: Frames, arms: Arms) -> Any:
     axis.set_xlabel("response length, held-out (tokens)")
     axis.set_ylabel("accuracy, held-out (%)")
     seeds = ["means over seeds"] if _several(arms) else []
-    legend(figure, frames, arms, names, ["ring: step 0, cross: the last step, small numbers: steps", *seeds])
+    legend(
+        figure,
+        frames,
+        arms,
+        names,
+        [f"ring: {_first(frames, arms, names)}, cross: the last step, small numbers: steps", *seeds],
+    )
     return figure
 
 
@@ -269,7 +289,8 @@ def pass_at_k(frames: Frames, arms: Arms) -> Any:
         axis.set_ylabel("pass@k (%)")
         whole_shares(axis)
     seeds = ["means over seeds"] if _several(arms) else []
-    legend(figure, frames, arms, frames.names(), ["dashed: step 0, full: the last step", *seeds])
+    first = _first(frames, arms, [name for name in frames.names() if "/pass@" in name])
+    legend(figure, frames, arms, frames.names(), [f"dashed: {first}, full: the last step", *seeds])
     return figure
 
 

@@ -124,6 +124,7 @@ def assemble(found: Sequence[RunData], notes: Iterable[str] = ()) -> Frames:
     summary = pd.DataFrame([_later_wins(part.summary for part in by_id[run]) for run in ids], index=ids, dtype=float)
     index = pd.Index(ids, name="run")
     metrics = _metrics(by_id, notes)
+    _say_infinite(metrics, summary.set_axis(index), notes)
     return Frames(runs.set_index("run"), config.set_axis(index), metrics, summary.set_axis(index), notes)
 
 
@@ -161,12 +162,25 @@ def _metrics(by_id: dict[str, list[RunData]], notes: list[str]) -> pd.DataFrame:
     if not tables:
         return pd.DataFrame({"run": pd.Categorical([]), "phase": pd.Categorical([]), "step": pd.Series(dtype="int64")})
     # float32 steps of thousands of rows would be exact, too; int64 keeps arithmetic simple.
-    table = pd.concat(tables, ignore_index=True, copy=False)
+    table = pd.concat(tables, ignore_index=True)
     lengths = [len(one) for one in tables]
     codes = [code for code, length in enumerate(lengths) for _ in range(length)]
     table.insert(0, "run", pd.Categorical.from_codes(codes, categories=pd.Index(owners)))
     table["phase"] = table["phase"].astype("category")
     return table
+
+
+def _say_infinite(metrics: pd.DataFrame, summary: pd.DataFrame, notes: list[str]) -> None:
+    """A loss that diverged is kept as it is: means over seeds become infinite, too."""
+    where: dict[str, list[str]] = {}
+    for name in metrics.columns.difference(KEYS, sort=False):
+        for run in metrics.loc[np.isinf(metrics[name].to_numpy(dtype=float)), "run"].unique():
+            where.setdefault(str(run), []).append(str(name))
+    for run, names in summary.T.items():
+        where.setdefault(str(run), []).extend(map(str, names.index[np.isinf(names.to_numpy(dtype=float))]))
+    for run, found in where.items():
+        if found:
+            notes.append(f"{run}: infinite values are shown as inf: {', '.join(dict.fromkeys(found))}.")
 
 
 def one_row_a_step(rows: pd.DataFrame, run: str, notes: list[str]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from analysis.folders import read_folder
 from analysis.frames import Frames, RunData, assemble
-from analysis.wandb_csv import read_csv
+from analysis.wandb_csv import UnreadableCsv, read_csv
 from analysis.wandb_names import identified
 from analysis.wandb_offline import NotAWandbFile, read_offline
 
@@ -77,7 +77,10 @@ def _read_path(path: Path, notes: list[str]) -> list[RunData]:
                 raise SourceError(f"{place} {error}: name the file that `wandb` wrote.") from None
             found += [one] if one else []
         else:
-            runs = read_csv(place, notes)
+            try:
+                runs = read_csv(place, notes)
+            except UnreadableCsv as error:
+                raise SourceError(f"{place} {error}.") from error
             if runs is None:
                 notes.append(f"{place}: neither a line plot nor a runs table of W&B, left out.")
             found += runs or []

@@ -38,6 +38,10 @@ INTERVAL = (
     "Ours: mean over n seeds, ± half of the 95 % t interval over seeds; with one seed, ± that over the benchmark's "
     "items, where it is known."
 )
+AGAINST = (
+    "Δ published: ± is our own error alone (what the published row's items could have made of it is left out; bold "
+    "counts it)."
+)
 BOLD = "Bold: best of its column, where its difference from every other row excludes 0 (95 %)."
 
 
@@ -106,7 +110,7 @@ def accuracy_table(
         [Cell(title), *(Cell(cell, bold=tops[i] == place) for i, cell in enumerate(cells)), *tail]
         for place, (title, cells, tail) in enumerate(zip(names, table, tails, strict=True))
     ]
-    notes = [INTERVAL, BOLD] if ours else []
+    notes = [INTERVAL, AGAINST, BOLD] if ours else []
     if not ours:
         columns, body = columns[: len(sets) + 2], [row[: len(sets) + 2] for row in body]
     return Table(name, caption, columns, body, (len(rows) - 1,), [*notes, TWO_ROWS])

@@ -7,6 +7,7 @@ with "?" and `analysis.wandb_names` finds out whose they are.
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,30 +29,46 @@ JOINT = " - "
 GROUP = "Group: "
 
 
+class UnreadableCsv(ValueError):
+    """A CSV file that W&B did not write like this; the message goes on from the file's name."""
+
+
 def unknown_id(name: str, occurrence: int) -> str:
     """Of a run that is known by its name alone, the n-th (from 0) of that name in its file."""
     return f"?{name}#{occurrence}"
 
 
 def read_csv(path: Path, notes: list[str]) -> list[RunData] | None:
-    """The runs of an export; None where the file is none (it has neither a Name column nor `<run> - <metric>`)."""
+    """The runs of an export; None where the file is none (it has neither a Name column nor `<run> - <metric>`).
+    Raises UnreadableCsv where it is not as W&B writes it."""
     # csv, not pandas: pandas renames repeated headers and reads "none", "null" and "NA" as missing.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = list(csv.reader(file))
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = list(csv.reader(file))
+    except UnicodeDecodeError as error:
+        raise UnreadableCsv(f"is not UTF-8 text (byte {error.start}): export it again, or convert it") from error
+    except csv.Error as error:
+        raise UnreadableCsv(f"is no CSV file ({error}): export it again") from error
     if not lines or not lines[0]:
         return None
     header, rows = lines[0], [row for row in lines[1:] if any(row)]
-    ragged = [row for row in rows if len(row) != len(header)]
-    if "Name" in header and not any(JOINT in name for name in header[:1]):
-        kind = _table
-    elif any(JOINT in name for name in header[1:]):
-        kind = _line_plot
-    else:
+    kind = _kind(header)
+    if kind is None:
+        for mark, name in ((";", "semicolons"), ("\t", "tabs")):
+            if _kind(next(csv.reader([mark.join(header)], delimiter=mark))) is not None:
+                raise UnreadableCsv(f"has {name} between its cells: save it with commas, as W&B exports it")
         return None
+    ragged = [row for row in rows if len(row) != len(header)]
     if ragged:
         notes.append(f"{path.name}: {len(ragged)} rows with another number of cells than the header left out.")
         rows = [row for row in rows if len(row) == len(header)]
     return kind(path, header, rows, notes)
+
+
+def _kind(header: list[str]) -> Callable[[Path, list[str], list[list[str]], list[str]], list[RunData]] | None:
+    if "Name" in header and JOINT not in header[0]:
+        return _table
+    return _line_plot if any(JOINT in name for name in header[1:]) else None
 
 
 # Runs table

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from analysis.frames import RunData
+
+SHOW = "Show the ID column in the runs table."
 
 
 def identified(found: Sequence[RunData], notes: list[str]) -> list[RunData]:
@@ -15,7 +18,7 @@ def identified(found: Sequence[RunData], notes: list[str]) -> list[RunData]:
     found = _without_groups(found, notes)
     known = {one.id: one for one in found if not one.id.startswith("?")}
     tables = [one for one in found if one.id.startswith("?") and one.source == "wandb table"]
-    owners = _own_rows(tables, list(known.values()))
+    owners = _own_rows(tables, list(known.values()), notes)
     for one in owners:
         known.setdefault(one.id, one)
     unknown = [one for one in found if one.id.startswith("?") and one not in tables]
@@ -34,14 +37,30 @@ def _without_groups(found: Sequence[RunData], notes: list[str]) -> list[RunData]
     return [one for one in found if one.source != "wandb group"]
 
 
-def _own_rows(tables: list[RunData], known: list[RunData]) -> list[RunData]:
-    """Rows of tables without ids: of a known run (same name and creation time), or a run of their own."""
-    by_birth: dict[tuple[str, str | None], str] = {(one.name, one.created): one.id for one in known if one.created}
-    result, births = [], dict[tuple[str, str | None], str]()
+def _own_rows(tables: list[RunData], known: list[RunData], notes: list[str]) -> list[RunData]:
+    """Rows of tables without ids: of a known run (same name and creation time), or a run of their own. Rows of one
+    file are never one run, however alike they are."""
+    born: dict[tuple[str, str], list[str]] = {}
+    for one in known:
+        if one.created:
+            born.setdefault((one.name, one.created), []).append(one.id)
+    result, ids, seen = [], dict[tuple[str, str | None, int], str](), Counter[tuple[str, str, str | None]]()
     for one in tables:
-        birth = (one.name, one.created)
-        mine = by_birth.get(birth) or births.setdefault(birth, _plain_id(one))
+        twin = seen[one.where, one.name, one.created]  # rows before this one of the same file, name and time
+        seen[one.where, one.name, one.created] += 1
+        owners = born.get((one.name, one.created), [])[twin:] if one.created else []
+        mine = owners[0] if owners else ids.setdefault((one.name, one.created, twin), _plain_id(one))
         result.append(replace(one, id=mine))
+    for (where, name, created), count in seen.items():
+        if count > 1:
+            alike = "one creation time" if created else "no creation time"
+            notes.append(
+                f"{where}: {count} runs have the name {name} and {alike}; their order tells them apart. {SHOW}"
+            )
+    for name in dict.fromkeys(name for _, name, created in seen if not created):
+        files = [where for where, other, created in seen if other == name and not created]
+        if len(files) > 1:
+            notes.append(f"{name}: taken for one run in {' and '.join(files)}, which have no creation time. {SHOW}")
     return result
 
 

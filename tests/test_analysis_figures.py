@@ -20,7 +20,7 @@ from analysis.tables import tables_of
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def frames_of(steps: int = 50) -> Frames:
+def frames_of(steps: int = 50, start: int = 0) -> Frames:
     runs = []
     for seed in (0, 1):
         at = np.arange(steps, dtype=float)
@@ -32,6 +32,7 @@ def frames_of(steps: int = 50) -> Frames:
             metrics[f"eval/{name}/pass@4"] = np.where(at % 10 == 0, 0.5 + at / 100, np.nan)
         for name in ("correct", "wrong"):
             metrics[f"rollout/response_length_{name}"] = 30 + at
+        metrics = metrics[metrics["step"] >= start]
         runs.append(
             RunData(
                 f"r{seed}", "r", "finished", "folder", "", {"seed": seed, "choices.reward": "strict"}, metrics=metrics
@@ -83,6 +84,16 @@ def test_marks_say_when_curves_are_smoothed() -> None:
     assert not any("means over" in part for part in marks_of_curves(frames, arms, ["reward/mean"]))
     frames, arms = prepared(frames_of(60))
     assert any("means over 5 steps" in part for part in marks_of_curves(frames, arms, ["reward/mean"]))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_marks_of_step_0_are_named_where_there_is_one(name: str) -> None:
+    import matplotlib.pyplot as plt
+
+    for start in (0, 1):
+        figure = FIGURES[name](*prepared(frames_of(start=start)))
+        assert ("step 0" in figure.get_supxlabel()) == (start == 0)
+        plt.close(figure)
 
 
 def test_four_panels_stand_in_a_square() -> None:

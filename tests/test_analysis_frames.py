@@ -57,6 +57,7 @@ def test_numbers_and_settings_read_the_same_from_text() -> None:
     assert flatten({"a": {"value": {"b": 1}}, "c": {}}) == {"a.b": 1, "c": {}}
 
 
+@pytest.mark.filterwarnings("error")
 def test_run_folders_become_frames(tmp_path: Path) -> None:
     frames = load([ablation(tmp_path)])
     assert list(frames.runs.index) == ["lenient-0", "lenient-1", "strict-0", "strict-1"]
@@ -78,6 +79,7 @@ def test_a_cut_line_and_text_numbers_are_read_and_said(tmp_path: Path) -> None:
 def test_bare_nan_and_infinity_are_read(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "one", curve([1.0, math.nan, math.inf], "a"))
     assert frames_values(folder) == {0: 1.0, 2: math.inf}
+    assert load([folder]).notes == ["one: infinite values are shown as inf: a."]
 
 
 def frames_values(folder: Path) -> dict[int, float]:

@@ -92,6 +92,7 @@ def test_our_rows_stand_beside_the_published(frames: Frames) -> None:
     assert strict[1].bold and strict[6].bold  # AIME 90 and the average stand out
     assert not any(row[2].bold for row in tables["table1"].rows)  # 82.4 and 80.0 cannot be told apart
     assert "five benchmarks" in tables["table1"].caption
+    assert any(note.startswith("Δ published: ± is our own error alone") for note in tables["table1"].notes)
 
 
 def test_eight_benchmarks_are_averaged_where_all_are_there(frames: Frames) -> None:

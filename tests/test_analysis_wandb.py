@@ -13,6 +13,7 @@ from wandb_server import ServedRun, serving
 
 from analysis.arms import prepared
 from analysis.load import SourceError, load
+from analysis.tables import main as tables
 from analysis.wandb_offline import payloads, read_offline
 from simplerl.run import INTERRUPTED
 
@@ -79,7 +80,10 @@ def test_a_line_plot_alone_keeps_runs_of_one_name_apart(tmp_path: Path) -> None:
     frames = load([line_plot(tmp_path / "x.csv", "rl/step", curves)])
     assert frames.curve("a - b, c", "m/x").to_dict() == {9: 1.0, 19: 2.0}
     assert frames.curve("a - b, c (2)", "m/x").to_dict() == {9: 3.0, 29: math.inf}
-    assert frames.notes == ["a - b, c: 2 runs have this name; their order in the file tells them apart."]
+    assert frames.notes == [
+        "a - b, c: 2 runs have this name; their order in the file tells them apart.",
+        "a - b, c (2): infinite values are shown as inf: m/x.",
+    ]
 
 
 def test_curves_that_fit_no_run_of_their_name_stay_apart(tmp_path: Path) -> None:
@@ -117,6 +121,42 @@ def test_a_table_without_state_seed_or_id(tmp_path: Path) -> None:
     assert [note.partition(": ")[2][:18] for note in frames.notes] == ["hides State and ID", "has no seed column"]
 
 
+TWICE = [["A", "0", "0.5"], ["A", "1", "0.6"], ["B", "0", "0.7"], ["B", "1", "0.9"]]
+
+
+@pytest.mark.parametrize("created", [None, "", "2026-01-01T00:00:00.000Z"])
+def test_rows_of_one_name_without_ids_are_different_runs(tmp_path: Path, created: str | None) -> None:
+    header, rows = ["Name", "State", "seed", "eval/x/accuracy"], [[row[0], "finished", *row[1:]] for row in TWICE]
+    if created is not None:
+        header, rows = [*header, "Created"], [[*row, created] for row in rows]
+    frames = load([write_csv(tmp_path / "t.csv", header, rows)])
+    found = {run: frames.last(run, "eval/x/accuracy") for run in frames.runs.index}
+    assert found == {"A": 0.5, "A (2)": 0.6, "B": 0.7, "B (2)": 0.9}
+    for name in "AB":
+        assert any(note.startswith(f"t.csv: 2 runs have the name {name} and ") for note in frames.notes)
+
+
+def test_one_name_in_two_tables_without_creation_times_is_one_run_and_said(tmp_path: Path) -> None:
+    one = write_csv(tmp_path / "a.csv", ["Name", "State", "seed", "m/x"], [["n", "finished", "0", "1"]])
+    two = write_csv(tmp_path / "b.csv", ["Name", "State", "seed", "m/y"], [["n", "finished", "0", "2"]])
+    frames = load([one, two])
+    assert frames.summary.loc["n"].to_dict() == {"m/x": 1.0, "m/y": 2.0}
+    assert any(note.startswith("n: taken for one run in a.csv and b.csv, which have no") for note in frames.notes)
+
+
+def test_rows_with_a_creation_time_belong_to_the_runs_of_another_table(tmp_path: Path) -> None:
+    header = ["Name", "ID", "State", "seed", "Created", "m/x"]
+    known = [["n", "i1", "finished", "0", "T1", "1"], ["n", "i2", "finished", "1", "T2", "2"]]
+    other = [["n", "finished", "1", "T2", "4"], ["n", "finished", "0", "T1", "3"], ["n", "finished", "0", "T3", "5"]]
+    frames = load(
+        [
+            write_csv(tmp_path / "a.csv", header, known),
+            write_csv(tmp_path / "b.csv", ["Name", "State", "seed", "Created", "m/y"], other),
+        ]
+    )
+    assert frames.summary["m/y"].to_dict() == {"i1": 3.0, "i2": 4.0, "n (3)": 5.0}
+
+
 def test_results_kept_as_last_and_max(tmp_path: Path) -> None:
     path = write_csv(
         tmp_path / "t.csv",
@@ -130,6 +170,37 @@ def test_another_csv_is_left_out_and_said(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(SourceError, match="holds no run"):
         load([tmp_path / "other.csv"])
+
+
+UNREADABLE = {
+    "semicolons": (b"Name;State;eval/x/accuracy\nn;finished;0,5\n", "has semicolons between its cells"),
+    "tabs": (b"Step\trun - m/x\n1\t2\n", "has tabs between its cells"),
+    "Latin-1": ("Name,State,m/x\nl\u00e4uft,finished,1\n".encode("latin-1"), r"is not UTF-8 text \(byte 16\)"),
+    "a cell without end": (b'Name,State,m/x\n"' + b"n" * 140_000, "is no CSV file"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_csv_that_something_else_wrote_is_refused_with_the_cause(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content, sentence = UNREADABLE[name]
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(SourceError, match=rf"t\.csv {sentence}"):
+        load([tmp_path])
+    assert tables([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_an_infinite_loss_is_said(tmp_path: Path) -> None:
+    rows = [["one", "i1", "finished", "0", "Infinity"], ["two", "i2", "finished", "1", "-Infinity"]]
+    path = write_csv(tmp_path / "t.csv", ["Name", "ID", "State", "seed", "policy/loss"], rows)
+    frames = load([path])
+    assert [note for note in frames.notes if "policy/loss" in note] == [
+        f"{run}: infinite values are shown as inf: policy/loss." for run in ("i1", "i2")
+    ]
+    assert tables([str(path), "--out", str(tmp_path / "out")]) == 0
+    assert "nan" in (tmp_path / "out/runs.md").read_text()
 
 
 # Offline
