@@ -1,20 +1,30 @@
-"""Every file of sweeps/ composes into the runs that it promises, each with a folder of its own."""
+"""Every file of sweeps/ composes into the runs that it promises, each with a folder of its own; what is said of a
+sweep's runs is so."""
 
 from __future__ import annotations
 
+import fcntl
+import json
 import math
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from micro_runs import ROOT
+from micro_runs import ROOT, SMALL, model
 from omegaconf import DictConfig, OmegaConf
 
 from simplerl.config import load, register
 from simplerl.run import run_folder
+from simplerl.slurm.queue import QueuedJob
+from simplerl.sweep.manifest import SweepRun
+from simplerl.sweep.states import state_of
+from simplerl.usage import Usage, devices, slurm_cpus
 
 SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 RUNS = {"reward": 9, "algorithm": 6, "warmup": 6, "data_size": 12, "kl": 12, "samples_per_prompt": 12, "oddities": 12}
@@ -91,3 +101,96 @@ def test_an_oddity_flips_one_thing() -> None:
         newline[".prompt.template"] == "{question}" and newline[".evals.prompt.template"] == plain[".prompt.template"]
     )
     assert math.isclose(float(str(plain[".sampling.temperature"])), 0.6)
+
+
+# How a run stands
+
+
+def entry(folder: Path, job: str | None = None, log: Path | None = None) -> SweepRun:
+    return SweepRun(["seed=0"], str(folder), ["train.py"], "slurm", job, str(log) if log else None)
+
+
+def waiting(restarts: int = 0) -> dict[str, QueuedJob]:
+    return {"7_0": QueuedJob("7_0", "PENDING", "Priority", restarts)}
+
+
+def test_states_without_a_job(small_run: Path, tmp_path: Path) -> None:
+    done = state_of(entry(small_run), None)
+    assert (done.state, done.phase, done.step, done.steps, done.attempts) == ("finished", "rl", 3, 3, 1)
+    assert done.reward is not None and done.accuracy is not None and done.cpu_hours > 0 and done.note.startswith("rl 3")
+    assert not done.needs_start
+
+    new = state_of(entry(tmp_path / "new"), None)
+    assert (new.state, new.note, new.needs_start) == ("pending", "not started", True)
+
+    folder = shutil.copytree(small_run, tmp_path / "run")
+    status = json.loads((folder / "status.json").read_text())
+
+    def left(state: str, **more: str) -> None:
+        (folder / "status.json").write_text(json.dumps({**status, "state": state, **more}))
+
+    left("running")  # as kill -9 does
+    killed = state_of(entry(folder), None)
+    assert killed.state == "interrupted" and "ended without a word" in killed.note and killed.needs_start
+    with open(folder / ".lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert state_of(entry(folder), None).state == "running"
+    left("failed", reason="NonFinite: the loss")
+    assert (state_of(entry(folder), None).state, state_of(entry(folder), None).note) == (
+        "failed",
+        "NonFinite: the loss",
+    )
+    left("interrupted", reason="SIGTERM")
+    assert state_of(entry(folder), None).note.startswith("SIGTERM; rl 3")
+
+
+def test_states_with_a_job(small_run: Path, tmp_path: Path) -> None:
+    folder, log = tmp_path / "run", tmp_path / "log"
+    log.write_text("rl 1/3  reward +0.1\nsubmitit INFO - Exiting\n\n")
+    assert state_of(entry(folder, "7_0"), waiting()).state == "pending"
+    assert state_of(entry(folder, "7_0"), waiting()).note == "Priority"
+    assert state_of(entry(folder, "7_0"), waiting(restarts=2)).state == "requeued"
+    other = state_of(entry(folder), waiting(), known_jobs=["6", "7_0"])  # submitted by another sweep
+    assert (other.state, other.job, other.needs_start) == ("pending", "7_0", False)
+    running = state_of(entry(folder, "7_0", log), {"7_0": QueuedJob("7_0", "RUNNING", "None", 0)})
+    assert (running.state, running.note) == ("running", "rl 1/3  reward +0.1")
+    gone = state_of(entry(folder, "7_0"), {})  # before it could write anything
+    assert gone.state == "interrupted" and gone.needs_start
+    assert state_of(entry(small_run, "7_0"), waiting()).state == "finished"  # SLURM starts it once more: no matter
+
+
+def test_hours_of_a_slurm_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [slurm_cpus(text) for text in ("8", "8(x2)", "8(x2),4", "128(x16)")] == [8, 16, 20, 2048]
+    for name, value in {
+        "JOB_ID": "1",
+        "JOB_NUM_NODES": "4",
+        "GPUS_ON_NODE": "8",
+        "JOB_CPUS_PER_NODE": "96(x4)",
+    }.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert devices() == (32, 384)
+    monkeypatch.setattr("time.monotonic", lambda: 7200.0)
+    assert Usage(1.0, 2.0, 32, 384, began=3600.0).hours() == {"gpu_hours": 33.0, "cpu_hours": 386.0}
+
+
+@pytest.mark.slow
+def test_a_local_sweep_is_looked_after_too(tmp_path: Path) -> None:
+    """A sweep whose second run fails: both stand in the table, and resume starts the unfinished one again."""
+    sweep = ["-m", *SMALL, f"model.path={model()}", f"run.root={tmp_path}", "train.steps=1", "evals.every=0"]
+    sweep += ["train.policy.lr=0.0001,1e+30", "train.policy.grad_clip=1e9", "train.policy.warmup_fraction=0"]
+
+    def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    first = python("train.py", *sweep, f"hydra.sweep.dir={tmp_path}/.sweeps/lr")
+    assert first.returncode == 1 and "Sweep lr: 2 runs" in first.stdout and first.stdout.count(": new") == 2
+    table = python("sweep.py", "status", "lr", "--root", str(tmp_path)).stdout
+    assert "lr  (1 finished, 1 failed)" in table and "train.policy.lr=1e+30" in table and "NonFinite" in table
+    assert "lr" in python("sweep.py", "status", "--root", str(tmp_path)).stdout
+    again = python("sweep.py", "resume", "lr", "--root", str(tmp_path))
+    assert again.returncode == 1 and "train.policy.lr=0.0001: finished already" in again.stdout
+    assert "train.policy.lr=1e+30: failed, goes on" in again.stdout
+    nothing = python("sweep.py", "cancel", "lr", "--root", str(tmp_path))
+    assert nothing.stdout.strip() == "SLURM jobs cancelled: none"
+    unknown = python("sweep.py", "status", "other", "--root", str(tmp_path))
+    assert unknown.returncode == 2 and "those there are lr" in unknown.stderr
