@@ -164,12 +164,13 @@ class Worker:
         """`forward` on a whole batch, on the CPU: tensors [B, T]."""
         results: tuple[Tensor, ...] = ()
         pieces = micro_batches(batch.attention.sum(-1), self.tokens_per_micro_batch)
+        blanks = self.ranks.most(len(pieces)) - len(pieces)  # asked first: a forward pass may itself wait for all ranks
         for rows in pieces:
             outputs = self.run(batch.rows(rows).to(self.device))
             results = results or tuple(torch.zeros(batch.tokens.shape) for _ in outputs)
             for result, output in zip(results, outputs, strict=True):
                 result[rows, : output.shape[1]] = output.cpu()
-        for _ in range(len(pieces), self.ranks.most(len(pieces))):
+        for _ in range(blanks):
             self.run(_blank(batch).to(self.device))
         return results
 
