@@ -13,30 +13,27 @@ Standard library only: Ray reads its environment when it is imported, so this mo
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
 import re
 import select
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import Any
+
+from simplerl.cluster.ray_node import RayNode, resources
 
 logger = logging.getLogger(__name__)
 
-STARTED = "Ray runtime started"  # what `ray start` prints when the node is registered
 RAYLET_RESTARTS = 5  # of a worker node whose raylet dies while its SLURM node lives
 CANDIDATES = 16  # ports tried for the lifeline
-LIBC = ctypes.CDLL(None)  # loaded before any fork
 
 
 def rank() -> int:
@@ -189,7 +186,7 @@ def ray_cluster(*, object_store_bytes: int | None = None, seconds: float = 300.0
         lifeline = _lifeline[0]
         port = _free_port(lifeline.address)
         temporary = tempfile.mkdtemp(prefix=f"ray_{os.environ['SLURM_JOB_ID']}_", dir="/tmp")  # socket paths are short
-        options = [*_resources(object_store_bytes), f"--port={port}", "--include-dashboard=false"]
+        options = [*resources(object_store_bytes), f"--port={port}", "--include-dashboard=false"]
         head = RayNode("--head", lifeline.address, [*options, f"--temp-dir={temporary}"])
         try:
             head.wait_until_started(time.monotonic() + seconds)
@@ -218,66 +215,6 @@ def _free_port(address: str) -> int:
         one.bind((address, 0))
         port: int = one.getsockname()[1]
         return port
-
-
-def _resources(object_store_bytes: int | None) -> list[str]:
-    """What SLURM gave to this node; Ray would count the whole machine."""
-    cpus = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or str(os.cpu_count())
-    visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
-    store = [] if object_store_bytes is None else [f"--object-store-memory={object_store_bytes}"]
-    return [f"--num-cpus={cpus}", f"--num-gpus={len(visible)}", *store]
-
-
-def _die_with_parent() -> None:
-    """In the child: SIGTERM when the parent ends, also by `kill -9`."""
-    LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
-class RayNode:
-    """`ray start --block` as a child that ends with this process."""
-
-    def __init__(self, role: str, address: str, options: list[str]) -> None:
-        self.log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the node)
-        command = [
-            sys.executable,
-            "-m",
-            "ray.scripts.scripts",
-            "start",
-            role,
-            f"--node-ip-address={address}",
-            "--block",
-        ]
-        self.process = subprocess.Popen(
-            [*command, *options],
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # signals to the task's group are the loop's business
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 (one system call, nothing that a thread could hold)
-        )
-
-    def output(self) -> str:
-        self.log.seek(0)
-        return self.log.read().decode(errors="replace")
-
-    @property
-    def started(self) -> bool:
-        return STARTED in self.output()
-
-    def wait_until_started(self, deadline: float) -> None:
-        while not self.started:
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise RuntimeError(f"The Ray node did not start:\n{self.output()[-3000:]}")
-            time.sleep(0.2)
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
 
 
 def join(seconds: float = 600.0) -> int:
@@ -314,7 +251,7 @@ def _replaced(node: RayNode | None, told: dict[str, Any]) -> RayNode | None:
         node.stop()
     if told["ray"] is None:
         return None
-    return RayNode(f"--address={told['ray']}", _own_address(), _resources(told["object_store_bytes"]))
+    return RayNode(f"--address={told['ray']}", _own_address(), resources(told["object_store_bytes"]))
 
 
 class _Lines:
