@@ -1,8 +1,8 @@
 """The grading rules side by side: `python -m simplerl.audit rollouts.parquet|in.jsonl [report.md|report.html]`.
 
 Rows as for `simplerl.grade`; `--bare` and its settings too. The report (beside the input unless named) has the
-share of right answers under each rule, their agreement, every disagreement with both normal forms, golds that
-do not equal themselves, and the slowest answers.
+share of right answers under each rule, their agreement, every row on which any two columns disagree, with both
+normal forms, golds that do not equal themselves, and the slowest answers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from simplerl.config import ConfigError
-from simplerl.grade import OPTIONS, parse, problem_of, read_rows, response_of
+from simplerl.grade import OPTIONS, options_of, parse, problem_of, read_rows, response_of, writable
 from simplerl.rewards import lenient, strict
 from simplerl.rewards.equal import RULES
 from simplerl.rewards.normalize import clean
@@ -88,22 +88,22 @@ def tables(pairs: list[tuple[str, Problem]], graded: Graded, golds: list[tuple[P
 def _disagreements(pairs: list[tuple[str, Problem]], graded: Graded) -> Table:
     rows = []
     for i, (_, problem) in enumerate(pairs):
-        scores = {name: graded[name][i][0] for name in RULES}
-        if scores["math_verify"].correct == scores["qwen"].correct:
+        scores = {name: column[i][0] for name, column in graded.items()}
+        if len({score.correct for score in scores.values()}) == 1:
             continue
-        answer = scores["math_verify"].extracted or ""
+        answer = next((score.extracted for score in scores.values() if score.extracted), "")
         rows.append(
             (
                 problem.id,
-                *("right" if scores[name].correct else scores[name].status for name in RULES),
+                *("right" if score.correct else score.status for score in scores.values()),
                 answer,
                 problem.answer,
                 f"{clean(answer[:2000])} | {clean(problem.answer)}",
                 f"{normal_form(answer[:2000], problem.source)} | {normal_form(problem.answer, problem.source)}",
             )
         )
-    header = ("id", *RULES, "answer", "gold", "normal forms (math_verify)", "normal forms (qwen)")
-    return Table("Disagreements of math_verify and qwen", header, rows)
+    header = ("id", *graded, "answer", "gold", "normal forms (math_verify)", "normal forms (qwen)")
+    return Table("Disagreements", header, rows)
 
 
 def _slowest(pairs: list[tuple[str, Problem]], graded: Graded) -> Table:
@@ -166,7 +166,8 @@ def main(arguments: list[str]) -> None:
         )
     if unknown := sorted(set(settings) - set(OPTIONS)):
         raise ConfigError(f"{unknown[0]} is unknown here: the settings are {', '.join(OPTIONS)}.")
-    target = paths[1] if len(paths) == 2 else paths[0].with_suffix(".audit.md")
+    settings = options_of(settings)
+    target = writable(paths[1] if len(paths) == 2 else paths[0].with_suffix(".audit.md"))
     pairs = [(response_of(row, bare=bare), problem_of(row, i)) for i, row in enumerate(read_rows(paths[0]))]
     golds = unequal_golds([problem for _, problem in pairs], **settings)
     report = tables(pairs, grade_all(pairs, **settings), golds)

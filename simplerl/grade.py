@@ -9,6 +9,7 @@ Further settings: workers=N, seconds_per_answer=S, memory_gib=G, and any keyword
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -17,12 +18,14 @@ from typing import Any
 
 from hydra.utils import get_method
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from simplerl.config import ConfigError
 from simplerl.rewards.pool import Grader
 from simplerl.types import Problem, Reward
 
-OPTIONS = ("workers", "seconds_per_answer", "memory_gib")
+OPTIONS = {"workers": int, "seconds_per_answer": float, "memory_gib": float}  # of the Grader
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -32,14 +35,20 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        try:
+            rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+            raise ConfigError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
     else:
-        rows = list(_json_rows(path))
+        try:
+            rows = list(_json_rows(path))
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}): write it as UTF-8.") from error
     for number, row in enumerate(rows, 1):
         if "answer" not in row and "gold" in row:
             row["answer"] = row["gold"]
         for key in ("response", "answer"):
-            if not isinstance(row.get(key), (str, int, float)):
+            if not isinstance(row.get(key), (str, int, float)) or isinstance(row[key], bool):
                 raise ConfigError(f'{path}, row {number}: "{key}" must be a text or a number, not {row.get(key)!r}.')
     return rows
 
@@ -83,10 +92,43 @@ def reward_named(name: str, keywords: dict[str, Any]) -> Reward:
     import inspect
 
     try:
-        inspect.signature(reward.func).bind("", None, **keywords)
+        signature = inspect.signature(reward.func)
+        signature.bind("", None, **keywords)
     except TypeError as error:
         raise ConfigError(f"reward={name}: {error}.") from error
+    for key, value in keywords.items():
+        if key in signature.parameters:
+            _check_kind(key, value, type(signature.parameters[key].default))
     return reward
+
+
+def _check_kind(key: str, value: object, kind: type) -> None:
+    """Raises ConfigError where a setting is not of the kind of its default."""
+    if kind is bool and not isinstance(value, bool):
+        raise ConfigError(f"{key}={value} must be true or false.")
+    if kind in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, kind))):
+        raise ConfigError(f"{key}={value} must be {'a whole number' if kind is int else 'a number'}.")
+    if kind is str and not isinstance(value, str):
+        raise ConfigError(f"{key}={value} must be a name.")
+
+
+def options_of(settings: dict[str, Any]) -> dict[str, Any]:
+    """Those settings that are the Grader's, checked: numbers above 0."""
+    options = {key: settings[key] for key in OPTIONS if key in settings}
+    for key, value in options.items():
+        _check_kind(key, value, OPTIONS[key])
+        if value <= 0:
+            raise ConfigError(f"{key}={value} must be above 0.")
+    return options
+
+
+def writable(path: Path) -> Path:
+    """The path of an output, before the work. Raises ConfigError where no file can be written there."""
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: the folder {path.parent} does not exist; create it.")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"{path} cannot be written: name another file.")
+    return path
 
 
 def parse(arguments: list[str]) -> tuple[list[Path], dict[str, Any], bool]:
@@ -95,7 +137,10 @@ def parse(arguments: list[str]) -> tuple[list[Path], dict[str, Any], bool]:
     flags = [a for a in arguments if a.startswith("-")]
     if unknown := [flag for flag in flags if flag != "--bare"]:
         raise ConfigError(f"{unknown[0]} is unknown: the only flag is --bare, settings are key=value.")
-    settings = OmegaConf.to_container(OmegaConf.from_dotlist([a for a in arguments if "=" in a and a[0] != "-"]))
+    try:
+        settings = OmegaConf.to_container(OmegaConf.from_dotlist([a for a in arguments if "=" in a and a[0] != "-"]))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"a setting cannot be read ({str(error).splitlines()[0]}): write key=value.") from error
     assert isinstance(settings, dict)
     return paths, {str(key): value for key, value in settings.items()}, bool(flags)
 
@@ -119,7 +164,9 @@ def main(arguments: list[str]) -> None:
     paths, settings, bare = parse(arguments)
     if len(paths) != 2:
         raise ConfigError("Two files are needed: python -m simplerl.grade in.jsonl out.jsonl [reward=strict] [--bare].")
-    options = {key: settings.pop(key) for key in OPTIONS if key in settings}
+    options = options_of(settings)
+    settings = {key: value for key, value in settings.items() if key not in OPTIONS}
+    writable(paths[1])
     reward = reward_named(str(settings.pop("reward", "strict")), settings)
     rows = list(grade_rows(read_rows(paths[0]), reward, bare=bare, **options))
     with paths[1].open("w", encoding="utf-8") as file:

@@ -36,7 +36,11 @@ def test_rows_come_back_in_order_with_their_verdicts(tmp_path: Path, capsys: pyt
     assert [row["reward"] for row in rows] == [1.0, -0.25, -1.0, -0.25]
     assert [row["status"] for row in rows] == ["equal", "different", "no_answer", "different"]
     assert [row["extracted"] for row in rows] == [r"20\%", "(0,1]", None, "4"]
-    assert rows[0]["tag"] == "kept" and rows[0]["correct"] is True and rows[0]["parts"] == {"boxed": 1.0}
+    assert (
+        rows[0]["tag"] == "kept"
+        and rows[0]["correct"] is True
+        and rows[0]["parts"] == {"boxed": 1.0, "gold_unread": 0.0}
+    )
     assert all(row["seconds"] >= 0 for row in rows)
     assert "4 rows graded" in capsys.readouterr().out
 
@@ -61,6 +65,19 @@ def test_rule_reward_and_bare(tmp_path: Path) -> None:
         (["absent.jsonl", "out.jsonl"], "absent.jsonl does not exist"),
         (["torn.jsonl", "out.jsonl"], "torn.jsonl, line 2: not JSON"),
         (["poor.jsonl", "out.jsonl"], 'poor.jsonl, row 1: "answer" must be'),
+        (["true.jsonl", "out.jsonl"], 'true.jsonl, row 1: "answer" must be a text or a number, not True'),
+        (["latin.jsonl", "out.jsonl"], "latin.jsonl is not UTF-8 text"),
+        (["bad.parquet", "out.jsonl"], "bad.parquet cannot be read as Parquet"),
+        (["in.jsonl", "absent/out.jsonl"], "the folder absent does not exist"),
+        (["in.jsonl", "."], "cannot be written: name another file"),
+        (["in.jsonl", "out.jsonl", "wrong=abc"], "wrong=abc must be a number"),
+        (["in.jsonl", "out.jsonl", "fbox=1"], "fbox=1 must be true or false"),
+        (["in.jsonl", "out.jsonl", "rule=1"], "rule=1 must be a name"),
+        (["in.jsonl", "out.jsonl", "workers=x"], "workers=x must be a whole number"),
+        (["in.jsonl", "out.jsonl", "workers=1.5"], "workers=1.5 must be a whole number"),
+        (["in.jsonl", "out.jsonl", "memory_gib=true"], "memory_gib=True must be a number"),
+        (["in.jsonl", "out.jsonl", "seconds_per_answer=0"], "seconds_per_answer=0 must be above 0"),
+        (["in.jsonl", "out.jsonl", "wrong=[1"], "a setting cannot be read"),
     ],
 )
 def test_faults_are_named(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,6 +85,9 @@ def test_faults_are_named(arguments: list[str], message: str, tmp_path: Path, mo
     write(Path("in.jsonl"), ROWS)
     Path("torn.jsonl").write_text('{"response": "1", "answer": "1"}\n{"resp\n')
     write(Path("poor.jsonl"), [{"response": "1"}])
+    write(Path("true.jsonl"), [{"response": "1", "answer": True}])
+    Path("latin.jsonl").write_bytes('{"response": "é", "answer": "1"}'.encode("latin-1"))
+    Path("bad.parquet").write_text("no table")
     with pytest.raises(ConfigError, match=message):
         grade.main(arguments)
     assert not Path("out.jsonl").exists()
@@ -84,9 +104,26 @@ def test_audit_of_rollouts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     report = (tmp_path / "step.audit.md").read_text()
     assert "| math_verify | 25.00 % | 1 | 2 | 1 | 0 | 0 |" in report
     assert "| qwen | 75.00 % | 3 | 0 | 1 | 0 | 0 |" in report
-    assert "## Disagreements of math_verify and qwen (2)" in report
+    assert "## Disagreements (4)" in report
     assert "## Golds that do not equal themselves (1)\n" in report and "| s | p3 |  | no_answer |" in report
-    assert "2 disagreements, 1 golds unequal to themselves" in capsys.readouterr().out
+    assert "4 disagreements, 1 golds unequal to themselves" in capsys.readouterr().out
+
+
+def test_audit_lists_a_row_on_which_any_two_columns_disagree(tmp_path: Path) -> None:
+    rows = [{"response": r"\boxed{0.5}", "answer": "1/2"}, {"response": "the answer is 1/2", "answer": "1/2"}]
+    audit.main([str(write(tmp_path / "in.jsonl", rows)), str(tmp_path / "report.md")])
+    report = (tmp_path / "report.md").read_text()
+    assert "## Disagreements (2)" in report
+    assert "| 0 | right | right | different | right | 0.5 |" in report
+    assert "| 1 | no_answer | no_answer | no_answer | right | 1/2 |" in report
+
+
+def test_audit_checks_its_settings(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", ROWS)
+    with pytest.raises(ConfigError, match="workers=x must be a whole number"):
+        audit.main([str(source), "workers=x"])
+    with pytest.raises(ConfigError, match="does not exist; create it"):
+        audit.main([str(source), str(tmp_path / "absent/report.md")])
 
 
 def test_audit_in_html_shows_text_as_text(tmp_path: Path) -> None:

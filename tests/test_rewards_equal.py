@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 
 from simplerl.config import ConfigError
-from simplerl.rewards.equal import DIFFERENT, EQUAL, NO_ANSWER, TIMEOUT, compare
+from simplerl.rewards.equal import DIFFERENT, EQUAL, FAILED, NO_ANSWER, TIMEOUT, compare
 
+NO_UNITS = [
+    "\\text{ or six}", "\\text{ and six}", " perhaps six", " nope six", " \\text{ maybe six}", "\\text{ hmm, six}", "\\text{ alternatively six}", "\\text{, six}", " below zero", "\\text{ negative}",
+    " tenths", " hundredths", " halves", " thirds", " thousands", " millions of dollars", " hundreds", " dozens", "\\text{k}", "\\text{M}", "\\text{B}", " root two", " square root", "\\text{ pi}", "\\text{ twentieths}",
+]  # fmt: skip
 SAME = [
     # numbers
     ("18.0", "18"), ("18.", "18"), ("018", "18"), ("\\$18", "18"), ("$18$", "18"), ("1,000.00", "1000"), ("70,\\!000", "70000"),
@@ -28,6 +32,9 @@ SAME = [
     # units and words after a value
     ("15\\mbox{ cm}^2", "15"), ("5\\text{ cm}", "5 cm"), ("18 dollars", "\\$18"), ("90^\\circ", "90"), ("90 \\text{ degrees}", "90^{\\circ}"),
     ("\\frac{1}{3} \\textbf{meters}", "1/3"), ("45^\\circ", "\\frac{\\pi}{4}"), ("12^{\\text{th}}", "12"), ("3x \\text{ cm}", "3x"), ("9.8\\,\\mathrm{m/s^2}", "9.8"),
+    *((answer, "5") for answer in ("5\\text{ m}", "5\\text{ W}", "5^\\circ\\text{C}", "5 red apples", "5\\text{ quarters}", "5 roots", "5\\text{ squares}")),
+    ("5\\text{ m}^2", "5 \\text{ square meters}"), ("5 \\text{ sq ft}", "5\\text{ ft}^2"), ("5^\\circ", "5^\\circ F"), ("5^\\circ C", "5 \\text{ degrees Celsius}"), ("5 \\text{ mph}", "5 \\text{ miles per hour}"),
+    ("\\$5 \\text{ per hour}", "5 \\text{ dollars/hour}"), ("5\\text{ units}", "5 \\text{ square units}"), ("3+4\\mathrm{i}", "3+4i"), ("5\\text{i}", "5i"),
     # lists and sets: no order
     ("1, -2", "-2,1"), ("\\{1,-2\\}", "1,-2"), ("9 \\text{ and } 5", "5 or 9"), ("1\\pm\\sqrt5", "1-\\sqrt{5},1+\\sqrt{5}"),
     ("\\frac{1 \\pm i}{2}", "\\frac{1}{2}+\\frac{i}{2}, \\frac{1}{2}-\\frac{i}{2}"), ("(1,2), (3,4)", "(3,4),(1,2)"), ("(0;1),(2;3)", "(2,3),(0,1)"),
@@ -60,6 +67,11 @@ OTHER = [
     # letters are not units, and two quantities are not one
     ("6", "6m"), ("\\frac{37}{4} m", "37/4"), ("5\\text{ apples and } 3 \\text{ pears}", "5"), ("5 \\text{ cm}", "5 \\text{ m}"), ("1:58 pm", "1:58 am"), ("3 hours and 20 minutes", "3"),
     ("5 \\text{ is wrong, it is } 6", "5"), ("50 \\text{ cents}", "\\$50"),
+    *((answer, answer.split("\\mathrm")[0]) for answer in ("3+4\\mathrm{i}", "5\\mathrm{i}", "4\\mathrm{j}", "\\sqrt{3}\\mathrm{i}", "2\\mathrm{e}", "5\\mathrm{d}")), ("5\\text{i}", "5"),
+    # words that hedge, count, compute or negate are not units, on either side
+    *((f"5{tail}", "5") for tail in NO_UNITS), *(("5", f"5{tail}") for tail in NO_UNITS),
+    # two units or things must be the same
+    ("10 \\text{ north}", "10 \\text{ south}"), ("5 June", "5 July"), ("5 win", "5 loss"), ("5^\\circ F", "5^\\circ C"), ("5^{\\circ}\\text{F}", "5^\\circ\\mathrm{C}"), ("5\\text{ m}", "5\\text{ m}^2"), ("5 \\text{ dollars}", "5 \\text{ dollars per hour}"),
     # every item counts, once
     ("3, 4", "3"), ("3 \\text{ or } 4", "3"), ("3 | 4", "3"), ("3 \\\\ 4", "4"), ("3 \\quad 4", "3"), ("3 \\text{ to } 4", "3"), ("1,1,2", "1,2,2"), ("7,7", "7"), ("1", "1,-2"), ("32, 349", "32349"),
     ("1,3,\\ldots,2n-1", "1,2,\\ldots,n"), ("1,2,3,...", "1,2,3"), ("x=1,x=2,x=57", "57"),
@@ -149,11 +161,25 @@ def test_an_unknown_rule_is_refused() -> None:
         compare("1", "1", rule="sympy")
 
 
-def test_a_slow_symbolic_comparison_is_a_timeout_not_a_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_symbolic_comparison_is_a_timeout_not_a_zero_and_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     from simplerl.rewards import symbolic
 
-    monkeypatch.setattr(symbolic, "CPU_SECONDS", 1e-4)
-    assert compare("\\det(\\sqrt{u+v})", "\\operatorname{tr}(\\frac{u}{v})") == TIMEOUT
+    answer, gold = "\\det(\\sqrt{u+v})", "\\operatorname{tr}(\\frac{u}{v})"
+    with monkeypatch.context() as limited:
+        limited.setattr(symbolic, "CPU_SECONDS", 1e-4)
+        assert compare(answer, gold) == TIMEOUT
+    assert compare(answer, gold) == DIFFERENT
+
+
+def test_an_error_that_is_not_the_parsers_is_a_failure_and_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    from simplerl.rewards import symbolic
+
+    answer, gold = "\\gcd(3x,4x)+y", "y+\\gcd(4x,3x)"
+    with monkeypatch.context() as broken:
+        broken.setattr(symbolic, "_parsed", lambda text: (object(), object()))
+        broken.setattr(symbolic, "math_verify", lambda: (None, None, None, None))
+        assert compare(answer, gold) == FAILED
+    assert compare(answer, gold) == EQUAL
 
 
 PAYLOADS = [

@@ -122,6 +122,7 @@ def test_stop_strings_end_the_text() -> None:
     assert cut_at_stop("a</b>") == "a</b>"
 
 
+EMPTY = ["", " ", r"\,", r"\text{}", "$$", "{}", ".", r"\quad", r"{ \; }", r"\mathrm{ }"]
 PROBLEM = Problem(id="p", question="", answer="\\frac{1}{2}")
 
 
@@ -135,6 +136,7 @@ PROBLEM = Problem(id="p", question="", answer="\\frac{1}{2}")
         ("", (-1.0, 0.0, 0.0), "no_answer"),
         (r"Put it within \boxed{}.", (-1.0, 0.0, 0.0), "no_answer"),
         (r"\boxed{0.5, 3}", (-0.5, 0.0, 0.0), "different"),
+        *((rf"\boxed{{{empty}}}", (-1.0, 0.0, 0.0), "no_answer") for empty in EMPTY),
     ],
 )
 def test_rewards(response: str, rewards: tuple[float, float, float], status: str) -> None:
@@ -142,7 +144,32 @@ def test_rewards(response: str, rewards: tuple[float, float, float], status: str
     assert tuple(score.reward for score in scores) == rewards
     assert scores[0].status == status
     assert scores[0].correct == (status == "equal")
-    assert scores[0].parts == {"boxed": float(boxed_answer(response) is not None)}
+    assert scores[0].parts == {"boxed": float(scores[0].extracted is not None), "gold_unread": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("response", "reward", "status"),
+    [
+        (r"\boxed{0.5}", 1.0, "equal"),
+        (r"so \boxed{\frac{1}{2}", 1.0, "equal"),
+        (r"so \boxed 0.5$", 1.0, "equal"),
+        ("the word boxed 1/2", 1.0, "equal"),
+        (r"\boxed{3}", -0.5, "different"),
+        (r"\boxed{}", -0.5, "no_answer"),
+        ("The answer is 1/2.", -1.0, "no_answer"),
+        (r"1/2</s>\boxed{0.5}", -1.0, "no_answer"),
+    ],
+)
+def test_strict_under_qwen_reads_as_published(response: str, reward: float, status: str) -> None:
+    score = strict(response, PROBLEM, rule="qwen")
+    assert (score.reward, score.status) == (reward, status)
+
+
+def test_a_gold_that_no_parser_reads_is_told_apart() -> None:
+    unread = Problem(id="p", question="", answer="\\heartsuit(x^{2}")
+    assert strict(r"\boxed{y+z}", unread).parts["gold_unread"] == 1
+    assert strict(r"\boxed{\heartsuit(x^{2}}", unread).parts["gold_unread"] == 0
+    assert strict(r"\boxed{\det(y)}", Problem(id="p", question="", answer="x+y")).parts["gold_unread"] == 0
 
 
 def test_strict_values_are_keywords() -> None:

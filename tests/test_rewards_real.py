@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -106,16 +106,28 @@ def grade_hostile(rows: list[Case]) -> list[tuple[Score, float]]:
         return grader.grade_timed((row.text, Problem(row.id, "", row.gold)) for row in rows)
 
 
+PWNED = Path("/tmp/heldout/PWNED")  # what the injection rows would create
+
+
+@pytest.fixture
+def trap() -> Iterator[None]:
+    """The folder in which a payload that is run leaves its file; the file itself is not there."""
+    PWNED.parent.mkdir(parents=True, exist_ok=True)
+    PWNED.unlink(missing_ok=True)
+    yield
+    PWNED.unlink(missing_ok=True)
+
+
 def check_hostile(rows: list[Case], graded: list[tuple[Score, float]]) -> None:
     assert len(graded) == len(rows)
     assert max(seconds for _, seconds in graded) <= 8
-    assert not Path("/tmp/heldout/PWNED").exists()
+    assert not PWNED.exists()
     judged = [is_right(row, result) for row, (result, _) in zip(rows, graded, strict=True) if row.expected is not None]
     assert sum(judged) >= 0.97 * len(judged)
 
 
 @pytest.mark.slow
-def test_hostile_rows_from_a_thread(shared: Path) -> None:
+def test_hostile_rows_from_a_thread(shared: Path, trap: None) -> None:
     rows, graded = hostile(shared), []
     thread = threading.Thread(target=lambda: graded.extend(grade_hostile(rows)))
     thread.start()
@@ -124,7 +136,7 @@ def test_hostile_rows_from_a_thread(shared: Path) -> None:
 
 
 @pytest.mark.slow
-def test_hostile_rows_from_a_ray_actor(shared: Path) -> None:
+def test_hostile_rows_from_a_ray_actor(shared: Path, trap: None) -> None:
     ray = pytest.importorskip("ray", reason="needs ray: pip install simplerl[cpu]")
     rows = hostile(shared)
     root = str(Path(__file__).resolve().parent.parent)

@@ -8,8 +8,8 @@ Importing this module is light: math-verify and sympy load at the first comparis
 
 from __future__ import annotations
 
-from simplerl.rewards.equal import EQUAL, NO_ANSWER, Rule, compare
-from simplerl.rewards.extract import boxed_answer, lenient_answer
+from simplerl.rewards.equal import EQUAL, NO_ANSWER, Rule, judge
+from simplerl.rewards.extract import boxed_answer, cut_at_stop, lenient_answer
 from simplerl.types import Problem, Score
 
 __all__ = ["binary", "lenient", "strict"]
@@ -26,16 +26,32 @@ def strict(
     fbox: bool = False,
 ) -> Score:
     r"""The published rule: `correct` for a right answer in the last \boxed{}, `wrong` for a wrong one,
-    `unboxed` where nothing is boxed, even if the right answer stands in the text.
+    `unboxed` where nothing is boxed, even if the right answer stands in the text; a box with nothing to compare
+    in it (empty, only spaces, punctuation or commands) is no box.
 
+    `rule=qwen` reads as published too: `unboxed` only where the word "boxed" is absent; a bare or unterminated
+    box is read on, and "final answer is $...$. I hope" comes first.
     `fbox`: \fbox{} counts as well, which the published rule (it looks for "boxed") does not do.
+    Parts: boxed; gold_unread, 1 where the answer met a gold that no parser reads.
     """
-    answer = boxed_answer(response, fbox=fbox)
-    if answer is None:
-        return Score(unboxed, False, NO_ANSWER, None, {"boxed": 0.0})
-    status = compare(answer, problem.answer, rule=rule, source=problem.source)
-    right = status == EQUAL
-    return Score(correct if right else wrong, right, status, answer, {"boxed": 1.0})
+    answer, boxed = _answer(response, problem, rule, fbox=fbox)
+    verdict = judge(answer or "", problem.answer, rule=rule, source=problem.source)
+    parts = {"boxed": float(boxed), "gold_unread": float(verdict.gold_unread)}
+    if verdict.status == NO_ANSWER and (rule != "qwen" or not boxed):
+        return Score(unboxed, False, NO_ANSWER, None, parts | {"boxed": 0.0})
+    right = verdict.status == EQUAL
+    return Score(correct if right else wrong, right, verdict.status, answer, parts)
+
+
+def _answer(response: str, problem: Problem, rule: Rule, *, fbox: bool) -> tuple[str | None, bool]:
+    """(the boxed answer, whether anything is boxed)."""
+    if rule != "qwen":
+        answer = boxed_answer(response, fbox=fbox)
+        return answer, answer is not None
+    from simplerl.rewards.qwen import qwen_answer
+
+    boxed = "boxed" in cut_at_stop(response)
+    return (qwen_answer(response, problem.source) if boxed else None), boxed
 
 
 def binary(response: str, problem: Problem, *, rule: Rule = "math_verify", fbox: bool = False) -> Score:
@@ -52,8 +68,7 @@ def lenient(response: str, problem: Problem, *, rule: Rule = "math_verify") -> S
     else:
         answer = lenient_answer(response)
     boxed = float(boxed_answer(response) is not None)
-    if answer is None:
-        return Score(0.0, False, NO_ANSWER, None, {"boxed": boxed})
-    status = compare(answer, problem.answer, rule=rule, source=problem.source)
-    right = status == EQUAL
-    return Score(float(right), right, status, answer, {"boxed": boxed})
+    verdict = judge(answer or "", problem.answer, rule=rule, source=problem.source)
+    right = verdict.status == EQUAL
+    parts = {"boxed": boxed, "gold_unread": float(verdict.gold_unread)}
+    return Score(float(right), right, verdict.status, answer, parts)

@@ -43,6 +43,18 @@ MAX_ITEMS = 60
 MEASURED_SOURCES = ("minerva",)  # golds are rounded measurements
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """`gold_unread`: the answer had to be compared with a gold that no reader here makes anything of."""
+
+    status: str
+    gold_unread: bool = False
+
+
+class _Lost(Exception):
+    """A comparison that did not finish; raised so that no cache keeps it."""
+
+
 def check_rule(rule: str) -> None:
     """Raises ConfigError for an unknown rule."""
     if rule not in RULES:
@@ -54,31 +66,39 @@ def check_rule(rule: str) -> None:
 def compare(answer: str, gold: str, *, rule: str = "math_verify", source: str = "") -> str:
     """EQUAL, DIFFERENT, NO_ANSWER (an empty answer), TIMEOUT or FAILED. An empty gold equals nothing,
     except under `qwen`. Raises ConfigError for an unknown rule."""
+    return judge(answer, gold, rule=rule, source=source).status
+
+
+def judge(answer: str, gold: str, *, rule: str = "math_verify", source: str = "") -> Verdict:
+    """As `compare`, with whether the gold was read."""
     check_rule(rule)
     answer = answer.strip()
     if not answer:
-        return NO_ANSWER
-    return _compare(answer, gold.strip(), rule, source)
+        return Verdict(NO_ANSWER)
+    try:
+        return _judge(answer, gold.strip(), rule, source)
+    except _Lost as lost:
+        return Verdict(str(lost))
 
 
 @lru_cache(maxsize=65536)
-def _compare(answer: str, gold: str, rule: str, source: str) -> str:  # noqa: PLR0911 - cheapest first
+def _judge(answer: str, gold: str, rule: str, source: str) -> Verdict:  # noqa: PLR0911 - cheapest first
     if answer == gold:
-        return EQUAL
+        return Verdict(EQUAL)
     if len(answer) > MAX_CHARACTERS or (not gold and rule != "qwen"):
-        return DIFFERENT
+        return Verdict(DIFFERENT)
     if rule == "qwen":
         from simplerl.rewards.qwen import qwen_equal
 
-        return EQUAL if qwen_equal(answer, gold, source) else DIFFERENT
+        return Verdict(EQUAL if qwen_equal(answer, gold, source) else DIFFERENT)
     a, g = clean(answer), cleaned_gold(gold)
-    if not a:
-        return NO_ANSWER
+    if not re.sub(r"[\s{}.,;:$]", "", a):
+        return Verdict(NO_ANSWER)
     if plain(a) == plain(g):
-        return EQUAL
+        return Verdict(EQUAL)
     if rule == "exact":
-        return DIFFERENT
-    return _Comparison(any(name in source for name in MEASURED_SOURCES)).status(a, g)
+        return Verdict(DIFFERENT)
+    return _Comparison(any(name in source for name in MEASURED_SOURCES)).verdict(a, g)
 
 
 @lru_cache(maxsize=16384)
@@ -98,12 +118,15 @@ def warm() -> None:
 class _Comparison:
     measured: bool
     lost: str | None = None  # status of a math-verify call that did not finish
+    gold_unread: bool = False
 
-    def status(self, answer: str, gold: str) -> str:
+    def verdict(self, answer: str, gold: str) -> Verdict:
         a = shape(split_unit_outside(answer))
         if any(self.shapes(a, shape(split_unit_outside(one))) for one in _alternatives(gold)):
-            return EQUAL
-        return self.lost or DIFFERENT
+            return Verdict(EQUAL)
+        if self.lost:
+            raise _Lost(self.lost)
+        return Verdict(DIFFERENT, self.gold_unread)
 
     def shapes(self, a: Shape, g: Shape) -> bool:  # noqa: PLR0911 - a pair of kinds each
         if isinstance(a, Equation) and isinstance(g, Equation):
@@ -232,9 +255,10 @@ class _Comparison:
         return False
 
     def by_math_verify(self, answer: str, gold: str) -> bool:
-        from simplerl.rewards.symbolic import symbolic_status
+        from simplerl.rewards.symbolic import is_unread, symbolic_status
 
         status = symbolic_status(answer, gold)
+        self.gold_unread |= status == DIFFERENT and algebra.parsed(gold) is None and is_unread(gold)
         if status in (TIMEOUT, FAILED):
             self.lost = status
         return status == EQUAL

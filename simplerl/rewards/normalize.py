@@ -50,7 +50,9 @@ _FONT = re.compile(
 )
 _DOTTED = re.compile(r"\\(d?)dot\s*\{([A-Za-z]|\\[a-z]+)\}")
 _BETWEEN_ITEMS = re.compile(
-    r"(?:,\s*)?(?:" + _TEXT + r"\s*\{[\s~,]*(?:and|or)[\s~]*\}|(?<=[\s\d)}\]$])\b(?:and|or)\b)", re.I
+    r"(?:,\s*)?(?:" + _TEXT + r"\s*\{[\s~,]*(?:and|or)[\s~]*\}|(?<=[\s\d)}\]$])\b(?:and|or)\b)"
+    r"|(" + _TEXT + r"\s*\{[^{}]*\})",  # other texts stay whole
+    re.I,
 )
 _DELIMITERS = re.compile(r"(\\\\)|(?<!\\)\$|\\[()]|\\\[(?!\d)|\\\]|__(?=\w)")
 _SMALL_SPACES = re.compile(r"(\\\\)|\\[!,;:>]|\\ |(?<!\\)~")
@@ -110,7 +112,7 @@ def clean(text: str) -> str:
         r"\^\s*(?:\{\s*((?:\\prime\s*)+)\}|\\prime)", lambda p: "'" * max(1, (p[1] or "").count("prime")), text
     )
     text = _ORDINAL.sub("", text)
-    text = _BETWEEN_ITEMS.sub(" , ", text)
+    text = _BETWEEN_ITEMS.sub(lambda between: between[1] or " , ", text)
     text = _FUNCTIONS.sub(r"\\\1 ", text)
     text = re.sub(r"(?<![A-Za-z\\])(?:\+\s*)?(?:infinity|inf)(?![A-Za-z])", r"\\infty ", text)
     text = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", text)

@@ -91,7 +91,10 @@ def _limited(seconds: float) -> Iterator[None]:
 
 
 def symbolic_status(answer: str, gold: str) -> str:
-    """math-verify's verdict on two cleaned expressions, as a status of `simplerl.rewards.equal`."""
+    """math-verify's verdict on two cleaned expressions, as a status of `simplerl.rewards.equal`.
+
+    What its parser cannot read is DIFFERENT (`is_unread` tells of a gold); whatever else it raises is FAILED.
+    """
     from simplerl.rewards.equal import DIFFERENT, EQUAL, FAILED, TIMEOUT
 
     if is_refused(answer) or is_refused(gold):
@@ -114,11 +117,20 @@ def symbolic_status(answer: str, gold: str) -> str:
                 )
     except _OutOfTime:
         return TIMEOUT
-    except (MemoryError, RecursionError):
+    except Exception:  # any of sympy's, MemoryError and RecursionError too: counted, and never cached
         return FAILED
-    except Exception:  # any of sympy's; the parsers call what they cannot read an error
-        return DIFFERENT
     return EQUAL if right else DIFFERENT
+
+
+def is_unread(gold: str) -> bool:
+    """Whether math-verify's parser makes nothing of a cleaned gold that it was asked about."""
+    if is_refused(gold):
+        return True
+    try:
+        with _limited(CPU_SECONDS):
+            return not _parsed(gold)
+    except (_OutOfTime, Exception):
+        return True
 
 
 def warm() -> None:

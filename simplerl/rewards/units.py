@@ -1,9 +1,17 @@
-"""Words that follow a value and are not part of it: units, counted things, percent signs, currencies."""
+r"""Words that follow a value and are not part of it: units, counted things, percent signs, currencies.
+
+Decided here, for no false positive: words that hedge (maybe, or), count (six, dozen, thirds, k), compute (root, pi,
+below) or negate are no units, nor is a text that goes on after a comma; quarters are coins. Of single letters only
+those of common units are one, in \text: never i, e, j, d. Where both sides name something it must be the same: one
+unit of one dimension and size in any spelling (cm^2, square centimeters), else the same words. "units" says nothing.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+
+from simplerl.rewards.latex import FUNCTIONS, GREEK
 
 _SCALES: dict[str, dict[str, float]] = {  # size of a unit within its dimension
     "length": {
@@ -26,20 +34,27 @@ _SHORT = (
     "mm|cm|dm|km|ft|yd|mi|kg|mg|lbs?|oz|ml|mL|kL|mph|kph|km/h|m/s|cm/s|hrs?|min|mins|sec|secs|yrs?|sq|cu|Hz|kHz|MHz|"
     "kW|kJ|eV|keV|MeV|GeV|erg|ergs|rad|deg|amu|mol|Pa|kPa|atm|dB|USD|units?|AU|pc|ly|nm"
 )
-_NOT_UNITS = {
-    "am", "pm", "a.m.", "p.m.", "is", "are", "if", "or", "and", "to", "not", "than", "but", "when", "for", "with",
-    "plus", "minus", "times", "over", "mod", "remainder", "between",
-    "where", "wrong", "only", "else", "odd", "even", "prime",
-    "divided", "squared", "cubed", "more", "less", "base", "undefined", "infinity", "ln", "log", "sin", "cos", "tan",
-    "th",    "hundred", "thousand", "million", "billion", "trillion", "dozen", "factorial", "choose", "raise",
-    "lambda", "import",
-}  # fmt: skip
-_POWER = r"(?:\s*\^\s*\{?\s*-?\d\s*\}?)?"
+_NOT_UNIT_WORDS = """
+am pm a.m. p.m. is are was be if or and to not than but when for with plus minus times over mod remainder
+between where wrong only else odd even prime divided squared cubed more less base undefined infinity th factorial choose
+raise lambda import otherwise perhaps maybe nope no nor neither either hmm wait sorry oops instead rather unless except
+without might may could would should because since so hence thus then as which that below above under negative zero
+root square cube pi half halve third ten dozen score one two three four five six seven eight nine eleven twelve hundred
+thousand k b"""
+_NOT_UNITS = frozenset(_NOT_UNIT_WORDS.split())
+_COUNTS = re.compile(
+    r"(?:thir|four|fif|six|seven|eigh|nine)teen(?:th)?|(?:twen|thir|for|fif|six|seven|eigh|nine)t(?:y|ieth)|[a-z]+llion(?:th)?"
+    r"|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand)th|[a-z]+(?<!dai)(?<!week)(?<!month)(?<!hour)ly"
+)  # number words, ordinal fractions, adverbs
+_UNIT_LETTERS = frozenset("msghlLVNJW")
+_NO_LETTERS = frozenset(FUNCTIONS | GREEK)
+_POWER = r"(?:\s*\^\s*\{?\s*(-?\d)\s*\}?)?"
 _FONT = r"\\(?:text|mbox|textbf|textit|textrm|textnormal|mathrm|rm|hbox|emph|textup)\s*\{"
 _TEXT = _FONT + r"([^{}\d=<>]*(?:\^-?\d[^{}\d=<>]*)?)\}"
 _TAIL_TEXT = re.compile(r"\s*/?\s*" + _TEXT + _POWER + r"\s*\.?$")
 _TAIL_WORDS = re.compile(r"(?<=[\d)}%])\s+([A-Za-z][A-Za-z./-]{2,}(?:\s+[A-Za-z][A-Za-z./-]+){0,5})" + _POWER + r"$")
 _TAIL_SHORT = re.compile(r"(?<=[\d)}])\s*(" + _SHORT + r")" + _POWER + r"$")
+_TAIL_DEGREE = re.compile(r"(?<=\\circ)\s*\}?\s*(?:" + _FONT + r")?\s*([CFK])\s*\}?()$")
 _PERCENT = re.compile(
     r"\s*(?:%|\bpercent(?:age)?\b|\bper cent\b|\bpct\b\.?|" + _FONT + r"\s*(?:%|percent|percentage|pct)\s*\})"
 )
@@ -76,34 +91,86 @@ def split_unit(text: str) -> Measured:
         shorter, word = _cut(value)
         if shorter is None:
             break
-        value, unit = shorter, unit or word
-    return Measured(value.strip(), _singular(unit), percent)
+        value, unit = shorter, f"{word} {unit}".strip()
+    return Measured(value.strip(), unit, percent)
 
 
 def _cut(value: str) -> tuple[str | None, str]:
-    for pattern in (_TAIL_TEXT, _TAIL_WORDS, _TAIL_SHORT):
+    for pattern in (_TAIL_DEGREE, _TAIL_TEXT, _TAIL_WORDS, _TAIL_SHORT):
         found = pattern.search(value)
         if found is None or not value[: found.start()].strip(" ({[\\"):
             continue
-        word = found.group(1).strip(" ~,.-").lower()
+        word = re.sub(r"[ ~,.-]+$", "", found.group(1)).lstrip(" ~.-")
         rest = value[: found.start()].rstrip()
-        if rest[-1] in "+-*/^_=<>,(" or set(re.findall(r"[a-z.]+", word)) & _NOT_UNITS:
+        if pattern is _TAIL_DEGREE:
+            closing = "}" if "{" in rest[rest.rindex("^") :] else ""
+            return rest + closing, _DEGREE_SCALES[word]
+        if rest[-1] in "+-*/^_=<>,(" or not _is_unit(word, mathematical="\\mathrm" in found.group()):
             continue
-        is_math_font = "\\mathrm" in found.group()
-        if is_math_font and len(word) == 1 and found.group(1).strip(" ~").isupper():
-            continue
-        return rest, word
+        per = "per " if re.match(r"\s*/", found.group()) else ""
+        return rest, f"{per}{word.lower()}" + (f"^{found.group(2)}" if found.group(2) else "")
     return None, ""
 
 
-def _singular(unit: str) -> str:
-    unit = re.sub(r"^(?:square|cubic|sq|cu)\.?\s+", "", unit)
-    return unit[:-1] if len(unit) > 2 and unit.endswith("s") else unit
+def _is_unit(word: str, *, mathematical: bool) -> bool:
+    """Whether the words may stand after a value without changing it. `mathematical`: written in \\mathrm."""
+    if len(word) == 1 and (word not in _UNIT_LETTERS or (mathematical and word.isupper())):
+        return False
+    if re.search(r"[,;:!?]", word):
+        return False
+    words = re.findall(r"[a-z.]+", re.sub(r"\b(?:square|cubic)\s+(?=[a-z])(?!root)", "", word.lower()))
+    return not any(
+        one in _NOT_UNITS
+        or _plural_of(one) in _NOT_UNITS - _PLURALS
+        or _COUNTS.fullmatch(_plural_of(one))
+        or one in _NO_LETTERS
+        for one in words
+    )
+
+
+def _plural_of(word: str) -> str:
+    return word[:-1] if len(word) > 2 and word.endswith("s") else word
+
+
+_PLURALS = {"root", "square", "cube", "base", "time", "prime", "remainder", "score"}  # three roots are three
+_DEGREE_SCALES = {"C": "celsius", "F": "fahrenheit", "K": "kelvin"}
+_Factor = tuple[str, float, int, int]  # dimension or name, size, power, above (1) or below (-1) the line
+
+
+def _factors(unit: str) -> tuple[_Factor, ...] | None:
+    """A unit as its factors, in any spelling; None where a word of it is not a known unit."""
+    unit = re.sub(r"\bmph\b", "mile per hour", re.sub(r"\bkph\b", "km per hour", unit))
+    unit = re.sub(r"\\(?=[a-z])", "", unit)
+    factors: list[_Factor] = []
+    power, line = 1, 1
+    for token in re.findall(r"\bper\b|/|[^\s/]+", unit):
+        if token in ("per", "/"):
+            line = -1
+        elif token.rstrip(".") in ("square", "sq"):
+            power = 2
+        elif token.rstrip(".") in ("cubic", "cu"):
+            power = 3
+        else:
+            name, _, raised = token.partition("^")
+            known = _SCALE.get(name) or _SCALE.get(_plural_of(name))
+            if known is None:
+                return None
+            factor = (*known, int(raised or power), line)
+            if factor not in factors:  # $5 dollars
+                factors.append(factor)
+            power, line = 1, 1
+    return tuple(sorted(factors))
+
+
+def _bare(unit: str) -> str:
+    words = " ".join(_plural_of(word) for word in unit.split())
+    words = re.sub(r"\b(?:square |cubic |sq |cu )?unit(?:\^\d)?\b", "", words)
+    return re.sub(r"^degree (?=celsiu|fahrenheit|kelvin)|[\s.-]+", "", words)
 
 
 def units_contradict(a: str, b: str) -> bool:
-    """Both are known units of one dimension and of different size (5 cm is not 5 m)."""
-    if a == b or a not in _SCALE or b not in _SCALE:
+    """Both sides name a unit or thing, and not the same: 5 cm and 5 m, 5 m and 5 m^2, 10 north and 10 south."""
+    if not (a and b) or _bare(a) == _bare(b) or not (_bare(a) and _bare(b)):
         return False
-    (kind_a, size_a), (kind_b, size_b) = _SCALE[a], _SCALE[b]
-    return kind_a == kind_b and size_a != size_b
+    factors = _factors(a)
+    return factors is None or factors != _factors(b)
