@@ -8,6 +8,7 @@ configuration names, `check_fit` whether they fit each other. What needs a token
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,17 @@ PARTIALS = {
     "sampler": 3,
     "backend": 2,
 }
+
+# What keywords of this package's own functions may be: least, most.
+RANGES = {
+    "algorithm.advantage.gamma": (0.0, 1.0),
+    "algorithm.advantage.lam": (0.0, 1.0),
+    "algorithm.policy_loss.clip_low": (0.0, 1.0),
+    "algorithm.policy_loss.clip_high": (0.0, math.inf),
+    "algorithm.value_loss.clip": (0.0, math.inf),
+}
+# Below these a worker has no room for its own libraries, and no answer is read in time.
+LEAST_MEMORY_GIB, LEAST_SECONDS = 0.25, 0.1
 
 
 def require(condition: bool, message: str) -> None:
@@ -69,6 +81,7 @@ def check_values(config: Config) -> None:
         warmup__save_every=config.warmup.save_every,
         warmup__limit=config.warmup.limit,
         prompt__max_tokens=config.prompt.max_tokens,
+        model__context=config.model.context,
     )
     at_least(
         0,
@@ -92,11 +105,13 @@ def check_values(config: Config) -> None:
     _kl(config.algorithm)
     _sampling(config)
     _rollout(config)
-    for key, value in (
-        ("grading.seconds_per_answer", config.grading.seconds_per_answer),
-        ("grading.memory_gib", config.grading.memory_gib),
-    ):
-        require(value > 0, f"{key} is {value}, but must be positive.")
+    at_least(LEAST_SECONDS, grading__seconds_per_answer=config.grading.seconds_per_answer)
+    at_least(LEAST_MEMORY_GIB, grading__memory_gib=config.grading.memory_gib)
+    require(
+        config.algorithm.advantage is not None or config.warmup.data is not None or bool(config.evals.sets),
+        "algorithm=none without a warm-up and without evaluations does nothing: choose warmup=..., evals=... or "
+        "another algorithm.",
+    )
     require(
         re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.run.device) is not None,
         f"run.device={config.run.device} is unknown: choose auto, cpu or cuda.",
@@ -180,6 +195,14 @@ def _rollout(config: Config) -> None:
         f"algorithm.importance_cap={cap} compares log-probs at temperature 1 with those drawn at "
         f"sampling.temperature={config.sampling.temperature}: set algorithm.logprobs_at_temperature_1=false.",
     )
+    for key, off in (("top_p", 1.0), ("top_k", 0)):
+        value = getattr(config.sampling, key)
+        require(
+            cap is None or value == off,
+            f"algorithm.importance_cap={cap} compares the policy's log-probs with the sampler's, which "
+            f"sampling.{key}={value} makes those of a truncated distribution: set sampling.{key}={off:g}, or "
+            "algorithm.importance_cap=null.",
+        )
 
 
 def check_functions(raw: DictConfig) -> None:
@@ -245,6 +268,26 @@ def _call(key: str, function: Any, arguments: int) -> None:
     for keyword, value in function.keywords.items():
         if keyword in hints:
             _value(f"{key}.{keyword}", value, hints[keyword])
+    if function.func.__module__.startswith("simplerl."):
+        _own_keywords(key, function.keywords, signature)
+
+
+def _own_keywords(key: str, keywords: dict[str, Any], signature: inspect.Signature) -> None:
+    """Ranges of this package's functions: what a user's own function means by its keywords is its own affair."""
+    for keyword, value in keywords.items():
+        if f"{key}.{keyword}" in RANGES:
+            least, most = RANGES[f"{key}.{keyword}"]
+            bound = f"at least {least:g}" if math.isinf(most) else f"between {least:g} and {most:g}"
+            require(least <= value <= most, f"{key}.{keyword}={value} must be {bound}.")
+    if key in ("reward", "evals.reward") and "correct" in signature.parameters:
+        defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
+        scores = defaults | keywords
+        for worse in ("wrong", "unboxed"):
+            require(
+                scores[worse] <= scores["correct"],
+                f"{key}.{worse}={scores[worse]} is more than {key}.correct={scores['correct']}: wrong answers would be "
+                "learnt; lower it.",
+            )
 
 
 def _hints(function: Any) -> dict[str, Any]:

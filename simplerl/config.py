@@ -252,8 +252,12 @@ def load(raw: DictConfig) -> Config:
 
 
 def _import_fault(error: InstantiationException) -> str:
-    """Hydra's message takes several lines; the reason stands in the second line of its cause."""
+    """Hydra's message takes several lines; the reason stands in the second line of its cause, or, where Hydra itself
+    refuses the target, is all of its first sentence."""
     key = re.search(r"full_key: (.+)", str(error))
     target = re.search(r"'([\w.]+)'", str(error))
-    reason = str(error.__cause__ or error).strip().splitlines()[:2][-1]
-    return f"{key[1] if key else 'node'}._target_={target[1] if target else '?'} cannot be imported: {reason}."
+    named = f"{key[1] if key else 'node'}._target_={target[1] if target else '?'}"
+    if error.__cause__ is None:
+        said = " ".join(str(error).partition("\nfull_key:")[0].split())
+        return f"{named} is refused: {re.split(r'[.] ', said)[0].rstrip('.')}."
+    return f"{named} cannot be imported: {str(error.__cause__).strip().splitlines()[:2][-1]}."

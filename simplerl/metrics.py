@@ -62,7 +62,12 @@ def _groups(rollouts: Sequence[Rollout], quantifier: object) -> float:
 
 
 def batch_metrics(batch: Batch) -> dict[str, float]:
-    """Means over the response tokens of a step, before its update."""
+    """Means over the response tokens of a step, before its update.
+
+    rollout/logprob_gap: trainer against sampler, of the same weights. It measures how far their numerics are apart only
+    where both mean one distribution: not under sampling.top_p < 1 or top_k > 0 (the sampler's is truncated),
+    rollout.ahead=1 (its weights are older), or algorithm.logprobs_at_temperature_1 at another sampling.temperature.
+    """
 
     def mean(values: Tensor) -> float:
         return float(values[batch.mask].mean())
@@ -70,7 +75,7 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
     assert batch.logprobs is not None and batch.sampler_logprobs is not None and batch.advantages is not None
     gap = batch.logprobs - batch.sampler_logprobs
     metrics = {
-        "rollout/logprob_gap": mean(gap.abs()),  # trainer against sampler, of the same weights
+        "rollout/logprob_gap": mean(gap.abs()),
         "rollout/logprob_gap_max": float(gap.abs().max()),
         "train/advantage_mean": mean(batch.advantages),
         "train/advantage_abs": mean(batch.advantages.abs()),

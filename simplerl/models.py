@@ -69,7 +69,7 @@ def context_of(model: ModelConfig, hf_config: Any) -> int:
     limit = hf_config.get_text_config().max_position_embeddings
     if model.context is not None and model.context > limit:
         raise ConfigError(f"model.context={model.context} is over the {limit} positions of {model.path}: lower it.")
-    return model.context or limit
+    return limit if model.context is None else model.context
 
 
 def _loading_options(model: ModelConfig, precision: Precision, device: str, path: str) -> dict[str, Any]:

@@ -83,8 +83,11 @@ class Run:
     def __init__(self, config: Config, resolved: dict[str, Any], label: str) -> None:
         self.config, self.resolved = config, resolved
         self.dir = run_folder(resolved, label)
-        self.dir.mkdir(parents=True, exist_ok=True)
-        self._claim()
+        try:
+            self.dir.mkdir(parents=True, exist_ok=True)
+            self._claim()
+        except OSError as error:
+            raise ConfigError(f"{self.dir} cannot be written ({error.strerror}): set run.root or run.dir.") from error
         known = self.dir / "config.yaml"
         if known.exists():
             _refuse_another_config(yaml.safe_load(known.read_text()), resolved, self.dir)

@@ -150,6 +150,52 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         ["algorithm.importance_cap=2", "algorithm.logprobs_at_temperature_1=true", "sampling.temperature=0.8"],
         "algorithm.importance_cap=2.0 compares log-probs at temperature 1 with those drawn at sampling.temperature=0.8",
     ),
+    "importance weights of a nucleus": (
+        ["algorithm.importance_cap=2", "sampling.top_p=0.95"],
+        "sampling.top_p=0.95 makes those of a truncated distribution: set sampling.top_p=1",
+    ),
+    "importance weights of the likeliest tokens": (
+        ["algorithm.importance_cap=2", "sampling.top_k=50"],
+        "sampling.top_k=50 makes those of a truncated distribution: set sampling.top_k=0",
+    ),
+    "lambda over 1": (["algorithm.advantage.lam=2"], "algorithm.advantage.lam=2 must be between 0 and 1"),
+    "negative discount": (["algorithm.advantage.gamma=-1"], "algorithm.advantage.gamma=-1 must be between 0 and 1"),
+    "negative clip": (
+        ["algorithm.policy_loss.clip_low=-0.2"],
+        "algorithm.policy_loss.clip_low=-0.2 must be between 0 and 1",
+    ),
+    "clip below a ratio of 0": (
+        ["algorithm.policy_loss.clip_low=2"],
+        "algorithm.policy_loss.clip_low=2 must be between 0 and 1",
+    ),
+    "negative upper clip": (
+        ["algorithm=grpo", "algorithm.policy_loss.clip_high=-0.1"],
+        "algorithm.policy_loss.clip_high=-0.1 must be at least 0",
+    ),
+    "negative clip of values": (
+        ["algorithm.value_loss.clip=-1"],
+        "algorithm.value_loss.clip=-1 must be at least 0",
+    ),
+    "no context": (["model.context=0"], "model.context is 0, but must be at least 1"),
+    "nothing to do": (["algorithm=none", "evals=none"], "algorithm=none without a warm-up and without evaluations"),
+    "wrong answers worth more": (
+        ["reward.wrong=1.5"],
+        "reward.wrong=1.5 is more than reward.correct=1.0: wrong answers would be learnt",
+    ),
+    "answers without a box worth more": (
+        ["~reward.correct", "reward.unboxed=2"],
+        "reward.unboxed=2 is more than reward.correct=1.0",
+    ),
+    "workers without memory": (["grading.memory_gib=0.01"], "grading.memory_gib is 0.01, but must be at least 0.25"),
+    "no time to grade": (
+        ["grading.seconds_per_answer=0.0001"],
+        "grading.seconds_per_answer is 0.0001, but must be at least 0.1",
+    ),
+    "function that Hydra refuses": (
+        ["reward._target_=os.system"],
+        "reward._target_=os.system is refused: Target 'os.system' is blocklisted because it allows config data to "
+        "control executable behavior or belongs to an execution-capable target family.",
+    ),
     "device": (["run.device=gpu"], "run.device=gpu is unknown: choose auto, cpu or cuda"),
     "seed": (["seed=-1"], "seed is -1, but must be at least 0"),
 }
@@ -164,6 +210,25 @@ def test_refused_with_a_sentence(name: str) -> None:
     assert sentence in said
     assert "\n" not in said
     assert said.endswith((".", ")"))
+
+
+def test_functions_of_others_have_their_own_ranges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "my_advantages.py").write_text("def tempered(batch, *, gamma, lam, whiten):\n    return batch\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = ["algorithm.advantage._target_=my_advantages.tempered", "algorithm.advantage.lam=2"]
+    assert configured(*mine, "algorithm.value_loss=null").algorithm.advantage.keywords["lam"] == 2
+
+
+def test_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    from simplerl.run import Run
+
+    (tmp_path / "file").write_text("")
+    config = configured(f"run.root={tmp_path}/file/runs")
+    resolved = {"run": {"dir": None, "root": config.run.root}}
+    with pytest.raises(ConfigError, match=r"/file/runs/x-\w+ cannot be written \(Not a directory\): set run.root or"):
+        Run(config, resolved, "x")
+    with pytest.raises(ConfigError, match=r"^/proc/x/x-\w+ cannot be written \(No such file or directory\): set run"):
+        Run(config, {"run": {"dir": None, "root": "/proc/x"}}, "x")
 
 
 def test_no_chat_template(tmp_path: Path) -> None:
