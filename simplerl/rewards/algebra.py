@@ -2,7 +2,8 @@
 
 Two trees that agree to 30 digits at several points, of mixed sign and size, are taken as one function (the
 identity test of Schwartz and Zippel, over the reals); points where either is not real are passed over, since
-there sqrt(a b) and sqrt(a) sqrt(b) are only conventions. No simplification, no search: the cost is bounded.
+there sqrt(a b) and sqrt(a) sqrt(b) are only conventions (where just one tree has an absolute value they tell
+ln|x| from ln x). No simplification, no search: the cost is bounded.
 """
 
 from __future__ import annotations
@@ -222,6 +223,7 @@ def _agree(answer: Tree, gold: Tree, degrees: tuple[Any, Any], log_base: int | N
     names = tuple(sorted((symbols(answer) | symbols(gold)) - CONSTANTS))
     tolerance = _tolerance(answer, gold)
     rounded_answer = bool(tolerance) and not has_decimal(gold)  # then the tolerance is absolute for large values
+    one_has_bars = contains(answer, "abs") != contains(gold, "abs")
     compared, complex_pairs = 0, []
     for point in _points(names) if names else [{}]:
         try:
@@ -229,7 +231,10 @@ def _agree(answer: Tree, gold: Tree, degrees: tuple[Any, Any], log_base: int | N
             g = _Evaluation(point, degrees[1], log_base).value(gold)
         except OutOfReach:
             continue
-        if mpmath.im(_mp(a)) != 0 or mpmath.im(_mp(g)) != 0:
+        is_complex = mpmath.im(_mp(a)) != 0, mpmath.im(_mp(g)) != 0
+        if one_has_bars and is_complex[0] != is_complex[1]:
+            return False
+        if any(is_complex):
             complex_pairs.append((a, g))
             continue
         if not _close(a, g, tolerance / max(1, abs(_mp(g))) if rounded_answer else tolerance):
@@ -256,8 +261,9 @@ def trees_equal(answer: Tree, gold: Tree) -> bool | None:
                 if agreed:
                     return True
                 verdict = agreed if verdict is None else verdict
-        if verdict is False and _free_constant(answer) and _free_constant(gold) and _differ_by_constant(answer, gold):
-            return True
+        same_bars = contains(answer, "abs") == contains(gold, "abs")
+        if verdict is False and same_bars and _free_constant(answer) and _free_constant(gold):
+            return _differ_by_constant(answer, gold)
         return verdict
 
 
@@ -322,14 +328,19 @@ def expressions_equal(answer: str, gold: str) -> bool | None:
     return verdict
 
 
+def constant(tree: Tree) -> Any:
+    """The value of a tree without variables. Raises OutOfReach: too large, or undefined."""
+    with mpmath.workdps(DIGITS):
+        return _Evaluation({}).value(tree)
+
+
 def is_out_of_reach(text: str) -> bool:
     """Whether the text is a number too large, or undefined: 10^{10^{10}}, 1/0."""
     tree = parsed(text)
     if tree is None or symbols(tree) - CONSTANTS:
         return False
     try:
-        with mpmath.workdps(DIGITS):
-            _Evaluation({}).value(tree)
+        constant(tree)
     except OutOfReach:
         return True
     return False

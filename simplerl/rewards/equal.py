@@ -34,6 +34,7 @@ from simplerl.rewards.structure import (
 )
 from simplerl.rewards.undone import is_computation
 from simplerl.rewards.units import Measured, split_unit, units_contradict
+from simplerl.rewards.words import chosen_option, is_text, words_of
 
 EQUAL, DIFFERENT, NO_ANSWER, TIMEOUT, FAILED = "equal", "different", "no_answer", "timeout", "failed"
 Rule = Literal["math_verify", "qwen", "exact"]  # another one is refused before the run starts
@@ -182,7 +183,10 @@ class _Comparison:
         return self.shapes(shape(a.sides[-1]), shape(g.sides[-1])) and plain(a.sides[0]) == plain(g.sides[0])
 
     def value_of(self, a: Equation, g: Shape) -> bool:
-        """x = 5, or x = 2+3 = 5, where the gold is a bare 5; every side after the name must agree."""
+        """x = 5, or x = 2+3 = 5, or 5 = 10/2, where the gold is a bare 5; every side after the name must agree."""
+        if number(a.sides[0]) is not None:
+            same = all(algebra.expressions_equal(a.sides[0], side) is True for side in a.sides[1:])
+            return same and self.shapes(shape(a.sides[0]), g)
         if not is_label(a.sides[0], gold=False):
             return False
         last = a.sides[-1]
@@ -219,10 +223,10 @@ class _Comparison:
             return self.numbers(x, a.percent, y, g.percent)
         if plain(a.value) == plain(g.value):
             return True
-        if re.fullmatch(r"\(?[A-J]\)?", g.value) and (choice := _OPTION.findall(a.value)):
-            return len(choice) == 1 and choice[0] in g.value and _OPTION.match(a.value) is not None
-        if _is_text(a.value) or _is_text(g.value):
-            return _words(a.value) == _words(g.value) != ""
+        if (chosen := chosen_option(a.value, g.value)) is not None:
+            return chosen
+        if is_text(a.value) or is_text(g.value):
+            return words_of(a.value) == words_of(g.value) != ""
         if _is_string_only(a.value) or _is_string_only(g.value):
             return _ratio(a.value, y) or _ratio(g.value, x)
         if y is not None:
@@ -299,7 +303,6 @@ def _resplit(shape_: Shape, other: Shape) -> Shape:
     return shape_
 
 
-_OPTION = re.compile(r"(?:\\[a-z]+\s*\{\s*)?(?<![A-Za-z])\(?([A-J])[).:]\s*\}?(?=\s*\S)")  # (B) 12, B: 12
 _ROMAN = re.compile(r"\\mathrm\s*\{\s*([A-Za-z]{1,3})\s*\}")
 _DEGREES = re.compile(r"\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})\s*(?:\\?(?:text|mathrm|mbox)?\s*\{?\s*[CF]\s*\}?)?$")
 _SMALL = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -316,32 +319,6 @@ def _number(text: str) -> Number | None:
 
 def _are_names_of_y(a: str, g: str) -> bool:
     return any(one.strip() == "y" and re.fullmatch(r"[fgh]\s*\(\s*x\s*\)", other) for one, other in ((a, g), (g, a)))
-
-
-_SYNONYMS = {
-    "nosolution": "emptyset", "nosolutions": "emptyset", "none": "emptyset", "norealsolution": "emptyset",
-    "norealsolutions": "emptyset", "emptyset": "emptyset", "nullset": "emptyset", "theemptyset": "emptyset",
-    "dne": "undefined", "doesnotexist": "undefined", "undefined": "undefined", "notdefined": "undefined",
-}  # fmt: skip
-_KNOWN = re.compile(r"\\(?:frac|sqrt|pi|infty|binom|ldots|sum|int|lim|log|ln|sin|cos|tan|mathbb)")
-
-
-def _is_text(text: str) -> bool:
-    r"""Words rather than mathematics: \text{west}, three plain letters or more, option letters like (C)."""
-    if _KNOWN.search(text):
-        return False
-    bare = plain(text).strip("(){}.")
-    if "\\text" in text or "\\mbox" in text:
-        return not re.search(r"\d", bare) or not re.fullmatch(r"[\d.,+\-*/^]+", bare)
-    return bool(re.fullmatch(r"[A-Za-z']{3,}(?:-[A-Za-z']{2,})*|[A-Z]{2,}|[A-Z]", bare)) or bool(
-        re.search(r"[A-Za-z]{4,}", re.sub(r"\\[A-Za-z]+", "", text))
-    )
-
-
-def _words(text: str) -> str:
-    words = re.sub(r"[^\w:+-]", "", plain(text).replace("\\emptyset", "emptyset"))
-    folded = words if len(words) == 1 else words.casefold()
-    return _SYNONYMS.get(folded, folded)
 
 
 def _is_string_only(text: str) -> bool:

@@ -6,6 +6,7 @@ Nothing is evaluated and no letter is dropped: a unit goes only where it stands 
 from __future__ import annotations
 
 import re
+import unicodedata
 
 _CHARACTERS = {
     **dict.fromkeys("−–—‐‑﹣", "-"),
@@ -22,6 +23,9 @@ _CHARACTERS = {
     "…": r"\ldots ", "，": ",", "、": ",", "。": ".", "％": "%", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ",
     "λ": r"\lambda ", "μ": r"\mu ", "ω": r"\omega ", "φ": r"\phi ", "ℏ": r"\hbar ", "∠": r"\angle ",
 }  # fmt: skip
+for _fraction in "⅓⅔⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒":
+    _above, _below = unicodedata.normalize("NFKC", _fraction).split("⁄")
+    _CHARACTERS[_fraction] = rf"\frac{{{_above}}}{{{_below}}}"
 _TRANSLATE = str.maketrans(_CHARACTERS)
 
 _RENAMED = {
@@ -45,9 +49,10 @@ _SPACE = {"quad", "qquad", "enspace", "enskip", "space", "medspace", "thickspace
 _TEXT = r"\\(?:text|mbox|textbf|textit|textrm|textnormal|textsf|texttt|mathrm|mathbf|mathit|mathsf|rm|hbox|emph|textup)"
 TEXT_GROUP = re.compile(_TEXT + r"\s*\{([^{}]*)\}")
 _FONT = re.compile(
-    r"\\(?:mathbf|boldsymbol|bm|mathit|mathcal|mathsf|mathfrak|mathscr|pmb|vec|overrightarrow|hat|bar|overline|tilde|widehat|"
+    r"\\(?:mathbf|boldsymbol|bm|mathit|mathcal|mathsf|mathfrak|mathscr|pmb|vec|overrightarrow|hat|widehat|"
     r"underline|ensuremath)\s*\{([A-Za-z]|\\[a-z]+)\}"
 )
+_BARRED = re.compile(r"\\(?:overline|bar|tilde|widetilde)\s*(?:\{\s*([A-Za-z]|\\[a-z]+)\s*\}|([A-Za-z])(?![A-Za-z]))")
 _DOTTED = re.compile(r"\\(d?)dot\s*\{([A-Za-z]|\\[a-z]+)\}")
 _BETWEEN_ITEMS = re.compile(
     r"(?:,\s*)?(?:" + _TEXT + r"\s*\{[\s~,]*(?:and|or)[\s~]*\}|(?<=[\s\d)}\]$])\b(?:and|or)\b)"
@@ -72,7 +77,9 @@ _LEADING = re.compile(
 _TRAILING = re.compile(r"(?:\s|[.,;:](?!\d)|\\\\|(?:solution|answer)\s*:$)+$", re.I)
 _ORDINAL = re.compile(
     r"(?<=\d)\s*\^?\s*\{?\s*(?:" + _TEXT + r"\s*\{\s*(?:st|nd|rd|th)\s*\}|(?<=\d)(?:st|nd|rd|th)\b)\s*\}?"
+    r"|(?<=\d)\s*\^\s*\{\s*(?:st|nd|rd|th)\s*\}"
 )
+_NAMED_BOX = re.compile(r"=\s*\\boxed\s*\{")  # x = \boxed{5} within a box
 _SETUP = re.compile(r"\\begin\{(array|aligned|align\*?|cases|split|gathered)\}(?:\{[^{}]*\})?")
 
 
@@ -107,6 +114,7 @@ def clean(text: str) -> str:
     if "\\begin{pmatrix}" not in text:
         text = _SETUP.sub(" ", text).replace("\\end{", "\\end {").replace("\\\\", ",").replace("&", " ")
         text = re.sub(r"\\end \{[a-z*]+\}", " ", text)
+    text = _BARRED.sub(lambda bar: f" {bar[1] or bar[2]}_{{bar}}", text)  # another quantity: a mean, a complement
     text = _FONT.sub(r" \1", _DOTTED.sub(lambda d: f" {d[2]}" + "'" * (1 + len(d[1])), text))
     text = re.sub(
         r"\^\s*(?:\{\s*((?:\\prime\s*)+)\}|\\prime)", lambda p: "'" * max(1, (p[1] or "").count("prime")), text
@@ -146,6 +154,8 @@ def _trim(text: str) -> str:
 def _unwrap_boxes(text: str) -> str:
     while text.startswith("\\boxed{") and text.endswith("}") and _closes_at_end(text[6:]):
         text = text[7:-1].strip()
+    if (inner := _NAMED_BOX.search(text)) and text.endswith("}") and _closes_at_end(text[inner.end() - 1 :]):
+        text = text[: inner.start()] + "= " + _unwrap_boxes(text[inner.end() : -1].strip())
     return text
 
 

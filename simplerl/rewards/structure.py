@@ -73,6 +73,8 @@ _RELATIONS = {
     "\\equiv": "=",
 }
 _NAME = re.compile(r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_(?:\w|\{[^{}]*\}))?'*(?:\([^()]*\))?")
+_OVER_REALS = re.compile(rf"(?:{_NAME.pattern}|\([^()]*\))\s*(?:\\in\s*(?:\\mathbb\s*\{{?\s*R\s*\}}?|\\R))?\s*")
+_WORDS = re.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}\d]*\}")
 _INFINITY = "\\infty"
 _MATRIX = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.S)
 _REALS = re.compile(r"\\mathbb\s*\{?\s*R\s*\}?|\\R|\\text\s*\{\s*all real numbers\s*\}|all real numbers", re.I)
@@ -125,9 +127,20 @@ def shape(text: str, depth: int = 0) -> Shape:  # noqa: PLR0911 - a kind each
         rows = [row.split("&") for row in found.group(1).split("\\\\") if row.strip()]
         return Matrix(tuple(tuple(shape(cell, depth + 1) for cell in row) for row in rows))
     if _SIGNS.search(text):
+        if two := _both(text):
+            return Several(two)
         values = [text.replace("\\pm", a).replace("\\mp", b) for a, b in (("+", "-"), ("-", "+"))]
         return Several(tuple(shape(value.lstrip("+ "), depth + 1) for value in values))
     return Value(text)
+
+
+def _both(text: str) -> tuple[Value, Value] | None:
+    r"""2 \pm 1 is a way to write 1 and 3, not a sum left undone."""
+    left, _, right = re.sub(_SIGNS, "\n", text, count=1).partition("\n")
+    a, b = number(left), number(right)
+    if a is None or b is None or a.decimal or b.decimal or not left.strip():
+        return None
+    return Value(str(a.value + b.value)), Value(str(a.value - b.value))
 
 
 def _several(pieces: tuple[str, ...], depth: int) -> Shape:
@@ -162,7 +175,8 @@ def _brackets(text: str, opening: str, inside: str, closing: str, depth: int) ->
             head, found = split_top(inside, frozenset([bar]))
             if len(found) == 1 and head[1]:
                 condition = shape(head[1], depth + 1)
-                return condition if not isinstance(condition, Value) else Value(text)
+                named = not isinstance(condition, Value) and _OVER_REALS.fullmatch(head[0])
+                return condition if named else Value(text)
         content = shape(inside, depth + 1)
         return Several(content.items if isinstance(content, Several) else (content,), braces=True)
     pieces, _ = split_top(inside, _COMMAS)
@@ -219,9 +233,11 @@ def is_label(text: str, *, gold: bool) -> bool:
     A gold label is one name; an answer may also name a sum or product (m+n = 371), but never with numbers in it:
     2x+z = 1 is an equation, not the value 1.
     """
-    if re.search(r"\\(?:text|mathrm|mbox)\s*\{[^{}\d]*\}", text) or _NAME.fullmatch(text):
-        return True
     bare = re.sub(r"_(?:\w|\{[^{}]*\})|\([^()]*\)(?=$|[:])", "", text)
+    if (found := _WORDS.search(text)) and (found.start() == 0 or not re.search(r"\d", bare)):
+        return True
+    if _NAME.fullmatch(text):
+        return True
     if re.fullmatch(
         r"\([A-Za-z\\, ]+\)|\|?[A-Z]{1,6}'*\|?(?:_\w+)?|\\angle\s*[A-Z_{}0-9 ]+|[A-Z]+\s*:\s*[A-Z]+|[a-z]{4,}[a-z ]*",
         text.strip(),

@@ -1,10 +1,15 @@
-"""Computations that an answer leaves undone: 16-3-4 is not 9, or a policy could box the question."""
+"""Computations that an answer leaves undone: 16-3-4 is not 9, or a policy could box the question.
+
+The root of a square is a number here: sqrt(16) alone may stand for 4, sqrt(16)+1 is a sum that was not done.
+"""
 
 from __future__ import annotations
 
 from fractions import Fraction
 
-from simplerl.rewards.algebra import CONSTANTS
+import mpmath
+
+from simplerl.rewards.algebra import CONSTANTS, SAME, OutOfReach, constant
 from simplerl.rewards.latex import FUNCTIONS, Tree, contains, symbols
 
 _TASKS = FUNCTIONS | {"factorial", "binom", "log_base", "abs", "floor", "ceil"}  # not a number's form
@@ -20,7 +25,23 @@ def is_computation(tree: Tree) -> bool:
 def _is_rational(tree: Tree) -> bool:
     if tree[0] == "num":
         return True
+    if tree[0] == "call" and tree[1] in ("sqrt", "root"):
+        return _is_rational(tree[2]) and _comes_to_a_fraction(tree)
     return tree[0] in ("neg", "div", "pow", "add", "mul") and all(_is_rational(part) for part in tree[1:])
+
+
+def _comes_to_a_fraction(tree: Tree) -> bool:
+    """As sqrt(16) and the cube root of 27 do, sqrt(2) does not."""
+    try:
+        value = constant(tree)
+    except OutOfReach:
+        return False
+    if isinstance(value, Fraction):
+        return True
+    if mpmath.im(value) != 0:
+        return False
+    near = Fraction(mpmath.nstr(value, 36)).limit_denominator(10**6)
+    return bool(abs(value * near.denominator - near.numerator) <= SAME * near.denominator)
 
 
 def _is_power_of_ten(tree: Tree) -> bool:
