@@ -68,6 +68,37 @@ def test_fbox_counts_in_solutions_and_where_asked() -> None:
         ("I paid $2 and got 1,234.50 back.", "1,234.50"),
         ("Thus \\[x = 7\\]", "x = 7"),
         ("We get -5 in the end", "-5"),
+        # dollar amounts are no formula
+        ("He has $15 and she has $20.", "20"),
+        ("So he pays $12 for the shirt and $20 in total.", "20"),
+        ("The answer is $20, up from $15.", "20"),
+        ("Answer: $15 from A and $20 from B gives $35", "35"),
+        ("He pays $5 * 4 = $20.", "20"),
+        ("Jane makes 3*$5=$15 and 2*$10=$20", "20"),
+        (r"The answer is $\$20$.", r"\$20"),
+        ("He had $12 left and she paid with a $ sign", "12"),
+        (r"so $\text{the sum of all is } 5$", r"\text{the sum of all is } 5"),
+        # quoted
+        ('The answer is "5".', "5"),
+        ("The answer is `5`.", "5"),
+        # parts of an expression
+        ("it is sqrt(2)", "sqrt(2)"),
+        ("it is √2", "√2"),
+        ("so we get 5^2", "5^2"),
+        ("so 2^3 = 8", "8"),
+        ("so x = 3y", "3y"),
+        ("We get 2x+3", "2x+3"),
+        ("thus 3*4*5", "3*4*5"),
+        ("We get (5).", "5"),
+        ("so 12cm", "12"),
+        ("It costs $5/hour", "5"),
+        # several items
+        ("The answer is $5$ or $6$.", "5, 6"),
+        ("The answer is 1, 2, 3, 4 or 5", "1, 2, 3, 4, 5"),
+        ("The answer is 1, 2, 3, 4.", "1, 2, 3, 4"),
+        ("The answer is 1,234 or 2,345", "1,234, 2,345"),
+        ("x is 3 or 4.", "3, 4"),
+        ("The answer is $\\frac{1}{2}$ and we are done", r"\frac{1}{2}"),
         ("no numeric answer", None),
         ("  \n ", None),
     ],
@@ -106,6 +137,11 @@ def test_qwen_extraction_order(response: str, answer: str | None) -> None:
         "\\boxed{" + " " * 500_000 + "5}",
         "\\frac" * 100_000,
         "1,000" * 100_000,
+        "1, " * 200_000,
+        "1 or " * 100_000,
+        "The answer is " + "111," * 100_000,
+        "$a " * 200_000,
+        "((((2" * 100_000,
     ],
 )
 def test_extraction_is_linear(text: str) -> None:
@@ -145,6 +181,26 @@ def test_rewards(response: str, rewards: tuple[float, float, float], status: str
     assert scores[0].status == status
     assert scores[0].correct == (status == "equal")
     assert scores[0].parts == {"boxed": float(scores[0].extracted is not None), "gold_unread": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("response", "gold"),
+    [
+        ("The answer is $5$ or $6$.", "5"),
+        ("The answer is 1, 2, 3, 4 or 5", "5"),
+        ("it is sqrt(2)", "2"),
+        ("it is √2", "2"),
+        ("it is 5^2", "2"),
+        ("so x = 3y", "3"),
+    ],
+)
+def test_lenient_takes_no_part_of_an_answer(response: str, gold: str) -> None:
+    assert lenient(response, Problem(id="p", question="", answer=gold)).status == "different"
+
+
+def test_lenient_takes_several_items_as_one_answer() -> None:
+    assert lenient("The answer is $5$ or $6$.", Problem(id="p", question="", answer="5,6")).correct
+    assert lenient("it is sqrt(2)", Problem(id="p", question="", answer="\\sqrt{2}")).correct
 
 
 @pytest.mark.parametrize(

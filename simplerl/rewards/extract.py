@@ -9,6 +9,10 @@ Decided once, for every reward:
 - A box in a code block or in quoted text is a box. \fbox{} counts only where the caller says so.
 - Lenient: the last box; else an unclosed last box; else the value after the last "answer is", "Answer:",
   "####", "A:"; else mathematics on the last line; else the last number.
+- Two dollar amounts are no formula: where the closing $ stands before a digit, or three plain words stand between.
+- "5 or 6" is one answer with two items, as is a list that an announcement begins with; "20, up from 15" is 20.
+- A number within an expression that is not marked as mathematics (sqrt(2), 5^2, 3y) is not taken out of it: the
+  expression is the answer.
 """
 
 from __future__ import annotations
@@ -63,10 +67,24 @@ _MARKER = re.compile(
     re.I | re.M,
 )
 _ANSWER_LABEL = re.compile(r"(?:\*\*)?(?:final\s+)?answer(?:\*\*)?\s*:?(?:\*\*)?\s*(?=\\[(\[]|\$)", re.I)
-_MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
+_PLAIN_WORD = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{2,}|\\(?:text|mbox|mathrm)\s*\{[^{}]*\}")
+_MATH = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$((?:\\.|[^$\\\n])+)\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
 _AMOUNT = r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+"
 _NUMBER = re.compile(rf"(?<![\w.])(?:\\?\$\s*)?((?:{_AMOUNT})(?:\s*/\s*(?:{_AMOUNT}))?(?:[eE][+-]?\d+)?)(\s*\\?%)?")
+_ITEM = rf"(?:\$(?:\\.|[^$\\\n])+\$(?!\d)|\\\((?:(?!\\\)).)+\\\)|\\?\$?\s?(?:{_AMOUNT})(?:/\d+)?(?![\w^]))"
+_ITEMS = rf"{_ITEM}(?:,\s+{_ITEM}){{0,60}}"  # a space, or 1,234,567 could be read in very many ways
+_CHOICES = re.compile(rf"{_ITEMS},?\s+or\s+{_ITEM}")
+_LIST = re.compile(rf"{_ITEMS}(?:,?\s+(?:or|and)\s+{_ITEM}|(?<=.)(?=\.?\s*(?:$|\n)))")
+_QUOTED = re.compile(r"""(?:"([^"\n]{1,80})"|“([^”\n]{1,80})”|`{1,3}([^`\n]{1,80})`{1,3})""")
+_ASIDE = re.compile(
+    rf"(\\?\$?\s?(?:{_AMOUNT})(?:\s*\\?%)?(?:\s+[a-z]+){{0,3}}),\s+(?!(?:and|or|so|then|thus|hence|giving|which)\b)[a-z]"
+)
+_INTO = re.compile(r"(?:[\^√/*·×+({\[]|[A-Za-z)\]}][-+*/^({]+)$")  # what stands before a part of an expression
+_ONWARDS = re.compile(
+    r"\^|√|π|\\?(?:sqrt|pi)\b|[*/·×+]\s?(?:[\d(\\√]|[A-Za-z](?![A-Za-z]))|\((?![A-Za-z]{2})|[A-Za-z](?![A-Za-z])"
+)
 _SENTENCE_END = re.compile(r"\.(?=\s|$)|[!?](?=\s)|\n|。")
+_NEAR = 60  # characters of an expression on each side of a number
 _TAIL = 4000  # characters of a response's end in which an answer without a marker is looked for
 
 
@@ -98,8 +116,14 @@ def _unclosed_box(text: str) -> str | None:
 def _value_after(text: str) -> str | None:
     """The value that a marker announces: to the end of its sentence, mathematics first."""
     text = text.lstrip(" \t\n:*_")
-    if math := _MATH.match(text):
+    if (listed := _LIST.match(text)) and len(_items(listed.group())) > 1:
+        return ", ".join(_items(listed.group()))
+    if (math := _MATH.match(text)) and _is_math(math):
         return _inside(math)
+    if quoted := _QUOTED.match(text):
+        return _inside(quoted).strip(" .") or None
+    if aside := _ASIDE.match(text):
+        text = aside.group(1)
     end = _SENTENCE_END.search(text)
     sentence = (text[: end.start()] if end else text).strip(" *_.,:;$")
     if not sentence:
@@ -113,11 +137,41 @@ def _last_mention(text: str) -> str | None:
     """The last formula or number of a text, whichever ends later."""
     best: tuple[int, str] | None = None
     for math in _MATH.finditer(text):
-        best = (math.end(), _inside(math))
+        if _is_math(math):
+            best = (math.end(), _inside(math))
     for found in _NUMBER.finditer(text):
         if best is None or found.start() >= best[0]:
-            best = (found.end(), re.sub(r"\s", "", found.group(1) + (found.group(2) or "")))
+            best = (found.end(), _whole(text, found))
+    for choices in _CHOICES.finditer(text):
+        if best is not None and choices.end() >= best[0]:
+            best = (choices.end(), ", ".join(_items(choices.group())))
     return best[1] if best else None
+
+
+def _is_math(math: re.Match[str]) -> bool:
+    """Not the text between two dollar amounts."""
+    words = [] if math.group(2) is None else _PLAIN_WORD.findall(math.group(2))
+    return sum(word[0] != "\\" for word in words) < 3
+
+
+def _items(listed: str) -> list[str]:
+    pieces = re.split(r",?\s+(?:or|and)\s+|(?<=[\d$)]),\s+", listed)
+    return [piece.strip(" $").removeprefix("\\(").removesuffix("\\)").strip(" \\$") for piece in pieces]
+
+
+def _whole(text: str, found: re.Match[str]) -> str:
+    """A number, or the unmarked expression that it is a part of (no space in it)."""
+    before = text[max(0, found.start(1) - _NEAR) : found.start(1)]
+    after = text[found.end(1) : found.end(1) + _NEAR]
+    left = re.split(r"[\s=:]", before)[-1].lstrip("*_\"'`$")
+    right = re.split(r"[\s=]|[.,;:](?!\d)", after, maxsplit=1)[0].rstrip("*_\"'`$!?")
+    if _INTO.search(left) or _ONWARDS.match(right):
+        whole = left + found.group(1) + right
+        if whole.startswith("(") and whole.count("(") > whole.count(")"):
+            whole = whole[1:]
+        if re.fullmatch(rf"[(\[{{]*({_AMOUNT})[)\]}}]*", whole) is None:
+            return whole
+    return re.sub(r"\s", "", found.group(1) + (found.group(2) or ""))
 
 
 def _inside(math: re.Match[str]) -> str:
