@@ -65,4 +65,5 @@ class RankAlone:
 
 def rank(path: str, number: int = 0) -> Any:
     remote: Any = ray.remote
-    return remote(concurrency_groups={"control": 1})(RankAlone).options(num_cpus=0).remote(path, number)
+    here = {"env_vars": {"PYTHONPATH": os.path.dirname(__file__)}}
+    return remote(concurrency_groups={"control": 1}, runtime_env=here)(RankAlone).remote(path, number)

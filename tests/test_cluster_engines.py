@@ -20,8 +20,6 @@ from simplerl.types import Problem, Prompt, Rollout, Sampling, Stop
 if find_spec("ray") is None or find_spec("vllm") is None:
     pytest.skip("Ray or vLLM is not installed (extras cpu or gpu)", allow_module_level=True)
 
-from ray_here import ray_here
-
 from simplerl.backends import Lost
 from simplerl.cluster.dealing import Seat, deal
 from simplerl.cluster.engine_actor import Request
@@ -90,23 +88,21 @@ def prompts(tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
 
 
 @pytest.fixture(scope="module")
-def pool(tokenizer: PreTrainedTokenizerBase, policy: torch.nn.Module) -> Iterator[EnginePool]:
-    with ray_here():
-        pool = EnginePool(
-            tokenizer,
-            str(BASE),
-            context=256,
-            engines=2,
-            precision="float32",
-            cache_gib=0.05,
-            max_rows=ROWS,
-            reserve=2,
-            cpus=0.5,
-            max_restarts=100,
-        )
-        pool.load_weights(policy.named_parameters())
-        yield pool
-        pool.close()
+def pool(tokenizer: PreTrainedTokenizerBase, policy: torch.nn.Module, cluster: None) -> Iterator[EnginePool]:
+    pool = EnginePool(
+        tokenizer,
+        str(BASE),
+        context=256,
+        engines=2,
+        precision="float32",
+        cache_gib=0.05,
+        max_rows=ROWS,
+        reserve=2,
+        max_restarts=100,
+    )
+    pool.load_weights(policy.named_parameters())
+    yield pool
+    pool.close()
 
 
 def draw(

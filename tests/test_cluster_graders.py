@@ -20,19 +20,12 @@ from simplerl.types import Problem, Prompt, Rollout
 if find_spec("ray") is None:
     pytest.skip("Ray is not installed (extras cpu or gpu)", allow_module_level=True)
 
-from ray_here import ray_here
 from test_rewards_pool import acting, problem
 
 from simplerl.backends import Lost
 from simplerl.cluster.graders import RayLane, ray_grader
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_is_here() -> Iterator[None]:
-    with ray_here():
-        yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
 
 def lanes(grader: Grader) -> list[RayLane]:

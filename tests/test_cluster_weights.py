@@ -8,28 +8,35 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from simplerl.config import Aggregation, ModelConfig, OptimizerConfig, TrainConfig
 from simplerl.fingerprint import fingerprint
+from simplerl.losses import ppo_clip
 from simplerl.types import Problem, Prompt, Rollout, Sampling, Stop
+from simplerl.worker import UpdatePlan
 
 if find_spec("ray") is None or find_spec("vllm") is None:
     pytest.skip("Ray or vLLM is not installed (extras cpu or gpu)", allow_module_level=True)
 
 
-from ranks_alone import rank
-from ray_here import ray, ray_here
+from ranks_alone import rank, ray
 
-from simplerl.backends import Lost
+from simplerl.backends import Lost, policy_worker
 from simplerl.cluster.engines import EnginePool
+from simplerl.cluster.layout import Sharding
+from simplerl.cluster.ranks import Place, RankGroup
+from simplerl.cluster.watch import Limits
 from simplerl.cluster.weights import Header, SyncFailed, buckets, compare, from_ranks, send, unpacked
 
 BASE = str(Path(__file__).resolve().parent.parent / "assets/micro_base")
@@ -92,21 +99,20 @@ slow = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[EnginePool]:
-    with ray_here():
-        pool = EnginePool(
-            AutoTokenizer.from_pretrained(BASE),
-            BASE,
-            context=256,
-            precision="float32",
-            cache_gib=0.05,
-            max_rows=8,
-            from_path=True,
-            bucket_mib=1,
-            max_restarts=100,
-        )
-        yield pool
-        pool.close()
+def pool(cluster: None) -> Iterator[EnginePool]:
+    pool = EnginePool(
+        AutoTokenizer.from_pretrained(BASE),
+        BASE,
+        context=256,
+        precision="float32",
+        cache_gib=0.05,
+        max_rows=8,
+        from_path=True,
+        bucket_mib=1,
+        max_restarts=100,
+    )
+    yield pool
+    pool.close()
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +153,28 @@ def test_the_engine_has_the_ranks_weights_to_the_bit(pool: EnginePool, ranks: li
     assert pool.checksums() == [held(ranks)]
     assert pool.metrics["rollout/sync_mib"] == pytest.approx(3.17, abs=0.01)
     assert [r.token_ids for r in draw(pool)] != [r.token_ids for r in before]
+
+
+@slow
+def test_shards_of_zero_3_arrive_whole_after_a_training_step(pool: EnginePool, tmp_path: Path) -> None:
+    train = TrainConfig(prompts_per_step=6, samples_per_prompt=2, minibatch_size=6)
+    build = partial(policy_worker, ModelConfig(path=BASE), train, BASE, optimizer=OptimizerConfig(lr=1e-3), steps=8)
+    plan = UpdatePlan(minibatch_size=12, epochs=1, aggregation=Aggregation.token_mean, constant_length=0)
+    environment = {"DS_ACCELERATOR": "cpu", "PYTHONPATH": str(Path(__file__).parent)}
+    group = RankGroup("policy", [Place("DEFAULT")] * 2, Limits(), environment, threads=1)
+    try:
+        group.start(build, Sharding(3, deepspeed={"stage3_param_persistence_threshold": 0}))
+        before = group.update(tiny.batch(), ppo_clip, plan, [0])
+        pool.sync(group.actors)
+        group.save(tmp_path)
+    finally:
+        group.close()
+    assert before["grad_norm"] > 0
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    sums = {name: fingerprint(weight) for name, weight in trained.named_parameters()}
+    base = {name: fingerprint(weight) for name, weight in AutoModelForCausalLM.from_pretrained(BASE).named_parameters()}
+    assert not set(sums.values()) & set(base.values()), "every weight has been trained"
+    assert pool.checksums() == [sums | {"lm_head.weight": sums["model.embed_tokens.weight"]}]
 
 
 @slow
