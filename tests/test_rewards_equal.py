@@ -16,7 +16,7 @@ from simplerl.rewards.equal import DIFFERENT, EQUAL, FAILED, NO_ANSWER, TIMEOUT,
 
 NO_UNITS = [
     "\\text{ or six}", "\\text{ and six}", " perhaps six", " nope six", " \\text{ maybe six}", "\\text{ hmm, six}", "\\text{ alternatively six}", "\\text{, six}", " below zero", "\\text{ negative}",
-    " tenths", " hundredths", " halves", " thirds", " thousands", " millions of dollars", " hundreds", " dozens", "\\text{k}", "\\text{M}", "\\text{B}", " root two", " square root", "\\text{ pi}", "\\text{ twentieths}",
+    " tenths", " hundredths", " halves", " thirds", " thousands", " millions of dollars", " hundreds", " dozens", "\\text{k}", "\\text{M}", "\\text{B}", " grand", " root two", " square root", "\\text{ pi}", "\\text{ twentieths}",
 ]  # fmt: skip
 SAME = [
     # numbers

@@ -150,8 +150,8 @@ def _last_mention(text: str) -> str | None:
 
 def _is_math(math: re.Match[str]) -> bool:
     """Not the text between two dollar amounts."""
-    words = [] if math.group(2) is None else _PLAIN_WORD.findall(math.group(2))
-    return sum(word[0] != "\\" for word in words) < 3
+    words: list[str] = [] if math.group(2) is None else _PLAIN_WORD.findall(math.group(2))
+    return len([word for word in words if not word.startswith("\\")]) < 3
 
 
 def _items(listed: str) -> list[str]:

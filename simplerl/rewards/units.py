@@ -40,7 +40,7 @@ between where wrong only else odd even prime divided squared cubed more less bas
 raise lambda import otherwise perhaps maybe nope no nor neither either hmm wait sorry oops instead rather unless except
 without might may could would should because since so hence thus then as which that below above under negative zero
 root square cube pi half halve third ten dozen score one two three four five six seven eight nine eleven twelve hundred
-thousand k b"""
+thousand grand k b"""
 _NOT_UNITS = frozenset(_NOT_UNIT_WORDS.split())
 _COUNTS = re.compile(
     r"(?:thir|four|fif|six|seven|eigh|nine)teen(?:th)?|(?:twen|thir|for|fif|six|seven|eigh|nine)t(?:y|ieth)|[a-z]+llion(?:th)?"
