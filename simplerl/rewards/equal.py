@@ -5,7 +5,8 @@ math-verify for what is left. `exact`: equal strings after that normalisation. `
 
 Choices: integers exactly; a decimal gold to 1e-4 of itself; an exact gold needs 1e-6; x % may mean x or x/100,
 nothing else is scaled; letters are never units; lists have no order but every item counts, tuples and intervals
-have one; a computation left undone (16-3-4, 3!, \\int) is not the number it comes to.
+have one; a computation left undone (16-3-4, 3!, \\int) is not the number it comes to, but 5 = 10/2 is 5 and 2 \\pm 1
+is 1 and 3. A set over other than the reals is no interval; ln|x| is not ln x; a bar makes another quantity.
 """
 
 from __future__ import annotations
