@@ -209,7 +209,7 @@ def _whole(module: Any, name: str, parameter: Tensor) -> list[Tensor]:
     if isinstance(module, VocabParallelEmbedding):
         head = isinstance(module, ParallelLMHead) and name == "weight"
         held = _unpacked(module, parameter.shape[1], parameter.dtype) if head else parameter
-        gathered = tensor_model_parallel_all_gather(held, 0) if module.tp_size > 1 else held
+        gathered = tensor_model_parallel_all_gather(held.contiguous(), 0) if module.tp_size > 1 else held
         return [gathered[: module.org_vocab_size]]
     if not isinstance(module, LinearBase):
         return [parameter]
@@ -221,7 +221,7 @@ def _whole(module: Any, name: str, parameter: Tensor) -> list[Tensor]:
         held = parameter.to(module.params_dtype)
     if by_row:
         split = module.tp_size > 1 and name == "weight"
-        return [tensor_model_parallel_all_gather(held, 1) if split else held]
+        return [tensor_model_parallel_all_gather(held.contiguous(), 1) if split else held]
     parts = list(held.split(module.output_partition_sizes))
     if isinstance(module, ColumnParallelLinear) and module.tp_size > 1:
         parts = [tensor_model_parallel_all_gather(part.contiguous(), 0) for part in parts]
