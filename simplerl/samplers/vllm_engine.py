@@ -61,6 +61,8 @@ class VllmEngine:
             "enforce_eager": not on_gpu if settings.eager is None else settings.eager,
             "kv_cache_memory_bytes": None if settings.cache_gib is None else int(settings.cache_gib * 2**30),
             "tensor_parallel_size": settings.tensor_parallel,
+            # Not Ray, which vLLM would take inside an actor: the other ranks are children of this process.
+            "distributed_executor_backend": "mp" if settings.tensor_parallel > 1 else "uni",
             "logprobs_mode": "processed_logprobs",  # of the distribution drawn from
             "worker_extension_cls": f"{HeldWeights.__module__}.{HeldWeights.__qualname__}",
             "weight_transfer_config": WeightTransferConfig(backend=_TRANSFER),

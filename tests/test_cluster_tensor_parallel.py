@@ -1,0 +1,45 @@
+"""An engine on two ranks: the same responses and weights as on one."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from simplerl.fingerprint import fingerprint
+from simplerl.types import Problem, Prompt, Sampling, Stop
+
+if find_spec("ray") is None or find_spec("vllm") is None:
+    pytest.skip("Ray or vLLM is not installed (extras cpu or gpu)", allow_module_level=True)
+
+from simplerl.cluster.engines import EnginePool
+from simplerl.samplers.local import LocalSampler
+
+BASE = Path(__file__).resolve().parent.parent / "assets/micro_base"
+
+
+@pytest.mark.slow
+def test_two_ranks_draw_and_hold_what_one_does(cluster: None) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    policy = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
+    questions = [f"What is {a} + {a + 3}?\n" for a in (3, 12, 58)]
+    prompts = [Prompt(Problem(q, q, ""), q, tuple(tokenizer(q).input_ids)) for q in questions]
+    drawn = (prompts, Sampling(0.0, max_new_tokens=30), Stop((0,)), 1, 0, 0)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(1.01)
+    pool = EnginePool(
+        tokenizer, str(BASE), context=256, tensor_parallel=2, precision="float32", cache_gib=0.05, max_rows=4, cpus=2
+    )
+    try:
+        pool.load_weights(policy.named_parameters())
+        sums = {name: fingerprint(weight) for name, weight in policy.named_parameters()}
+        assert pool.checksums() == [sums | {"lm_head.weight": sums["model.embed_tokens.weight"]}]
+        ours = {rollout.prompt.text: rollout.token_ids for rollout in pool.generate(*drawn)}
+    finally:
+        pool.close()
+    theirs = {rollout.prompt.text: rollout.token_ids for rollout in LocalSampler(policy, tokenizer).generate(*drawn)}
+    assert ours == theirs
