@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -45,6 +46,17 @@ class Stepper(Protocol):
     def load(self, folder: Path) -> None: ...
 
 
+def adamw(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        list(parameters),
+        lr=config.lr,
+        betas=(config.betas[0], config.betas[1]),
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
 class TorchStepper:
     """One module's optimizer on one device."""
 
@@ -52,14 +64,7 @@ class TorchStepper:
         self.module, self.config, self.total_steps = module, config, total_steps
         self.step_count = 0
         self.names = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(
-            list(self.names.values()),
-            lr=config.lr,
-            betas=(config.betas[0], config.betas[1]),
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.optimizer = adamw(self.names.values(), config)
 
     def backward(self, loss: Tensor, last: bool = True) -> None:
         loss.backward()

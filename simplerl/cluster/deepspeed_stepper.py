@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from simplerl.cluster.layout import Sharding
 from simplerl.config import OptimizerConfig
 from simplerl.models import VALUE_HEAD, Critic, output_weight
-from simplerl.stepping import MOMENTS, OPTIMIZER, Stepper, TorchStepper, learning_rate, read_step, write_step
+from simplerl.stepping import MOMENTS, OPTIMIZER, Stepper, TorchStepper, adamw, learning_rate, read_step, write_step
 from simplerl.tensor_files import TensorFiles, shard_name, write_index
 from simplerl.worker import Forward
 
@@ -165,14 +165,7 @@ class DeepSpeedStepper:
         self.config, self.total_steps, self.ranks = config, total_steps, ranks
         self.names = dict(model.named_parameters())
         self.step_count = 0
-        self.optimizer = torch.optim.AdamW(
-            list(self.names.values()),
-            lr=config.lr,
-            betas=(config.betas[0], config.betas[1]),
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.optimizer = adamw(self.names.values(), config)
         self.stage = ranks.sharding.zero_stage
         self.engine, *_ = deepspeed.initialize(
             model=_Whole(model, forward, sharded=self.stage == 3),

@@ -27,15 +27,20 @@ def start(folder: str) -> subprocess.Popen[bytes]:
 
 
 def marked(folder: str) -> list[int]:
-    """Processes of the session."""
+    """Processes of the session: those with its mark, and those with a file of its folder open (Ray's agents write
+    their title over their environment)."""
     mark, found = f"{MARK}={folder}".encode(), []
-    for path in Path("/proc").glob("[0-9]*/environ"):
+    for path in Path("/proc").glob("[0-9]*"):
         try:
-            if mark in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
+            if mark in (path / "environ").read_bytes().split(b"\0") or _writes_into(folder, path):
+                found.append(int(path.name))
         except OSError:
             continue  # ended meanwhile, or another user's
-    return found
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def _writes_into(folder: str, process: Path) -> bool:
+    return any(os.readlink(file).startswith(f"{folder}/") for file in (process / "fd").iterdir())
 
 
 def sweep(folder: str) -> None:
