@@ -39,7 +39,7 @@ def lanes(grader: Grader) -> list[RayLane]:
 def test_verdicts_and_their_order_are_the_local_pools() -> None:
     prompts = [Prompt(Problem(f"p{i}", "", str(i)), "", ()) for i in range(20)]
     rollouts = [Rollout(p, s, rf"so \boxed{{{i + s}}}", (), (), "stop") for i, p in enumerate(prompts) for s in (1, 0)]
-    with Grader(partial(strict)) as local, ray_grader(partial(strict), workers=2, cpus=0.5) as remote:
+    with Grader(partial(strict)) as local, ray_grader(partial(strict), workers=2) as remote:
         want = local.grade(iter(rollouts), prompts)
         assert remote.grade(iter(rollouts), prompts) == want
         assert remote.metrics == local.metrics
@@ -48,14 +48,14 @@ def test_verdicts_and_their_order_are_the_local_pools() -> None:
 
 def test_a_bad_answer_costs_itself_alone() -> None:
     texts = ["fine"] * 3 + ["spin", "die", "raise"] + ["fine"] * 3
-    with ray_grader(partial(acting), seconds_per_answer=1.0, cpus=0.5) as grader:
+    with ray_grader(partial(acting), seconds_per_answer=1.0) as grader:
         scores = grader.grade_pairs((text, problem("p")) for text in texts)
         assert [s.status for s in scores] == ["equal"] * 3 + ["timeout", "failed", "failed"] + ["equal"] * 3
         assert grader.metrics["reward/timeout_fraction"] == pytest.approx(1 / 9)
 
 
 def test_a_killed_grader_is_replaced_and_its_answers_are_graded_again(caplog: pytest.LogCaptureFixture) -> None:
-    with ray_grader(partial(acting), workers=2, cpus=0.5) as grader:
+    with ray_grader(partial(acting), workers=2) as grader:
         pids = [lane.pid for lane in lanes(grader)]
 
         def stream() -> Iterator[tuple[str, Problem]]:
@@ -82,7 +82,7 @@ def _lives(pid: int) -> bool:
 
 
 def test_a_grader_that_dies_every_time_ends_in_an_error() -> None:
-    with ray_grader(partial(acting), cpus=0.5, max_restarts=1) as grader:
+    with ray_grader(partial(acting), max_restarts=1) as grader:
         lane = lanes(grader)[0]
         started = lane.start
 
@@ -97,7 +97,7 @@ def test_a_grader_that_dies_every_time_ends_in_an_error() -> None:
 
 
 def test_a_reward_that_workers_cannot_load_is_refused() -> None:
-    lane = RayLane(b"cno_such_module\nreward\n.", 8.0, 2.0, False, cpus=0.5, strategy="DEFAULT", max_restarts=1)
+    lane = RayLane(b"cno_such_module\nreward\n.", 8.0, 2.0, False, strategy="DEFAULT", max_restarts=1)
     with pytest.raises(ConfigError, match=r"(?s)cannot load the reward: .*no_such_module"):
         lane.start()
     lane.kill()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -136,20 +135,15 @@ def test_hostile_rows_from_a_thread(shared: Path, trap: None) -> None:
 
 
 @pytest.mark.slow
-def test_hostile_rows_from_a_ray_actor(shared: Path, trap: None) -> None:
-    ray = pytest.importorskip("ray", reason="needs ray: pip install simplerl[cpu]")
+def test_hostile_rows_from_a_ray_actor(shared: Path, trap: None, cluster: None) -> None:
+    import ray
+
+    class Actor:
+        def grade(self, cases: list[Case]) -> list[tuple[Score, float]]:
+            with Grader(partial(strict)) as grader:
+                return grader.grade_timed((case.text, Problem(case.id, "", case.gold)) for case in cases)
+
     rows = hostile(shared)
-    root = str(Path(__file__).resolve().parent.parent)
-    environment = {"PYTHONPATH": os.pathsep.join([root, str(Path(__file__).parent)])}
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": environment})
-    try:
-
-        class Actor:
-            def grade(self, cases: list[Case]) -> list[tuple[Score, float]]:
-                with Grader(partial(strict)) as grader:
-                    return grader.grade_timed((case.text, Problem(case.id, "", case.gold)) for case in cases)
-
-        actor = ray.remote(Actor).remote()
-        check_hostile(rows, ray.get(actor.grade.remote(rows), timeout=300))
-    finally:
-        ray.shutdown()
+    actor = ray.remote(Actor).remote()
+    check_hostile(rows, ray.get(actor.grade.remote(rows), timeout=300))
+    ray.kill(actor)

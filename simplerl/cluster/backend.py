@@ -24,6 +24,7 @@ from torch import Tensor
 
 from simplerl.backends import Local, Lost, Models, critic_worker, policy_worker, score_temperature
 from simplerl.cluster.engines import EnginePool
+from simplerl.cluster.graders import ray_grader
 from simplerl.cluster.layout import (
     CRITIC,
     ENGINE,
@@ -132,14 +133,16 @@ class RayBackend:
         self._session.close()
         self._open = False
 
+    def _start_ray(self) -> None:
+        if not self._open:
+            whole = plan(self.layout, processes(self.layout, self.config), False)
+            self._session.enter_context(ray_session(max(os.cpu_count() or 1, whole.cpus + 1), self.address))
+            self._open = True
+
     def _begin(self, counts: dict[str, int]) -> dict[str, list[Place]]:
         """Ends what was there; then a place for each process of these roles."""
         self._stage.close()
-        if not self._open:
-            whole = plan(self.layout, processes(self.layout, self.config), False)
-            cpus = max(os.cpu_count() or 1, whole.cpus + self.config.grading.workers + 1)
-            self._session.enter_context(ray_session(cpus, self.address))
-            self._open = True
+        self._start_ray()
         resources = ray.cluster_resources()
         gpus = resources.get("GPU", 0.0)
         self._on_gpus = self.config.run.device != "cpu" and (gpus > 0 or self.config.run.device.startswith("cuda"))
@@ -204,7 +207,8 @@ class RayBackend:
     # Roles
 
     def grader(self, reward: Reward) -> Grader:
-        return Grader(reward, **vars(self.config.grading))
+        self._start_ray()
+        return ray_grader(reward, **vars(self.config.grading), max_restarts=self.max_restarts)
 
     def student(self, path: str, optimizer: OptimizerConfig, steps: int, checkpoint: Path | None) -> RankGroup:
         places = self._begin({POLICY: self.layout.policy_ranks})

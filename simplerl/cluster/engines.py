@@ -47,7 +47,8 @@ class EnginePool:
     nccl: syncs go by NCCL broadcast between GPUs instead of the object store (not run here).
     reserve: responses that an engine holds beyond its max_rows, so that a free row never waits.
     start_seconds, silence_seconds: without an answer; then the engine is killed and replaced.
-    max_restarts: of all engines together; then `simplerl.backends.Lost` is raised.
+    max_restarts: of all engines together, before a batch of responses is finished; then `simplerl.backends.Lost` is
+      raised.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class EnginePool:
         self.bucket_bytes, self.keep_weights, self.nccl = bucket_mib * 2**20, keep_weights, nccl
         self.room = max_rows + reserve
         self.start_seconds, self.silence_seconds, self.max_restarts = start_seconds, silence_seconds, max_restarts
-        self.restarts = 0
+        self.restarts = self._in_a_row = 0
         self.metrics: dict[str, float] = {}
         self._source: Source | None = None
         self._generating = False
@@ -138,7 +139,8 @@ class EnginePool:
         self._clear(seat)
         seat.actor = None
         self.restarts += 1
-        if self.restarts > self.max_restarts:
+        self._in_a_row += 1
+        if self._in_a_row > self.max_restarts:
             raise Lost(seat.name, f"{reason}; all max_restarts={self.max_restarts} restarts of engines are used up")
         logger.warning("%s is started again (%s); responses to be drawn again: %d", seat.name, reason, len(undone))
         self._send_for(seat)
@@ -260,6 +262,7 @@ class EnginePool:
                     busy += report.busy
                     for response in report.finished:
                         yield _rollout(*waiting.pop(response.name), response)
+            self._in_a_row = 0
             seconds = time.monotonic() - begin
             self.metrics |= {
                 "time/engine_utilisation": busy / (len(self._seats) * seconds),

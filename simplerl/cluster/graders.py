@@ -37,14 +37,14 @@ class RayLane:
         memory_gib: float,
         warm: bool,
         *,
-        cpus: float,
         strategy: Any,
         max_restarts: int,
     ) -> None:
         self.arguments = ([folder or os.getcwd() for folder in sys.path], payload, seconds, memory_gib, warm)
         self.limit = seconds + _GRACE
         remote: Any = ray.remote
-        self.kind = remote(num_cpus=cpus, scheduling_strategy=strategy)(GradingActor)
+        # No CPU of Ray's account: graders work while the accelerators do, and must not wait for room.
+        self.kind = remote(num_cpus=0, scheduling_strategy=strategy)(GradingActor)
         self.max_restarts, self.restarts = max_restarts, 0
         self.actor: Any = None
         self.pid = 0
@@ -97,11 +97,10 @@ def ray_grader(
     seconds_per_answer: float = 8.0,
     memory_gib: float = 2.0,
     *,
-    cpus: float = 1.0,
     strategy: Any = "SPREAD",
     max_restarts: int = 3,
 ) -> Grader:
-    """A `simplerl.rewards.pool.Grader` with `workers` Ray actors, each taking `cpus`. One that dies `max_restarts` + 1
-    times without a verdict in between ends in `simplerl.backends.Lost`. Ray must have been initialised."""
-    lane = partial(RayLane, cpus=cpus, strategy=strategy, max_restarts=max_restarts)
+    """A `simplerl.rewards.pool.Grader` with `workers` Ray actors. One that dies `max_restarts` + 1 times without a
+    verdict in between ends in `simplerl.backends.Lost`. Ray must have been initialised."""
+    lane = partial(RayLane, strategy=strategy, max_restarts=max_restarts)
     return Grader(reward, workers, seconds_per_answer, memory_gib, lane)

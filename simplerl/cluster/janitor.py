@@ -26,9 +26,9 @@ def start(folder: str) -> subprocess.Popen[bytes]:
     )
 
 
-def marked(folder: str) -> list[int]:
+def marked(folder: str, spare: int) -> list[int]:
     """Processes of the session: those with its mark, and those with a file of its folder open (Ray's agents write
-    their title over their environment)."""
+    their title over their environment). Not this process, nor `spare`."""
     mark, found = f"{MARK}={folder}".encode(), []
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -36,16 +36,17 @@ def marked(folder: str) -> list[int]:
                 found.append(int(path.name))
         except OSError:
             continue  # ended meanwhile, or another user's
-    return [pid for pid in found if pid != os.getpid()]
+    return [pid for pid in found if pid not in (os.getpid(), spare)]
 
 
 def _writes_into(folder: str, process: Path) -> bool:
     return any(os.readlink(file).startswith(f"{folder}/") for file in (process / "fd").iterdir())
 
 
-def sweep(folder: str) -> None:
+def sweep(folder: str, driver: int) -> None:
+    """`driver` lives on where it has ended the session itself; it may still have a log of it open."""
     deadline = time.monotonic() + SECONDS
-    while (pids := marked(folder)) and time.monotonic() < deadline:
+    while (pids := marked(folder, driver)) and time.monotonic() < deadline:
         for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -56,5 +57,6 @@ def sweep(folder: str) -> None:
 
 
 if __name__ == "__main__":
+    driver = os.getppid()
     sys.stdin.buffer.read()
-    sweep(sys.argv[1])
+    sweep(sys.argv[1], driver)
