@@ -58,7 +58,7 @@ def send(number: signal.Signals, rank: int = -1) -> Callable[[Any], None]:
     """The signal to one rank of a group."""
     import ray
 
-    return lambda group: os.kill(ray.get(group.actors[rank].pid.remote()), number)
+    return lambda group: os.kill(ray.get(group.actors[rank].process.remote()).pid, number)
 
 
 @pytest.mark.slow

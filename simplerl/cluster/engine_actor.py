@@ -71,9 +71,9 @@ class EngineActor:
         self._stops: dict[str, Stop] = {}
         self._loading = False
 
-    def ready(self) -> int:
-        """The process id, once the engine has started."""
-        return os.getpid()
+    def ready(self) -> stacks.Process:
+        """Once the engine has started."""
+        return stacks.this_process()
 
     def advance(self, requests: Sequence[Request], seconds: float) -> Report:
         """Takes the requests, and works for about `seconds`, or until nothing is left."""

@@ -128,9 +128,10 @@ class EnginePool:
         actor = kind.options(**options).remote(self.path, self.tokenizer, self.settings, self.env)
         seat.next = actor
         lost: dict[str, str] = {}
-        answers_of({seat.name: (actor, actor.ready.remote())}, self.start_seconds, lost)
+        answers = answers_of({seat.name: (actor, actor.ready.remote())}, self.start_seconds, lost)
         if lost:
             raise Lost(seat.name, f"it did not start: {lost[seat.name]}")
+        logger.info("%s: process %s", seat.name, answers[seat.name])
         return actor
 
     def _replace(self, seat: Seat, reason: str) -> list[Request]:
@@ -324,7 +325,7 @@ class EnginePool:
     def pids(self) -> list[int]:
         """Process ids of the engines, each on its node."""
         self._welcome(wait=True)
-        return [ray.get(seat.actor.ready.remote(), timeout=self.silence_seconds) for seat in self._seats]
+        return [ray.get(seat.actor.ready.remote(), timeout=self.silence_seconds).pid for seat in self._seats]
 
     def close(self) -> None:
         for seat in self._seats:

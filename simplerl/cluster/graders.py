@@ -53,7 +53,9 @@ class RayLane:
         while True:
             self.actor = self.kind.remote(*self.arguments)
             try:
-                self.pid = ray.get(self.actor.start.remote(), timeout=2 * _GRACE)
+                process = ray.get(self.actor.start.remote(), timeout=2 * _GRACE)
+                self.pid = process.pid
+                logger.info("grader: process %s", process)
                 return
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None

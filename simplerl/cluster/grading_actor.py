@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 
+from simplerl.cluster.stacks import Process, this_process
 from simplerl.rewards.lanes import LocalLane, Verdict
 from simplerl.types import Problem
 
@@ -18,10 +18,9 @@ class GradingActor:
         sys.path += [folder for folder in path if folder not in sys.path]  # where a user's reward may be
         self.lane = LocalLane(payload, seconds, memory_gib, warm)
 
-    def start(self) -> int:
-        """The process id."""
+    def start(self) -> Process:
         self.lane.start()
-        return os.getpid()
+        return this_process()
 
     def grade(self, items: list[tuple[str, Problem]]) -> Iterator[list[Verdict]]:
         """A verdict for each item, in order, a few at a time."""

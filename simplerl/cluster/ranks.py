@@ -6,6 +6,7 @@ by length makes all ranks compute about as many tokens, and `simplerl.worker` gi
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +20,14 @@ import torch
 from torch import Tensor
 
 from simplerl.cluster.layout import Sharding
-from simplerl.cluster.stacks import stacks
+from simplerl.cluster.stacks import Process, stacks, this_process
 from simplerl.cluster.watch import Limits, results
 from simplerl.cluster.weights import Bucket, buckets
 from simplerl.losses import LossOutput
 from simplerl.types import Batch
 from simplerl.worker import NonFinite, UpdatePlan, Worker, update
+
+logger = logging.getLogger(__name__)
 
 Build = Callable[..., Worker]  # with keywords `ranks` and `device`
 
@@ -152,8 +155,8 @@ class Rank:
         return self.steps
 
     @ray.method(concurrency_group="control")
-    def pid(self) -> int:
-        return os.getpid()
+    def process(self) -> Process:
+        return this_process()
 
     @ray.method(concurrency_group="control")
     def stacks(self) -> str:
@@ -184,7 +187,6 @@ class RankGroup:
         kind = remote(concurrency_groups={"control": 1})(Rank)
         self.actors = [
             kind.options(
-                name=None,
                 num_cpus=place.cpus,
                 num_gpus=place.gpus,
                 scheduling_strategy=place.strategy,
@@ -198,6 +200,7 @@ class RankGroup:
         seconds = self.limits.start_seconds
         (address,) = self._results([self.actors[0].address.remote()], seconds, "start")
         self._all("join", len(self.actors), address, seconds, self.threads, silence=seconds)
+        logger.info("%s: process %s", self.role, ", ".join(map(str, self._all("process", silence=seconds))))
         self._all("build", build, sharding, optimizer, silence=seconds)
         return self
 

@@ -1,16 +1,30 @@
-"""What a silent process is doing."""
+"""Which process an actor is, and what it does when it is silent."""
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 import threading
 import traceback
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import GetTimeoutError, NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
 DEATHS = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)  # the last: by Ray's memory monitor
+
+
+class Process(NamedTuple):
+    pid: int
+    host: str
+
+    def __str__(self) -> str:
+        return f"{self.pid} on {self.host}"
+
+
+def this_process() -> Process:
+    return Process(os.getpid(), socket.gethostname())
 
 
 def stacks() -> str:
