@@ -28,7 +28,7 @@ from micro_runs import ROOT, SMALL, differences, outcome
 
 RUN = [*SMALL, "train.steps=5", "backend=ray_cpu", "evals.every=0", "algorithm=ppo"]
 KINDS = ("policy", "critic", "reference", "vLLM engine", "grader", "driver")
-LIMIT = 900.0  # seconds; a run that takes longer hangs
+LIMIT = 1800.0  # seconds; a run that takes longer hangs
 
 
 class Drive:
