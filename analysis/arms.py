@@ -16,6 +16,7 @@ NOT_AXES = re.compile(
     r"^(?:seed|run\..*|tracking\..*|choices\.(?:tracking|local|experiment|debug)|wandb_version|_wandb.*|sampler\..*threads"
     r"|slurm\..*|.*(?:job_id|git_sha|commit|hostname))$"
 )
+RUN = "run"  # the axis of runs whose settings are not known
 ENDED_BADLY = ("failed", "crashed", "killed", "preempted")
 
 
@@ -89,20 +90,41 @@ def short(axis: str) -> str:
 
 
 def arms_of(frames: Frames) -> Arms:
-    """Runs by what differs between them. With nothing but seeds differing there is one arm."""
+    """Runs by what differs between them. With nothing but seeds differing there is one arm; runs whose settings are not
+    known are an arm each."""
     notes: list[str] = []
-    axes = axes_of(frames.config, notes)
+    bare = settings_unknown(frames)
+    axes = axes_of(frames.config.drop(index=list(bare)), notes)
     groups: dict[tuple[str, ...], list[str]] = {}
     values: dict[tuple[str, ...], dict[str, Any]] = {}
-    for run in frames.config.index:
-        own = {axis: frames.config.at[run, axis] for axis in axes}
+    for run in map(str, frames.config.index):
+        own = {axis: None if run in bare else frames.config.at[run, axis] for axis in axes}
         own = {axis: None if _missing(value) else value for axis, value in own.items()}
-        key = tuple(map(repr, own.values()))
-        groups.setdefault(key, []).append(str(run))
+        own |= {RUN: bare.get(run)} if bare else {}
+        key = ("", run) if run in bare else tuple(map(repr, own.values()))
+        groups.setdefault(key, []).append(run)
         values[key] = own
     arms = [Arm(_label(values[key], frames, runs), values[key], runs) for key, runs in groups.items()]
     arms.sort(key=lambda arm: tuple(_order(value) for value in arm.values.values()))
+    if bare:
+        notes.append(
+            f"{'; '.join(bare.values())}: settings not known, so each is an arm of its own and seeds are not averaged. "
+            "Give the runs table's export (with ID and the settings shown), run folders or wandb:PROJECT, too."
+        )
+        axes = [*axes, RUN]
     return Arms(axes, arms, notes)
+
+
+def settings_unknown(frames: Frames) -> dict[str, str]:
+    """Of several runs those of which no setting is known but the seed (curves of a line plot) -> what they are called:
+    their name, where no other run has it."""
+    if len(frames.runs) < 2:
+        return {}
+    settings = [key for key in frames.config.columns if not NOT_AXES.match(str(key))]
+    known = frames.config[settings].notna().any(axis=1)
+    names = frames.runs["name"].astype(str)
+    alone = ~names.duplicated(keep=False)
+    return {str(run): names[run] if alone[run] else str(run) for run in frames.runs.index if not known[run]}
 
 
 def _order(value: Any) -> tuple[int, float, str]:
@@ -112,8 +134,11 @@ def _order(value: Any) -> tuple[int, float, str]:
 
 
 def _label(values: dict[str, Any], frames: Frames, runs: list[str]) -> str:
-    if values:
-        return ", ".join(f"{short(axis)}={'-' if value is None else value}" for axis, value in values.items())
+    if values.get(RUN) is not None:
+        return str(values[RUN])
+    stated = {axis: value for axis, value in values.items() if axis != RUN}
+    if stated:
+        return ", ".join(f"{short(axis)}={'-' if value is None else value}" for axis, value in stated.items())
     choices = {key: frames.config.at[runs[0], key] for key in ("choices.reward", "reward.name") if key in frames.config}
     known = [f"{short(key)}={value}" for key, value in choices.items() if not _missing(value)]
     return known[0] if known else str(frames.runs.at[runs[0], "name"])

@@ -21,6 +21,7 @@ LABELS = {
     "rollout/box_share": r"responses with a \boxed{} (%)",
     "rollout/code_share": "responses with code (%)",
     "rollout/reflection_share": "responses that reflect (%)",
+    "rollout/repetition": "repetition",
     "rollout/entropy": "entropy (nats a token)",
     "rollout/kl": "KL to the reference (a token)",
     "eval/mean/accuracy": "accuracy, held-out (%)",

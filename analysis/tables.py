@@ -226,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     frames, arms = prepared(found, unfinished=chosen.unfinished)
-    for note in frames.notes:
+    for note in [*frames.notes, *arms.notes]:
         print(f"note: {note}", file=sys.stderr)
     names = [name for name in chosen.metrics.split(",") if name]
     for table in tables_of(frames, arms, chosen.average, chosen.against, names):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.arms import arms_of, prepared
-from analysis.curves import SMOOTH_FROM, band, smoothed
+from analysis.curves import SMOOTH_FROM, band, label, smoothed
 from analysis.figures import FIGURES, grid, marks_of_curves
 from analysis.frames import Frames, RunData, assemble
 from analysis.load import load
@@ -51,7 +51,8 @@ def test_a_band_is_the_mean_and_the_extremes_over_seeds_in_per_cent() -> None:
 
 def test_steps_that_only_one_seed_reached_are_not_averaged() -> None:
     parts = [pd.DataFrame({"phase": "rl", "step": range(n), "m": 1.0 * n}) for n in (3, 5)]
-    frames = assemble([RunData(str(i), "", None, "", "", {"seed": i}, metrics=part) for i, part in enumerate(parts)])
+    own = [{"reward.name": "strict", "seed": seed} for seed in (0, 1)]
+    frames = assemble([RunData(str(i), "", None, "", "", own[i], metrics=part) for i, part in enumerate(parts)])
     found = band(frames, arms_of(frames).arms[0], "m")
     assert found is not None and found.table["mean"].tolist() == [4.0, 4.0, 4.0]
 
@@ -72,6 +73,10 @@ def test_every_figure_is_drawn_and_says_what_it_shows(name: str) -> None:
     assert "seed" in figure.get_supxlabel() and figure.legends
     assert all(axis.lines for axis in figure.axes if axis.axison)
     plt.close(figure)
+
+
+def test_repetition_is_called_so() -> None:
+    assert label("rollout/repetition") == "repetition"
 
 
 def test_a_figure_without_numbers_is_none() -> None:

@@ -14,6 +14,7 @@ from wandb_server import ServedRun, serving
 from analysis.arms import prepared
 from analysis.load import SourceError, load
 from analysis.tables import main as tables
+from analysis.tables import tables_of
 from analysis.wandb_offline import payloads, read_offline
 from simplerl.run import INTERRUPTED
 
@@ -67,6 +68,38 @@ def test_samples_without_ids_are_told_apart_too(samples: Path) -> None:
     assert frames.runs.at["grpo-strict-s1 (2)", "state"] == "crashed"
     assert frames.curve("grpo-strict-s1 (2)", "eval/exact_match").index.tolist() == [9, 19]
     assert any("x axis is W&B's own Step" in note for note in frames.notes)
+
+
+@pytest.mark.parametrize("file", ["line_step_exact_match.csv", "line_globalstep_pass8.csv"])
+def test_runs_of_unknown_settings_are_not_averaged(samples: Path, file: str) -> None:
+    frames, arms = prepared(load([samples / file]))
+    names = ["strict, seed=0", "grpo-strict-s1", "grpo-strict-s1 (2)", "grpo-strict-s2", "grpo-lenient-s0"]
+    names += ['lenient λ=0.5 – s1, "v2"', "grpo-lenient - s2"]
+    assert sorted(arm.label for arm in arms.arms) == sorted(names)
+    assert [len(arm.runs) for arm in arms.arms] == [1] * 7 and arms.axes == ["run"]
+    assert len(arms.notes) == 1 and "settings not known, so each is an arm of its own" in arms.notes[0]
+    rows = tables_of(frames, arms)[-1].rows
+    assert sorted(row[0].parts()[0] for row in rows) == sorted(names)
+    assert not any(cell.bold or cell.parts()[1] for row in rows for cell in row)
+
+
+def test_a_run_of_unknown_settings_stands_beside_known_arms(tmp_path: Path) -> None:
+    header = ["Name", "ID", "State", "seed", "reward.name", "m/x"]
+    known = [["n", "i1", "finished", "0", "strict", "1"], ["n", "i2", "finished", "1", "strict", "2"]]
+    table = write_csv(tmp_path / "t.csv", header, known)
+    plot = line_plot(tmp_path / "p.csv", "rl/step", [("reward=lenient,seed=0", "m/x", ["1", "2", "5"])])
+    arms = prepared(load([table, plot]))[1]
+    assert [(arm.label, arm.runs) for arm in arms.arms] == [
+        ("reward=strict", ["i1", "i2"]),
+        ("reward=lenient,seed=0", ["reward=lenient,seed=0"]),
+    ]
+
+
+def test_a_table_that_shows_seeds_but_no_settings_is_not_averaged(tmp_path: Path) -> None:
+    rows = [["A", "i1", "finished", "0", "0.5"], ["B", "i2", "finished", "0", "0.7"]]
+    path = write_csv(tmp_path / "t.csv", ["Name", "ID", "State", "seed", "eval/x/accuracy"], rows)
+    arms = prepared(load([path]))[1]
+    assert [(arm.label, arm.runs) for arm in arms.arms] == [("A", ["i1"]), ("B", ["i2"])]
 
 
 def test_a_grouped_chart_alone_is_read_and_said(samples: Path) -> None:
@@ -193,8 +226,8 @@ def test_a_csv_that_something_else_wrote_is_refused_with_the_cause(
 
 
 def test_an_infinite_loss_is_said(tmp_path: Path) -> None:
-    rows = [["one", "i1", "finished", "0", "Infinity"], ["two", "i2", "finished", "1", "-Infinity"]]
-    path = write_csv(tmp_path / "t.csv", ["Name", "ID", "State", "seed", "policy/loss"], rows)
+    rows = [["one", "i1", "finished", "0", "ppo", "Infinity"], ["two", "i2", "finished", "1", "ppo", "-Infinity"]]
+    path = write_csv(tmp_path / "t.csv", ["Name", "ID", "State", "seed", "algo.name", "policy/loss"], rows)
     frames = load([path])
     assert [note for note in frames.notes if "policy/loss" in note] == [
         f"{run}: infinite values are shown as inf: policy/loss." for run in ("i1", "i2")
