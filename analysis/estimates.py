@@ -25,30 +25,36 @@ def t_quantile(df: float) -> float:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, its standard error (None: unknown), the error's degrees of freedom, and how many seeds stand behind
-    it (0: published)."""
+    """A number, its standard error (None: unknown), the error's degrees of freedom, how many seeds stand behind it (0:
+    published), and the error that the choice of items makes, below which that of few seeds does not count."""
 
     mean: float
     se: float | None = None
     df: float = math.inf
     n: int = 1
+    floor: float = 0.0
 
     @property
     def half_width(self) -> float | None:
         """Of the 95 % interval."""
-        return None if self.se is None else t_quantile(self.df) * self.se
+        return None if self.se is None else max(t_quantile(self.df) * self.se, Z * self.floor)
 
 
-def over_seeds(values: Sequence[float], item_se: float | None = None) -> Estimate:
-    """The mean of several seeds with the t interval of their spread; of one seed, with the error that the choice of
-    items makes (`item_se`), where it is known. Infinite values have no interval."""
+def over_seeds(values: Sequence[float], item_errors: Sequence[float | None] = ()) -> Estimate:
+    """The mean of several seeds with the t interval of their spread, or with that of the items (`item_errors`, one a
+    seed, where all are known) if it is wider. Of one seed, or of seeds that agree, the items' alone: without it there
+    is no interval. Infinite values have none."""
+    count = len(values)
     if not all(map(math.isfinite, values)):
-        return Estimate(sum(values) / len(values), n=len(values))
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return Estimate(mean, item_se)
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    return Estimate(mean, spread / math.sqrt(len(values)), len(values) - 1, len(values))
+        return Estimate(sum(values) / count, n=count)
+    mean = math.fsum(values) / count
+    # An error of 0 (other code's, of all right or all wrong) is no certainty.
+    known = [error for error in item_errors if error]
+    by_items = math.hypot(*known) / count if len(known) == count else None
+    if math.isclose(min(values), max(values), rel_tol=1e-9, abs_tol=1e-12):
+        return Estimate(mean, by_items, n=count)
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    return Estimate(mean, spread / math.sqrt(count), count - 1, count, by_items or 0.0)
 
 
 def published_estimate(name: str, percent: float, sets: Sequence[str] = ()) -> Estimate:
@@ -61,16 +67,16 @@ def published_estimate(name: str, percent: float, sets: Sequence[str] = ()) -> E
 
 
 def distinguishable(one: Estimate, two: Estimate) -> bool:
-    """The 95 % interval of the difference (Welch) excludes 0. Items that both share are counted as independent, so a
-    paired comparison (`python -m analysis.compare`) may tell more apart."""
-    if one.se is None or two.se is None:
+    """The 95 % interval of the difference (Welch, and never shorter than what the items make of it) excludes 0. Items
+    that both share are counted as independent, so a paired comparison (`python -m analysis.compare`) may tell more
+    apart."""
+    if not one.se or not two.se:
         return False
     variance = one.se**2 + two.se**2
-    if variance == 0:
-        return one.mean != two.mean
     parts = sum(e.se**4 / e.df for e in (one, two) if e.se is not None and not math.isinf(e.df))
     df = variance**2 / parts if parts else math.inf
-    return abs(one.mean - two.mean) > t_quantile(df) * math.sqrt(variance)
+    least = Z * math.hypot(max(one.se, one.floor), max(two.se, two.floor))
+    return abs(one.mean - two.mean) > max(t_quantile(df) * math.sqrt(variance), least)
 
 
 def best(cells: Sequence[Estimate | None], *, higher: bool = True) -> int | None:

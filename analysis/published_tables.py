@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from simplerl.published import PUBLISHED
 
 HEADINGS = {
@@ -60,4 +62,11 @@ OF_EXPERIMENT = {
     "eval_rstar": "rStar-Math-7B",
     "eval_eurus": "Eurus-2-7B-PRIME",
 }
+
+
+def row_of(key: str, rows: Mapping[str, str]) -> str:
+    """A recipe's row as the table itself has it: table 3's SimpleRL-Zero is not table 1's."""
+    return next((own for own in rows.values() if own.partition(" (")[0] == key), key)
+
+
 assert set(TABLE_1.values()) | set(TABLE_3.values()) <= set(PUBLISHED)

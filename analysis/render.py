@@ -30,7 +30,7 @@ class Cell:
             return ABSENT, ""
         if isinstance(self.value, str):
             return self.value, ""
-        mean = f"{self.value.mean:+.{self.digits}f}" if self.signed else f"{self.value.mean:.{self.digits}f}"
+        mean = f"{self.value.mean:+z.{self.digits}f}" if self.signed else f"{self.value.mean:z.{self.digits}f}"
         width = self.value.half_width
         shown = self.value.n > 0 and width is not None
         return mean, f"{width:.{self.digits}f}" if shown else ""
@@ -136,20 +136,23 @@ def _is_number(text: str) -> bool:
 
 
 def as_csv(table: Table) -> str:
-    """For machines: each column of numbers as value, low, high (empty where unknown); full precision, no bold."""
-    numeric = [any(isinstance(row[i].value, Estimate) for row in table.rows) for i in range(len(table.columns))]
-    header = [
-        name
-        for column, number in zip(table.columns, numeric, strict=True)
-        for name in ([column, f"{column} low", f"{column} high"] if number else [column])
-    ]
+    """For machines: each column of numbers as value, low, high (empty where unknown), and n where it is not the row's;
+    full precision, no bold."""
+    columns = [[row[i] for row in table.rows] for i in range(len(table.columns))]
+    numeric = [any(isinstance(cell.value, Estimate) for cell in column) for column in columns]
+    marked = [any(cell.mark for cell in column) for column in columns]
+    header: list[str] = []
+    for column, number, mark in zip(table.columns, numeric, marked, strict=True):
+        header += [column, f"{column} low", f"{column} high"] if number else [column]
+        header += [f"{column} n"] if mark else []
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
     for row in table.rows:
         cells: list[str] = []
-        for cell, number in zip(row, numeric, strict=True):
+        for cell, number, mark in zip(row, numeric, marked, strict=True):
             cells += _numbers(cell.value) if number else [cell.parts()[0] if cell.value is not None else ""]
+            cells += [str(cell.value.n or "") if isinstance(cell.value, Estimate) else ""] if mark else []
         writer.writerow(cells)
     return out.getvalue()
 

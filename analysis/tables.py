@@ -10,6 +10,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from analysis.arms import Arm, Arms, prepared, short
@@ -25,6 +26,7 @@ from analysis.published_tables import (
     TABLE_2_COLUMNS,
     TABLE_3,
     TWO_ROWS,
+    row_of,
 )
 from analysis.render import Cell, Table, write
 from simplerl.benchmarks import BENCHMARKS
@@ -35,8 +37,8 @@ BEHAVIOUR = ("response_length", "truncated_share", "box_share", "code_share", "r
 LOWER_IS_BETTER = ("loss", "truncated_share", "no_answer_fraction", "timeout_fraction", "failed_fraction", "repetition")
 NEUTRAL = ("response_length", "code_share", "reflection_share", "box_share", "entropy", "kl", "lr", "step")
 INTERVAL = (
-    "Ours: mean over n seeds, ± half of the 95 % t interval over seeds; with one seed, ± that over the benchmark's "
-    "items, where it is known."
+    "Ours: mean over n seeds, ± half of the 95 % t interval over seeds, or of that over the benchmark's items where "
+    "this is known and wider; with one seed, or seeds that agree, ± that over the items alone."
 )
 AGAINST = (
     "Δ published: ± is our own error alone (what the published row's items could have made of it is left out; bold "
@@ -48,38 +50,61 @@ BOLD = "Bold: best of its column, where its difference from every other row excl
 def estimate(frames: Frames, arm: Arm, name: str) -> Estimate | None:
     """The last value of a metric over the arm's seeds; shares in per cent; None where no run has it."""
     scale = 100.0 if is_share(name) else 1.0
-    values = [scale * value for run in arm.runs if (value := frames.last(run, name)) is not None]
-    if not values:
+    found = {run: scale * value for run in arm.runs if (value := frames.last(run, name)) is not None}
+    if not found:
         return None
-    error = frames.last(arm.runs[0], f"{name}_se") if name.endswith("/accuracy") and len(values) == 1 else None
-    # An error of 0 (other code's, of all right or all wrong) is no certainty: no interval rather than one of no width.
-    return over_seeds(values, scale * error if error else None)
+    errors = [frames.last(run, f"{name}_se") if name.endswith("/accuracy") else None for run in found]
+    return over_seeds(list(found.values()), [scale * error if error else None for error in errors])
 
 
-def mean_of_sets(cells: Sequence[Estimate | None]) -> Estimate | None:
-    """Of one seed: errors of the sets add up. (Of several seeds the mean is taken within each, see `average`.)"""
-    known = [cell for cell in cells if cell is not None]
-    if not known or len(known) < len(cells):
-        return None
-    variances = [cell.se**2 for cell in known if cell.se is not None]
-    se = math.sqrt(sum(variances)) / len(known) if len(variances) == len(known) else None
-    return Estimate(sum(cell.mean for cell in known) / len(known), se)
-
-
-def average(frames: Frames, arm: Arm, sets: Sequence[str], *, first: bool = False) -> list[float] | None:
-    """Per seed, the unweighted mean accuracy (per cent) over the sets at the last evaluation, or at the first; None
-    where a run lacks a set."""
-    found = []
-    for run in arm.runs:
-        values = []
-        for name in sets:
+def set_mean(frames: Frames, run: str, sets: Sequence[str], *, start: bool = False) -> float | None:
+    """The unweighted mean accuracy (per cent) over the sets at the last evaluation, or at step 0 where another came
+    after it; None where the run lacks a set."""
+    values = []
+    for name in sets:
+        value = frames.last(run, f"eval/{name}/accuracy")
+        if start:
             curve = frames.curve(run, f"eval/{name}/accuracy")
-            last = frames.last(run, f"eval/{name}/accuracy")
-            values.append((float(curve.iloc[0]) if len(curve) > 1 else None) if first else last)
-        if any(value is None for value in values):
+            value = float(curve.iloc[0]) if len(curve) > 1 and curve.index[0] == 0 else None
+        if value is None:
             return None
-        found.append(100 * math.fsum(value for value in values if value is not None) / len(sets))
-    return found
+        values.append(100 * value)
+    return math.fsum(values) / len(values) if values else None
+
+
+def average(frames: Frames, arm: Arm, sets: Sequence[str]) -> Estimate | None:
+    """Over the seeds that have every set: of each the mean over the sets, whose errors add up."""
+    means, errors = [], []
+    for run in arm.runs:
+        mean = set_mean(frames, run, sets)
+        if mean is not None:
+            means.append(mean)
+            parts = [frames.last(run, f"eval/{name}/accuracy_se") for name in sets]
+            known = [100 * part for part in parts if part]
+            errors.append(math.hypot(*known) / len(sets) if len(known) == len(sets) else None)
+    return over_seeds(means, errors) if means else None
+
+
+def gain(frames: Frames, arm: Arm, sets: Sequence[str]) -> Estimate | None:
+    """From step 0, paired within each seed, over the seeds that were evaluated there."""
+    pairs = [(set_mean(frames, run, sets), set_mean(frames, run, sets, start=True)) for run in arm.runs]
+    differences = [last - first for last, first in pairs if last is not None and first is not None]
+    return over_seeds(differences) if differences else None
+
+
+def without_start(frames: Frames, arms: Arms, sets: Sequence[str]) -> list[str]:
+    """A note on runs whose evaluations do not begin at step 0."""
+    late = []
+    for arm in arms.arms:
+        runs = [run for run in arm.runs if set_mean(frames, run, sets) is not None]
+        lack = [run for run in runs if not all(_starts(frames, run, name) for name in sets)]
+        if lack:
+            late.append(arm.label if len(lack) == len(runs) else f"{len(lack)} of {len(runs)} of {arm.label}")
+    return [f"No evaluation at step 0, so left out of the difference from there: {'; '.join(late)}."] if late else []
+
+
+def _starts(frames: Frames, run: str, name: str) -> bool:
+    return 0 in frames.curve(run, f"eval/{name}/accuracy").index
 
 
 def accuracy_table(
@@ -89,7 +114,7 @@ def accuracy_table(
     same recipe and from the run's own start, seeds."""
     columns = ["model", *(HEADINGS[one] for one in sets), HEADINGS["mean"], "Δ published", "Δ base", "n"]
     table: list[list[Estimate | None]] = []
-    names, tails = [], []
+    names, tails = [], list[list[Cell]]()
     for title, key in rows.items():
         own = PUBLISHED[key]
         complete = tuple(sets) == FIVE and "mean" in own
@@ -99,40 +124,35 @@ def accuracy_table(
         tails.append([Cell(), Cell(), Cell("published")])
     ours = [arm for arm in arms.arms if any(estimate(frames, arm, f"eval/{one}/accuracy") for one in sets)]
     for arm in ours:
-        cells = [estimate(frames, arm, f"eval/{one}/accuracy") for one in sets]
-        finals = average(frames, arm, sets)
-        mean = mean_of_sets(cells) if finals is None or len(finals) == 1 else over_seeds(finals)
-        table.append([*cells, mean])
+        mean = average(frames, arm, sets)
+        table.append([*(estimate(frames, arm, f"eval/{one}/accuracy") for one in sets), mean])
         names.append(arm.label)
-        tails.append(_differences(frames, arm, sets, mean, against))
+        own_row = _own_row(frames, arm, rows, against) if tuple(sets) == FIVE else None
+        published = None if mean is None or own_row is None else replace(mean, mean=mean.mean - own_row)
+        base = gain(frames, arm, sets)
+        differences = [Cell(one, signed=True, mark=_fewer(one, len(arm.runs))) for one in (published, base)]
+        tails.append([*differences, Cell(str(len(arm.runs)))])
     tops = [best([row[i] for row in table]) for i in range(len(sets) + 1)]
+    seeds = [0] * len(rows) + [len(arm.runs) for arm in ours]
     body = [
-        [Cell(title), *(Cell(cell, bold=tops[i] == place) for i, cell in enumerate(cells)), *tail]
-        for place, (title, cells, tail) in enumerate(zip(names, table, tails, strict=True))
+        [
+            Cell(title),
+            *(Cell(cell, bold=tops[i] == place, mark=_fewer(cell, n)) for i, cell in enumerate(cells)),
+            *tail,
+        ]
+        for place, (title, cells, tail, n) in enumerate(zip(names, table, tails, seeds, strict=True))
     ]
-    notes = [INTERVAL, AGAINST, BOLD] if ours else []
+    notes = [INTERVAL, AGAINST, BOLD, *without_start(frames, arms, sets)] if ours else []
     if not ours:
         columns, body = columns[: len(sets) + 2], [row[: len(sets) + 2] for row in body]
     return Table(name, caption, columns, body, (len(rows) - 1,), [*notes, TWO_ROWS])
 
 
-def _differences(
-    frames: Frames, arm: Arm, sets: Sequence[str], mean: Estimate | None, against: str | None
-) -> list[Cell]:
-    """Against published, against the run's own step 0 (paired within each seed), and the number of seeds."""
-    n = Cell(str(len(arm.runs)))
-    if mean is None:
-        return [Cell(), Cell(), n]
+def _own_row(frames: Frames, arm: Arm, rows: dict[str, str], against: str | None) -> float | None:
+    """The published average of the same recipe."""
     experiment = frames.config.at[arm.runs[0], "choices.experiment"] if "choices.experiment" in frames.config else None
     key = against or OF_EXPERIMENT.get(str(experiment))
-    published = None
-    if key is not None and tuple(sets) == FIVE and "mean" in PUBLISHED[key]:
-        published = Estimate(mean.mean - PUBLISHED[key]["mean"], mean.se, mean.df, mean.n)
-    finals, starts = average(frames, arm, sets), average(frames, arm, sets, first=True)
-    base = None
-    if finals is not None and starts is not None:
-        base = over_seeds([last - start for last, start in zip(finals, starts, strict=True)])
-    return [Cell(published, signed=True), Cell(base, signed=True), n]
+    return PUBLISHED[row_of(key, rows)].get("mean") if key is not None else None
 
 
 def data_table() -> Table:
@@ -167,20 +187,28 @@ def ablation_table(frames: Frames, arms: Arms, metrics: Sequence[str] = ()) -> T
     for place, arm in enumerate(arms.arms):
         left = [Cell(str(value) if value is not None else None) for value in arm.values.values()] or [Cell(arm.label)]
         middle = [
-            Cell(column[place], digits=_digits(name, column), bold=top == place, mark=_fewer(column[place], arm))
+            Cell(
+                column[place],
+                digits=_digits(name, column),
+                bold=top == place,
+                mark=_fewer(column[place], len(arm.runs)),
+            )
             for name, column, top in zip(names, cells, tops, strict=True)
         ]
-        base = _differences(frames, arm, sets, Estimate(0.0), None)[1] if sets else Cell()
+        change = gain(frames, arm, sets)
+        base = Cell(change, signed=True, mark=_fewer(change, len(arm.runs)))
         steps = frames.metrics.loc[frames.metrics["run"].isin(arm.runs), "step"]
         last = str(steps.max()) if len(steps) else None
         rows.append([*left, *middle, *([base] if sets else []), Cell(str(len(arm.runs))), Cell(last)])
     columns = [*axes, *map(label, names), *(["Δ accuracy from step 0"] if sets else []), "n", "step"]
     caption = "Runs by what differs between them" if arms.axes else "The run"
-    return Table("runs", f"{caption}; values at the last step.", columns, rows, (), [INTERVAL, BOLD, *arms.notes])
+    notes = [INTERVAL, BOLD, *arms.notes, *without_start(frames, arms, sets)]
+    return Table("runs", f"{caption}; values at the last step.", columns, rows, (), notes)
 
 
-def _fewer(cell: Estimate | None, arm: Arm) -> str:
-    return f"n={cell.n}" if cell is not None and cell.n != len(arm.runs) else ""
+def _fewer(cell: Estimate | None, seeds: int) -> str:
+    """Where not all of the arm's seeds stand behind a number."""
+    return f"n={cell.n}" if cell is not None and cell.n != seeds else ""
 
 
 def _best(name: str, column: Sequence[Estimate | None]) -> int | None:

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from analysis.frames import Frames, RunData, assemble
 from analysis.load import SourceError
 from analysis.render import Cell, Table, as_csv, as_html, latex, markdown, tex_text, write
 from analysis.tables import main, tables_of
+from simplerl.published import PUBLISHED
 
 # recipe, table 1, as published
 TABLE_1 = """
@@ -33,13 +35,27 @@ TABLE_1 = """
 FIVE = ("aime24", "math500", "amc23", "minerva_math", "olympiadbench")
 
 
-def run_of(name: str, finals: tuple[float, ...], seed: int, experiment: str = "simplerl_zero") -> RunData:
+def run_of(
+    name: str, finals: tuple[float, ...], seed: int, experiment: str = "simplerl_zero", start: int = 0, se: float = 0.02
+) -> RunData:
     """A run with accuracies at steps 0 (all 0.1) and 120."""
     rows = {f"eval/{one}/accuracy": [0.1, final] for one, final in zip(FIVE, finals, strict=True)}
-    errors = {f"eval/{one}/accuracy_se": [0.02, 0.02] for one in FIVE}
-    metrics = pd.DataFrame({"phase": "rl", "step": [0, 120], **rows, **errors})
+    errors = {f"eval/{one}/accuracy_se": [se, se] for one in FIVE}
+    metrics = pd.DataFrame({"phase": "rl", "step": [start, 120], **rows, **errors})
     config = {"choices.experiment": experiment, "choices.reward": name, "seed": seed}
     return RunData(f"{name}{seed}", name, "finished", "folder", "", config, metrics=metrics)
+
+
+def rows_of(found: list[RunData]) -> dict[str, dict[str, list[Cell]]]:
+    """Table -> row's name -> its cells."""
+    return {
+        table.name: {str(row[0].value): row[1:] for row in table.rows}
+        for table in tables_of(*prepared(assemble(found)))
+    }
+
+
+def texts(cells: list[Cell]) -> list[str]:
+    return [" ± ".join(filter(None, cell.parts())) + (f" ({cell.mark})" if cell.mark else "") for cell in cells]
 
 
 @pytest.fixture
@@ -71,9 +87,7 @@ def test_published_tables_are_those_of_the_recipe(shared: Path) -> None:
 
 def test_our_rows_stand_beside_the_published(frames: Frames) -> None:
     tables = {table.name: table for table in tables_of(*prepared(frames))}
-    rows = {
-        row[0].parts()[0]: [" ± ".join(filter(None, cell.parts())) for cell in row[1:]] for row in tables["table1"].rows
-    }
+    rows = {row[0].parts()[0]: texts(row[1:]) for row in tables["table1"].rows}
     # Seeds 63, 64, 65 on average: mean 64, sd 1, t(2) 4.303 / sqrt 3.
     assert rows["reward=strict"] == [
         *("90.0 ± 2.5", "80.0 ± 2.5", "70.0 ± 2.5", "40.0 ± 2.5", "40.0 ± 2.5", "64.0 ± 2.5"),
@@ -111,7 +125,7 @@ def test_the_ablation_table_has_axes_for_rows(frames: Frames) -> None:
 
 def test_intervals_by_hand() -> None:
     assert over_seeds([1.0, 2.0, 3.0]).half_width == pytest.approx(4.303 / math.sqrt(3))
-    assert over_seeds([1.0], 0.5).half_width == pytest.approx(0.98, abs=1e-3)
+    assert over_seeds([1.0], [0.5]).half_width == pytest.approx(0.98, abs=1e-3)
     assert over_seeds([1.0]).half_width is None
     aime = published_estimate("aime24", 50.0)
     assert aime.se == pytest.approx(100 * math.sqrt(0.25 / 30))
@@ -120,6 +134,71 @@ def test_intervals_by_hand() -> None:
     assert best([Estimate(1.0, 0.1), None, Estimate(3.0, 0.1)]) == 2
     assert best([Estimate(1.0, 0.1), Estimate(1.1, 0.1)]) is None
     assert best([Estimate(1.0, 0.1)]) is None
+
+
+def test_seeds_that_agree_are_no_certainty() -> None:
+    one, two = over_seeds([36.7, 36.7]), over_seeds([33.3, 33.3])
+    assert one.half_width is None and best([one, two]) is None
+    assert over_seeds([0.1 + 0.2, 0.3]).half_width is None  # they differ by rounding alone
+    # One item of AIME 2024 more, in both seeds: errors of the items 8.8, over two seeds 6.2.
+    one, two = over_seeds([36.7, 36.7], [8.8, 8.8]), over_seeds([33.3, 33.3], [8.6, 8.6])
+    assert one.half_width == pytest.approx(1.96 * 8.8 / math.sqrt(2), abs=1e-3)
+    assert best([one, two]) is None
+    assert over_seeds([36.7, 36.7], [8.8, None]).half_width is None
+    assert over_seeds([36.7, 36.7], [8.8, 0.0]).half_width is None
+
+
+def test_the_error_of_the_items_is_the_least() -> None:
+    close = [over_seeds([mean - 0.01, mean, mean + 0.01], [3.0] * 3) for mean in (50.0, 53.0, 60.0)]
+    assert close[0].half_width == pytest.approx(1.96 * math.sqrt(3), abs=1e-3)
+    assert not distinguishable(close[0], close[1]) and distinguishable(close[0], close[2])
+    assert over_seeds([40.0, 50.0, 60.0], [1.0] * 3).half_width == pytest.approx(4.303 * 10 / math.sqrt(3))
+
+
+def test_one_item_more_in_every_seed_is_not_bold() -> None:
+    finals = {"strict": (0.367, 0.7, 0.6, 0.3, 0.3), "lenient": (0.333, 0.7, 0.6, 0.3, 0.3)}
+    for se, width in ((0.088, " ± 12.2"), (0.0, "")):
+        row = rows_of([run_of(name, own, seed, se=se) for name, own in finals.items() for seed in (0, 1)])
+        strict = row["table1"]["reward=strict"]
+        assert texts(strict)[0] == f"36.7{width}" and not any(cell.bold for cell in strict)
+        assert not any(cell.bold for cell in row["runs"]["strict"])
+
+
+def test_each_table_takes_its_own_published_row() -> None:
+    published = tuple(PUBLISHED["SimpleRL-Zero (table 3)"][name] / 100 for name in FIVE)
+    rows = rows_of([run_of("strict", published, 0)])
+    assert rows["table1"]["reward=strict"][6].parts()[0] == "+0.9"
+    assert rows["table3"]["reward=strict"][6].parts()[0] == "+0.0"
+    rows = rows_of([run_of("strict", published, 0, "simplerl")])
+    assert rows["table1"]["reward=strict"][6].parts() == rows["table3"]["reward=strict"][6].parts()
+
+
+def test_a_difference_from_step_0_needs_step_0() -> None:
+    finals = (0.3, 0.3, 0.3, 0.3, 0.3)
+    late = [run_of("strict", finals, 0, start=4), run_of("lenient", finals, 0), run_of("lenient", finals, 1, start=4)]
+    rows = rows_of(late)
+    assert texts(rows["table1"]["reward=strict"])[7] == "-"
+    assert texts(rows["table1"]["reward=lenient"])[7] == "+20.0 (n=1)"
+    assert texts(rows["runs"]["strict"])[-3] == "-" and texts(rows["runs"]["lenient"])[-3] == "+20.0 (n=1)"
+    said = "No evaluation at step 0, so left out of the difference from there: 1 of 2 of reward=lenient; reward=strict."
+    for table in tables_of(*prepared(assemble(late))):
+        assert (said in table.notes) == (table.name != "table2")
+    assert not any("step 0" in note for table in tables_of(*prepared(assemble(late[1:2]))) for note in table.notes)
+
+
+def test_seeds_without_a_benchmark_are_not_averaged_and_said() -> None:
+    runs = [run_of("strict", (0.9 + d, 0.8, 0.7, 0.4, 0.4), seed) for seed, d in enumerate((-0.01, 0.01, 0.0))]
+    assert runs[2].metrics is not None
+    lacking = replace(runs[2], metrics=runs[2].metrics.drop(columns="eval/aime24/accuracy"))
+    cells = rows_of([*runs[:2], lacking])["table1"]["reward=strict"]
+    # AIME: 89 and 91, their spread 1.414 over sqrt 2 under t(1); the average 63.8 and 64.2 of the same two.
+    assert texts(cells) == [
+        *("90.0 ± 12.7 (n=2)", "80.0 ± 2.3", "70.0 ± 2.3", "40.0 ± 2.3", "40.0 ± 2.3", "64.0 ± 2.5 (n=2)"),
+        *("+15.2 ± 2.5 (n=2)", "+54.0 ± 2.5 (n=2)", "3"),
+    ]
+    table = tables_of(*prepared(assemble([*runs[:2], lacking])))[0]
+    ours = list(csv.DictReader(as_csv(table).splitlines()))[-1]
+    assert ours["AIME 2024 n"] == "2" and ours["n"] == "3" and "MATH 500 n" not in ours
 
 
 @pytest.fixture
