@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.arms import Arms, prepared
+from analysis.frames import Frames
 from analysis.load import SourceError, load
 
 
@@ -44,17 +46,23 @@ def draw_all(
 ) -> list[Path]:
     """Writes <figure>.png and .pdf for every figure that the runs have numbers for; says what was left out. Raises
     SourceError for a source that cannot be read and for a figure that does not exist or has no numbers."""
-    from matplotlib import rc_context
-
-    from analysis.arms import prepared
-    from analysis.figures import FIGURES, panels
-    from analysis.style import RC, save
+    from analysis.figures import FIGURES
 
     if unknown := [name for name in only if name not in FIGURES]:
         raise SourceError(f"There is no figure {unknown[0]!r}: choose from {', '.join(FIGURES)}.")
     frames, arms = prepared(load(sources), unfinished=unfinished)
     for note in [*frames.notes, *arms.notes]:
         print(f"note: {note}", file=sys.stderr)
+    return draw(frames, arms, out, only, metrics)
+
+
+def draw(frames: Frames, arms: Arms, out: Path, only: Sequence[str] = (), metrics: Sequence[str] = ()) -> list[Path]:
+    """`draw_all` of frames that are read. Raises SourceError for a figure or a metric without numbers."""
+    from matplotlib import rc_context
+
+    from analysis.figures import FIGURES, panels
+    from analysis.style import RC, save
+
     if absent := [name for name in metrics if name not in frames.metrics]:
         raise SourceError(f"No run logged {absent[0]!r}: these were: {', '.join(frames.names())}.")
     paths: list[Path] = []

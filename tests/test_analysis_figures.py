@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis import benchmark
 from analysis.arms import arms_of, prepared
 from analysis.curves import SMOOTH_FROM, band, label, smoothed
 from analysis.figures import FIGURES, grid, marks_of_curves
@@ -107,6 +109,22 @@ def test_four_panels_stand_in_a_square() -> None:
     figure, axes = grid(4, 3)
     assert len(axes) == 4 and axes[0].get_gridspec().ncols == 2
     plt.close(figure)
+
+
+@pytest.mark.slow
+def test_the_benchmark_says_seconds_and_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmark.main(["--runs", "6", "--steps", "10", "--metrics", "40"]) == 0
+    first, load_line, draw_line = capsys.readouterr().out.splitlines()
+    assert first == "6 runs x 10 steps x 40 metrics:"
+    assert re.fullmatch(r"load: \d+\.\d s, peak \d+\.\d\d GB", load_line)
+    assert re.fullmatch(rf"draw: {len(FIGURES)} figures, \d+\.\d s, peak \d+\.\d\d GB", draw_line)
+
+
+def test_the_benchmark_writes_runs_that_differ_in_seed_and_arm(tmp_path: Path) -> None:
+    benchmark.write_runs(tmp_path, 6, 4, 40)
+    frames, arms = prepared(load([tmp_path]))
+    assert [len(arm.runs) for arm in arms.arms] == [5, 1] and arms.axes == ["train.lr"]
+    assert len(frames.names()) == 40 and len(frames.metrics) == 24 and frames.notes == []
 
 
 @pytest.mark.slow
