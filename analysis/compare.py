@@ -22,7 +22,7 @@ from analysis.load import SourceError
 from analysis.render import Cell, Table, markdown
 from simplerl.statistics import Array, Interval, bounded_mean_of_sets, paired_difference
 
-SETTINGS = ("prompt", "sampling", "stop", "reward", "reward_hash")  # whose difference is worth a word
+SETTINGS = ("prompt", "sampling", "stop", "reward", "reward_keywords")  # whose difference is worth a word
 COLUMNS = ["set", "problem_id", "question", "gold", "sample", "correct"]
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from simplerl.config import AlgorithmConfig, Config, ConfigError, KLPlace, OptimizerConfig, TrainConfig
+from simplerl.config import AlgorithmConfig, Config, ConfigError, KLEstimator, KLPlace, OptimizerConfig, TrainConfig
 
 # Positional arguments that each kind of function is called with, those that import least first.
 PARTIALS = {
@@ -36,10 +36,16 @@ PARTIALS = {
 RANGES = {
     "algorithm.advantage.gamma": (0.0, 1.0),
     "algorithm.advantage.lam": (0.0, 1.0),
-    "algorithm.policy_loss.clip_low": (0.0, 1.0),
-    "algorithm.policy_loss.clip_high": (0.0, math.inf),
-    "algorithm.value_loss.clip": (0.0, math.inf),
+    "algorithm.policy_loss.clip_low": (0.001, 1.0),
+    "algorithm.policy_loss.clip_high": (0.001, math.inf),
+    "algorithm.value_loss.clip": (0.001, math.inf),
+    "data.count": (1, math.inf),
+    "sampler.max_rows": (1, math.inf),
+    "sampler.max_cache_gib": (0.01, math.inf),
+    "sampler.cache_gib": (0.01, math.inf),
 }
+LEAST_TEMPERATURE = 0.01  # below it logits overflow; 0 is greedy
+MOST_SEED = 2**31 - 1
 # Below these a worker has no room for its own libraries, and no answer is read in time.
 LEAST_MEMORY_GIB, LEAST_SECONDS = 0.25, 0.1
 
@@ -58,8 +64,18 @@ def at_least(least: float, **values: float | None) -> None:
         )
 
 
+def check_finite(value: Any, key: str = "") -> None:
+    """No number of the configuration may be infinite or NaN."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, part in items:
+            check_finite(part, f"{key}.{name}" if key else str(name))
+    require(not isinstance(value, float) or math.isfinite(value), f"{key}={value} is not a finite number.")
+
+
 def check_values(config: Config) -> None:
     """Of a configuration whose functions may still be plain nodes."""
+    require(config.seed <= MOST_SEED, f"seed={config.seed} is more than {MOST_SEED}.")
     _model_path(config.model.path)
     train = config.train
     at_least(
@@ -83,6 +99,7 @@ def check_values(config: Config) -> None:
         prompt__max_tokens=config.prompt.max_tokens,
         model__context=config.model.context,
     )
+    at_least(2, warmup__max_tokens=config.warmup.max_tokens)
     at_least(
         0,
         seed=config.seed,
@@ -108,9 +125,11 @@ def check_values(config: Config) -> None:
     at_least(LEAST_SECONDS, grading__seconds_per_answer=config.grading.seconds_per_answer)
     at_least(LEAST_MEMORY_GIB, grading__memory_gib=config.grading.memory_gib)
     require(
-        config.algorithm.advantage is not None or config.warmup.data is not None or bool(config.evals.sets),
-        "algorithm=none without a warm-up and without evaluations does nothing: choose warmup=..., evals=... or "
-        "another algorithm.",
+        config.algorithm.advantage is not None
+        or config.warmup.data is not None
+        or (bool(config.evals.sets) and config.evals.every > 0),
+        "algorithm=none without a warm-up and without evaluations does nothing: choose warmup=..., evals=... (with "
+        "evals.every above 0) or another algorithm.",
     )
     require(
         re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.run.device) is not None,
@@ -172,11 +191,18 @@ def _kl(algorithm: AlgorithmConfig) -> None:
         f"algorithm.kl_coef={algorithm.kl_coef} has no effect under algorithm.kl=none: "
         "choose algorithm.kl=reward or loss, or set the coefficient to 0.",
     )
+    require(
+        algorithm.kl is not KLPlace.loss or algorithm.kl_estimator is not KLEstimator.k1,
+        "algorithm.kl=loss with algorithm.kl_estimator=k1 pulls nowhere, its gradient has mean 0: choose k2 or k3.",
+    )
 
 
 def _sampling(config: Config) -> None:
     for place, sampling in (("sampling", config.sampling), ("evals.sampling", config.evals.sampling)):
-        require(sampling.temperature >= 0, f"{place}.temperature={sampling.temperature} is negative.")
+        require(
+            sampling.temperature == 0 or sampling.temperature >= LEAST_TEMPERATURE,
+            f"{place}.temperature={sampling.temperature} must be 0 (greedy) or at least {LEAST_TEMPERATURE}.",
+        )
         require(0 < sampling.top_p <= 1, f"{place}.top_p={sampling.top_p} is outside (0, 1]; 1 turns it off.")
         require(sampling.top_k >= 0, f"{place}.top_k={sampling.top_k} is negative; 0 turns it off.")
         require(sampling.max_new_tokens >= 1, f"{place}.max_new_tokens must be at least 1.")
@@ -275,7 +301,7 @@ def _call(key: str, function: Any, arguments: int) -> None:
 def _own_keywords(key: str, keywords: dict[str, Any], signature: inspect.Signature) -> None:
     """Ranges of this package's functions: what a user's own function means by its keywords is its own affair."""
     for keyword, value in keywords.items():
-        if f"{key}.{keyword}" in RANGES:
+        if f"{key}.{keyword}" in RANGES and value is not None:
             least, most = RANGES[f"{key}.{keyword}"]
             bound = f"at least {least:g}" if math.isinf(most) else f"between {least:g} and {most:g}"
             require(least <= value <= most, f"{key}.{keyword}={value} must be {bound}.")
@@ -284,9 +310,9 @@ def _own_keywords(key: str, keywords: dict[str, Any], signature: inspect.Signatu
         scores = defaults | keywords
         for worse in ("wrong", "unboxed"):
             require(
-                scores[worse] <= scores["correct"],
-                f"{key}.{worse}={scores[worse]} is more than {key}.correct={scores['correct']}: wrong answers would be "
-                "learnt; lower it.",
+                scores[worse] < scores["correct"],
+                f"{key}.{worse}={scores[worse]} is not less than {key}.correct={scores['correct']}: right answers are "
+                "not learnt; lower it.",
             )
 
 

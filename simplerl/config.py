@@ -86,6 +86,7 @@ class PromptConfig:
     stop_strings: list[str] = field(default_factory=list)
     stop_tokens: list[str] = field(default_factory=list)  # pieces of the vocabulary, beside the model's eos
     max_tokens: int = 1024  # longer prompts are dropped and counted
+    strip_newline: bool = False  # without the newline that the template ends with
 
 
 @dataclass
@@ -234,12 +235,13 @@ def register() -> None:
 
 def load(raw: DictConfig) -> Config:
     """The composed configuration as typed values, checked. Raises ConfigError."""
-    from simplerl.checks import check_fit, check_functions, check_values
+    from simplerl.checks import check_finite, check_fit, check_functions, check_values
 
     try:
         missing = sorted(OmegaConf.missing_keys(raw))
         if missing:
             raise ConfigError(f"{missing[0]} has no value: set it on the command line or choose an experiment.")
+        check_finite(OmegaConf.to_container(raw, resolve=True))
         check_values(OmegaConf.to_object(raw))  # type: ignore[arg-type]
         check_functions(raw)
         config: Config = instantiate(raw, _convert_="object")

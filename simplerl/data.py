@@ -239,6 +239,7 @@ def _distinct(problems: list[Problem], report: Counter[str], drop: bool) -> list
     """Counts questions asked before (and drops them), and makes the ids unique."""
     answers: dict[str, str] = {}
     seen: Counter[str] = Counter()
+    taken = {problem.id for problem in problems}
     kept: list[Problem] = []
     for problem in problems:
         question = " ".join(problem.question.split())
@@ -249,7 +250,11 @@ def _distinct(problems: list[Problem], report: Counter[str], drop: bool) -> list
                 continue
         answers.setdefault(question, problem.answer)
         seen[problem.id] += 1
-        kept.append(replace(problem, id=f"{problem.id}#{seen[problem.id]}") if seen[problem.id] > 1 else problem)
+        name, number = problem.id, seen[problem.id]
+        while number > 1 and name in taken:
+            name, number = f"{problem.id}#{number}", number + 1
+        taken.add(name)
+        kept.append(replace(problem, id=name))
     return kept
 
 

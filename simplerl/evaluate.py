@@ -73,7 +73,7 @@ def evaluate(
         "sampling": asdict(evals.sampling),
         "stop": asdict(evals.format.stop),
         "reward": grader.name,
-        "reward_hash": hashlib.sha256(grader.payload).hexdigest()[:16],
+        "reward_keywords": grader.keywords,
         "weights": weights,
         "seed": seed,
         "step": step,
@@ -97,7 +97,6 @@ def evaluate(
         **context,
         "samples": config.samples,
         "prompt": evals.format.config.name,
-        "reward_keywords": grader.keywords,
         **summarise(table, list(evals.prompts)),
     }
     for name, left_out in evals.too_long.items():
@@ -115,7 +114,7 @@ class _Item:
         self.prompt = replace(prompt, problem=replace(prompt.problem, id=f"{name}:{self.id}"))
         problem = prompt.problem
         what = [name, problem.id, problem.answer, problem.source, prompt.text, prompt.token_ids, context]
-        self.key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:20]
+        self.key = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:20]
 
 
 def _for_seconds(stream: Stream, seconds: float) -> Stream:

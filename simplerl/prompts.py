@@ -61,7 +61,8 @@ class PromptFormat:
     def text(self, problem: Problem) -> str:
         """The prompt as text, without the token that the tokenizer itself may put first."""
         if self.config.template is not None:
-            return fill(self.config.template, question=problem.question, shots=self._shots)
+            template = self.config.template.removesuffix("\n") if self.config.strip_newline else self.config.template
+            return fill(template, question=problem.question, shots=self._shots)
         messages = [{"role": "user", "content": fill(self.config.user, question=problem.question)}]
         if self.config.system is not None:
             messages.insert(0, {"role": "system", "content": self.config.system})
@@ -132,6 +133,11 @@ def _check(config: PromptConfig, tokenizer: Any) -> None:
                 raise ConfigError(f"{where}: example {number} of prompt.shots has no {name}, which prompt.shot uses.")
     if config.shots and "{question}" not in config.shot:
         raise ConfigError(f"{where}: prompt.shot has no {{question}}: write how one example looks.")
+    if config.strip_newline and not (config.template or "").endswith("\n"):
+        raise ConfigError(
+            f"{where}: prompt.strip_newline (oddity=newline) needs a prompt.template that ends with a newline; "
+            "this one has none to lose."
+        )
     if "" in config.stop_strings:
         raise ConfigError(f"{where}: prompt.stop_strings holds an empty string, which would end every answer at once.")
 

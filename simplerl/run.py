@@ -181,13 +181,18 @@ class Run:
     # Metrics and responses
 
     def begin(self, phase: str, step: int) -> None:
-        """Lines of `phase` from `step` on will be written again: an earlier attempt's are removed."""
+        """Lines of `phase` from `step` on will be written again: an earlier attempt's are removed, and so are the
+        evaluations of later weights, which this attempt may not meet again to the bit."""
         path = self.dir / "metrics.jsonl"
         if path.exists():
             lines = [line for line in path.read_text().splitlines() if _is_whole(line)]
             rows = [json.loads(line) for line in lines]
             kept = [json.dumps(row) + "\n" for row in rows if row["phase"] != phase or row["step"] < step]
             write_text(path, "".join(kept))
+        if phase == "rl":
+            for folder in (self.dir / "evals").glob("step_*"):
+                if folder > self.eval_folder(step):
+                    shutil.rmtree(folder)
         self.set_status("running", phase=phase, step=step)
 
     def log(self, phase: str, step: int, metrics: dict[str, float]) -> None:

@@ -113,6 +113,7 @@ def prepare(config: Config) -> Task:
         logger.info("training prompts: %s", ", ".join(f"{v} {k}" for k, v in counts.items()))
         arithmetic = _arithmetic(config, len(prompts))
         logger.info("%s", arithmetic)
+        _report_overlap(prompts, evals)
     return Task(
         tokenizer=tokenizer,
         format=format,
@@ -123,6 +124,15 @@ def prepare(config: Config) -> Task:
         arithmetic=arithmetic,
         seed=config.seed,
     )
+
+
+def _report_overlap(prompts: Sequence[Prompt], evals: EvalSets) -> None:
+    """Training questions that are also asked in an evaluation."""
+    trained = {" ".join(prompt.problem.question.split()) for prompt in prompts}
+    for name, asked in evals.prompts.items():
+        both = sum(" ".join(prompt.problem.question.split()) in trained for prompt in asked)
+        if both:
+            logger.warning("evals.%s: %d of its %d questions are training questions too", name, both, len(asked))
 
 
 def require_model(model: ModelConfig) -> None:

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-import simplerl.models
+import simplerl.backends
 from simplerl.config import Config, ConfigError, load, register
 from simplerl.task import prepare
 
@@ -42,7 +42,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(simplerl.models, "load_policy", refuse)
+    monkeypatch.setattr(simplerl.backends, "load_policy", refuse)
 
 
 def test_the_default_is_accepted() -> None:
@@ -145,6 +145,20 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "environment variable": (["model.path=${oc.env:NO_SUCH_VARIABLE}"], "NO_SUCH_VARIABLE"),
     "no checkpoint": (["run.keep=0"], "run.keep is 0, but must be at least 1"),
     "sampling ahead on one device": (["rollout.ahead=1"], "rollout.ahead=1 samples while the policy trains"),
+    "kl whose gradient is nothing": (["algorithm.kl=loss"], "algorithm.kl=loss with algorithm.kl_estimator=k1"),
+    "number that is not finite": (["train.policy.lr=inf"], "train.policy.lr=inf is not a finite number"),
+    "huge seed": (["seed=99999999999"], "seed=99999999999 is more than"),
+    "temperature near 0": (["sampling.temperature=1e-9"], "sampling.temperature=1e-09 must be 0 (greedy) or at least"),
+    "clip of nothing": (["algorithm.policy_loss.clip_low=0"], "algorithm.policy_loss.clip_low=0 must be between"),
+    "no problems": (["data.count=-3"], "data.count=-3 must be at least 1"),
+    "sampler without rows": (["sampler.max_rows=0"], "sampler.max_rows=0 must be at least 1"),
+    "reward that pays all alike": (["reward.unboxed=1"], "reward.unboxed=1 is not less than reward.correct=1"),
+    "run that does nothing": (["algorithm=none", "evals.every=0"], "does nothing"),
+    "warm-up of no tokens": (["warmup=micro_corpus", "warmup.max_tokens=0"], "warmup.max_tokens is 0"),
+    "newline that is not there": (
+        ["oddity=newline", "prompt.template='{question}'"],
+        "prompt.strip_newline (oddity=newline) needs a prompt.template that ends with a newline",
+    ),
     "sampling two steps ahead": (["rollout.ahead=2"], "rollout.ahead=2 is unknown: choose 0 or 1"),
     "importance weights of another temperature": (
         ["algorithm.importance_cap=2", "algorithm.logprobs_at_temperature_1=true", "sampling.temperature=0.8"],
@@ -162,11 +176,11 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "negative discount": (["algorithm.advantage.gamma=-1"], "algorithm.advantage.gamma=-1 must be between 0 and 1"),
     "negative clip": (
         ["algorithm.policy_loss.clip_low=-0.2"],
-        "algorithm.policy_loss.clip_low=-0.2 must be between 0 and 1",
+        "algorithm.policy_loss.clip_low=-0.2 must be between 0.001 and 1",
     ),
     "clip below a ratio of 0": (
         ["algorithm.policy_loss.clip_low=2"],
-        "algorithm.policy_loss.clip_low=2 must be between 0 and 1",
+        "algorithm.policy_loss.clip_low=2 must be between 0.001 and 1",
     ),
     "negative upper clip": (
         ["algorithm=grpo", "algorithm.policy_loss.clip_high=-0.1"],
@@ -180,11 +194,11 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "nothing to do": (["algorithm=none", "evals=none"], "algorithm=none without a warm-up and without evaluations"),
     "wrong answers worth more": (
         ["reward.wrong=1.5"],
-        "reward.wrong=1.5 is more than reward.correct=1.0: wrong answers would be learnt",
+        "reward.wrong=1.5 is not less than reward.correct=1.0: right answers are not learnt",
     ),
     "answers without a box worth more": (
         ["~reward.correct", "reward.unboxed=2"],
-        "reward.unboxed=2 is more than reward.correct=1.0",
+        "reward.unboxed=2 is not less than reward.correct=1.0",
     ),
     "workers without memory": (["grading.memory_gib=0.01"], "grading.memory_gib is 0.01, but must be at least 0.25"),
     "no time to grade": (

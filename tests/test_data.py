@@ -111,6 +111,8 @@ def test_duplicates_are_counted_and_ids_unique(tmp_path: Path) -> None:
         "rows": 4, "bad": 0, "other_level": 0, "duplicates": 2, "conflicts": 1, "ungradable": 0, "kept": 2,
     }  # fmt: skip
     assert [p.id for p in load(path, columns=columns, duplicates="keep")] == ["7", "7#2", "7#3", "7#4"]
+    taken = [{"question": f"{name}{i}?", "answer": "1", "n": name} for i, name in enumerate(["x", "x", "x#2"])]
+    assert [p.id for p in load(write(tmp_path / "t.jsonl", lines(*taken)), columns=columns)] == ["x", "x#3", "x#2"]
 
 
 def test_answer_and_solution_rules(tmp_path: Path) -> None:

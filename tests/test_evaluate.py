@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from rich.console import Console
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -177,6 +179,16 @@ def test_evaluation_asks_as_training_does(tokenizer: Any) -> None:
     assert evals.format.stop == training.stop
     config.evals.prompt = PromptConfig(name="other", template="Q: {question}\n")
     assert prepare_evals(config, tokenizer, context=128).prompts["held"][0].text.startswith("Q: ")
+
+
+def test_evaluation_grades_as_training_does(small_run: Path) -> None:
+    """The same function with the same keywords, and the same stop rule."""
+    config = yaml.safe_load((small_run / "config.yaml").read_text())
+    grader = Grader(instantiate(config["reward"]))
+    for path in sorted((small_run / "evals").glob("*/results.json")):
+        results = json.loads(path.read_text())
+        assert (results["reward"], results["reward_keywords"]) == (grader.name, grader.keywords)
+        assert results["stop"]["strings"] == config["prompt"]["stop_strings"]
 
 
 def row(item: int, sample: int, correct: bool, length: int, extracted: str | None, **more: Any) -> dict[str, Any]:

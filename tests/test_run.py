@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from micro_runs import ROOT, SMALL, composed, outcome, rows, run
+from micro_runs import ROOT, SMALL, composed, differences, outcome, rows, run
 from omegaconf import OmegaConf
 
 from simplerl.config import ConfigError, load
@@ -148,6 +148,16 @@ def test_metrics_are_repaired_after_a_cut_line(tmp_path: Path) -> None:
     path.write_text(whole[:-9])  # a kill within the last line
     run.begin("rl", 4)
     assert len(run.metrics()) == 6
+
+
+def test_begin_forgets_evaluations_of_later_weights(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    for step in (0, 2, 4):
+        run.eval_folder(step).mkdir(parents=True)
+    run.begin("warmup", 0)
+    assert len(list((run.dir / "evals").iterdir())) == 3
+    run.begin("rl", 2)
+    assert sorted(path.name for path in (run.dir / "evals").iterdir()) == ["step_000000", "step_000002"]
 
 
 def test_begin_without_metrics(tmp_path: Path) -> None:
@@ -400,8 +410,17 @@ def _wandb_history(file: Path) -> list[dict[str, Any]]:
 
 
 def test_outcomes_can_differ(small_run: Path) -> None:
-    """The comparison that other tests rely on sees a changed byte."""
+    """The comparison that other tests rely on sees a changed byte, a changed number and a missing file."""
     a = outcome(small_run)
+    assert differences(a, dict(a)) == []
+    weights = bytearray(a["warmup/model/policy/model.safetensors"])
+    weights[-1] ^= 1
+    other = a | {"warmup/model/policy/model.safetensors": bytes(weights)}
+    other["metrics"] = [*a["metrics"][:-1], a["metrics"][-1] | {"step": -1}]
+    del other["rollouts/step_000001.parquet"]
+    assert differences(a, other) == [
+        "metrics", "rollouts/step_000001.parquet", "warmup/model/policy/model.safetensors"
+    ]  # fmt: skip
     assert (
         len(a) > 20 and {"metrics", "rollouts/step_000001.parquet", "warmup/model/policy/model.safetensors"} <= a.keys()
     )

@@ -97,9 +97,7 @@ def test_an_oddity_flips_one_thing() -> None:
         changed = [key for key, value in values(oddity).items() if plain.get(key) != value]
         assert len(changed) == 1, (oddity, changed)
     newline = values("newline")
-    assert (
-        newline[".prompt.template"] == "{question}" and newline[".evals.prompt.template"] == plain[".prompt.template"]
-    )
+    assert newline[".prompt.strip_newline"] and newline[".evals.prompt.template"] == plain[".prompt.template"]
     assert math.isclose(float(str(plain[".sampling.temperature"])), 0.6)
 
 

@@ -271,17 +271,15 @@ def test_bfloat16_is_close(role: str) -> None:
 def test_a_loss_that_is_not_finite_stops_with_its_batch() -> None:
     batch = tiny.batch()
     assert batch.advantages is not None
-    broken = batch.advantages.clone()
-    broken[3] = float("nan")
+    broken = torch.full_like(batch.advantages, float("nan"))
     w = worker(tokens=60)
     before = weights(w.model)
     with pytest.raises(NonFinite, match="the loss is not finite") as caught:
         w.update(batch.with_(advantages=broken), ppo_clip, PLAN, [0])
     assert caught.value.batch.advantages is not None and torch.isnan(caught.value.batch.advantages).any()
     assert len(caught.value.batch) == PLAN.minibatch_size
-    assert w.stepper is not None
-    if w.stepper.step_count == 0:
-        same(weights(w.model), before, 0.0)
+    assert w.stepper is not None and w.stepper.step_count == 0
+    same(weights(w.model), before, 0.0)
 
 
 def test_a_gradient_that_is_not_finite_stops_with_its_batch() -> None:
