@@ -10,6 +10,7 @@ from analysis.arms import Arm
 from analysis.frames import Frames
 
 SMOOTH_FROM, WINDOW = 40, 5  # curves of more points than the first are shown as means over the second
+POINTS = 1000  # of a curve that is drawn, about: a panel has fewer dots across
 
 LABELS = {
     "reward/mean": "training reward",
@@ -67,7 +68,9 @@ def band(frames: Frames, arm: Arm, name: str) -> Band | None:
 
 
 def smoothed(table: pd.DataFrame) -> pd.DataFrame:
-    """Long curves as centred means over a few steps; short ones as they are."""
+    """Long curves as centred means over a few steps, very long ones at every few steps; short ones as they are."""
     if len(table) <= SMOOTH_FROM:
         return table
-    return table.rolling(WINDOW, center=True, min_periods=1).mean()
+    means = table.rolling(WINDOW, center=True, min_periods=1).mean()
+    every = max(len(means) // POINTS, 1)
+    return means.iloc[sorted({*range(0, len(means), every), len(means) - 1})]

@@ -63,6 +63,8 @@ def test_long_curves_are_means_over_five_steps() -> None:
     table = pd.DataFrame({"mean": np.arange(SMOOTH_FROM + 1.0)})
     assert smoothed(table)["mean"].iloc[:4].tolist() == [1.0, 1.5, 2.0, 3.0]
     assert smoothed(table.iloc[:10]).equals(table.iloc[:10])
+    long = smoothed(pd.DataFrame({"mean": np.arange(5000.0)}))
+    assert long.index[:3].tolist() == [0, 5, 10] and long.index[-1] == 4999 and long["mean"].iloc[1] == 5.0
 
 
 @pytest.mark.slow
@@ -113,18 +115,19 @@ def test_four_panels_stand_in_a_square() -> None:
 
 @pytest.mark.slow
 def test_the_benchmark_says_seconds_and_memory(capsys: pytest.CaptureFixture[str]) -> None:
-    assert benchmark.main(["--runs", "6", "--steps", "10", "--metrics", "40"]) == 0
+    assert benchmark.main(["--runs", "6", "--steps", "10", "--metrics", "15"]) == 0
     first, load_line, draw_line = capsys.readouterr().out.splitlines()
-    assert first == "6 runs x 10 steps x 40 metrics:"
+    assert first == "6 runs x 10 steps x 15 metrics:"
     assert re.fullmatch(r"load: \d+\.\d s, peak \d+\.\d\d GB", load_line)
     assert re.fullmatch(rf"draw: {len(FIGURES)} figures, \d+\.\d s, peak \d+\.\d\d GB", draw_line)
 
 
 def test_the_benchmark_writes_runs_that_differ_in_seed_and_arm(tmp_path: Path) -> None:
-    benchmark.write_runs(tmp_path, 6, 4, 40)
+    benchmark.write_runs(tmp_path, 6, 100, 15)
     frames, arms = prepared(load([tmp_path]))
     assert [len(arm.runs) for arm in arms.arms] == [5, 1] and arms.axes == ["train.lr"]
-    assert len(frames.names()) == 40 and len(frames.metrics) == 24 and frames.notes == []
+    assert len(frames.names()) == 15 + 18 and len(frames.metrics) == 600 and frames.notes == []
+    assert frames.curve("run-000", "eval/mean/accuracy").index.tolist() == list(range(0, 100, 2))
 
 
 @pytest.mark.slow
