@@ -114,8 +114,8 @@ def test_audit_lists_a_row_on_which_any_two_columns_disagree(tmp_path: Path) -> 
     audit.main([str(write(tmp_path / "in.jsonl", rows)), str(tmp_path / "report.md")])
     report = (tmp_path / "report.md").read_text()
     assert "## Disagreements (2)" in report
-    assert "| 0 | right | right | different | right | 0.5 |" in report
-    assert "| 1 | no_answer | no_answer | no_answer | right | 1/2 |" in report
+    assert "| 0 | right | right | different | right | right | 0.5 |" in report
+    assert "| 1 | no_answer | no_answer | no_answer | no_answer | right | 1/2 |" in report
 
 
 def test_audit_checks_its_settings(tmp_path: Path) -> None:

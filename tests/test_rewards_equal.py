@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from simplerl.config import ConfigError
-from simplerl.rewards.equal import DIFFERENT, EQUAL, FAILED, NO_ANSWER, TIMEOUT, compare
+from simplerl.rewards.equal import DIFFERENT, EQUAL, FAILED, NO_ANSWER, RULES, TIMEOUT, compare
 
 NO_UNITS = [
     "\\text{ or six}", "\\text{ and six}", " perhaps six", " nope six", " \\text{ maybe six}", "\\text{ hmm, six}", "\\text{ alternatively six}", "\\text{, six}", " below zero", "\\text{ negative}",
@@ -159,6 +159,18 @@ def test_qwen_quirks(answer: str, gold: str, verdict: str) -> None:
     assert compare(answer, gold, rule="qwen") == verdict
 
 
+@pytest.mark.parametrize(
+    ("gold", "verdict"),
+    [
+        *((gold, EQUAL) for gold in ("13", "\\frac{1}{2}", "x^2 + 1", "(0, 1) \\cup (2, 3)", "10\\%", "C")),
+        *((gold, DIFFERENT) for gold in ("90^\\circ", "\\text{Evelyn}", "\\$5", "1 \\pm \\sqrt{2}", "5\\mbox{ cm}^2")),
+    ],
+)
+def test_the_published_training_reward_does_not_normalise_the_gold(gold: str, verdict: str) -> None:
+    assert compare(gold, gold, rule="qwen") == EQUAL
+    assert compare(gold, gold, rule="qwen_train") == verdict
+
+
 def test_empty_answers_and_golds() -> None:
     assert compare("  ", "5") == NO_ANSWER
     assert compare("$$", "5") == NO_ANSWER
@@ -166,7 +178,7 @@ def test_empty_answers_and_golds() -> None:
 
 
 def test_an_unknown_rule_is_refused() -> None:
-    with pytest.raises(ConfigError, match="rule=sympy is unknown: choose one of math_verify, qwen, exact"):
+    with pytest.raises(ConfigError, match="rule=sympy is unknown: choose one of math_verify, qwen, exact, qwen_train"):
         compare("1", "1", rule="sympy")
 
 
@@ -207,7 +219,7 @@ PAYLOADS = [
 ]
 
 
-@pytest.mark.parametrize("rule", ["math_verify", "qwen", "exact"])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("gold", ["5", "x+1", "\\text{yes}", "[1]"])
 def test_model_text_is_never_run(rule: str, gold: str, tmp_path: Path) -> None:
     target = tmp_path / "pwned"

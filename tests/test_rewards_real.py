@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from simplerl.rewards import strict
+from simplerl.rewards.equal import RULES
 from simplerl.rewards.extract import last_boxed
 from simplerl.rewards.labelled import CHOICES, Case, cases, is_right, score
 from simplerl.rewards.pool import Grader
@@ -61,6 +62,21 @@ def test_every_gold_equals_itself_and_not_the_next(shared: Path, name: str) -> N
     assert [p.answer for p, s in zip(problems, own, strict=True) if not s.correct] == [""] * EMPTY.get(name, 0)
     equal = [(gold, other.answer) for (gold, other), s in zip(pairs, crossed, strict=True) if s.status != "different"]
     assert set(equal) <= TWINS
+
+
+def test_golds_that_fail_themselves_under_the_published_training_reward(shared: Path) -> None:
+    lines = (shared / "data/benchmarks/math500.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row["level"] in (3, 4, 5)]
+    answers = [row["answer"] for row in rows]
+    failed = {
+        rule: sum(
+            not strict(f"\\boxed{{{gold}}}", Problem("", "", gold, source="math500"), rule=rule).correct
+            for gold in answers
+        )
+        for rule in RULES
+    }
+    assert len(answers) == 367
+    assert failed == {"math_verify": 0, "qwen": 0, "exact": 0, "qwen_train": 22}
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ Importing this module is light: math-verify and sympy load at the first comparis
 
 from __future__ import annotations
 
-from simplerl.rewards.equal import EQUAL, NO_ANSWER, Rule, judge
+from simplerl.rewards.equal import EQUAL, NO_ANSWER, PUBLISHED, Rule, judge
 from simplerl.rewards.extract import boxed_answer, cut_at_stop, lenient_answer
 from simplerl.types import Problem, Score
 
@@ -29,15 +29,16 @@ def strict(
     `unboxed` where nothing is boxed, even if the right answer stands in the text; a box with nothing to compare
     in it (empty, only spaces, punctuation or commands) is no box.
 
-    `rule=qwen` reads as published too: `unboxed` only where the word "boxed" is absent; a bare or unterminated
-    box is read on, and "final answer is $...$. I hope" comes first.
+    The published rules, `qwen` of the evaluation and `qwen_train` of the training, read as published too: `unboxed`
+    only where the word "boxed" is absent; a bare or unterminated box is read on, and "final answer is $...$. I hope"
+    comes first.
     `fbox`: \fbox{} counts as well, which the published rule (it looks for "boxed") does not do.
     Parts: boxed; gold_unread, 1 where the answer met a gold that no parser reads.
     """
     answer, boxed = _answer(response, problem, rule, fbox=fbox)
     verdict = judge(answer or "", problem.answer, rule=rule, source=problem.source)
     parts = {"boxed": float(boxed), "gold_unread": float(verdict.gold_unread)}
-    if verdict.status == NO_ANSWER and (rule != "qwen" or not boxed):
+    if verdict.status == NO_ANSWER and (rule not in PUBLISHED or not boxed):
         return Score(unboxed, False, NO_ANSWER, None, parts | {"boxed": 0.0})
     right = verdict.status == EQUAL
     return Score(correct if right else wrong, right, verdict.status, answer, parts)
@@ -45,7 +46,7 @@ def strict(
 
 def _answer(response: str, problem: Problem, rule: Rule, *, fbox: bool) -> tuple[str | None, bool]:
     """(the boxed answer, whether anything is boxed)."""
-    if rule != "qwen":
+    if rule not in PUBLISHED:
         answer = boxed_answer(response, fbox=fbox)
         return answer, answer is not None
     from simplerl.rewards.qwen import qwen_answer
@@ -61,7 +62,7 @@ def binary(response: str, problem: Problem, *, rule: Rule = "math_verify", fbox:
 
 def lenient(response: str, problem: Problem, *, rule: Rule = "math_verify") -> Score:
     """1 for a right final answer wherever it stands (box, "the answer is", last number), otherwise 0."""
-    if rule == "qwen":
+    if rule in PUBLISHED:
         from simplerl.rewards.qwen import qwen_answer
 
         answer = qwen_answer(response, problem.source)

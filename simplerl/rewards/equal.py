@@ -1,7 +1,8 @@
-"""Whether an answer equals a gold answer, by one of three rules, with a status instead of a bare bool.
+"""Whether an answer equals a gold answer, by one of four rules, with a status instead of a bare bool.
 
 `math_verify` (the default): both in one notation -> structure -> strings, exact numbers, sampled expressions ->
-math-verify for what is left. `exact`: equal strings after that normalisation. `qwen`: the published evaluation.
+math-verify for what is left. `exact`: equal strings after that normalisation. `qwen`: the published evaluation;
+`qwen_train`: the published training reward, which leaves the gold as it is written.
 
 Choices: integers exactly; a decimal gold to 1e-4 of itself; an exact gold needs 1e-6; x % may mean x or x/100,
 nothing else is scaled; letters are never units; lists have no order but every item counts, tuples and intervals
@@ -38,8 +39,9 @@ from simplerl.rewards.units import Measured, split_unit, units_contradict
 from simplerl.rewards.words import chosen_option, is_text, words_of
 
 EQUAL, DIFFERENT, NO_ANSWER, TIMEOUT, FAILED = "equal", "different", "no_answer", "timeout", "failed"
-Rule = Literal["math_verify", "qwen", "exact"]  # another one is refused before the run starts
+Rule = Literal["math_verify", "qwen", "exact", "qwen_train"]  # another one is refused before the run starts
 RULES: tuple[Rule, ...] = get_args(Rule)
+PUBLISHED: tuple[Rule, ...] = ("qwen", "qwen_train")
 MAX_CHARACTERS = 2000  # longer answers are right only as the same string
 MAX_ITEMS = 60
 MEASURED_SOURCES = ("minerva",)  # golds are rounded measurements
@@ -67,7 +69,7 @@ def check_rule(rule: str) -> None:
 
 def compare(answer: str, gold: str, *, rule: str = "math_verify", source: str = "") -> str:
     """EQUAL, DIFFERENT, NO_ANSWER (an empty answer), TIMEOUT or FAILED. An empty gold equals nothing,
-    except under `qwen`. Raises ConfigError for an unknown rule."""
+    except under the published rules. Raises ConfigError for an unknown rule."""
     return judge(answer, gold, rule=rule, source=source).status
 
 
@@ -85,14 +87,14 @@ def judge(answer: str, gold: str, *, rule: str = "math_verify", source: str = ""
 
 @lru_cache(maxsize=65536)
 def _judge(answer: str, gold: str, rule: str, source: str) -> Verdict:  # noqa: PLR0911 - cheapest first
-    if answer == gold:
+    if answer == gold and rule != "qwen_train":
         return Verdict(EQUAL)
-    if len(answer) > MAX_CHARACTERS or (not gold and rule != "qwen"):
+    if len(answer) > MAX_CHARACTERS or (not gold and rule not in PUBLISHED):
         return Verdict(DIFFERENT)
-    if rule == "qwen":
+    if rule in PUBLISHED:
         from simplerl.rewards.qwen import qwen_equal
 
-        return Verdict(EQUAL if qwen_equal(answer, gold, source) else DIFFERENT)
+        return Verdict(EQUAL if qwen_equal(answer, gold, source, gold_as_written=rule == "qwen_train") else DIFFERENT)
     a, g = clean(answer), cleaned_gold(gold)
     if not re.sub(r"[\s{}.,;:$]", "", a):
         return Verdict(NO_ANSWER)

@@ -5,6 +5,9 @@ itself, within 1e-4; brackets do not count, so (0,1] is [0,1]; lists are ordered
 (golds of `minerva_math` excepted); a choice is the last A-E in the answer; an empty gold accepts anything.
 One part is not reproduced, on purpose: there, text that looks like no LaTeX is evaluated as Python. Here the
 last resort is the bounded reader of `simplerl.rewards.algebra`, then math-verify.
+
+`rule=qwen_train`: the published training reward, which brings the answer to that notation and leaves the gold as it
+was written: a gold with a degree sign, \text, \$ or \pm in it is met by no answer.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ _UNIT_WORDS = (
 _UNIT = re.compile(rf"(^|\W|(?<=\d))(?:{_UNIT_WORDS})($|\W)")
 _HOPE = ("final answer is $", "$. I hope")
 _LONGEST = 2000  # characters of an answer that are looked at
+_UNREAD = re.compile(r"\\circ|\\(?:text|mbox|textbf|mathrm)\s*\{|\\\$|\\[pm][pm](?![a-z])")  # by the published parser
 _NUMBER = re.compile(r"-?\d*\.?\d+")
 _CHOICE = re.compile(r"\b[A-E]\b")
 _MATRIX = re.compile(
@@ -85,7 +89,7 @@ def normal_form(text: str, source: str = "") -> str:
     text = text.replace("\\%", "").replace("%", "").replace("and", "").replace("infinity", "\\infty")
     text = text.replace("+\\inf", "\\inf").replace("j", "i") if "j" in text and "i" not in text else text
     text = re.sub(r"(\d+)\.0*(?!\d)", r"\1", text)
-    text = re.sub(r"(?<!\d)\.(?=\d)", "0.", text).replace("\\ ", "")
+    text = re.sub(r"(?<!\\)\\ ", "", re.sub(r"(?<!\d)\.(?=\d)", "0.", text))
     if text.count("=") == 1 and text.index("=") <= 2:
         text = text.split("=")[1]
     text = re.sub(r"\\sqrt(\w)", r"\\sqrt{\1}", text)
@@ -95,12 +99,17 @@ def normal_form(text: str, source: str = "") -> str:
     return re.sub(r"(\\[A-Za-z]+) +(?=[A-Za-z])|( )", lambda m: f"{m[1]} " if m[1] else "", text)
 
 
-def qwen_equal(answer: str, gold: str, source: str = "") -> bool:
-    """The published verdict on an answer and a gold, both brought to its notation."""
+def qwen_equal(answer: str, gold: str, source: str = "", *, gold_as_written: bool = False) -> bool:
+    """The published verdict on an answer and a gold, both brought to its notation (in training only the answer)."""
     if gold.strip() in ("A", "B", "C", "D", "E"):
         choices = _CHOICE.findall(answer.upper())
         return bool(choices) and choices[-1] == gold.strip()
-    return _equal(normal_form(answer, source), normal_form(gold, source), 0)
+    answer = normal_form(answer, source)
+    if not gold_as_written:
+        return _equal(answer, normal_form(gold, source), 0)
+    if _UNREAD.search(gold):
+        return answer.lower() == gold.strip().lower()
+    return _equal(answer, gold.strip(), 0)
 
 
 def _number(text: str) -> float | None:
@@ -150,6 +159,8 @@ def _pairwise(a: str, g: str, depth: int) -> bool:
 
 def _same(a: str, g: str) -> bool:
     a, g = (re.sub(r"\\(?:cdot|times)", "*", text.replace("\\div", "/")) for text in (a, g))
+    if re.sub(r"\s", "", a) == re.sub(r"\s", "", g):  # a gold as written keeps its spaces
+        return True
     verdict = algebra.expressions_equal(a, g)
     if verdict is None and not algebra.is_out_of_reach(a):
         from simplerl.rewards.symbolic import symbolic_status
