@@ -93,7 +93,10 @@ def legend(figure: Any, frames: Frames, arms: Arms, names: Sequence[str], said: 
         for arm in drawn
         if (text := _with_seeds(arm))
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(4, len(handles)))
+    widest = max((0.55 + 0.08 * len(str(handle.get_label())) for handle in handles), default=1.0)  # inches, about
+    columns = max(1, min(4, len(handles), int(figure.get_figwidth() / widest)))
+    figure.set_figheight(figure.get_figheight() + 0.19 * max(math.ceil(len(handles) / columns) - 2, 0))
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns)
     lines = textwrap.wrap("; ".join(said), int(19 * figure.get_figwidth()))
     figure.supxlabel("\n".join(lines), fontsize=7.5, color=GREY, x=0.01, ha="left")
 

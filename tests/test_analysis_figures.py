@@ -13,7 +13,7 @@ import pytest
 from analysis import benchmark
 from analysis.arms import arms_of, prepared
 from analysis.curves import SMOOTH_FROM, band, label, smoothed
-from analysis.figures import FIGURES, grid, marks_of_curves
+from analysis.figures import FIGURES, grid, marks_of_curves, panels
 from analysis.frames import Frames, RunData, assemble
 from analysis.load import load
 from analysis.render import as_csv, markdown
@@ -103,6 +103,20 @@ def test_marks_of_step_0_are_named_where_there_is_one(name: str) -> None:
         figure = FIGURES[name](*prepared(frames_of(start=start)))
         assert ("step 0" in figure.get_supxlabel()) == (start == 0)
         plt.close(figure)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_legend_of_long_names_fits_its_figure() -> None:
+    import matplotlib.pyplot as plt
+
+    metrics = pd.DataFrame({"phase": "rl", "step": range(3), "m": 1.0})
+    names = [f"a rather long name of a run, the {place}th" for place in range(30)]
+    frames, arms = prepared(assemble([RunData(name, name, None, "", "", metrics=metrics) for name in names]))
+    figure = panels(frames, arms, ["m"])
+    figure.draw_without_rendering()
+    (box,) = [found.get_window_extent() for found in figure.legends]
+    assert box.x1 <= figure.bbox.x1 and figure.axes[0].get_window_extent().height > figure.dpi
+    plt.close(figure)
 
 
 def test_four_panels_stand_in_a_square() -> None:
