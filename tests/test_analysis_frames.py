@@ -111,6 +111,22 @@ def test_settings_that_change_together_are_named() -> None:
     assert [arm.label for arm in arms.arms] == ["algo.lr=1", "algo.lr=2"]
 
 
+def test_a_run_of_unknown_settings_stands_beside_known_arms() -> None:
+    known = [RunData(f"i{seed}", "n", None, "", "", {"reward.name": "strict", "seed": seed}) for seed in (0, 1)]
+    arms = arms_of(assemble([*known, RunData("r", "reward=lenient,seed=0", None, "", "")]))
+    assert [(arm.label, arm.runs) for arm in arms.arms] == [
+        ("reward=strict", ["i0", "i1"]),
+        ("reward=lenient,seed=0", ["r"]),
+    ]
+    assert len(arms.notes) == 1 and arms.notes[0].startswith("reward=lenient,seed=0: settings not known")
+
+
+def test_runs_whose_seeds_alone_are_known_are_not_averaged() -> None:
+    found = [RunData(f"i{place}", name, None, "", "", {"seed": 0}) for place, name in enumerate("ABB")]
+    arms = prepared(assemble(found))[1]
+    assert [(arm.label, arm.runs) for arm in arms.arms] == [("A", ["i0"]), ("i1", ["i1"]), ("i2", ["i2"])]
+
+
 def test_crashed_runs_and_repeated_ones_are_left_out_and_said(tmp_path: Path) -> None:
     ablation(tmp_path)
     own = {"choices": {"reward": "strict"}, "reward": {"_target_": "strict"}, "run": {"root": "strict"}}

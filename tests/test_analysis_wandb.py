@@ -83,25 +83,6 @@ def test_runs_of_unknown_settings_are_not_averaged(samples: Path, file: str) -> 
     assert not any(cell.bold or cell.parts()[1] for row in rows for cell in row)
 
 
-def test_a_run_of_unknown_settings_stands_beside_known_arms(tmp_path: Path) -> None:
-    header = ["Name", "ID", "State", "seed", "reward.name", "m/x"]
-    known = [["n", "i1", "finished", "0", "strict", "1"], ["n", "i2", "finished", "1", "strict", "2"]]
-    table = write_csv(tmp_path / "t.csv", header, known)
-    plot = line_plot(tmp_path / "p.csv", "rl/step", [("reward=lenient,seed=0", "m/x", ["1", "2", "5"])])
-    arms = prepared(load([table, plot]))[1]
-    assert [(arm.label, arm.runs) for arm in arms.arms] == [
-        ("reward=strict", ["i1", "i2"]),
-        ("reward=lenient,seed=0", ["reward=lenient,seed=0"]),
-    ]
-
-
-def test_a_table_that_shows_seeds_but_no_settings_is_not_averaged(tmp_path: Path) -> None:
-    rows = [["A", "i1", "finished", "0", "0.5"], ["B", "i2", "finished", "0", "0.7"]]
-    path = write_csv(tmp_path / "t.csv", ["Name", "ID", "State", "seed", "eval/x/accuracy"], rows)
-    arms = prepared(load([path]))[1]
-    assert [(arm.label, arm.runs) for arm in arms.arms] == [("A", ["i1"]), ("B", ["i2"])]
-
-
 def test_a_grouped_chart_alone_is_read_and_said(samples: Path) -> None:
     frames = load([samples / "line_grouped_exact_match.csv"])
     assert list(frames.runs.index) == ["Group: strict", "Group: lenient"]
