@@ -16,7 +16,8 @@ from simplerl.rewards.equal import DIFFERENT, EQUAL, FAILED, NO_ANSWER, RULES, T
 
 NO_UNITS = [
     "\\text{ or six}", "\\text{ and six}", " perhaps six", " nope six", " \\text{ maybe six}", "\\text{ hmm, six}", "\\text{ alternatively six}", "\\text{, six}", " below zero", "\\text{ negative}",
-    " tenths", " hundredths", " halves", " thirds", " thousands", " millions of dollars", " hundreds", " dozens", "\\text{k}", "\\text{M}", "\\text{B}", " grand", " root two", " square root", "\\text{ pi}", "\\text{ twentieths}",
+    " tenths", " hundredths", " halves", " thirds", " thousands", " millions of dollars", " hundreds", " dozens", "\\text{k}", "\\text{M}", "\\text{B}",
+    " false", " rejected", " twice", " double", " fewer", " lakh", " crore", " mil", " per mille", " basis points", " quarter", " octal", " hexadecimal", " reciprocals", "\\text{ incorrect}", "\\text{ doubled}", " grand", " root two", " square root", "\\text{ pi}", "\\text{ twentieths}",
 ]  # fmt: skip
 SAME = [
     # numbers
@@ -36,6 +37,12 @@ SAME = [
     *((answer, "5") for answer in ("5\\text{ m}", "5\\text{ W}", "5^\\circ\\text{C}", "5 red apples", "5\\text{ quarters}", "5 roots", "5\\text{ squares}")),
     ("5\\text{ m}^2", "5 \\text{ square meters}"), ("5 \\text{ sq ft}", "5\\text{ ft}^2"), ("5^\\circ", "5^\\circ F"), ("5^\\circ C", "5 \\text{ degrees Celsius}"), ("5 \\text{ mph}", "5 \\text{ miles per hour}"),
     ("\\$5 \\text{ per hour}", "5 \\text{ dollars/hour}"), ("5\\text{ units}", "5 \\text{ square units}"), ("3+4\\mathrm{i}", "3+4i"), ("5\\text{i}", "5i"),
+    ("5 zorks", "5.0 zorks"), ("5", "5 zorks"), ("5 cups of flour", "5"), ("(1,2)\\text{ cm}", "(1,2)"), ("5 right triangles", "5"), ("12\\pi cm^2", "12\\pi"), ("12\\pi \\text{ square units}", "12\\pi"),
+    ("60 rad", "60"), ("\\frac{\\pi}{3} \\text{ rad}", "60^\\circ"), ("60 degrees", "\\frac{\\pi}{3} \\text{ radians}"), ("45'", "45'"),
+    # a modulus
+    ("3 \\pmod 5", "3"), ("3", "3 \\pmod{5}"), ("3 (mod 5)", "3 \\bmod 5"), ("x\\equiv 3\\pmod{5}", "x \\equiv 3 (mod 5)"), ("x≡3 (mod 5)", "3 \\pmod{5}"),
+    # spaces between digits
+    ("1 3/4", "7/4"), ("2 1/3", "7/3"), ("1 000 000", "1000000"), ("10\\,000", "10000"), ("x = 10 000", "10,000"), ("\\frac 1 2", "\\frac12"), ("2023-01-02", "2023-01-02"),
     # lists and sets: no order
     ("1, -2", "-2,1"), ("\\{1,-2\\}", "1,-2"), ("9 \\text{ and } 5", "5 or 9"), ("1\\pm\\sqrt5", "1-\\sqrt{5},1+\\sqrt{5}"),
     ("\\frac{1 \\pm i}{2}", "\\frac{1}{2}+\\frac{i}{2}, \\frac{1}{2}-\\frac{i}{2}"), ("(1,2), (3,4)", "(3,4),(1,2)"), ("(0;1),(2;3)", "(2,3),(0,1)"),
@@ -46,14 +53,16 @@ SAME = [
     ("\\left( 3, \\frac{\\pi}{2} \\right)", "(3,\\pi/2)"), ("(2,+\\infty)", "(2,\\infty)"), ("x>2", "(2,\\infty)"), ("-2\\le x\\le 7", "x \\in [-2,7]"),
     ("5 \\geq x", "x \\leq 5"), ("c<a<b", "b>a>c"), ("\\{x|-2\\le x<1\\}", "[-2,1)"), ("\\mathbb{R}", "(-\\infty,\\infty)"), ("a \\neq 2", "a ≠ 2"),
     ("x \\le -1 \\text{ or } x \\ge 3", "(-\\infty,-1]\\cup[3,\\infty)"), ("\\langle 1,2\\rangle", "(1,2)"), ("(x,y)=(1,2)", "(1,2)"), ("y=2, x=1", "(1,2)"), ("k\\pi, k\\in\\mathbb{Z}", "k\\pi, k \\in \\mathbb Z"),
-    ("x<-7", "x<-7:(-\\infty,-7)"), ("(4,-4,-2)", "Solution is: $[x=4, y=-4, z=-2]$"),
+    ("x<-7", "x<-7:(-\\infty,-7)"), ("\\{\\}", "\\emptyset"),
+    ("\\mathbb{R}\\setminus\\{1\\}", "(-\\infty,1)\\cup(1,\\infty)"), ("\\mathbb{R}\\setminus\\{1\\}", "x\\ne1"), ("\\mathbb{R}-\\{2, -1\\}", "(-\\infty,-1)\\cup(-1,2)\\cup(2,\\infty)"),
+    ("\\text{all real numbers except } 0", "(-\\infty,0)\\cup(0,\\infty)"), ("\\text{all reals}", "\\mathbb{R}"), ("all real numbers", "(-\\infty,\\infty)"), ("(4,-4,-2)", "Solution is: $[x=4, y=-4, z=-2]$"),
     # expressions, by value
     ("x^2+2x+1", "(x+1)^2"), ("-q+p", "p-q"), ("1+i\\sqrt{3}", "1+\\sqrt{3} i"), ("5\\cdot 2^{2/3}", "5\\sqrt[3]{4}"), ("\\sin^2 y", "1-\\cos^2(y)"),
-    ("-16\\sqrt{2}\\sqrt{n}", "-16\\sqrt{2n}"), ("\\binom{n}{2}", "\\frac{n(n-1)}{2}"), ("2 \\pi / \\omega", "\\frac{2\\pi}{\\omega}"), ("100 p^{1/2}", "100\\sqrt p"),
+    ("-16\\sqrt{2}\\sqrt{n}", "-16\\sqrt{2n}"), ("\\binom{n}{2}", "\\frac{n(n-1)}{2}"), ("{n \\choose 2}", "\\binom{n}{2}"), ("2 \\pi / \\omega", "\\frac{2\\pi}{\\omega}"), ("100 p^{1/2}", "100\\sqrt p"),
     ("\\frac{\\ln 2}{\\ln 3}", "\\log_3 2"), ("\\frac{\\log 2}{\\log 3}", "\\frac{\\ln 2}{\\ln 3}"), ("\\frac{\\sec^2 x}{2}+C", "\\frac{\\tan^2 x}{2}+C"), ("x_1+x_{2}", "x_2+x_{1}"),
     ("\\ln|x^2+1|", "\\ln(x^2+1)"), ("2\\ln|x|", "\\ln x^2"), ("\\bar x", "\\overline{x}"), ("\\sqrt{16}", "4"), ("1+\\sqrt{2}", "2.41421356"),
     # equations
-    ("x=\\boxed{5}", "5"), ("\\boxed{x=\\boxed{5}}", "5"), ("5 = 10/2", "5"), ("\\frac{1}{2}=0.5", "1/2"), ("\\text{Area}=5", "5"), ("\\text{Sum of the first } 10 = 55", "55"),
+    ("x=\\boxed{5}", "5"), ("\\boxed{x=\\boxed{5}}", "5"), ("5 = 10/2", "5"), ("3+5=8", "8"), ("4*12=48", "48"), ("\\frac{1}{2}=0.5", "1/2"), ("\\text{Area}=5", "5"), ("\\text{Sum of the first } 10 = 55", "55"),
     ("5", "x=5"), ("x=5", "5"), ("m+n = 371", "371"), ("f(x)=2x", "2x"), ("y-2x-3=0", "y=2x+3"), ("-34x-45y=1", "34x+45y=-1"), ("x=2+3=5", "5"), ("x\\approx 11", "11"),
     # matrices
     ("\\begin{bmatrix} -\\frac13 \\\\ 2 \\end{bmatrix}", "\\begin{pmatrix} -1/3 \\\\ 2 \\end{pmatrix}"), ("(1,2)", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"),
@@ -67,16 +76,21 @@ OTHER = [
     # numbers are exact where the gold is
     ("12345678", "12345679"), ("1000.05", "1000"), ("4.6667", "\\frac{14}{3}"), ("3.14159", "\\pi"), ("5", "5.001"), ("2^{1008}", "2^{1009}"),
     ("10^{-20}", "10^{-16}"), ("0", "2.88e-19"), ("1/2^{99}", "1/2^{98}"), ("0.00000012", "0.00000034"), ("1/2004!", "1/2006!"), ("4\\sqrt2", "4"), ("2 2/3", "2"),
+    ("1 3/4", "13/4"), ("21/3", "2 1/3"), ("-1 1/2", "-11/2"), ("(1 1/2,3)", "(11/2,3)"), ("3 4", "34"), ("1 2 3", "123"), ("10 00", "1000"), ("1 000 00", "100000"), ("\\text{3 4 cm}", "34 cm"),
+    ("2023-01-02", "2023-02-01"), ("2023-11-12", "2000"), ("1/12/2023", "1/12/2023.0"),
+    # a modulus, angles
+    ("5 \\pmod{7}", "5 \\pmod{8}"), ("x\\equiv3\\pmod5", "x\\equiv3\\pmod7"), ("x\\equiv3\\pmod5", "3"), ("3", "x\\equiv3\\pmod5"), ("x\\equiv3", "3"), ("x\\equiv3", "x\\equiv3\\pmod5"), ("x \\mod 2", "x \\mod 3"), ("x \\mod 2", "x"),
+    ("60 rad", "60^\\circ"), ("7 radians", "7^\\circ"), ("7 radians", "7 degrees"), ("45^{\\circ}", "45'"), ("45'", "45^\\circ"),
     # nothing is scaled without a percent sign
     ("50", "0.5"), ("13", "1300"), ("0\\%", "24 percent"),
     # letters are not units, and two quantities are not one
     ("6", "6m"), ("\\frac{37}{4} m", "37/4"), ("5\\text{ apples and } 3 \\text{ pears}", "5"), ("5 \\text{ cm}", "5 \\text{ m}"), ("1:58 pm", "1:58 am"), ("3 hours and 20 minutes", "3"),
-    ("5 \\text{ is wrong, it is } 6", "5"), ("50 \\text{ cents}", "\\$50"),
+    ("5 \\text{ is wrong, it is } 6", "5"), ("50 \\text{ cents}", "\\$50"), ("\\frac12\\text{ cm}", "\\frac12\\text{ m}"),
     *((answer, answer.split("\\mathrm")[0]) for answer in ("3+4\\mathrm{i}", "5\\mathrm{i}", "4\\mathrm{j}", "\\sqrt{3}\\mathrm{i}", "2\\mathrm{e}", "5\\mathrm{d}")), ("5\\text{i}", "5"),
     # words that hedge, count, compute or negate are not units, on either side
     *((f"5{tail}", "5") for tail in NO_UNITS), *(("5", f"5{tail}") for tail in NO_UNITS),
     # two units or things must be the same
-    ("10 \\text{ north}", "10 \\text{ south}"), ("5 June", "5 July"), ("5 win", "5 loss"), ("5^\\circ F", "5^\\circ C"), ("5^{\\circ}\\text{F}", "5^\\circ\\mathrm{C}"), ("5\\text{ m}", "5\\text{ m}^2"), ("5 \\text{ dollars}", "5 \\text{ dollars per hour}"),
+    ("10 \\text{ north}", "10 \\text{ south}"), ("5 June", "5 July"), ("5 zorks", "5"), ("5 zorks", "5 blips"), ("5 win", "5 loss"), ("5^\\circ F", "5^\\circ C"), ("5^{\\circ}\\text{F}", "5^\\circ\\mathrm{C}"), ("5\\text{ m}", "5\\text{ m}^2"), ("5 \\text{ dollars}", "5 \\text{ dollars per hour}"),
     # every item counts, once
     ("3, 4", "3"), ("3 \\text{ or } 4", "3"), ("3 | 4", "3"), ("3 \\\\ 4", "4"), ("3 \\quad 4", "3"), ("3 \\text{ to } 4", "3"), ("1,1,2", "1,2,2"), ("7,7", "7"), ("1", "1,-2"), ("32, 349", "32349"),
     ("1,3,\\ldots,2n-1", "1,2,\\ldots,n"), ("1,2,3,...", "1,2,3"), ("x=1,x=2,x=57", "57"),
@@ -84,7 +98,7 @@ OTHER = [
     ("(2,1)", "(1,2)"), ("x=2, y=1", "(1,2)"), ("[0,9)", "(0,9)"), ("(3,4)", "(3,4]"), ("-[0,1)", "1"), ("x>57", "57"), ("x \\ne 57", "57"), ("x<5", "x>5"), ("x>2", "y>2"),
     # equations are not their right sides
     ("2x+z=1", "1"), ("1=2=3=57", "57"), ("11a+c", "7 = 11a+c"), ("y=5", "x=5"), ("y=2x-3", "y=2x+3"), ("x=x", "x=5"),
-    ("\\{x\\in\\mathbb{Z}: x>2\\}", "(2,\\infty)"), ("\\{x\\in\\mathbb{N}\\mid x>2\\}", "\\{x\\in\\mathbb{R}\\mid x>2\\}"), ("5\\text{ since }2+3=5", "5"), ("2+3=5", "5"), ("5=6", "5"), ("3 \\boxed{4}", "34"),
+    ("\\{x\\in\\mathbb{Z}: x>2\\}", "(2,\\infty)"), ("\\{x\\in\\mathbb{N}\\mid x>2\\}", "\\{x\\in\\mathbb{R}\\mid x>2\\}"), ("5\\text{ since }2+3=5", "5"), ("2+3=6", "6"), ("5=6", "5"), ("\\int_0^1 3x^2 dx=1", "1"), ("3 \\boxed{4}", "34"),
     # expressions
     ("\\ln|x|", "\\ln x"), ("\\ln x", "\\ln|x|"), ("\\ln x+C", "\\ln|x|+C"), ("\\bar{x}", "x"), ("\\overline{A}", "A"),
     ("n+1", "N=n"), ("|x|", "x"), ("\\sqrt{x^2}", "x"), ("x^2", "x^3"), ("\\frac{(x^2+1)^{101}}{202}", "(x^2+1)^{101}/202+C"), ("2 \\hbar", "\\hbar"), ("x+y", "x+z"),
@@ -94,7 +108,8 @@ OTHER = [
     ("\\int_0^1 3x^2 dx", "1"), ("\\sum_{k=1}^{100} k", "5050"), ("\\lim_{x\\to 0} x", "0"),
     # words, bases, placeholders
     ("A) or B)", "A"), ("(A) maybe (B)", "A"), ("(A) \\text{ not } B", "A"), ("(C) not (B)", "C"), ("(B) \\text{ or } (C)", "B"),
-    ("\\text{west}", "\\text{east}"), ("oddd", "odd"), ("cab", "abc"), ("D", "\\text{(C)}"), ("(A) 5, (B) 6", "B"), ("(A) 12", "B"), ("52_9", "52_8"), ("\\square", "5"), ("\\emptyset", "5"), ("1, 2", "②③"), ("<script>5</script>", "5"),
+    ("\\text{west}", "\\text{east}"), ("oddd", "odd"), ("cab", "abc"), ("D", "\\text{(C)}"), ("(A) 5, (B) 6", "B"), ("(A) 12", "B"), ("(A) is wrong", "A"), ("(A) is incorrect", "A"), ("\\text{(A) is not the answer}", "A"), ("(A) \\text{ wrong}", "A"),
+    ("\\{\\emptyset\\}", "\\emptyset"), ("\\{\\{1\\}\\}", "\\{1\\}"), ("\\sim p", "p"), ("\\sin x=\\frac12", "\\frac12"), ("\\sin(x)=\\frac12", "\\frac12"), ("\\mathbb{R}\\setminus\\{1\\}", "x\\ne2"), ("\\mathbb{R}\\setminus\\{1\\}", "\\mathbb{R}"), ("52_9", "52_8"), ("\\square", "5"), ("\\emptyset", "5"), ("1, 2", "②③"), ("<script>5</script>", "5"),
 ]  # fmt: skip
 
 

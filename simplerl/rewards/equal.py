@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import lru_cache
 from typing import Literal, get_args
 
 from simplerl.rewards import algebra
-from simplerl.rewards.latex import Tree
-from simplerl.rewards.normalize import TEXT_GROUP, clean, plain
-from simplerl.rewards.numeric import Number, is_close, number
+from simplerl.rewards.latex import Tree, symbols
+from simplerl.rewards.normalize import clean, plain
+from simplerl.rewards.numeric import DEGREES, Number, is_close, is_ratio, is_string_only, number, value_number
 from simplerl.rewards.structure import (
+    Congruence,
     Equation,
     Inequality,
     Matrix,
@@ -30,12 +30,14 @@ from simplerl.rewards.structure import (
     Several,
     Shape,
     Value,
+    alternatives,
+    by_name,
     is_label,
     shape,
     split_top,
 )
 from simplerl.rewards.undone import is_computation
-from simplerl.rewards.units import Measured, split_unit, units_contradict
+from simplerl.rewards.units import Measured, angle_unit, split_modulus, split_unit, units_contradict
 from simplerl.rewards.words import chosen_option, is_text, words_of
 
 EQUAL, DIFFERENT, NO_ANSWER, TIMEOUT, FAILED = "equal", "different", "no_answer", "timeout", "failed"
@@ -125,8 +127,8 @@ class _Comparison:
     gold_unread: bool = False
 
     def verdict(self, answer: str, gold: str) -> Verdict:
-        a = shape(split_unit_outside(answer))
-        if any(self.shapes(a, shape(split_unit_outside(one))) for one in _alternatives(gold)):
+        a = shape(split_unit_outside(answer, Measured("")))
+        if any(self.shapes(a, shape(split_unit_outside(one))) for one in alternatives(gold)):
             return Verdict(EQUAL)
         if self.lost:
             raise _Lost(self.lost)
@@ -141,6 +143,8 @@ class _Comparison:
             return self.value_of(a, g)
         if isinstance(a, Several) or isinstance(g, Several):
             return self.several(a, g)
+        if isinstance(a, Congruence) or isinstance(g, Congruence):
+            return self.congruences(a, g)
         if isinstance(a, Ordered) and isinstance(g, Ordered):
             if a.variable and g.variable and plain(a.variable) != plain(g.variable):
                 return False
@@ -156,27 +160,52 @@ class _Comparison:
     def in_order(self, a: tuple[Shape, ...], g: tuple[Shape, ...]) -> bool:
         return len(a) == len(g) and all(self.shapes(x, y) for x, y in zip(a, g, strict=True))
 
-    def several(self, a: Shape, g: Shape) -> bool:
+    def several(self, a: Shape, g: Shape) -> bool:  # noqa: PLR0911 - sets, then a set and one value
         a, g = _resplit(a, g), _resplit(g, a)
         if isinstance(a, Several) and isinstance(g, Several):
             if len(a.items) != len(g.items) or len(a.items) > MAX_ITEMS:
                 return False
             left = list(g.items)
             for item in a.items:
-                match = next((i for i, other in enumerate(left) if self.shapes(item, other)), None)
+                match = next((i for i, other in enumerate(left) if self.items(item, other)), None)
                 if match is None:
                     return False
                 left.pop(match)
             return True
         for several, other, swapped in ((a, g, False), (g, a, True)):
             is_point = isinstance(several, Several) and isinstance(other, Ordered) and not several.braces
-            one = _by_name(several) if is_point and isinstance(several, Several) else several
+            one = by_name(several) if is_point and isinstance(several, Several) else several
             if isinstance(one, Several) and not isinstance(other, Several):
                 if len(one.items) == 1:
+                    if one.braces and one.items[0] in _EMPTY:
+                        return False
                     return self.shapes(other, one.items[0]) if swapped else self.shapes(one.items[0], other)
                 if isinstance(other, Ordered) and not one.braces and (other.opening, other.closing) == ("(", ")"):
                     return self.in_order(other.items, one.items) if swapped else self.in_order(one.items, other.items)
         return False
+
+    def items(self, a: Shape, g: Shape) -> bool:
+        """A set within a set is no other item of it."""
+        nested = (isinstance(side, Several) and side.braces for side in (a, g))
+        return len(set(nested)) == 1 and self.shapes(a, g)
+
+    def congruences(self, a: Shape, g: Shape) -> bool:
+        """A statement with \\equiv needs its modulus: x = 3 (mod 5) is 3 (mod 5), and not 3."""
+        if isinstance(a, Congruence) and isinstance(g, Congruence):
+            if (a.modulus, len(a.sides)) != (g.modulus, len(g.sides)) or plain(a.sides[0]) != plain(g.sides[0]):
+                return False
+            return all(self.values(x, y) for x, y in zip(a.sides[1:], g.sides[1:], strict=True))
+        stated, value = (a, g) if isinstance(a, Congruence) else (g, a)
+        if (
+            not isinstance(stated, Congruence)
+            or not isinstance(value, Value)
+            or not is_label(stated.sides[0], gold=True)
+        ):
+            return False
+        residue, modulus = split_modulus(value.text)
+        if modulus != stated.modulus or not modulus or len(stated.sides) != 2:
+            return False
+        return self.values(stated.sides[1], residue) if stated is a else self.values(residue, stated.sides[1])
 
     def equations(self, a: Equation, g: Equation) -> bool:
         if len(a.sides) == len(g.sides) == 2:
@@ -190,9 +219,12 @@ class _Comparison:
         if number(a.sides[0]) is not None:
             same = all(algebra.expressions_equal(a.sides[0], side) is True for side in a.sides[1:])
             return same and self.shapes(shape(a.sides[0]), g)
-        if not is_label(a.sides[0], gold=False):
-            return False
         last = a.sides[-1]
+        if not is_label(a.sides[0], gold=False):
+            trees = [algebra.parsed(side) for side in a.sides]
+            done = number(last) is not None and all(tree is not None and not symbols(tree) for tree in trees)
+            same = done and all(algebra.expressions_equal(side, last) is True for side in a.sides[:-1])
+            return same and self.shapes(shape(last), g)  # 3+5 = 8
         for side in a.sides[1:-1]:
             if algebra.expressions_equal(side, last) is not True:
                 return False
@@ -217,11 +249,16 @@ class _Comparison:
         return self.in_order(flat, other.items) if matrix is a else self.in_order(other.items, flat)
 
     def values(self, answer: str, gold: str) -> bool:  # noqa: PLR0911 - cheapest first
-        a, g = split_unit(answer), split_unit(gold)
+        g = split_unit(gold)
+        a = split_unit(answer, g)
+        if a.modulus and g.modulus and a.modulus != g.modulus:
+            return False
+        if {angle_unit(a), angle_unit(g)} == {"degree", "radian"}:
+            return _same_angle(*((a, g) if angle_unit(a) == "degree" else (g, a)))
         if units_contradict(a.unit, g.unit):
             return False
         a, g = (replace(side, value=_ROMAN.sub(r" \1 ", side.value)) for side in (a, g))
-        x, y = _number(a.value), _number(g.value)
+        x, y = value_number(a.value), value_number(g.value)
         if x is not None and y is not None:
             return self.numbers(x, a.percent, y, g.percent)
         if plain(a.value) == plain(g.value):
@@ -230,8 +267,8 @@ class _Comparison:
             return chosen
         if is_text(a.value) or is_text(g.value):
             return words_of(a.value) == words_of(g.value) != ""
-        if _is_string_only(a.value) or _is_string_only(g.value):
-            return _ratio(a.value, y) or _ratio(g.value, x)
+        if is_string_only(a.value) or is_string_only(g.value):
+            return is_ratio(a.value, y) or is_ratio(g.value, x)
         if y is not None:
             return self.value_against_number(a, g, y)
         verdict = algebra.expressions_equal(a.value, g.value)
@@ -271,31 +308,21 @@ class _Comparison:
         return status == EQUAL
 
 
-def _alternatives(gold: str) -> tuple[str, ...]:
-    """Answer keys that say it twice, as `x < -7: (-\\infty, -7)`."""
-    condition, colon, interval = gold.partition(":")
-    is_double = bool(colon) and re.search(r"[<>]|\\[lg]e\b", condition) and interval.strip()[:1] in ("(", "[")
-    return (condition, interval) if is_double else (gold,)
-
-
-def _by_name(several: Several) -> Several:
-    """y = 2, x = 1 in the order of the names, where all are different single letters."""
-    names = [item.sides[0].strip() for item in several.items if isinstance(item, Equation)]
-    if len(names) < len(several.items) or len(set(names)) < len(names) or any(len(name) > 1 for name in names):
-        return several
-    return Several(tuple(item for _, item in sorted(zip(names, several.items, strict=True), key=lambda pair: pair[0])))
+def _same_angle(degrees: Measured, radians: Measured) -> bool:
+    return algebra.expressions_equal(f"({DEGREES.sub('', degrees.value)})*\\pi/180", radians.value) is True
 
 
 def _same_relation(a: tuple[str, ...], g: tuple[str, ...], *, positive: bool = False) -> bool:
     """left = right in both, read here or not at all: math-verify would solve() them, which need not end."""
-    trees = [tree for side in (*a, *g) if (tree := algebra.parsed(split_unit(side).value)) is not None]
+    sides = [split_unit(side, Measured("")) for side in a] + [split_unit(side) for side in g]
+    trees = [tree for side in sides if (tree := algebra.parsed(side.value)) is not None]
     return len(trees) == 4 and algebra.equations_equal((trees[0], trees[1]), (trees[2], trees[3]), positive=positive)
 
 
-def split_unit_outside(text: str) -> str:
+def split_unit_outside(text: str, gold: Measured | None = None) -> str:
     """A tuple, list or matrix without the unit after its closing bracket; anything else as it is."""
-    measured = split_unit(text)
-    return measured.value if measured.value[-1:] in ")]}" and measured.value[:1] in "([\\" else text
+    measured = split_unit(text, gold)
+    return measured.value if _BRACKETED.fullmatch(measured.value) else text
 
 
 def _resplit(shape_: Shape, other: Shape) -> Shape:
@@ -306,29 +333,10 @@ def _resplit(shape_: Shape, other: Shape) -> Shape:
     return shape_
 
 
+_BRACKETED = re.compile(r"(?:[(\[].*,|\\\{|\\langle|\\begin).*[)\]}]|\\langle.*\\rangle", re.S)
+_EMPTY = (Value("\\emptyset"), Value("emptyset"))
 _ROMAN = re.compile(r"\\mathrm\s*\{\s*([A-Za-z]{1,3})\s*\}")
-_DEGREES = re.compile(r"\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})\s*(?:\\?(?:text|mathrm|mbox)?\s*\{?\s*[CF]\s*\}?)?$")
-_SMALL = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-_WORD_NUMBERS = {word: Number(Fraction(i)) for i, word in enumerate(_SMALL)}
-
-
-def _number(text: str) -> Number | None:
-    found = number(text)
-    if found is not None:
-        return found
-    inner = TEXT_GROUP.sub(r"\1", text).strip()
-    return number(_DEGREES.sub("", inner)) or _WORD_NUMBERS.get(inner.lower())
 
 
 def _are_names_of_y(a: str, g: str) -> bool:
     return any(one.strip() == "y" and re.fullmatch(r"[fgh]\s*\(\s*x\s*\)", other) for one, other in ((a, g), (g, a)))
-
-
-def _is_string_only(text: str) -> bool:
-    """Continued lists, numbers in another base, times and ratios: nothing but the same string is the same."""
-    return "\\ldots" in text or bool(re.search(r"\d\s*_", text)) or ":" in text or "..." in text
-
-
-def _ratio(text: str, other: Number | None) -> bool:
-    found = re.fullmatch(r"([1-9]\d*)\s*:\s*([1-9]\d*)", text.strip())
-    return bool(found and other and not other.decimal and other.value * int(found[2]) == int(found[1]))

@@ -21,7 +21,7 @@ _CHARACTERS = {
     "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ", "ℝ": r"\mathbb{R}",
     "∅": r"\emptyset ", "’": "'", "′": "'", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}",
     "…": r"\ldots ", "，": ",", "、": ",", "。": ".", "％": "%", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ",
-    "λ": r"\lambda ", "μ": r"\mu ", "ω": r"\omega ", "φ": r"\phi ", "ℏ": r"\hbar ", "∠": r"\angle ",
+    "λ": r"\lambda ", "μ": r"\mu ", "ω": r"\omega ", "φ": r"\phi ", "ℏ": r"\hbar ", "∠": r"\angle ", "≡": r"\equiv ",
 }  # fmt: skip
 for _fraction in "⅓⅔⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒":
     _above, _below = unicodedata.normalize("NFKC", _fraction).split("⁄")
@@ -37,6 +37,7 @@ _RENAMED = {
     "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "degree": "^\\circ", "degrees": "^\\circ",
     "arcsinh": "arsinh", "lg": "log", "operatorname": "mathrm", "textdollar": "\\$", "simeq": "approx",
     "bmatrix": "pmatrix", "epsilon": "epsilon", "varepsilon": "epsilon", "varphi": "phi", "iff": "iff",
+    "backslash": "setminus",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\([A-Za-z]+)(?:\*(?=\{))?")
 _NOTHING = {
@@ -66,12 +67,14 @@ _ESCAPED_TWICE = re.compile(
     r"(?<!\\)\\\\(?=(?:[dt]?frac|sqrt|text|pi|left|right|cdot|times|boxed|begin|end|infty|circ|cup|le|ge|leq|geq)(?![a-z]))"
 )
 _GROUPED = re.compile(r"(?<=\d)(?:,\s*\\!|\{,\}|\\,|,\\ )\s*(?=\d{3}(?!\d))")
+_THOUSANDS = re.compile(r"(?<![\d.,])(?<!\d )[1-9]\d{0,2}(?: \d{3})+(?![\d.]| \d)")
+_APART = re.compile(r"(?<=\d)\s+(?=[\d.])")
 _FUNCTIONS = re.compile(
     r"(?<![\\A-Za-z])(?:np\.|math\.)?(sqrt|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|pi|infty)"
     r"(?![A-Za-z])"
 )
 _LEADING = re.compile(
-    r"^(?:(?:the\s+)?(?:final\s+)?(?:answer|solutions?|result)(?:\s+set)?\s*(?:is|are)?\s*:?|=|\\(?:therefore|implies|Rightarrow|approx|sim)(?![A-Za-z])|:)\s*",
+    r"^(?:(?:the\s+)?(?:final\s+)?(?:answer|solutions?|result)(?:\s+set)?\s*(?:is|are)?\s*:?|=|\\(?:therefore|implies|Rightarrow|approx)(?![A-Za-z])|\\sim(?=\s*[\d.-])|:)\s*",
     re.I,
 )
 _TRAILING = re.compile(r"(?:\s|[.,;:](?!\d)|\\\\|(?:solution|answer)\s*:$)+$", re.I)
@@ -124,6 +127,8 @@ def clean(text: str) -> str:
     text = _FUNCTIONS.sub(r"\\\1 ", text)
     text = re.sub(r"(?<![A-Za-z\\])(?:\+\s*)?(?:infinity|inf)(?![A-Za-z])", r"\\infty ", text)
     text = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", text)
+    text = re.sub(r"\\\{\s*\\\}", r"\\emptyset ", text)
+    text = re.sub(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}", text)
     text = re.sub(r"\\mathbb\s+([A-Z])", r"\\mathbb{\1}", text)
     text = re.sub(r"\\overline\s*\{([A-Z]{2})\}", r" \1", text)
     text = re.sub(r"<=", r"\\le ", text)
@@ -177,4 +182,7 @@ def plain(text: str) -> str:
     text = TEXT_GROUP.sub(r"\1", text)
     text = re.sub(r"([\^_])\{([A-Za-z0-9])\}", r"\1\2", text)
     text = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])", r"\1\\ ", text)
+    if _APART.search(text):
+        text = _THOUSANDS.sub(lambda found: found.group().replace(" ", ""), text)
+        text = _APART.sub(r"\\", text)  # 3 4 is not 34
     return re.sub(r"\s+", "", text)

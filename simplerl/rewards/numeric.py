@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from simplerl.rewards.normalize import TEXT_GROUP
+
 DECIMAL_TOLERANCE = Fraction(1, 10**4)  # relative, where the gold answer is itself a rounded decimal
 EXACT_TOLERANCE = Fraction(1, 10**6)  # a decimal that stands for an exact gold: absolute, relative below 1
 MAX_EXPONENT = 400
@@ -91,3 +93,34 @@ def is_close(answer: Number, gold: Number, *, measured: bool = False) -> bool:
     if answer.decimal and gold.value.denominator != 1:
         return difference <= EXACT_TOLERANCE * min(Fraction(1), abs(gold.value))
     return False
+
+
+DEGREES = re.compile(r"\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})\s*(?:\\?(?:text|mathrm|mbox)?\s*\{?\s*[CF]\s*\}?)?$")
+_SMALL = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_WORD_NUMBERS = {word: Number(Fraction(i)) for i, word in enumerate(_SMALL)}
+
+
+def value_number(text: str) -> Number | None:
+    """`number`, also with a degree sign, within \\text, or as a word up to twelve."""
+    found = number(text)
+    if found is not None:
+        return found
+    inner = TEXT_GROUP.sub(r"\1", text).strip()
+    return number(DEGREES.sub("", inner)) or _WORD_NUMBERS.get(inner.lower())
+
+
+_LITERAL = re.compile(
+    r"\\ldots|\.\.\.|:|\d\s*(?:_|')|(?<![_^\d.])(?<!\\frac)(?<!\\frac )\d+\s+[\d.]|^\d{1,4}([-/])\d{1,2}\1\d{1,4}$"
+)
+
+
+def is_string_only(text: str) -> bool:
+    """Continued lists, numbers in another base or side by side, dates, times, ratios, minutes of arc: nothing but
+    the same string is the same."""
+    return _LITERAL.search(text.strip()) is not None
+
+
+def is_ratio(text: str, other: Number | None) -> bool:
+    """Whether 5:8 is the exact number."""
+    found = re.fullmatch(r"([1-9]\d*)\s*:\s*([1-9]\d*)", text.strip())
+    return bool(found and other and not other.decimal and other.value * int(found[2]) == int(found[1]))

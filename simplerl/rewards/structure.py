@@ -6,11 +6,15 @@ their brackets count. A one-variable inequality and `x \in I` are the interval t
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from simplerl.rewards.latex import FUNCTIONS
+from simplerl.rewards.normalize import TEXT_GROUP
 from simplerl.rewards.numeric import number
+from simplerl.rewards.units import split_modulus
 
 MAX_NESTING = 6
 
@@ -50,11 +54,19 @@ class Inequality:
 
 
 @dataclass(frozen=True)
+class Congruence:
+    """x = 3 (mod 5), written with \\equiv."""
+
+    sides: tuple[str, ...]
+    modulus: str
+
+
+@dataclass(frozen=True)
 class Matrix:
     rows: tuple[tuple[Shape, ...], ...]
 
 
-Shape = Value | Several | Ordered | Equation | Inequality | Matrix
+Shape = Value | Several | Ordered | Equation | Inequality | Congruence | Matrix
 
 _OPENING, _CLOSING = (
     {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"},
@@ -70,14 +82,20 @@ _RELATIONS = {
     "\\ne": "!=",
     "\\in": "in",
     "\\approx": "=",
-    "\\equiv": "=",
+    "\\equiv": "equiv",
 }
 _NAME = re.compile(r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_(?:\w|\{[^{}]*\}))?'*(?:\([^()]*\))?")
 _OVER_REALS = re.compile(rf"(?:{_NAME.pattern}|\([^()]*\))\s*(?:\\in\s*(?:\\mathbb\s*\{{?\s*R\s*\}}?|\\R))?\s*")
+_FUNCTION = re.compile(r"\\(?:" + "|".join(sorted(FUNCTIONS)) + r")(?![A-Za-z])")  # sin x = 1/2 says what x is
 _WORDS = re.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}\d]*\}")
 _INFINITY = "\\infty"
 _MATRIX = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.S)
-_REALS = re.compile(r"\\mathbb\s*\{?\s*R\s*\}?|\\R|\\text\s*\{\s*all real numbers\s*\}|all real numbers", re.I)
+_REAL = r"(?:\\mathbb\s*\{?\s*R\s*\}?|\\R(?![a-z])|(?:the set of )?all real(?:s| numbers))"
+_REALS = re.compile(rf"\s*{_REAL}\s*", re.I)
+_REALS_WITHOUT = re.compile(
+    rf"\s*{_REAL}\s*(?:(?:\\setminus|-)\s*\\\{{(?P<set>[^{{}}]+)\\\}}|(?:except(?: for)?|other than|but) (?P<list>.+))",
+    re.I,
+)
 
 
 @lru_cache(maxsize=16384)
@@ -110,8 +128,8 @@ def shape(text: str, depth: int = 0) -> Shape:  # noqa: PLR0911 - a kind each
     text = text.strip()
     if depth > MAX_NESTING or number(text) is not None:
         return Value(text)
-    if _REALS.fullmatch(text):
-        return _interval("(", "-" + _INFINITY, _INFINITY, ")")
+    if (reals := _reals(text)) is not None:
+        return reals
     pieces, _ = split_top(text, _COMMAS)
     if len(pieces) > 1 and all(pieces):
         return _several(pieces, depth)
@@ -141,6 +159,24 @@ def _both(text: str) -> tuple[Value, Value] | None:
     if a is None or b is None or a.decimal or b.decimal or not left.strip():
         return None
     return Value(str(a.value + b.value)), Value(str(a.value - b.value))
+
+
+def _reals(text: str) -> Shape | None:
+    r"""\mathbb{R} or "all reals", or the intervals that are left of them without given numbers."""
+    if "real" not in text and "R" not in text:
+        return None
+    text = TEXT_GROUP.sub(r"\1 ", text)
+    if _REALS.fullmatch(text):
+        return _interval("(", "-" + _INFINITY, _INFINITY, ")")
+    if (found := _REALS_WITHOUT.fullmatch(text)) is None:
+        return None
+    points = found["set"] or found["list"]
+    pieces = [piece.strip() for piece in points.split(",")]
+    values = {piece: one.value for piece in pieces if (one := number(piece)) is not None}
+    if not pieces or len(values) < len(pieces):
+        return None
+    ends = ["-" + _INFINITY, *sorted(values, key=values.__getitem__), _INFINITY]
+    return Several(tuple(_interval("(", low, high, ")") for low, high in itertools.pairwise(ends)))
 
 
 def _several(pieces: tuple[str, ...], depth: int) -> Shape:
@@ -178,7 +214,8 @@ def _brackets(text: str, opening: str, inside: str, closing: str, depth: int) ->
                 named = not isinstance(condition, Value) and _OVER_REALS.fullmatch(head[0])
                 return condition if named else Value(text)
         content = shape(inside, depth + 1)
-        return Several(content.items if isinstance(content, Several) else (content,), braces=True)
+        items = content.items if isinstance(content, Several) and not content.braces else (content,)
+        return Several(items, braces=True)
     pieces, _ = split_top(inside, _COMMAS)
     if len(pieces) < 2 or not all(pieces):
         return shape(inside, depth + 1) if opening == "(" and closing == ")" else Value(text)
@@ -200,6 +237,9 @@ def _interval(opening: str, low: str, high: str, closing: str, variable: str = "
 def _relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: int) -> Shape:  # noqa: PLR0911 - a relation each
     if set(operators) == {"="}:
         return Equation(sides)
+    if set(operators) == {"equiv"}:
+        last, modulus = split_modulus(sides[-1])
+        return Congruence((*sides[:-1], last), modulus)
     if operators == ("in",):
         return shape(sides[1], depth + 1) if _NAME.fullmatch(sides[0]) else Value(f"{sides[0]}\\in {sides[1]}")
     if operators == ("!=",):
@@ -233,6 +273,8 @@ def is_label(text: str, *, gold: bool) -> bool:
     A gold label is one name; an answer may also name a sum or product (m+n = 371), but never with numbers in it:
     2x+z = 1 is an equation, not the value 1.
     """
+    if not gold and _FUNCTION.search(text):
+        return False
     bare = re.sub(r"_(?:\w|\{[^{}]*\})|\([^()]*\)(?=$|[:])", "", text)
     if (found := _WORDS.search(text)) and (found.start() == 0 or not re.search(r"\d", bare)):
         return True
@@ -246,3 +288,18 @@ def is_label(text: str, *, gold: bool) -> bool:
     if re.fullmatch(r"[A-Z](?:_\{?\w+\}?)?\s*:\s*[A-Z](?:_\{?\w+\}?)?", text):
         return True
     return not gold and not re.search(r"[\d*/^=<>-]|\\frac|\\sqrt", bare)
+
+
+def alternatives(gold: str) -> tuple[str, ...]:
+    """Answer keys that say it twice, as `x < -7: (-\\infty, -7)`."""
+    condition, colon, interval = gold.partition(":")
+    is_double = bool(colon) and re.search(r"[<>]|\\[lg]e\b", condition) and interval.strip()[:1] in ("(", "[")
+    return (condition, interval) if is_double else (gold,)
+
+
+def by_name(several: Several) -> Several:
+    """y = 2, x = 1 in the order of the names, where all are different single letters."""
+    names = [item.sides[0].strip() for item in several.items if isinstance(item, Equation)]
+    if len(names) < len(several.items) or len(set(names)) < len(names) or any(len(name) > 1 for name in names):
+        return several
+    return Several(tuple(item for _, item in sorted(zip(names, several.items, strict=True), key=lambda pair: pair[0])))

@@ -1,7 +1,8 @@
 r"""Words that follow a value and are not part of it: units, counted things, percent signs, currencies.
 
-Decided here, for no false positive: words that hedge (maybe, or), count (six, dozen, thirds, k), compute (root, pi,
-below) or negate are no units, nor is a text that goes on after a comma; quarters are coins. Of single letters only
+Decided here, for no false positive: the words of an answer are units only where `nouns.KNOWN` or the gold has them.
+Those of a gold (which is never "5 incorrect") are, unless they hedge (maybe, or), count (six, dozen, thirds, k),
+compute (root, pi, below) or negate, or a text goes on after a comma; quarters are coins. Of single letters only
 those of common units are one, in \text: never i, e, j, d. Where both sides name something it must be the same: one
 unit of one dimension and size in any spelling (cm^2, square centimeters), else the same words. "units" says nothing.
 """
@@ -12,6 +13,7 @@ import re
 from dataclasses import dataclass
 
 from simplerl.rewards.latex import FUNCTIONS, GREEK
+from simplerl.rewards.nouns import DESCRIBING, KNOWN
 
 _SCALES: dict[str, dict[str, float]] = {  # size of a unit within its dimension
     "length": {
@@ -27,6 +29,7 @@ _SCALES: dict[str, dict[str, float]] = {  # size of a unit within its dimension
              "oz": 0.02835, "ounce": 0.02835, "ton": 1000.0},
     "volume": {"ml": 1e-3, "milliliter": 1e-3, "l": 1.0, "liter": 1.0, "litre": 1.0, "gallon": 3.785, "cup": 0.24},
     "money": {"cent": 0.01, "\\$": 1.0, "dollar": 1.0},
+    "angle": {"degree": 1.0, "deg": 1.0, "rad": 57.29578, "radian": 57.29578},
 }  # fmt: skip
 _SCALE = {name: (kind, size) for kind, names in _SCALES.items() for name, size in names.items()}
 
@@ -40,7 +43,9 @@ between where wrong only else odd even prime divided squared cubed more less bas
 raise lambda import otherwise perhaps maybe nope no nor neither either hmm wait sorry oops instead rather unless except
 without might may could would should because since so hence thus then as which that below above under negative zero
 root square cube pi half halve third ten dozen score one two three four five six seven eight nine eleven twelve hundred
-thousand grand k b"""
+thousand grand k b false incorrect rejected true twice thrice double doubled triple tripled halved fewer lakh crore mil
+mille permille ppm ppb basis bp bps quarter reciprocal inverse octal hexadecimal binary decimal approximately roughly
+isn't aren't never cannot invalid impossible unknown modulo log factor"""
 _NOT_UNITS = frozenset(_NOT_UNIT_WORDS.split())
 _COUNTS = re.compile(
     r"(?:thir|four|fif|six|seven|eigh|nine)teen(?:th)?|(?:twen|thir|for|fif|six|seven|eigh|nine)t(?:y|ieth)|[a-z]+llion(?:th)?"
@@ -52,13 +57,18 @@ _POWER = r"(?:\s*\^\s*\{?\s*(-?\d)\s*\}?)?"
 _FONT = r"\\(?:text|mbox|textbf|textit|textrm|textnormal|mathrm|rm|hbox|emph|textup)\s*\{"
 _TEXT = _FONT + r"([^{}\d=<>]*(?:\^-?\d[^{}\d=<>]*)?)\}"
 _TAIL_TEXT = re.compile(r"\s*/?\s*" + _TEXT + _POWER + r"\s*\.?$")
-_TAIL_WORDS = re.compile(r"(?<=[\d)}%])\s+([A-Za-z][A-Za-z./-]{2,}(?:\s+[A-Za-z][A-Za-z./-]+){0,5})" + _POWER + r"$")
-_TAIL_SHORT = re.compile(r"(?<=[\d)}])\s*(" + _SHORT + r")" + _POWER + r"$")
+_AFTER_PI = r"|(?<=\\pi)(?=\s)"
+_TAIL_WORDS = re.compile(
+    r"(?:(?<=[\d)}%])" + _AFTER_PI + r")\s+([A-Za-z][A-Za-z./-]{2,}(?:\s+[A-Za-z][A-Za-z./-]+){0,5})" + _POWER + r"$"
+)
+_TAIL_SHORT = re.compile(r"(?:(?<=[\d)}])" + _AFTER_PI + r")\s*(" + _SHORT + r")" + _POWER + r"$")
 _TAIL_DEGREE = re.compile(r"(?<=\\circ)\s*\}?\s*(?:" + _FONT + r")?\s*([CFK])\s*\}?()$")
 _PERCENT = re.compile(
     r"\s*(?:%|\bpercent(?:age)?\b|\bper cent\b|\bpct\b\.?|" + _FONT + r"\s*(?:%|percent|percentage|pct)\s*\})"
 )
-_MODULUS = re.compile(r"\s*\\p?mod\s*\{?\s*\d+\s*\}?$|\s*\(?\s*(?:\\text\s*\{\s*)?\(?\s*mod\s*\}?\s*\d+\s*\)?$")
+_MODULUS = re.compile(
+    r"\s*\\[pb]?mod\s*\{?\s*(\d+)\s*\}?$|\s*\(?\s*(?:\\text\s*\{\s*)?\(?\s*mod(?:ulo)?\s*\}?\s*(\d+)\s*\)?$"
+)
 
 
 @dataclass(frozen=True)
@@ -68,34 +78,44 @@ class Measured:
     value: str
     unit: str = ""
     percent: bool = False
+    modulus: str = ""
 
 
-def split_unit(text: str) -> Measured:
+def split_modulus(text: str) -> tuple[str, str]:
+    """`3` and `5` of 3 (mod 5); no modulus where the text ends in none."""
+    found = _MODULUS.search(text)
+    return (text[: found.start()].strip(), found.group(1) or found.group(2)) if found else (text, "")
+
+
+def split_unit(text: str, gold: Measured | None = None) -> Measured:
     r"""Takes units off the end of a cleaned answer: `5 \text{ cm}^2`, `\$ 5`, `20 %`, `18 dollars`, `5 cm`.
 
-    Words count as a unit only after a digit or a closing bracket; single letters only within \text.
+    Words count as a unit only after a digit or a closing bracket; single letters only within \text. `gold`: what the
+    text is compared with, where it is an answer; it may name things that no list here has.
     """
-    unit, percent = "", False
+    unit, percent, modulus = "", False, ""
+    named = frozenset(re.findall(r"[a-z]+", gold.unit.lower())) if gold else None
     value = text
     if "\\$" in value:
         stripped = value.replace("\\$", " ").strip()
         value, unit = stripped, "\\$"
-    if found := _MODULUS.search(value):
-        value = value[: found.start()]
+    residue, divisor = split_modulus(value)
+    if divisor and re.fullmatch(r"-?\s*\d+", residue):
+        value, modulus = residue, divisor
     while value:
         if found := _PERCENT.search(value):
             if value[found.end() :].strip() or percent or not value[: found.start()].strip():
                 break
             value, percent = value[: found.start()].rstrip(), True
             continue
-        shorter, word = _cut(value)
+        shorter, word = _cut(value, named)
         if shorter is None:
             break
         value, unit = shorter, f"{word} {unit}".strip()
-    return Measured(value.strip(), unit, percent)
+    return Measured(value.strip(), unit, percent, modulus)
 
 
-def _cut(value: str) -> tuple[str | None, str]:
+def _cut(value: str, named: frozenset[str] | None) -> tuple[str | None, str]:
     for pattern in (_TAIL_DEGREE, _TAIL_TEXT, _TAIL_WORDS, _TAIL_SHORT):
         found = pattern.search(value)
         if found is None or not value[: found.start()].strip(" ({[\\"):
@@ -105,20 +125,23 @@ def _cut(value: str) -> tuple[str | None, str]:
         if pattern is _TAIL_DEGREE:
             closing = "}" if "{" in rest[rest.rindex("^") :] else ""
             return rest + closing, _DEGREE_SCALES[word]
-        if rest[-1] in "+-*/^_=<>,(" or not _is_unit(word, mathematical="\\mathrm" in found.group()):
+        if rest[-1] in "+-*/^_=<>,(" or not _is_unit(word, named, mathematical="\\mathrm" in found.group()):
             continue
         per = "per " if re.match(r"\s*/", found.group()) else ""
         return rest, f"{per}{word.lower()}" + (f"^{found.group(2)}" if found.group(2) else "")
     return None, ""
 
 
-def _is_unit(word: str, *, mathematical: bool) -> bool:
-    """Whether the words may stand after a value without changing it. `mathematical`: written in \\mathrm."""
+def _is_unit(word: str, named: frozenset[str] | None, *, mathematical: bool) -> bool:
+    """Whether the words may stand after a value without changing it. `mathematical`: written in \\mathrm;
+    `named`: the words of the gold's unit, None for a gold."""
     if len(word) == 1 and (word not in _UNIT_LETTERS or (mathematical and word.isupper())):
         return False
     if re.search(r"[,;:!?]", word):
         return False
     words = re.findall(r"[a-z.]+", re.sub(r"\b(?:square|cubic)\s+(?=[a-z])(?!root)", "", word.lower()))
+    if named is not None and not _are_known(words, named):
+        return False
     return not any(
         one in _NOT_UNITS
         or _plural_of(one) in _NOT_UNITS - _PLURALS
@@ -128,11 +151,32 @@ def _is_unit(word: str, *, mathematical: bool) -> bool:
     )
 
 
+def _are_known(words: list[str], named: frozenset[str]) -> bool:
+    """What comes after "of" may be anything: cups of flour."""
+    words = [word.strip(".") for word in words]
+    head = words[: words.index("of")] if "of" in words[1:-1] else words
+    return not head or (
+        (head[-1] in KNOWN or head[-1] in named) and all(w in KNOWN or w in DESCRIBING or w in named for w in head)
+    )
+
+
 def _plural_of(word: str) -> str:
     return word[:-1] if len(word) > 2 and word.endswith("s") else word
 
 
-_PLURALS = {"root", "square", "cube", "base", "time", "prime", "remainder", "score"}  # three roots are three
+_PLURALS = {
+    "root",
+    "square",
+    "cube",
+    "base",
+    "time",
+    "prime",
+    "remainder",
+    "score",
+    "quarter",
+    "triple",
+    "inverse",
+}  # three roots are three
 _DEGREE_SCALES = {"C": "celsius", "F": "fahrenheit", "K": "kelvin"}
 _Factor = tuple[str, float, int, int]  # dimension or name, size, power, above (1) or below (-1) the line
 
@@ -166,6 +210,17 @@ def _bare(unit: str) -> str:
     words = " ".join(_plural_of(word) for word in unit.split())
     words = re.sub(r"\b(?:square |cubic |sq |cu )?unit(?:\^\d)?\b", "", words)
     return re.sub(r"^degree (?=celsiu|fahrenheit|kelvin)|[\s.-]+", "", words)
+
+
+_DEGREE_SIGN = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})\s*$")
+
+
+def angle_unit(measured: Measured) -> str:
+    """ "degree", "radian", or nothing where neither is named."""
+    factors = _factors(measured.unit) if measured.unit else ()
+    if factors and len(factors) == 1 and factors[0][0] == "angle":
+        return "degree" if factors[0][1] == 1 else "radian"
+    return "degree" if _DEGREE_SIGN.search(measured.value) else ""
 
 
 def units_contradict(a: str, b: str) -> bool:

@@ -7,19 +7,25 @@ import re
 from simplerl.rewards.normalize import plain
 
 _OPTION = re.compile(r"(?:\\[a-z]+\s*\{\s*)?\(?([A-J])[).:]\s*\}?(?=\s*\S)")  # (B) 12, B: 12
+_DENIAL = re.compile(
+    r"\b(?:is|are|was|were|isn't|aren't|not|never|cannot|can't|neither|nor|no longer|wrong|incorrect|false|invalid|"
+    r"reject\w*|eliminat\w*|exclu\w*|impossible|fails?|unlikely|instead|but|except)\b",
+    re.I,
+)
 _LETTER = re.compile(r"(?<![A-Za-z\\])[A-J](?![A-Za-z])")
 
 
 def chosen_option(answer: str, gold: str) -> bool | None:
     """Whether `(B) 12` chooses the gold letter; None where the gold is no letter or the answer names no option.
 
-    An answer that names another letter as well, as `(A) or (B)` and `(A) not B` do, chooses none.
+    An answer that names another letter as well, as `(A) or (B)` and `(A) not B` do, chooses none, nor does one that
+    says anything of its option but the value: `(A) is wrong`.
     """
     if not re.fullmatch(r"\(?[A-J]\)?", gold):
         return None
     if (found := _OPTION.match(answer)) is None:
         return False if len(_LETTER.findall(answer)) > 1 else None
-    return found.group(1) in gold and len(_LETTER.findall(answer)) == 1
+    return found.group(1) in gold and len(_LETTER.findall(answer)) == 1 and not _DENIAL.search(answer, found.end())
 
 
 _SYNONYMS = {
@@ -27,6 +33,7 @@ _SYNONYMS = {
     "norealsolutions": "emptyset", "emptyset": "emptyset", "nullset": "emptyset", "theemptyset": "emptyset",
     "dne": "undefined", "doesnotexist": "undefined", "undefined": "undefined", "notdefined": "undefined",
 }  # fmt: skip
+_SPACED = re.compile(r"(?<=\d)\\(?=\d)")  # as `plain` writes a space between digits
 _KNOWN = re.compile(r"\\(?:frac|sqrt|pi|infty|binom|ldots|sum|int|lim|log|ln|sin|cos|tan|mathbb)")
 
 
@@ -43,6 +50,6 @@ def is_text(text: str) -> bool:
 
 
 def words_of(text: str) -> str:
-    letters = re.sub(r"[^\w:+-]", "", plain(text).replace("\\emptyset", "emptyset"))
+    letters = re.sub(r"[^\w:+-]", "", _SPACED.sub("_", plain(text)).replace("\\emptyset", "emptyset"))
     folded = letters if len(letters) == 1 else letters.casefold()
     return _SYNONYMS.get(folded, folded)
