@@ -22,8 +22,8 @@ import re
 STOP_STRINGS = ("</s>", "<|im_end|>", "<|endoftext|>", "<|im_start|>", "<|eot_id|>", "<|end_of_text|>")
 _STOP = re.compile("|".join(map(re.escape, STOP_STRINGS)))
 _BOX = {
-    False: re.compile(r"\\boxed\s*\{|\\[{}]|[{}]"),
-    True: re.compile(r"\\(?:f?boxed|fbox|framebox)\s*\{|\\[{}]|[{}]"),
+    False: re.compile(r"\\boxed\s*\{|\\\\(?!boxed)|\\[{}]|[{}]"),  # \\ is a row's end, before a brace too
+    True: re.compile(r"\\(?:f?boxed|fbox|framebox)\s*\{|\\\\(?!f?boxed|f(?:rame)?box)|\\[{}]|[{}]"),
 }
 _FIRST = {False: re.compile(r"\\boxed"), True: re.compile(r"\\(?:boxed|fbox|framebox)")}
 
