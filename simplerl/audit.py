@@ -16,7 +16,17 @@ from functools import partial
 from typing import Any
 
 from simplerl.config import ConfigError
-from simplerl.grade import OPTIONS, options_of, parse, problem_of, read_rows, response_of, writable
+from simplerl.grade import (
+    OPTIONS,
+    asks_for_help,
+    options_of,
+    parse,
+    problem_of,
+    read_rows,
+    response_of,
+    writable,
+    write_whole,
+)
 from simplerl.rewards import lenient, strict
 from simplerl.rewards.equal import RULES
 from simplerl.rewards.normalize import clean
@@ -159,6 +169,9 @@ def as_html(report: list[Table], title: str) -> str:
 
 
 def main(arguments: list[str]) -> None:
+    if asks_for_help(arguments):
+        print(__doc__.strip())
+        return
     paths, settings, bare = parse(arguments)
     if len(paths) not in (1, 2):
         raise ConfigError(
@@ -167,14 +180,12 @@ def main(arguments: list[str]) -> None:
     if unknown := sorted(set(settings) - set(OPTIONS)):
         raise ConfigError(f"{unknown[0]} is unknown here: the settings are {', '.join(OPTIONS)}.")
     settings = options_of(settings)
-    target = writable(paths[1] if len(paths) == 2 else paths[0].with_suffix(".audit.md"))
+    target = writable(paths[1] if len(paths) == 2 else paths[0].with_suffix(".audit.md"), paths[0])
     pairs = [(response_of(row, bare=bare), problem_of(row, i)) for i, row in enumerate(read_rows(paths[0]))]
     golds = unequal_golds([problem for _, problem in pairs], **settings)
     report = tables(pairs, grade_all(pairs, **settings), golds)
     title = f"Audit of {paths[0].name}"
-    target.write_text(
-        as_html(report, title) if target.suffix == ".html" else as_markdown(report, title), encoding="utf-8"
-    )
+    write_whole(target, as_html(report, title) if target.suffix == ".html" else as_markdown(report, title))
     print(as_markdown(report[:2], title))
     print(f"{len(report[2].rows)} disagreements, {len(golds)} golds unequal to themselves; report: {target}")
 

@@ -122,13 +122,36 @@ def options_of(settings: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def writable(path: Path) -> Path:
-    """The path of an output, before the work. Raises ConfigError where no file can be written there."""
+def writable(path: Path, source: Path) -> Path:
+    """The path of an output, before the work. Raises ConfigError where no file can be written there, or where it is
+    the input."""
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: the folder {path.parent} does not exist; create it.")
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+    is_special = path.exists() and not path.is_file()
+    places = [path] if is_special else [path.resolve().parent, path]
+    if path.is_dir() or not all(os.access(place, os.W_OK) for place in places if place.exists()):
         raise ConfigError(f"{path} cannot be written: name another file.")
+    if path.exists() and source.exists() and path.samefile(source):
+        raise ConfigError(f"{path} is the input: name another file for the output.")
     return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The file, complete or absent: written beside its place and renamed. A device or pipe is written to."""
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    path = path.resolve()
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def asks_for_help(arguments: list[str]) -> bool:
+    return any(argument in ("--help", "-h") for argument in arguments)
 
 
 def parse(arguments: list[str]) -> tuple[list[Path], dict[str, Any], bool]:
@@ -161,17 +184,18 @@ def grade_rows(rows: list[dict[str, Any]], reward: Reward, *, bare: bool, **opti
 
 
 def main(arguments: list[str]) -> None:
+    if asks_for_help(arguments):
+        print(__doc__.strip())
+        return
     paths, settings, bare = parse(arguments)
     if len(paths) != 2:
         raise ConfigError("Two files are needed: python -m simplerl.grade in.jsonl out.jsonl [reward=strict] [--bare].")
     options = options_of(settings)
     settings = {key: value for key, value in settings.items() if key not in OPTIONS}
-    writable(paths[1])
+    writable(paths[1], paths[0])
     reward = reward_named(str(settings.pop("reward", "strict")), settings)
     rows = list(grade_rows(read_rows(paths[0]), reward, bare=bare, **options))
-    with paths[1].open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+    write_whole(paths[1], "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
     counts: dict[str, int] = {}
     for row in rows:
         counts[row["status"]] = counts.get(row["status"], 0) + 1

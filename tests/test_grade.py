@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -91,6 +92,38 @@ def test_faults_are_named(arguments: list[str], message: str, tmp_path: Path, mo
     with pytest.raises(ConfigError, match=message):
         grade.main(arguments)
     assert not Path("out.jsonl").exists()
+
+
+@pytest.mark.parametrize("command", ["grade", "audit"])
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_is_no_error(command: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    {"grade": grade, "audit": audit}[command].main([flag])
+    assert f"python -m simplerl.{command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [grade.main, audit.main])
+def test_the_input_is_never_the_output(command: Callable[[list[str]], None], tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", ROWS)
+    (tmp_path / "link.jsonl").symlink_to(source)
+    before = source.read_text()
+    for target in ("in.jsonl", "link.jsonl"):
+        with pytest.raises(ConfigError, match="is the input: name another file"):
+            command([str(source), str(tmp_path / target)])
+    assert source.read_text() == before
+
+
+def test_an_output_is_complete_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    target.write_text("before")
+
+    def full(path: Path, text: str, **_: object) -> int:
+        path.open("w").write(text[:10])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="no space"):
+        grade.main([str(source), str(target)])
+    assert target.read_text() == "before" and sorted(p.name for p in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
 def test_audit_of_rollouts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
