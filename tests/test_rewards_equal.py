@@ -37,7 +37,7 @@ SAME = [
     *((answer, "5") for answer in ("5\\text{ m}", "5\\text{ W}", "5^\\circ\\text{C}", "5 red apples", "5\\text{ quarters}", "5 roots", "5\\text{ squares}")),
     ("5\\text{ m}^2", "5 \\text{ square meters}"), ("5 \\text{ sq ft}", "5\\text{ ft}^2"), ("5^\\circ", "5^\\circ F"), ("5^\\circ C", "5 \\text{ degrees Celsius}"), ("5 \\text{ mph}", "5 \\text{ miles per hour}"),
     ("\\$5 \\text{ per hour}", "5 \\text{ dollars/hour}"), ("5\\text{ units}", "5 \\text{ square units}"), ("3+4\\mathrm{i}", "3+4i"), ("5\\text{i}", "5i"),
-    ("5 zorks", "5.0 zorks"), ("5", "5 zorks"), ("5 cups of flour", "5"), ("(1,2)\\text{ cm}", "(1,2)"), ("5 right triangles", "5"), ("12\\pi cm^2", "12\\pi"), ("12\\pi \\text{ square units}", "12\\pi"),
+    ("5 zorks", "5.0 zorks"), ("5", "5 zorks"), ("5 cups of flour", "5"), ("25 \\text{ years old}", "25"), ("1 234.5", "1234.5"), ("-1 234", "-1234.0"), ("(1,2)\\text{ cm}", "(1,2)"), ("5 right triangles", "5"), ("12\\pi cm^2", "12\\pi"), ("12\\pi \\text{ square units}", "12\\pi"),
     ("60 rad", "60"), ("\\frac{\\pi}{3} \\text{ rad}", "60^\\circ"), ("60 degrees", "\\frac{\\pi}{3} \\text{ radians}"), ("45'", "45'"),
     # a modulus
     ("3 \\pmod 5", "3"), ("3", "3 \\pmod{5}"), ("3 (mod 5)", "3 \\bmod 5"), ("x\\equiv 3\\pmod{5}", "x \\equiv 3 (mod 5)"), ("x≡3 (mod 5)", "3 \\pmod{5}"),

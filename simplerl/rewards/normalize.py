@@ -67,7 +67,7 @@ _ESCAPED_TWICE = re.compile(
     r"(?<!\\)\\\\(?=(?:[dt]?frac|sqrt|text|pi|left|right|cdot|times|boxed|begin|end|infty|circ|cup|le|ge|leq|geq)(?![a-z]))"
 )
 _GROUPED = re.compile(r"(?<=\d)(?:,\s*\\!|\{,\}|\\,|,\\ )\s*(?=\d{3}(?!\d))")
-_THOUSANDS = re.compile(r"(?<![\d.,])(?<!\d )[1-9]\d{0,2}(?: \d{3})+(?![\d.]| \d)")
+_THOUSANDS = re.compile(r"(?<![\d.,])(?<!\d )[1-9]\d{0,2}(?: \d{3})+(?!\d| \d)")
 _APART = re.compile(r"(?<=\d)\s+(?=[\d.])")
 _FUNCTIONS = re.compile(
     r"(?<![\\A-Za-z])(?:np\.|math\.)?(sqrt|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|pi|infty)"

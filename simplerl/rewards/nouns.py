@@ -17,6 +17,8 @@ yuan rmb rupee peso franc ruble cad gbp mph kph kmh fps rpm knot deg degree cels
 radian steradian v n j w volt newton joule watt kilowatt kw mw hp horsepower hz khz mhz ghz hertz pa kpa pascal atm
 bar torr psi a amp ampere ohm coulomb farad henry tesla weber lumen lux candela mol mole molar ev kev mev gev kj erg
 dyne cal kcal calorie kilocalorie db decibel bit byte kb mb gb kilobyte megabyte gigabyte pixel unit dram each total
+mass masses kpc mpc gpc megawatt gigawatt gw terawatt megajoule kilojoule millivolt kilovolt milliampere kilopascal
+kilohertz megahertz gigahertz nanometer centigram
 """
 _COUNTED = """
 acorns ads adults airplanes albums alligators angles animals answers antacids ants apartments appetizers apples arms
@@ -90,3 +92,4 @@ KNOWN = (
     | {_singular(noun) for noun in _NOUNS}
 )
 DESCRIBING = frozenset(_DESCRIBING.split())
+AFTERWARDS = frozenset(["old", "long", "tall", "wide", "high", "deep", "each"])  # 5 years old

@@ -26,7 +26,7 @@ _FRACTION = re.compile(
     rf"|(?P<n3>{_PART})\s*/\s*(?P<d3>-?{_PART})|\(\s*(?P<n4>-?{_PART})\s*/\s*(?P<d4>{_PART})\s*\))"
 )
 _REPEATING = re.compile(rf"{_SIGN}(?P<whole>\d*)\.(?P<fixed>\d*)\\overline\s*\{{(?P<again>\d+)\}}")
-_GROUPED = re.compile(r"\d{1,3}(?: \d{3})+")
+_GROUPED = re.compile(r"[+-]?\s*[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 
 from simplerl.rewards.latex import FUNCTIONS, GREEK
-from simplerl.rewards.nouns import DESCRIBING, KNOWN
+from simplerl.rewards.nouns import AFTERWARDS, DESCRIBING, KNOWN
 
 _SCALES: dict[str, dict[str, float]] = {  # size of a unit within its dimension
     "length": {
@@ -155,6 +155,7 @@ def _are_known(words: list[str], named: frozenset[str]) -> bool:
     """What comes after "of" may be anything: cups of flour."""
     words = [word.strip(".") for word in words]
     head = words[: words.index("of")] if "of" in words[1:-1] else words
+    head = head[:-1] if len(head) > 1 and head[-1] in AFTERWARDS else head
     return not head or (
         (head[-1] in KNOWN or head[-1] in named) and all(w in KNOWN or w in DESCRIBING or w in named for w in head)
     )
