@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from simplerl.rewards.latex import FUNCTIONS
 from simplerl.rewards.normalize import TEXT_GROUP
 from simplerl.rewards.numeric import number
 from simplerl.rewards.units import split_modulus
@@ -86,7 +85,6 @@ _RELATIONS = {
 }
 _NAME = re.compile(r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_(?:\w|\{[^{}]*\}))?'*(?:\([^()]*\))?")
 _OVER_REALS = re.compile(rf"(?:{_NAME.pattern}|\([^()]*\))\s*(?:\\in\s*(?:\\mathbb\s*\{{?\s*R\s*\}}?|\\R))?\s*")
-_FUNCTION = re.compile(r"\\(?:" + "|".join(sorted(FUNCTIONS)) + r")(?![A-Za-z])")  # sin x = 1/2 says what x is
 _WORDS = re.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}\d]*\}")
 _INFINITY = "\\infty"
 _MATRIX = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.S)
@@ -273,8 +271,6 @@ def is_label(text: str, *, gold: bool) -> bool:
     A gold label is one name; an answer may also name a sum or product (m+n = 371), but never with numbers in it:
     2x+z = 1 is an equation, not the value 1.
     """
-    if not gold and _FUNCTION.search(text):
-        return False
     bare = re.sub(r"_(?:\w|\{[^{}]*\})|\([^()]*\)(?=$|[:])", "", text)
     if (found := _WORDS.search(text)) and (found.start() == 0 or not re.search(r"\d", bare)):
         return True
