@@ -10,6 +10,8 @@ from __future__ import annotations
 import inspect
 import math
 import re
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -62,6 +64,21 @@ def at_least(least: float, **values: float | None) -> None:
             value is None or value >= least,
             f"{name.replace('__', '.')} is {value}, but must be at least {least}.",
         )
+
+
+def check_known(node: DictConfig, prefix: str = "") -> None:
+    """Keys that were added by `+key=value` but that nothing reads. Keywords of functions are checked by `_call`."""
+    kind = OmegaConf.get_type(node)
+    if is_dataclass(kind):
+        known = [field.name for field in fields(kind)]
+        for name in map(str, node):
+            near = get_close_matches(name, known, 1)
+            meant = f"perhaps {prefix}{near[0]} is meant." if near else f"there are {', '.join(known)}."
+            require(name in known, f"{prefix}{name} is unknown: {meant}")
+    for name in map(str, node):
+        there = not OmegaConf.is_missing(node, name) and not OmegaConf.is_interpolation(node, name)
+        if there and isinstance(node[name], DictConfig):
+            check_known(node[name], f"{prefix}{name}.")
 
 
 def check_finite(value: Any, key: str = "") -> None:

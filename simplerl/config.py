@@ -235,12 +235,13 @@ def register() -> None:
 
 def load(raw: DictConfig) -> Config:
     """The composed configuration as typed values, checked. Raises ConfigError."""
-    from simplerl.checks import check_finite, check_fit, check_functions, check_values
+    from simplerl.checks import check_finite, check_fit, check_functions, check_known, check_values
 
     try:
         missing = sorted(OmegaConf.missing_keys(raw))
         if missing:
             raise ConfigError(f"{missing[0]} has no value: set it on the command line or choose an experiment.")
+        check_known(raw)
         check_finite(OmegaConf.to_container(raw, resolve=True))
         check_values(OmegaConf.to_object(raw))  # type: ignore[arg-type]
         check_functions(raw)
@@ -262,4 +263,7 @@ def _import_fault(error: InstantiationException) -> str:
     if error.__cause__ is None:
         said = " ".join(str(error).partition("\nfull_key:")[0].split())
         return f"{named} is refused: {re.split(r'[.] ', said)[0].rstrip('.')}."
-    return f"{named} cannot be imported: {str(error.__cause__).strip().splitlines()[:2][-1]}."
+    why = str(error.__cause__).strip().splitlines()[:2][-1]
+    extra = re.search(r"No module named '(ray|deepspeed|vllm)", why)
+    remedy = " Install the extra: pip install -e '.[cpu]', or '.[gpu]'." if extra else ""
+    return f"{named} cannot be imported: {why}.{remedy}"

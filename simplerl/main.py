@@ -94,6 +94,9 @@ def run_experiment(raw: DictConfig, label: str) -> Path:
     except Interrupted as signal:
         run.close("interrupted", reason=str(signal))
         raise
+    except KeyboardInterrupt:
+        run.close("interrupted", reason="Ctrl-C, twice")
+        raise
     except BaseException as error:
         if isinstance(error, NonFinite):
             path = run.save_nonfinite(str(error), vars(error.batch))

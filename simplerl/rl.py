@@ -7,6 +7,7 @@ that makes the weights of step s + 1. Not here: loading models (`simplerl.backen
 
 from __future__ import annotations
 
+import logging
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from simplerl.task import Task
 from simplerl.types import Rollout
 from simplerl.worker import UpdatePlan
 
+logger = logging.getLogger(__name__)
+
 
 def train(config: Config, task: Task, backend: Backend, run: Run, start: str) -> Path:
     """Reinforcement learning from the model at `start` (a folder or hub id), or from the run's last checkpoint,
@@ -42,6 +45,8 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
     folder = run.dir / "checkpoints"
     checkpoint, step = last_checkpoint(folder)
     models = backend.models(start, checkpoint)
+    if step:
+        logger.info("goes on from step %d", step)
     run.begin("rl", step)
     with backend.grader(config.reward) as grader, StepProgress("rl", step, steps) as progress:
 

@@ -45,7 +45,7 @@ T = TypeVar("T")
 LABEL = 90  # characters of a folder's name that say what was overridden
 STATE = "state.json"  # in every complete checkpoint
 INTERRUPTED = 75  # exit status after saving on a stop signal (EX_TEMPFAIL: try again)
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 # Settings that say where and how a run is watched, not what it computes.
 NOT_HASHED = ("run", "tracking", "choices")
 MOVABLE = ("backend", "sampler")  # where and with what: a run that is found by run.dir may change these and go on
@@ -155,9 +155,12 @@ class Run:
 
     @contextmanager
     def catching_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGUSR2 only take note; `interruptible` and `check_stop` act at safe points."""
+        """SIGTERM, SIGUSR2 and Ctrl-C only take note; `interruptible` and `check_stop` act at safe points. A second
+        Ctrl-C does not wait."""
 
         def note(number: int, _: Any) -> None:
+            if number == self.stop_signal == signal.SIGINT:
+                raise KeyboardInterrupt
             if self.stop_signal != signal.SIGUSR2:  # "save and come back" stays so when SIGTERM follows
                 self.stop_signal = number
             logger.warning("%s: saving at the next safe point", signal.Signals(number).name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from simplerl.config import TrackingConfig, TrackingMode
+from simplerl.config import ConfigError, TrackingConfig, TrackingMode
 
 
 class Tracker:
@@ -17,19 +17,24 @@ class Tracker:
             return
         import wandb
 
-        self.run = wandb.init(
-            project=config.project,
-            entity=config.entity,
-            group=config.group,
-            tags=config.tags,
-            name=folder.name,
-            id=folder.name,
-            dir=folder,
-            mode=config.mode.value,
-            resume="allow" if config.mode is TrackingMode.online else None,
-            config=resolved,
-            settings=wandb.Settings(console="off", silent=True),
-        )
+        arguments: dict[str, Any] = {
+            "project": config.project,
+            "entity": config.entity,
+            "group": config.group,
+            "tags": config.tags,
+            "name": folder.name,
+            "id": folder.name,
+            "dir": folder,
+            "mode": config.mode.value,
+            "resume": "allow" if config.mode is TrackingMode.online else None,
+            "config": resolved,
+            "settings": wandb.Settings(console="off", silent=True),
+        }
+        try:
+            self.run = wandb.init(**arguments)
+        except wandb.errors.UsageError as error:
+            why = str(error).strip().splitlines()[0]
+            raise ConfigError(f"tracking=wandb: {why} Run `wandb login` once, or set tracking.mode=offline.") from error
         for phase in ("warmup", "rl"):
             self.run.define_metric(f"{phase}/step", hidden=True)
         self.run.define_metric("warmup/*", step_metric="warmup/step")

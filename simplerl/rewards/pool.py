@@ -27,6 +27,7 @@ from simplerl.types import Problem, Prompt, Reward, Rollout, Score
 
 log = logging.getLogger(__name__)
 
+ALL = 4  # so many answers and not one verdict: the reward is at fault, not they
 CHUNK = 16  # answers per message; more saves nothing, less keeps workers evenly busy
 
 
@@ -149,8 +150,10 @@ class Grader:
             "reward/timeout_fraction": statuses.count(TIMEOUT) / max(count, 1),
             "reward/failed_fraction": statuses.count(FAILED) / max(count, 1),
         }
+        if statuses.count(TIMEOUT) == count >= ALL:
+            raise RuntimeError(f"{self.name} ran into the time limit on every one of {count} answers.")
         if work.errors:
-            if len(work.errors) == count and count >= CHUNK:
+            if len(work.errors) == count >= ALL:
                 raise RuntimeError(f"{self.name} failed on every one of {count} answers; the first: {work.errors[0]}")
             log.warning(
                 "%s failed on %d of %d answers; the first: %s", self.name, len(work.errors), count, work.errors[0]

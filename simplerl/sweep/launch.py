@@ -61,12 +61,21 @@ def opened(folder: Path, runs: Sequence[PlannedRun], launcher: str) -> tuple[Swe
     return sweep, entries
 
 
+def _command(what: str, folder: Path) -> str:
+    """Of sweep.py, for a sweep that may not be under runs/."""
+    if folder.parent.name != manifest.FOLDER:
+        return f"python sweep.py {what} {folder}"
+    root = folder.absolute().parent.parent
+    elsewhere = "" if root == Path("runs").absolute() else f" --root {root}"
+    return f"python sweep.py {what} {folder.name}{elsewhere}"
+
+
 def launch_local(folder: Path, runs: Sequence[PlannedRun]) -> None:
     """Writes the sweep down and says how each run stands; Hydra's own launcher then runs them one after the other,
     and those that are finished return at once."""
     sweep, entries = opened(folder, runs, "local")
     sweep.write()
-    print(f"Sweep {sweep.name}: {len(runs)} runs, one after the other. To look: python sweep.py status {sweep.name}")
+    print(f"Sweep {sweep.name}: {len(runs)} runs, one after the other. To look: {_command('status', folder)}")
     names = manifest.labels(entries)
     for entry in entries:
         print(f"  {names[entry.folder]}: {intention(state_of(entry, None))}", flush=True)
@@ -81,16 +90,16 @@ def launch_slurm(
         for run in runs:
             _check(run, resources)
         with manifest.submitting(root):
-            sweep, entries, submitted = _submit(folder, root, runs, resources)
+            entries, submitted = _submit(folder, root, runs, resources)
     except (ConfigError, SlurmError) as error:
         raise CompactHydraException(f"Nothing was submitted: {error}") from error
-    print(f"To look: python sweep.py status {sweep.name}    to stop: python sweep.py cancel {sweep.name}", flush=True)
+    print(f"To look: {_command('status', folder)}    to stop: {_command('cancel', folder)}", flush=True)
     if not wait or not submitted:
         return
     try:
         follow(entries, poll_s)
     except KeyboardInterrupt:
-        print(f"\nThe jobs go on. To stop them: python sweep.py cancel {sweep.name}")
+        print(f"\nThe jobs go on. To stop them: {_command('cancel', folder)}")
         sys.exit(130)
 
 
@@ -104,8 +113,8 @@ def _check(run: PlannedRun, resources: Resources) -> None:
 
 def _submit(
     folder: Path, root: Path, runs: Sequence[PlannedRun], resources: Resources
-) -> tuple[Sweep, list[SweepRun], list[SweepRun]]:
-    """The sweep, the entries of these runs, and those of them that became jobs."""
+) -> tuple[list[SweepRun], list[SweepRun]]:
+    """The entries of these runs, and those of them that became jobs."""
     sweep, entries = opened(folder, runs, "slurm")
     jobs, earlier = queued(), manifest.jobs_of(root)
     chosen: dict[str, tuple[SweepRun, RunJob]] = {}
@@ -122,7 +131,7 @@ def _submit(
             entry.job, entry.log = job, log
         print(f"Submitted {len(ids)}: {ids[0][0]}{f' to {ids[-1][0]}' if len(ids) > 1 else ''}")
     sweep.write()
-    return sweep, entries, [entry for entry, _ in chosen.values()]
+    return entries, [entry for entry, _ in chosen.values()]
 
 
 def intention(state: RunState) -> str:
