@@ -25,7 +25,7 @@ train: .venv/core  ## install, then the default run (a few minutes on two cores)
 test: .venv/test lint  ## install the test and CPU-cluster extras, then lint and run every test
 	$(BIN)/python -m pytest $(ARGS)
 
-test-fast: .venv/test  ## the unit tests, under a minute
+test-fast: .venv/test  ## the unit tests, two minutes
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 lint: .venv/test  ## ruff and mypy
