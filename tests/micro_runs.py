@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import shutil
+import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -83,3 +84,14 @@ def outcome(folder: Path) -> dict[str, Any]:
 def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """Names whose content differs, for a readable failure."""
     return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
+
+
+def descendants(root: int) -> set[int]:
+    """The processes of the tree below that one."""
+    listed = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
+    parents = {int(pid): int(parent) for pid, parent in (line.split() for line in listed.splitlines()[1:])}
+    found, frontier = set(), {root}
+    while frontier:
+        frontier = {pid for pid, parent in parents.items() if parent in frontier}
+        found |= frontier
+    return found

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from micro_runs import ROOT, SMALL, differences, outcome, run
+from micro_runs import ROOT, SMALL, descendants, differences, outcome, run
 
 RAY = ["backend=ray_cpu", "backend.engines=0", "sampler=local", "evals.every=0", "run.device=cpu"]
 RAY += ["algorithm.kl=none", "algorithm.kl_coef=0"]
@@ -138,17 +138,6 @@ def test_a_loss_that_is_not_finite_is_no_lost_rank(
     assert len(list(tmp_path.glob("*/nonfinite.pt"))) == 1
 
 
-def _processes(root: int) -> set[int]:
-    """Of the tree below `root`."""
-    listed = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
-    parents = {int(pid): int(parent) for pid, parent in (line.split() for line in listed.splitlines()[1:])}
-    found, frontier = set(), {root}
-    while frontier:
-        frontier = {pid for pid, parent in parents.items() if parent in frontier}
-        found |= frontier
-    return found
-
-
 def _alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
@@ -167,7 +156,7 @@ def test_nothing_is_left_when_the_driver_ends(number: signal.Signals, tmp_path: 
         seen.append(line)
         if line.startswith("rl 2/"):
             break
-    started = _processes(driver.pid)
+    started = descendants(driver.pid)
     assert len(started) > 4, "".join(seen)
     driver.send_signal(number)
     driver.stdout.read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from micro_runs import ROOT, SMALL, composed, differences, model, outcome
+from micro_runs import ROOT, SMALL, composed, descendants, differences, model, outcome
 from slurm_cluster import SlurmCluster, absent, wait_for
 
 from simplerl.main import run_experiment
@@ -170,28 +171,67 @@ def test_what_waits_is_left_alone_and_can_be_cancelled(slurm: SlurmCluster, tmp_
     python(slurm, "sweep.py", "cancel", "it", "--root", str(tmp_path))
 
 
-def test_two_nodes_make_one_ray_cluster(slurm: SlurmCluster, tmp_path: Path) -> None:
-    """Two DeepSpeed ranks, one on each node; the head and the other node leave nothing behind."""
+TWO_NODES = ["hydra.launcher.nodes=2", "hydra.launcher.cpus_per_task=3", "reward=lenient"]
+TWO_NODES += ["backend=ray_cpu", "sampler=local", "backend.engines=0", "algorithm=grpo", "backend.shared=reference"]
+TWO_NODES += ["reward._target_=light_rewards.patient", "train.steps=6"]
+
+
+@pytest.fixture(scope="module")
+def two_nodes(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folder of a run on a Ray cluster of two nodes: two DeepSpeed ranks, which one node has no room for. And the
+    file that, while it is there, slows the same run down."""
     pytest.importorskip("ray")
-    layout = ["backend=ray_cpu", "sampler=local", "backend.engines=0", "algorithm=grpo", "backend.shared=reference"]
-    nodes = ["hydra.launcher.nodes=2", "hydra.launcher.cpus_per_task=3"]
-    done = sweep(slurm, tmp_path, "reward=lenient", *layout, *nodes)
-    (run,) = entries(tmp_path)
-    log = Path(run["log"])
-    assert done.returncode == 0, done.stdout + done.stderr + log.read_text()
+    root = tmp_path_factory.mktemp("two_nodes")
+    hold = root / "hold"
+    done = sweep(slurm, root, *TWO_NODES, f"+reward.hold={hold}")
+    (run,) = entries(root)
+    assert done.returncode == 0, done.stdout + done.stderr + Path(run["log"]).read_text()
     assert status(run)["state"] == "finished"
     wait_for("SLURM to say so", lambda: slurm.state(run["job"]) == "COMPLETED", 60)
     wait_for("Ray to be gone", lambda: not _ray_processes(f"ray_{run['job']}_"), 30)
+    return Path(run["folder"]), hold
 
 
-def _ray_processes(mark: str) -> list[str]:
-    """Command lines of living processes that name the job's Ray folder."""
+def test_two_nodes_make_one_ray_cluster(two_nodes: tuple[Path, Path]) -> None:
+    """And leave nothing behind: see the fixture."""
+    assert len(list(two_nodes[0].glob("rollouts/*"))) == 6
+
+
+@pytest.mark.parametrize("what", ["every process of Ray", "the node"])
+def test_a_lost_node_changes_no_number(
+    slurm: SlurmCluster, two_nodes: tuple[Path, Path], tmp_path: Path, what: str
+) -> None:
+    """All that Ray runs on the second node is killed: the job goes on by itself. Or SLURM declares that node dead: it
+    starts the job again elsewhere."""
+    expected, hold = outcome(two_nodes[0]), two_nodes[1]
+    hold.touch()
+    assert "Submitted 1" in sweep(slurm, tmp_path, *TWO_NODES, f"+reward.hold={hold}", wait=False).stdout
+    (run,) = entries(tmp_path)
+    wait_for("two steps", lambda: status(run).get("step", 0) >= 2, 180)
+    second = slurm.command("squeue", "-h", "-j", run["job"], "-o", "%N")
+    assert second == "sim[1-2]"
+    if what == "the node":
+        slurm.command("scontrol", "update", "NodeName=sim2", "State=DOWN", "Reason=test")
+        wait_for("the job to be requeued", lambda: restarts(slurm, run), 60)
+        slurm.command("scontrol", "update", "NodeName=sim2", "State=RESUME")
+    else:
+        (raylet,) = _ray_processes(f"ray_{run['job']}_", "127.0.0.12", "raylet/raylet")
+        for pid in [raylet, *descendants(raylet)]:
+            os.kill(pid, signal.SIGKILL)
+        wait_for("the run to notice", lambda: "restart 1 of 3" in Path(run["log"]).read_text(), 60)
+    hold.unlink()
+    wait_for("its end", lambda: status(run)["state"] == "finished", 240)
+    assert_equal(run["folder"], expected)
+
+
+def _ray_processes(*marks: str) -> list[int]:
+    """Living processes whose command lines name the job's Ray folder, say, and an address."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if mark in line and str(os.getpid()) != path.parent.name:
-            found.append(line)
+        if all(mark in line for mark in marks) and str(os.getpid()) != path.parent.name:
+            found.append(int(path.parent.name))
     return found
