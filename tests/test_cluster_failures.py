@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from micro_runs import ROOT, SMALL, descendants, differences, outcome, run
+from micro_runs import ROOT, SMALL, descendants, differences, model, outcome, run
 
 RAY = ["backend=ray_cpu", "backend.engines=0", "sampler=local", "evals.every=0", "run.device=cpu"]
 RAY += ["algorithm.kl=none", "algorithm.kl_coef=0"]
@@ -87,6 +87,47 @@ def test_a_killed_rank_changes_nothing(
     assert re.search(rf"{role}.* is lost: .*ended.*; restart 1 of 3", caplog.text)
     found = outcome(folder)
     assert differences({**expected, "config.yaml": b""}, {**found, "config.yaml": b""}) == []
+
+
+@pytest.mark.slow
+def test_a_lost_node_is_waited_for(cluster: None, tmp_path: Path) -> None:
+    """A Ray cluster of two nodes that is not ours: one is killed with the rank on it, and comes back after a while."""
+    from ray.cluster_utils import Cluster
+
+    hold = tmp_path / "hold"
+    settings = [*ALONE, "reward=lenient", "reward._target_=light_rewards.patient", f"+reward.hold={hold}"]
+    expected = outcome(run(tmp_path / "unbroken", *settings, own_reward=False))
+    hold.touch()
+    two = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        second = two.add_node(num_cpus=1)
+        root = tmp_path / "broken"
+        command = [sys.executable, "train.py", *SMALL, *settings, f"model.path={model()}", f"run.root={root}"]
+        driver = subprocess.Popen(
+            [*command, f"backend.address={two.address}", "backend.start_seconds=100"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert driver.stdout is not None
+        seen = []
+        for line in driver.stdout:
+            seen.append(line)
+            if line.startswith("rl 2/"):
+                two.remove_node(second, allow_graceful=False)
+            if line.startswith("waiting for room"):
+                two.add_node(num_cpus=1)
+                hold.unlink(missing_ok=True)
+        log = "".join(seen)
+        assert driver.wait(60) == 0, log
+    finally:
+        two.shutdown()
+    assert re.search(r"policy.* is lost: .*restart 1 of 3", log)
+    assert "waiting for room for [{'CPU': 1.0}, {'CPU': 1.0}]: a node may be lost" in log
+    (folder,) = [path for path in root.iterdir() if path.is_dir()]
+    assert differences({**expected, "config.yaml": b""}, {**outcome(folder), "config.yaml": b""}) == []
 
 
 @pytest.mark.slow

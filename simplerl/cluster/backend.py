@@ -42,7 +42,7 @@ from simplerl.cluster.layout import (
 from simplerl.cluster.ranks import Build, Place, RankGroup
 from simplerl.cluster.session import ray_session
 from simplerl.cluster.watch import Limits
-from simplerl.config import Config, OptimizerConfig
+from simplerl.config import Config, ConfigError, OptimizerConfig
 from simplerl.models import context_of, load_hf_config, load_policy
 from simplerl.rewards.pool import Grader
 from simplerl.samplers import Sampler
@@ -52,6 +52,8 @@ from simplerl.types import Prompt, Reward, Rollout, Sampling, Stop
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+ROOM_SECONDS = 10.0  # in which a cluster that has room gives it
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ class RayBackend:
     def __post_init__(self) -> None:
         check(self.layout, self.config, self._samples_here)
         self._session, self._stage = ExitStack(), ExitStack()
-        self._open = False
+        self._open = self._restarted = False
+        self._on_gpus: bool | None = None  # decided once: a cluster that has lost its GPUs gets them back or is refused
 
     @property
     def _samples_here(self) -> bool:
@@ -131,7 +134,7 @@ class RayBackend:
     def close(self) -> None:
         self._stage.close()
         self._session.close()
-        self._open = False
+        self._open, self._restarted = False, True
 
     def _start_ray(self) -> None:
         if not self._open:
@@ -143,21 +146,23 @@ class RayBackend:
         """Ends what was there; then a place for each process of these roles."""
         self._stage.close()
         self._start_ray()
-        resources = ray.cluster_resources()
-        gpus = resources.get("GPU", 0.0)
-        self._on_gpus = self.config.run.device != "cpu" and (gpus > 0 or self.config.run.device.startswith("cuda"))
+        there = ray.cluster_resources()
+        gpus = there.get("GPU", 0.0)
+        if self._on_gpus is None:
+            device = self.config.run.device
+            self._on_gpus = device != "cpu" and (gpus > 0 or device.startswith("cuda"))
         wanted = plan(self.layout, counts, self._on_gpus)
-        check_room(wanted, gpus, resources["CPU"])
+        if not self._restarted:  # else a lost node may be on its way back
+            check_room(wanted, gpus, there.get("CPU", 0.0))
         return self._places(wanted)
 
     def _places(self, wanted: Plan) -> dict[str, list[Place]]:
         group = placement_group([dict(bundle) for bundle in wanted.bundles], strategy="PACK")
         self._stage.callback(remove_placement_group, group)
-        if not group.wait(self.limits.start_seconds):
-            raise RuntimeError(
-                f"Ray found no room for the bundles {list(wanted.bundles)} in {self.limits.start_seconds:g} s, though "
-                "the cluster as a whole has enough: each must fit on one node (backend.cpus_per_rank)."
-            )
+        if not group.wait(min(ROOM_SECONDS, self.limits.start_seconds)):
+            logger.info("waiting for room for %s: a node may be lost", list(wanted.bundles))
+            if not group.wait(self.limits.start_seconds):
+                raise self._no_room(wanted)
 
         def place(bundle: int) -> Any:
             return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
@@ -166,6 +171,17 @@ class RayBackend:
             role: [Place(place(seat.bundle), seat.cpus, seat.gpus) for seat in seats]
             for role, seats in wanted.seats.items()
         }
+
+    def _no_room(self, wanted: Plan) -> Exception:
+        there = ray.cluster_resources()
+        try:
+            check_room(wanted, there.get("GPU", 0.0), there.get("CPU", 0.0))
+        except ConfigError as lack:
+            return lack
+        return RuntimeError(
+            f"Ray found no room for the bundles {list(wanted.bundles)} in {self.limits.start_seconds:g} s, though "
+            "the cluster as a whole has enough: each must fit on one node (backend.cpus_per_rank)."
+        )
 
     @property
     def _environment(self) -> dict[str, str]:
