@@ -1,8 +1,9 @@
 """Any mixture of sources -> one set of frames.
 
-A source is a run folder, a folder of any depth with run folders, exported CSV files and offline W&B runs in it, one
-such file, or wandb:ENTITY/PROJECT (wandb:ENTITY/PROJECT/RUN) for the histories on a W&B server. Within a run folder
-its own files are read, not the W&B folder in it: name that folder (RUN/wandb) to read it.
+A source is a run folder, a sweep's folder (runs/.sweeps/NAME), a folder of any depth with run folders, exported CSV
+files and offline W&B runs in it, one such file, or wandb:ENTITY/PROJECT (wandb:ENTITY/PROJECT/RUN) for the histories on
+a W&B server. Within a run folder its own files are read, not the W&B folder in it: name that folder (RUN/wandb) to read
+it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from analysis.frames import Frames, RunData, assemble
 from analysis.wandb_csv import UnreadableCsv, read_csv
 from analysis.wandb_names import identified
 from analysis.wandb_offline import NotAWandbFile, read_offline
+from simplerl.sweep import manifest
 
 API = "wandb:"
 RUN_FILES = {"config.yaml", "environment.json"}  # what makes a folder a run folder
@@ -32,9 +34,11 @@ def run_folders(path: Path) -> list[Path]:
 
 
 def _walk(path: Path) -> list[tuple[Path, bool]]:
-    """Run folders (True) and files (False) at or under a path; a run folder is not entered."""
+    """Run folders (True) and files (False) at or under a path; a run folder is not entered. Of a sweep: its runs."""
     if path.is_file():
         return [(path, False)]
+    if (path / "sweep.json").is_file():
+        return [place for run in manifest.read(path).runs for place in _walk(Path(run.folder))]
     found = []
     for place, folders, files in os.walk(path):
         if set(files) >= RUN_FILES:

@@ -15,16 +15,21 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class LocalLauncher(BasicLauncher):
-    """Hydra's own, one run after the other, with the sweep written down first."""
+    """Hydra's own, one run after the other; a sweep of runs is checked and written down first."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from simplerl.sweep.launch import launch_local, planned
+        from simplerl.sweep.launch import conclude, launch_local, planned
 
         assert self.hydra_context is not None and self.config is not None
+        if self.config.hydra.job.name == "evaluate":  # leaves no runs
+            return super().launch(job_overrides, initial_job_idx)
         setup_globals()
         runs = planned(self.hydra_context.config_loader, self.config, job_overrides)
-        launch_local(Path(self.config.hydra.sweep.dir), runs)
-        return super().launch(job_overrides, initial_job_idx)
+        folder = Path(self.config.hydra.sweep.dir)
+        launch_local(folder, runs)
+        returned = super().launch(job_overrides, initial_job_idx)
+        conclude(folder)
+        return returned
 
 
 class SlurmLauncher(Launcher):

@@ -71,13 +71,10 @@ class StepProgress:
         yield
         self._times[name] = self._times.get(name, 0.0) + time.perf_counter() - start
 
-    def times(self, sampled_tokens: float = 0.0) -> dict[str, float]:
-        """Seconds of each stage and of the step so far, and the sampling speed."""
-        metrics = {f"time/{name}": seconds for name, seconds in self._times.items()}
-        metrics["time/step"] = time.perf_counter() - self._begun
-        if sampled_tokens and "sample" in self._times:
-            metrics["time/sample_tokens_per_second"] = sampled_tokens / self._times["sample"]
-        return metrics
+    def times(self) -> dict[str, float]:
+        """Seconds of each stage and of the step so far."""
+        stages = {f"time/{name}": seconds for name, seconds in self._times.items()}
+        return {**stages, "time/step": time.perf_counter() - self._begun}
 
     def end(self, metrics: dict[str, float]) -> None:
         """The step is done: shows its numbers."""

@@ -74,7 +74,9 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
                     source.settle()
                     models.sync()
 
-                metrics |= models.metrics() | progress.times(metrics["rollout/tokens"])
+                metrics |= models.metrics() | progress.times()
+                metrics["time/draw"] = source.seconds  # with rollout.ahead beside the update before
+                metrics["time/sample_tokens_per_second"] = metrics["rollout/tokens"] / source.seconds
                 run.write_rollouts(step, rollouts)
                 run.log("rl", step, metrics)
                 progress.end(metrics)

@@ -180,8 +180,15 @@ def test_a_local_sweep_is_looked_after_too(tmp_path: Path) -> None:
     def python(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
 
+    refused = python("train.py", *sweep, "train.minibatch_size=8,7")
+    assert refused.returncode == 1 and not list(tmp_path.rglob("sweep.json"))
+    assert "Nothing was started: " in refused.stderr and "train.minibatch_size=7" in refused.stderr
+    assert "Traceback" not in refused.stderr
     first = python("train.py", *sweep, f"hydra.sweep.dir={tmp_path}/.sweeps/lr")
     assert first.returncode == 1 and "Sweep lr: 2 runs" in first.stdout and first.stdout.count(": new") == 2
+    assert "Sweep lr: 1 finished, 1 failed\nEach run: python sweep.py status lr" in first.stdout
+    report = python("-m", "analysis.report", f"{tmp_path}/.sweeps/lr", "--out", str(tmp_path / "report.html"))
+    assert report.returncode == 0 and (tmp_path / "report.html").exists(), report.stderr
     table = python("sweep.py", "status", "lr", "--root", str(tmp_path)).stdout
     assert "lr  (1 finished, 1 failed)" in table and "train.policy.lr=1e+30" in table and "NonFinite" in table
     assert "lr" in python("sweep.py", "status", "--root", str(tmp_path)).stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,13 +73,26 @@ def _command(what: str, folder: Path) -> str:
 
 def launch_local(folder: Path, runs: Sequence[PlannedRun]) -> None:
     """Writes the sweep down and says how each run stands; Hydra's own launcher then runs them one after the other,
-    and those that are finished return at once."""
+    and those that are finished return at once. Raises CompactHydraException if a run is refused."""
+    try:
+        for run in runs:
+            _check(run)
+    except ConfigError as error:
+        raise CompactHydraException(f"Nothing was started: {error}") from error
     sweep, entries = opened(folder, runs, "local")
     sweep.write()
     print(f"Sweep {sweep.name}: {len(runs)} runs, one after the other. To look: {_command('status', folder)}")
     names = manifest.labels(entries)
     for entry in entries:
         print(f"  {names[entry.folder]}: {intention(state_of(entry, None))}", flush=True)
+
+
+def conclude(folder: Path) -> None:
+    """Says how the runs of a local sweep have ended, and what to do with them."""
+    sweep = manifest.read(folder)
+    ended = Counter(state_of(run, None).state for run in sweep.runs)
+    print(f"\nSweep {sweep.name}: {', '.join(f'{count} {state}' for state, count in ended.items())}")
+    print(f"Each run: {_command('status', folder)}    side by side: python -m analysis.report {folder}", flush=True)
 
 
 def launch_slurm(
@@ -103,10 +117,11 @@ def launch_slurm(
         sys.exit(130)
 
 
-def _check(run: PlannedRun, resources: Resources) -> None:
+def _check(run: PlannedRun, resources: Resources | None = None) -> None:
     try:
         load(run.job.raw)
-        check_backend(run.job, resources)
+        if resources is not None:
+            check_backend(run.job, resources)
     except ConfigError as error:
         raise ConfigError(f"{' '.join(run.overrides)}: {error}") from error
 
