@@ -117,7 +117,7 @@ def main() -> None:
     for number in range(options.runs):
         root, kind = options.out / f"run{number}", KINDS[number % len(KINDS)]
         drive = Drive(root, options.overrides, options.out / f"run{number}.log")
-        what = disturb(drive, kind, choice.uniform(0.1, 0.95) * usual, choice)
+        what = disturb(drive, kind, choice.uniform(0.1, 0.8) * usual, choice)
         status, starts = finish(drive, root, options.overrides)
         differing = differences(expected, content(root)) if status == 0 else []
         bad += status != 0 or bool(differing)
