@@ -7,6 +7,7 @@ import hydra
 from omegaconf import DictConfig
 
 from simplerl.config import register
+from simplerl.entry import started
 
 register()
 
@@ -19,4 +20,4 @@ def main(raw: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    started(main)

@@ -9,6 +9,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from simplerl.config import register
+from simplerl.entry import started
 
 register()
 
@@ -33,4 +34,4 @@ def main(raw: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    started(main)

@@ -9,6 +9,7 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, setup_globals
+from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -45,6 +46,10 @@ class SlurmLauncher(Launcher):
         from simplerl.slurm.submit import Resources
         from simplerl.sweep.launch import launch_slurm, planned
 
+        if self.config.hydra.job.name == "evaluate":
+            raise CompactHydraException(
+                "hydra/launcher=slurm submits training runs only: put `python evaluate.py ...` into a job of your own."
+            )
         setup_globals()
         runs = planned(self.hydra_context.config_loader, self.config, job_overrides)
         plain: dict[str, Any] = {

@@ -1,5 +1,6 @@
 """Where the loop takes a step's rollouts from: drawn when it asks, or, with rollout.ahead=1, drawn and graded by a
-second thread while the step before trains. The latter makes training one step off-policy."""
+second thread while the step before trains. The latter makes training one step off-policy. Where the loop ends early,
+that thread ends with the grader or the engines, which the loop closes."""
 
 from __future__ import annotations
 

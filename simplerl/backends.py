@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from simplerl.config import Config, KLPlace, ModelConfig, OptimizerConfig, TrainConfig
+from simplerl.config import Config, ConfigError, KLPlace, ModelConfig, OptimizerConfig, TrainConfig
 from simplerl.losses import LossOutput
 from simplerl.metrics import prefixed
 from simplerl.models import Critic, load_policy
@@ -117,6 +118,9 @@ class Backend(Protocol):
 
 
 def device_of(config: Config) -> str:
+    """Of a process that holds everything. Raises ConfigError where it is not there."""
+    if config.run.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"run.device={config.run.device}, but PyTorch sees no GPU here: set run.device=cpu or auto.")
     if config.run.device != "auto":
         return config.run.device
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -183,6 +187,8 @@ class Local:
     def __init__(self, config: Config, task: Task) -> None:
         self.config, self.task = config, task
         self.device = device_of(config)
+        if self.device == "cpu":  # transformers imports DeepSpeed, where it is installed, which would warn of no GPU
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
     def grader(self, reward: Reward) -> Grader:
         return Grader(reward, **vars(self.config.grading))

@@ -265,6 +265,11 @@ def check_fit(config: Config) -> None:
         f"rollout.ahead={config.rollout.ahead} samples while the policy trains, which takes a sampler with devices of "
         "its own: choose one of backend=ray_..., or rollout.ahead=0.",
     )
+    require(
+        not config.rollout.ahead or config.algorithm.importance_cap is not None,
+        f"rollout.ahead={config.rollout.ahead} trains on responses of older weights, which needs truncated importance "
+        "sampling: set algorithm.importance_cap=2, or rollout.ahead=0.",
+    )
     algorithm = config.algorithm
     if algorithm.advantage is None:
         return

@@ -101,6 +101,12 @@ def load_problems(
     read = _reader(columns, ANSWERS[answer_from], SOLUTIONS[solution_from], LEVELS[level_from])
     report: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
     found = _problems(path, read_rows(path, split, hub), read, name, report, on_bad_row == "skip", ungradable)
+    worked = [problem for problem in found if "####" in problem.answer]
+    if answer_from == "text" and len(worked) > len(found) / 2:
+        raise ConfigError(
+            f"{path}: {len(worked)} of {len(found)} answers are worked solutions with the result after ####, which no "
+            "response can equal: set data.answer_from=after_hashes."
+        )
     wanted = None if levels is None else {plain_level(level) for level in levels}
     chosen = [problem for problem in found if wanted is None or problem.level in wanted]
     if wanted is not None and not chosen:

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from simplerl.config import Config, ConfigError, ModelConfig
+from simplerl.micro.world import problems as micro_problems
 from simplerl.models import context_of, load_hf_config, load_tokenizer
 from simplerl.prompts import PromptFormat, prepare_prompts
 from simplerl.rewards.pool import Grader
 from simplerl.types import Problem, Prompt, Sampling
 
 logger = logging.getLogger(__name__)
+
+LARGEST_TOY = 1000  # tokens of a vocabulary
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,6 @@ class Task:
 
 def prepare(config: Config) -> Task:
     """Raises ConfigError for whatever can be refused without weights, the quick checks first."""
-    if config.run.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"run.device={config.run.device}, but PyTorch sees no GPU here: set run.device=cpu or auto.")
     require_model(config.model)
     tokenizer = load_tokenizer(config.model)
     context = context_of(config.model, load_hf_config(config.model))
@@ -114,6 +114,7 @@ def prepare(config: Config) -> Task:
         arithmetic = _arithmetic(config, len(prompts))
         logger.info("%s", arithmetic)
         _report_overlap(prompts, evals)
+    _report_toy_questions(config, len(tokenizer))
     return Task(
         tokenizer=tokenizer,
         format=format,
@@ -124,6 +125,19 @@ def prepare(config: Config) -> Task:
         arithmetic=arithmetic,
         seed=config.seed,
     )
+
+
+def _report_toy_questions(config: Config, vocabulary: int) -> None:
+    """A model with a vocabulary of its own, still with the questions of the default run."""
+    sources = {"data": config.data if config.algorithm.advantage is not None else None}
+    sources |= {f"evals.sets.{name}": load for name, load in config.evals.sets.items()}
+    toys = [key for key, load in sources.items() if getattr(load, "func", None) is micro_problems]
+    if toys and vocabulary > LARGEST_TOY:
+        logger.warning(
+            "%s: still the arithmetic of the micro world, which %s was not made for: choose data=... and evals=...",
+            " and ".join(toys),
+            config.model.path,
+        )
 
 
 def _report_overlap(prompts: Sequence[Prompt], evals: EvalSets) -> None:

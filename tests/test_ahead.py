@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
+from light_rewards import patient
 
 from simplerl.ahead import RolloutSource
+from simplerl.rewards.pool import Grader
 from simplerl.types import Problem, Prompt, Rollout
 
 
@@ -47,6 +52,27 @@ def test_one_step_ahead_draws_the_next_step_with_the_weights_of_this_one() -> No
         weights += 1
     assert seen == {0: 0, 1: 0, 2: 1, 3: 2}, "no step beyond the last, and each a single update behind"
     assert lags == [0, 1, 1, 1] == [step - seen[step] for step in range(4)]
+
+
+def test_a_loop_that_fails_leaves_no_thread_behind(tmp_path: Path) -> None:
+    """The step ahead is being graded, slowly, when the step before fails."""
+    hold = tmp_path / "hold"
+    hold.touch()
+    many = [replace(one, sample=i) for one in rollouts(1) for i in range(1000)]
+    begun = threading.Event()
+
+    def draw(step: int) -> list[Rollout]:
+        if step == 0:
+            return rollouts(0)
+        begun.set()
+        return grader.grade(iter(many))
+
+    with Grader(partial(patient, hold=str(hold))) as grader:
+        source = RolloutSource(draw, 1, 3)
+        source.take(0)
+        assert begun.wait(10)
+    with pytest.raises(RuntimeError, match="the grader has closed"):
+        source.take(1)
 
 
 def test_the_weights_wait_for_what_is_being_drawn() -> None:

@@ -88,6 +88,14 @@ def test_a_sampler_in_the_driver_and_engines_exclude_each_other(config: Config) 
         check(Layout(), config, in_driver=True)
 
 
+def test_one_device_for_all_excludes_what_needs_two(config: Config) -> None:
+    ahead = replace(config, rollout=replace(config.rollout, ahead=1))
+    with pytest.raises(ConfigError, match=r"rollout.ahead=1 samples while the policy trains, but backend.shared=all"):
+        check(Layout(shared=Shared.all), ahead, in_driver=False)
+    with pytest.raises(ConfigError, match=r"backend.weight_sync=nccl joins different GPUs"):
+        check(Layout(shared=Shared.all, weight_sync="nccl"), config, in_driver=False)
+
+
 def test_a_layout_without_offload_fits(config: Config) -> None:
     check(replace(Layout(), policy_ranks=8), config, in_driver=False)
 

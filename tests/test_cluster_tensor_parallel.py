@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from micro_runs import descendants
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from simplerl.fingerprint import fingerprint
@@ -39,6 +42,15 @@ def test_two_ranks_draw_and_hold_what_one_does(cluster: None) -> None:
         sums = {name: fingerprint(weight) for name, weight in policy.named_parameters()}
         assert pool.checksums() == [sums | {"lm_head.weight": sums["model.embed_tokens.weight"]}]
         ours = {rollout.prompt.text: rollout.token_ids for rollout in pool.generate(*drawn)}
+
+        stream, (engine,) = pool.generate(*drawn), pool.pids()
+        again = [next(stream)]
+        worker = max(descendants(engine))
+        os.kill(worker, signal.SIGKILL)  # the actor lives on, and raises
+        again += stream
+        more = [rollout.token_ids for rollout in pool.generate(*drawn)]
+        assert pool.restarts == 1 and sorted(more) == sorted(ours.values())
+        assert {rollout.prompt.text: rollout.token_ids for rollout in again} == ours
     finally:
         pool.close()
     theirs = {rollout.prompt.text: rollout.token_ids for rollout in LocalSampler(policy, tokenizer).generate(*drawn)}

@@ -145,6 +145,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "environment variable": (["model.path=${oc.env:NO_SUCH_VARIABLE}"], "NO_SUCH_VARIABLE"),
     "no checkpoint": (["run.keep=0"], "run.keep is 0, but must be at least 1"),
     "sampling ahead on one device": (["rollout.ahead=1"], "rollout.ahead=1 samples while the policy trains"),
+    "sampling ahead without correction": (
+        ["rollout.ahead=1", "backend=ray_cpu"],
+        "needs truncated importance sampling: set algorithm.importance_cap=2",
+    ),
     "added key": (["+rewrad=lenient"], "rewrad is unknown: perhaps reward is meant"),
     "added key of a group": (["+train.stepz=4"], "train.stepz is unknown: perhaps train.steps is meant"),
     "kl whose gradient is nothing": (["algorithm.kl=loss"], "algorithm.kl=loss with algorithm.kl_estimator=k1"),

@@ -11,17 +11,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import CompactHydraException
 from micro_runs import ROOT, SMALL, model
 from omegaconf import DictConfig, OmegaConf
 
 from simplerl.config import load, register
 from simplerl.run import run_folder
-from simplerl.slurm.queue import QueuedJob
+from simplerl.slurm.queue import QueuedJob, SlurmError
+from simplerl.sweep.launch import follow
 from simplerl.sweep.manifest import SweepRun
 from simplerl.sweep.states import state_of
 from simplerl.usage import Usage, devices, slurm_cpus
@@ -157,6 +160,26 @@ def test_states_with_a_job(small_run: Path, tmp_path: Path) -> None:
     assert state_of(entry(small_run, "7_0"), waiting()).state == "finished"  # SLURM starts it once more: no matter
 
 
+def test_following_outlives_a_busy_controller_and_jobs_that_are_gone(
+    small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One run is finished; the other was another sweep's job, which waits at first and is cancelled then."""
+    answers: list[Any] = [SlurmError("squeue failed: Socket timed out."), waiting(), waiting(), waiting(), waiting()]
+
+    def look() -> dict[str, QueuedJob]:
+        answer = answers.pop(0) if answers else {}
+        if isinstance(answer, SlurmError):
+            raise answer
+        return answer
+
+    runs = [entry(small_run, "6"), entry(tmp_path / "other")]
+    with pytest.raises(CompactHydraException, match="1 of 2 runs did not finish"):
+        follow(runs, 0.0, {str(tmp_path / "other"): ["7_0"]}, look)
+    assert not answers
+    said = capsys.readouterr().out
+    assert "squeue failed: Socket timed out. Looking again." in said and "pending" in said
+
+
 def test_hours_of_a_slurm_job(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [slurm_cpus(text) for text in ("8", "8(x2)", "8(x2),4", "128(x16)")] == [8, 16, 20, 2048]
     for name, value in {
@@ -198,4 +221,4 @@ def test_a_local_sweep_is_looked_after_too(tmp_path: Path) -> None:
     nothing = python("sweep.py", "cancel", "lr", "--root", str(tmp_path))
     assert nothing.stdout.strip() == "SLURM jobs cancelled: none"
     unknown = python("sweep.py", "status", "other", "--root", str(tmp_path))
-    assert unknown.returncode == 2 and "those there are lr" in unknown.stderr
+    assert unknown.returncode == 2 and "known are: lr" in unknown.stderr

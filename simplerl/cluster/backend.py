@@ -214,6 +214,7 @@ class RayBackend:
             start_seconds=self.limits.start_seconds,
             silence_seconds=self.limits.silence_seconds,
             max_restarts=self.max_restarts,
+            nccl=self.layout.weight_sync == "nccl",
             **self.config.sampler.keywords,
             **options,
         )
@@ -252,11 +253,15 @@ class RayBackend:
         }
         roles = [role for role in builds if role in places]
         starts: list[Callable[[], Any]] = [partial(self._group, role, places[role], *builds[role]) for role in roles]
-        if ENGINE in places:
-            starts.append(partial(self._pool, path, places[ENGINE], sleeps=self.layout.shared is Shared.all))
+        pool = None
+        if ENGINE in places and self.layout.shared is Shared.all:  # an engine refuses to start on a GPU that is in use
+            pool = self._pool(path, places[ENGINE], sleeps=True)
+            pool.sleep()
+        elif ENGINE in places:
+            starts.append(partial(self._pool, path, places[ENGINE]))
         started = together(starts)
         groups = dict(zip(roles, started, strict=False))
-        pool = started[-1] if ENGINE in places else None
+        pool = pool or (started[-1] if ENGINE in places else None)
         models = RayModels(
             policy=groups[POLICY],
             sampler=self._sampler(path, pool),
@@ -297,6 +302,7 @@ def ray_backend(
     start_seconds: float = 600.0,
     silence_seconds: float = 600.0,
     deepspeed: dict[str, Any] | None = None,
+    weight_sync: Literal["store", "nccl"] = "store",
     address: str | None = None,
 ) -> RayBackend:
     """`backend=ray_*`; the keywords are those of `layout.Layout`, `watch.Limits` and `RayBackend`."""
@@ -309,6 +315,7 @@ def ray_backend(
         shared=Shared(shared),
         sharding=Sharding(zero_stage, offload_optimizer, deepspeed or {}),
         cpus_per_rank=cpus_per_rank,
+        weight_sync=weight_sync,
     )
     limits = Limits(start_seconds, silence_seconds)
     return RayBackend(config, task, layout, limits, max_restarts, address)

@@ -24,7 +24,7 @@ from simplerl.backends import Lost
 from simplerl.cluster.dealing import Seat, deal
 from simplerl.cluster.engine_actor import EngineActor, Report, Request, Response
 from simplerl.cluster.stacks import DEATHS, stacks_of
-from simplerl.cluster.weights import Source, answers_of, from_process, from_ranks, how_it_died, keeping, send
+from simplerl.cluster.weights import Source, answers_of, failed, from_process, from_ranks, how_it_died, keeping, send
 from simplerl.samplers.vllm import EngineSettings, prepare_import, request_key
 from simplerl.types import Prompt, Rollout, Sampling, Stop
 
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 _SLICE = 0.25  # seconds of work per call
 _CALLS = 2  # under way per engine: the next is there when one ends
 _LOOK = 1.0  # seconds between two looks at silent engines
+CLOSE_SECONDS = 30.0  # that a thread which draws gets to notice the end
 
 
 class EnginePool:
@@ -98,7 +99,8 @@ class EnginePool:
         self.restarts = self._in_a_row = 0
         self.metrics: dict[str, float] = {}
         self._source: Source | None = None
-        self._generating = False
+        self._generating = self._closed = False
+        self._working = threading.Lock()  # held by a thread that talks to engines in order to draw
         self._calls = 0
         places = strategies if strategies is not None else ["DEFAULT"] * engines
         self._seats = [Seat(f"vLLM engine {i}", place) for i, place in zip(range(engines), places, strict=True)]
@@ -258,8 +260,12 @@ class EnginePool:
         begin, busy = time.monotonic(), 0.0
         try:
             while waiting:
-                self._feed(queue)
-                for report in self._reports(queue):
+                with self._working:
+                    if self._closed:
+                        raise RuntimeError("the engines were closed while responses were drawn")
+                    self._feed(queue)
+                    reports = list(self._reports(queue))
+                for report in reports:
                     busy += report.busy
                     for response in report.finished:
                         yield _rollout(*waiting.pop(response.name), response)
@@ -300,6 +306,9 @@ class EnginePool:
             except DEATHS as error:
                 queue.extendleft(reversed(self._replace(seat, how_it_died(error))))
                 continue
+            except ray.exceptions.RayTaskError as error:  # a worker of it has died, say, or its GPU failed
+                queue.extendleft(reversed(self._replace(seat, failed(seat.name, seat.actor, error))))
+                continue
             seat.calls.popleft()
             seat.heard = time.monotonic()
             for response in report.finished:
@@ -315,6 +324,8 @@ class EnginePool:
 
     def _abort(self) -> None:
         """Nothing stays in any engine, also where the consumer left early."""
+        if self._closed:
+            return
         busy = [seat for seat in self._seats if seat.calls]
         for seat in self._seats:
             self._clear(seat)
@@ -328,6 +339,11 @@ class EnginePool:
         return [ray.get(seat.actor.ready.remote(), timeout=self.silence_seconds).pid for seat in self._seats]
 
     def close(self) -> None:
+        """Also while another thread draws: it is left to end, for a call after Ray's end would start Ray again."""
+        held = self._working.acquire(timeout=CLOSE_SECONDS)
+        self._closed = True
+        if held:
+            self._working.release()
         for seat in self._seats:
             for actor in {seat.actor, seat.next} - {None}:
                 ray.kill(actor)

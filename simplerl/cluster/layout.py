@@ -42,6 +42,7 @@ class Layout:
     shared: Shared = Shared.none
     sharding: Sharding = field(default_factory=Sharding)
     cpus_per_rank: float = 1.0
+    weight_sync: str = "store"  # Ray's object store, or nccl (from GPU to GPU)
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,19 @@ def check(layout: Layout, config: Config, in_driver: bool) -> None:
         layout.shared is not Shared.all or layout.tensor_parallel == 1,
         f"backend.tensor_parallel={layout.tensor_parallel} spreads an engine over devices that "
         "backend.shared=all gives to ranks: set it to 1, or share less.",
+    )
+    require(
+        layout.shared is not Shared.all or not config.rollout.ahead,
+        f"rollout.ahead={config.rollout.ahead} samples while the policy trains, but backend.shared=all gives both one "
+        "device: set rollout.ahead=0, or share less.",
+    )
+    require(
+        layout.weight_sync in ("store", "nccl"), f"backend.weight_sync={layout.weight_sync} is unknown: store or nccl."
+    )
+    require(
+        layout.weight_sync == "store" or layout.shared is not Shared.all,
+        "backend.weight_sync=nccl joins different GPUs, but backend.shared=all puts ranks and engines on the same: set "
+        "backend.weight_sync=store.",
     )
     _check_rows(layout, config)
 

@@ -42,7 +42,7 @@ class RankWeights(WeightSource):
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         self.checksums = {}
         for name, weight in self.full_weights():
-            cast = weight.detach().to(self.dtype)
+            cast = weight.detach().to(self.dtype, copy=True)  # under ZeRO-3 the gathered one is freed soon
             self.checksums[name] = fingerprint(cast)
             yield name, cast
 

@@ -18,9 +18,10 @@ LIBC = ctypes.CDLL(None)  # loaded before any fork
 def resources(object_store_bytes: int | None) -> list[str]:
     """What SLURM gave to this node; Ray would count the whole machine."""
     cpus = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or str(os.cpu_count())
-    visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # not set where a site does not bind GPUs: Ray counts them
+    gpus = [] if visible is None else [f"--num-gpus={len([gpu for gpu in visible.split(',') if gpu])}"]
     store = [] if object_store_bytes is None else [f"--object-store-memory={object_store_bytes}"]
-    return [f"--num-cpus={cpus}", f"--num-gpus={len(visible)}", *store]
+    return [f"--num-cpus={cpus}", *gpus, *store]
 
 
 def _die_with_parent() -> None:

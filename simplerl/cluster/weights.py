@@ -210,7 +210,16 @@ def answers_of(calls: Mapping[str, tuple[Any, ray.ObjectRef]], seconds: float, l
             lost[name] = how_it_died(error)
         except ray.exceptions.ObjectLostError as error:
             raise Lost("policy rank 0", "its node went away with a bucket of weights that it had packed") from error
+        except ray.exceptions.RayTaskError as error:
+            lost[name] = failed(name, actor, error)
     return answers
+
+
+def failed(name: str, actor: Any, error: Exception) -> str:
+    """For an engine that raised: the next one may do better. Logs why, kills it, and says it briefly."""
+    logger.error("%s has failed:\n%s", name, error)
+    ray.kill(actor)
+    return f"it failed: {str(error).strip().splitlines()[-1].strip()}"
 
 
 def how_it_died(error: Exception) -> str:

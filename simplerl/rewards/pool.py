@@ -163,6 +163,8 @@ class Grader:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
+        if self._closing:  # by another thread: nobody will grade what is left
+            raise RuntimeError("the grader has closed")
 
     def _run(self, lane: Lane) -> None:
         """A worker's life in the parent: the body of one daemon thread."""

@@ -118,10 +118,11 @@ class VllmEngine:
             self.running.clear()
 
     def sleep(self) -> bool:
-        """Gives weights and cache back to the GPU; whether it did (it needs enable_sleep_mode)."""
+        """Takes the weights to the host and gives the cache up; whether it did (it needs enable_sleep_mode). Weights
+        that were dropped (level 2) would be missing where several drawings follow one sync."""
         if not self.llm.llm_engine.vllm_config.model_config.enable_sleep_mode:
             return False
-        self.llm.sleep(level=2)
+        self.llm.sleep(level=1)
         return True
 
     def wake(self, tags: list[str] | None) -> None:

@@ -52,5 +52,6 @@ def _answer(*command: str) -> str:
         raise SlurmError(f"{command[0]} is not installed here: use this on a machine that submits to SLURM.")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SlurmError(f"{command[0]} failed: {done.stderr.strip().splitlines()[-1]}.")
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise SlurmError(f"{command[0]} failed: {reason}.")
     return done.stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from simplerl.slurm.queue import QueuedJob, SlurmError, queued
 from simplerl.slurm.submit import Resources, check_backend, submit
 from simplerl.sweep import manifest
 from simplerl.sweep.manifest import Sweep, SweepRun
-from simplerl.sweep.states import OPEN, RunState, state_of
+from simplerl.sweep.states import RunState, state_of
 
+SILENCE = 600.0  # seconds that SLURM may leave us without an answer
 GONE = 3  # polls in a row without a job before a run that has not finished counts as ended (slow file systems)
 
 
@@ -111,7 +112,7 @@ def launch_slurm(
     if not wait or not submitted:
         return
     try:
-        follow(entries, poll_s)
+        follow(entries, poll_s, manifest.jobs_of(root))
     except KeyboardInterrupt:
         print(f"\nThe jobs go on. To stop them: {_command('cancel', folder)}")
         sys.exit(130)
@@ -161,19 +162,26 @@ def intention(state: RunState) -> str:
     return "new" if state.state == "pending" else f"{state.state}, goes on from {where} or the checkpoint before"
 
 
-def follow(entries: Sequence[SweepRun], poll_s: float, look: Callable[[], dict[str, QueuedJob]] = queued) -> None:
-    """Says every change of state until no run is open. Raises CompactHydraException if one did not finish."""
+def follow(
+    entries: Sequence[SweepRun],
+    poll_s: float,
+    known_jobs: Mapping[str, Sequence[str]],
+    look: Callable[[], dict[str, QueuedJob]] = queued,
+) -> None:
+    """Says every change of state until no run is open. `known_jobs`: of each folder, from this and other sweeps. Raises
+    CompactHydraException if a run did not finish, or SLURM does not answer for `SILENCE` seconds."""
     said: dict[str, str] = {}
     names = manifest.labels(entries)
     without_job = dict.fromkeys((entry.folder for entry in entries), 0)
     while True:
-        jobs = look()
-        states = {entry.folder: state_of(entry, jobs) for entry in entries}
+        jobs = _queue(look, poll_s)
+        states = {entry.folder: state_of(entry, jobs, known_jobs.get(entry.folder, ())) for entry in entries}
         for entry in entries:
             state = states[entry.folder]
-            open_or_settling = state.state in OPEN or (state.state != "finished" and without_job[entry.folder] < GONE)
-            without_job[entry.folder] = 0 if state.state in OPEN else without_job[entry.folder] + 1
-            if said.get(entry.folder) != state.state and (state.state in OPEN or not open_or_settling):
+            alive = state.job is not None or state.state == "running"
+            settling = state.state != "finished" and without_job[entry.folder] < GONE
+            without_job[entry.folder] = 0 if alive else without_job[entry.folder] + 1
+            if said.get(entry.folder) != state.state and (alive or not settling):
                 said[entry.folder] = state.state
                 print(f"{time.strftime('%H:%M:%S')}  {names[entry.folder]}: {described(state)}", flush=True)
         if all(s.state == "finished" or without_job[folder] > GONE for folder, s in states.items()):
@@ -185,6 +193,19 @@ def follow(entries: Sequence[SweepRun], poll_s: float, look: Callable[[], dict[s
             f"{len(ended)} of {len(entries)} runs did not finish: {'; '.join(names[entry.folder] for entry in ended)}. "
             "The same command goes on with them."
         )
+
+
+def _queue(look: Callable[[], dict[str, QueuedJob]], poll_s: float) -> dict[str, QueuedJob]:
+    """A controller that restarts or is busy answers later."""
+    deadline = time.monotonic() + SILENCE
+    while True:
+        try:
+            return look()
+        except SlurmError as error:
+            if time.monotonic() > deadline:
+                raise CompactHydraException(f"SLURM does not answer ({error}); the jobs go on without this.") from error
+            print(f"{time.strftime('%H:%M:%S')}  {error} Looking again.", flush=True)
+        time.sleep(poll_s)
 
 
 def described(state: RunState) -> str:

@@ -65,18 +65,21 @@ def read(folder: Path) -> Sweep:
 
 
 def all_sweeps(root: Path) -> list[Sweep]:
-    """Oldest first."""
-    found = [read(path.parent) for path in (root / FOLDER).glob("*/sweep.json")]
+    """Oldest first, also of roots just below, such as runs/debug."""
+    found = [read(path.parent) for place in ("", "*/") for path in root.glob(f"{place}{FOLDER}/*/sweep.json")]
     return sorted(found, key=lambda sweep: (sweep.created, sweep.name))
 
 
 def find(name: str, root: Path) -> Sweep:
     """By name under `root`, or by folder. Raises ConfigError."""
-    for folder in (root / FOLDER / name, Path(name)):
-        if (folder / "sweep.json").exists():
-            return read(folder)
-    known = ", ".join(sweep.name for sweep in all_sweeps(root)) or "none"
-    raise ConfigError(f"No sweep {name} under {root / FOLDER}: those there are {known}; --root says where to look.")
+    sweeps = all_sweeps(root)
+    for sweep in reversed(sweeps):
+        if sweep.name == name:
+            return sweep
+    if (Path(name) / "sweep.json").exists():
+        return read(Path(name))
+    known = ", ".join(sweep.name for sweep in sweeps) or "none"
+    raise ConfigError(f"No sweep {name} under {root}; known are: {known}. --root says where to look.")
 
 
 def jobs_of(root: Path) -> dict[str, list[str]]:

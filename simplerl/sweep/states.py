@@ -13,7 +13,6 @@ from simplerl.run import is_held
 from simplerl.slurm.queue import QueuedJob
 from simplerl.sweep.manifest import SweepRun
 
-OPEN = ("pending", "requeued", "running")  # a process or a job is there for it
 SUBMITIT = "submitit "  # begins the lines in which it speaks of itself
 
 

@@ -1,0 +1,48 @@
+"""Mistakes on the command line that Hydra itself finds are one sentence with a remedy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from micro_runs import ROOT
+
+MISTAKES = {
+    "key": (["train.stpes=3"], "train.stpes is unknown: perhaps train.steps is meant."),
+    "group": (["rewrad=lenient"], "rewrad is unknown: perhaps reward is meant."),
+    "key of another place": (
+        ["train.lr=1e-6"],
+        "train.lr is unknown: perhaps train.policy.lr or train.critic.lr or warmup.optimizer.lr is meant.",
+    ),
+    "key without a neighbour": (["run.xyzzy=1"], "run.xyzzy is unknown: there are run.root, run.dir, run.save_every"),
+    "keyword": (["reward.wrng=1"], "reward.wrng is unknown: python train.py --cfg job shows every key."),
+    "option": (
+        ["reward=lenien"],
+        "reward=lenien is unknown: perhaps lenient is meant; there are binary, lenient, strict.",
+    ),
+    "type": (["train.steps=abc"], "train.steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),
+    "grammar": (["algorithm=[ppo"], "no viable alternative at input '[ppo'"),
+    "sweep and --cfg": (["-m", "seed=0,1", "--cfg", "job"], "-m starts a sweep and --cfg shows one run"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_hydra_complains_in_one_line(mistake: str) -> None:
+    overrides, said = MISTAKES[mistake]
+    command = [sys.executable, "train.py", *overrides]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(said) and done.stderr.count("\n") == 1
+
+
+def test_a_user_who_asks_for_everything_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from simplerl.entry import FULL, started
+
+    monkeypatch.setenv(FULL, "1")
+
+    def fail() -> None:
+        raise ValueError("Only one of --run, --multirun")
+
+    with pytest.raises(ValueError, match="Only one"):
+        started(fail)
