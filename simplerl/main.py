@@ -14,7 +14,7 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from simplerl.cluster import allocation
+from simplerl.cluster import allocation, head
 from simplerl.config import Config, ConfigError, load
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def main(raw: DictConfig) -> Path:
     raw.choices = {group: str(choice) for group, choice in hydra.runtime.choices.items() if "hydra/" not in group}
     if hydra.mode is RunMode.MULTIRUN:
         logger.info("\nrun %s of the sweep: %s", hydra.job.num, ", ".join(hydra.overrides.task))
+    head.own_command = True
     try:
         with allocation.driving():
             return run_experiment(raw, label=hydra.job.override_dirname)

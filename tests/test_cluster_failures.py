@@ -131,6 +131,36 @@ def test_a_lost_node_is_waited_for(cluster: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_dead_head_of_ray_changes_nothing(cluster: None, tmp_path: Path) -> None:
+    """Ray can do nothing without it: the driver starts its own command again."""
+    hold = tmp_path / "hold"
+    settings = [*ALONE, "reward=lenient", "reward._target_=light_rewards.patient", f"+reward.hold={hold}"]
+    expected = outcome(run(tmp_path / "unbroken", *settings, own_reward=False))
+    hold.touch()
+    root = tmp_path / "broken"
+    command = [sys.executable, "train.py", *SMALL, *settings, f"model.path={model()}", f"run.root={root}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    driver = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert driver.stdout is not None
+    seen = []
+    for line in driver.stdout:
+        seen.append(line)
+        if line.startswith("rl 2/"):
+            for pid in descendants(driver.pid):
+                if b"gcs_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+        if "Ray's head has died" in line:
+            hold.unlink()
+    log = "".join(seen)
+    assert driver.wait(60) == 0, log
+    assert "Ray's head has died; restart 1 of 3" in log and "goes on from step 2" in log
+    (folder,) = [path for path in root.iterdir() if path.is_dir()]
+    assert differences({**expected, "config.yaml": b""}, {**outcome(folder), "config.yaml": b""}) == []
+
+
+@pytest.mark.slow
 def test_a_role_that_is_lost_too_often_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: None
 ) -> None:

@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch import Tensor
 
 from simplerl.backends import Local, Lost, Models, critic_worker, policy_worker, score_temperature
+from simplerl.cluster import head
 from simplerl.cluster.engines import EnginePool
 from simplerl.cluster.graders import ray_grader
 from simplerl.cluster.layout import (
@@ -139,7 +140,8 @@ class RayBackend:
     def _start_ray(self) -> None:
         if not self._open:
             whole = plan(self.layout, processes(self.layout, self.config), False)
-            self._session.enter_context(ray_session(max(os.cpu_count() or 1, whole.cpus + 1), self.address))
+            restarts = self.max_restarts if head.own_command else None
+            self._session.enter_context(ray_session(max(os.cpu_count() or 1, whole.cpus + 1), self.address, restarts))
             self._open = True
 
     def _begin(self, counts: dict[str, int]) -> dict[str, list[Place]]:

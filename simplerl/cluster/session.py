@@ -14,15 +14,17 @@ import ray
 
 from simplerl.cluster import janitor
 from simplerl.cluster.allocation import ray_cluster
+from simplerl.cluster.head import HeadWatch
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def ray_session(cpus: float, address: str | None = None) -> Iterator[None]:
+def ray_session(cpus: float, address: str | None = None, head_restarts: int | None = None) -> Iterator[None]:
     """Ray is there inside the block. `cpus`: at least so many are announced where the cluster is our own, although
     there may be fewer: the roles of a small run take turns anyway. `address`: of a running cluster to join. Ray that
-    this process has started already is used as it is."""
+    this process has started already is used as it is. `head_restarts`: how often this process may start its own command
+    again when the head of a cluster of our own dies (None: it is left to Ray, which ends the process)."""
     if ray.is_initialized():
         yield
         return
@@ -32,7 +34,7 @@ def ray_session(cpus: float, address: str | None = None) -> Iterator[None]:
         return
     with ray_cluster() as found:
         if found != "local":
-            with _connected(found):
+            with _connected(found), _watched(head_restarts):
                 yield
             return
         folder = tempfile.mkdtemp(prefix="ray_", dir="/tmp")  # socket paths are short
@@ -41,10 +43,23 @@ def ray_session(cpus: float, address: str | None = None) -> Iterator[None]:
         try:
             with _connected("local", num_cpus=max(1, round(cpus)), include_dashboard=False, _temp_dir=folder):
                 os.environ.pop(janitor.MARK, None)
-                yield
+                with _watched(head_restarts):
+                    yield
         finally:
             os.environ.pop(janitor.MARK, None)
             watch.communicate()  # closes its input, and waits until nothing is left
+
+
+@contextmanager
+def _watched(restarts: int | None) -> Iterator[None]:
+    if restarts is None:
+        yield
+        return
+    watch = HeadWatch(ray.get_runtime_context().gcs_address, restarts)
+    try:
+        yield
+    finally:
+        watch.close()
 
 
 @contextmanager

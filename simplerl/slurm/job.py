@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from simplerl.cluster import allocation
+from simplerl.cluster import allocation, head
 from simplerl.slurm.queue import being_preempted
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class RunJob:
         from simplerl.main import run_experiment
         from simplerl.run import Interrupted, is_held
 
+        head.own_command = True
         deadline = time.monotonic() + LOCK_PATIENCE
         while is_held(self.folder) and time.monotonic() < deadline:
             time.sleep(1)
