@@ -27,7 +27,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from micro_runs import ROOT, SMALL, descendants, differences, outcome
 
-RUN = [*SMALL, "train.steps=5", "backend=ray_cpu", "evals.every=0", "algorithm=ppo"]
+RUN = [*SMALL, "train.steps=5", "backend=ray_cpu", "evals.every=2", "algorithm=ppo"]
 KINDS = ("policy", "critic", "reference", "vLLM engine", "grader", "driver", "head")
 LIMIT = 1800.0  # seconds; a run that takes longer hangs
 

@@ -204,7 +204,7 @@ def test_a_local_sweep_is_looked_after_too(tmp_path: Path) -> None:
         return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
 
     refused = python("train.py", *sweep, "train.minibatch_size=8,7")
-    assert refused.returncode == 1 and not list(tmp_path.rglob("sweep.json"))
+    assert refused.returncode == 1 and not list(tmp_path.glob(".sweeps/*"))
     assert "Nothing was started: " in refused.stderr and "train.minibatch_size=7" in refused.stderr
     assert "Traceback" not in refused.stderr
     first = python("train.py", *sweep, f"hydra.sweep.dir={tmp_path}/.sweeps/lr")

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def launch_local(folder: Path, runs: Sequence[PlannedRun]) -> None:
         for run in runs:
             _check(run)
     except ConfigError as error:
+        _forget(folder)
         raise CompactHydraException(f"Nothing was started: {error}") from error
     sweep, entries = opened(folder, runs, "local")
     sweep.write()
@@ -107,6 +109,7 @@ def launch_slurm(
         with manifest.submitting(root):
             entries, submitted = _submit(folder, root, runs, resources)
     except (ConfigError, SlurmError) as error:
+        _forget(folder)
         raise CompactHydraException(f"Nothing was submitted: {error}") from error
     print(f"To look: {_command('status', folder)}    to stop: {_command('cancel', folder)}", flush=True)
     if not wait or not submitted:
@@ -116,6 +119,14 @@ def launch_slurm(
     except KeyboardInterrupt:
         print(f"\nThe jobs go on. To stop them: {_command('cancel', folder)}")
         sys.exit(130)
+
+
+def _forget(folder: Path) -> None:
+    """What Hydra has written of a sweep that does not begin; not of one that was there before."""
+    if not (folder / "sweep.json").exists():
+        (folder / "multirun.yaml").unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _check(run: PlannedRun, resources: Resources | None = None) -> None:
