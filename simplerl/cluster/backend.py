@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -54,6 +55,7 @@ from simplerl.types import Prompt, Reward, Rollout, Sampling, Stop
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+DEAD_NODE_SECONDS = 30.0  # of Ray's health checks; until then it may give out places on a dead node
 ROOM_SECONDS = 10.0  # in which a cluster that has room gives it
 
 
@@ -148,6 +150,9 @@ class RayBackend:
         """Ends what was there; then a place for each process of these roles."""
         self._stage.close()
         self._start_ray()
+        if self._restarted and self.address is not None:
+            logger.info("waiting %g s, in which Ray notices that a node is dead", DEAD_NODE_SECONDS)
+            time.sleep(DEAD_NODE_SECONDS)
         there = ray.cluster_resources()
         gpus = there.get("GPU", 0.0)
         if self._on_gpus is None:
