@@ -294,3 +294,30 @@ def test_benchmark_refusals(tmp_path: Path) -> None:
     write(tmp_path / "gsm8k.jsonl", lines({"question": "Q?", "answer": "no mark"}))
     with pytest.raises(ConfigError, match=r"gsm8k.jsonl, line 1: the answer \(answer\) has no ####"):
         benchmark(name="gsm8k", path=str(tmp_path))
+
+
+def test_a_held_out_file_of_ones_own(tmp_path: Path) -> None:
+    """evals=heldout reads it like the training file; worked solutions as golds are refused."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from simplerl.config import load, register
+
+    rows = [{"q": f"What is {i} + 1?", "a": f"It is {i + 1}.\n#### {i + 1}"} for i in range(4)]
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = ["data=jsonl", f"data.path={tmp_path}/train.jsonl", "data.columns.question=q", "data.columns.answer=a"]
+    own += ["evals=heldout", f"evals.path={tmp_path}/test.jsonl"]
+
+    def config(*overrides: str) -> Any:
+        register()
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            raw = compose("config", overrides=[*own, *overrides])
+        OmegaConf.set_struct(raw, False)
+        return load(raw)
+
+    with pytest.raises(ConfigError, match=r"4 of 4 answers are worked solutions .* set data.answer_from=after_hashes"):
+        config().data()
+    read = config("data.answer_from=after_hashes")
+    assert [problem.answer for problem in read.data()] == ["1", "2", "3", "4"]
+    assert [problem.answer for problem in read.evals.sets["heldout"]()] == ["1", "2", "3", "4"]
