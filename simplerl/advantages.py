@@ -2,7 +2,7 @@
 
 An estimator reads `token_rewards` [B, T]: the reward of a rollout on its last token, minus the KL
 penalty on every token where the configuration puts it there (`token_rewards` below).
-`needs_critic` and `needs_group` are read by the checks in `simplerl.config`.
+`needs_critic` and `needs_group` are read by `simplerl.checks`.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ from torch import Tensor
 from simplerl.config import Config, ConfigError, KLPlace, ModelConfig, OptimizerConfig, TrainConfig
 from simplerl.losses import LossOutput
 from simplerl.metrics import prefixed
-from simplerl.models import Critic, load_policy
+from simplerl.models import Critic, load_policy, placed
 from simplerl.rewards.pool import Grader
+from simplerl.run import reading
 from simplerl.samplers import Sampler
 from simplerl.task import Task
 from simplerl.types import Batch, Reward
@@ -129,7 +130,6 @@ def device_of(config: Config) -> str:
 def policy_worker(
     model: ModelConfig,
     train: TrainConfig,
-    path: str,
     *,
     device: str,
     temperature: float = 1.0,
@@ -138,9 +138,9 @@ def policy_worker(
     tokenizer: Any = None,
     ranks: Ranks | None = None,
 ) -> Worker:
-    """The language model at `path`, to be trained where there is an optimizer."""
+    """A language model, to be trained where there is an optimizer."""
     return Worker(
-        load_policy(model, train.precision, device, path),
+        load_policy(model, train.precision, device),
         precision=train.precision,
         tokens_per_micro_batch=train.tokens_per_micro_batch,
         temperature=temperature,
@@ -156,16 +156,15 @@ def policy_worker(
 def critic_worker(
     model: ModelConfig,
     train: TrainConfig,
-    path: str,
     *,
     device: str,
-    seed: int,
+    seed: int | None,
     steps: int,
     ranks: Ranks | None = None,
 ) -> Worker:
-    """The critic at `path`, or a new one on the body of the language model there."""
+    """A saved critic, or a new one on the body of a language model, its head made from `seed`."""
     return Worker(
-        Critic.load(model, train.precision, device, path, seed),
+        Critic.load(model, train.precision, device, seed),
         precision=train.precision,
         tokens_per_micro_batch=train.tokens_per_micro_batch,
         gradient_checkpointing=train.gradient_checkpointing,
@@ -198,16 +197,29 @@ class Local:
 
     def _policy(self, path: str, **options: Any) -> Worker:
         options |= {"device": self.device, "tokenizer": self.task.tokenizer}
-        return policy_worker(self.config.model, self.config.train, path, **options)
+        return policy_worker(placed(self.config.model, path), self.config.train, **options)
 
     def student(self, path: str, optimizer: OptimizerConfig, steps: int, checkpoint: Path | None) -> Worker:
         start = str(checkpoint / "policy") if checkpoint else path
-        worker = self._policy(start, optimizer=optimizer, steps=steps)
-        if checkpoint:
-            worker.load_optimizer(checkpoint / "policy")
+        with reading(checkpoint):
+            worker = self._policy(start, optimizer=optimizer, steps=steps)
+            if checkpoint:
+                worker.load_optimizer(checkpoint / "policy")
         return worker
 
     def models(self, path: str, checkpoint: Path | None) -> Models:
+        with reading(checkpoint):
+            policy, critic = self._trained(path, checkpoint)
+        reference, config = None, self.config
+        if config.algorithm.kl is not KLPlace.none:
+            reference = self._policy(path, temperature=score_temperature(config))
+        sampler = config.sampler(policy.model, self.task.tokenizer, placed(config.model, path))
+        models = Models(policy, sampler, reference, critic)
+        models.sync()
+        return models
+
+    def _trained(self, path: str, checkpoint: Path | None) -> tuple[Worker, Worker | None]:
+        """Policy and critic."""
         config, train = self.config, self.config.train
         assert self.task.arithmetic is not None
         steps, temperature = self.task.arithmetic.optimizer_steps, score_temperature(config)
@@ -216,22 +228,20 @@ class Local:
         critic = None
         if config.algorithm.value_loss is not None:
             start = str(checkpoint / "critic") if checkpoint else path
-            options: dict[str, Any] = {"device": self.device, "seed": config.seed, "steps": steps}
-            critic = critic_worker(config.model, train, start, **options)
+            seed = None if checkpoint else config.seed
+            options: dict[str, Any] = {"device": self.device, "seed": seed, "steps": steps}
+            critic = critic_worker(placed(config.model, start), train, **options)
         if checkpoint:
             policy.load_optimizer(checkpoint / "policy")
             if critic is not None:
                 critic.load_optimizer(checkpoint / "critic")
-        reference = None
-        if config.algorithm.kl is not KLPlace.none:
-            reference = self._policy(path, temperature=temperature)
-        models = Models(policy, config.sampler(policy.model, self.task.tokenizer, path), reference, critic)
-        models.sync()
-        return models
+        return policy, critic
 
     def sampler(self, path: str) -> Sampler:
-        model = load_policy(self.config.model, self.config.train.precision, self.device, path).requires_grad_(False)
-        return self.config.sampler(model, self.task.tokenizer, path)  # type: ignore[no-any-return]
+        make, model, policy = self.config.sampler, placed(self.config.model, path), None
+        if not getattr(make.func, "reads_weights", False):
+            policy = load_policy(model, self.config.train.precision, self.device).requires_grad_(False)
+        return make(policy, self.task.tokenizer, model)  # type: ignore[no-any-return]
 
 
 def local(config: Config, task: Task) -> Local:

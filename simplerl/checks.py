@@ -14,7 +14,8 @@ from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -254,6 +255,10 @@ def check_functions(raw: DictConfig) -> None:
     partials = {f"evals.sets.{name}": 0 for name in raw.evals.sets} | PARTIALS
     for key, arguments in partials.items():
         node = OmegaConf.select(raw, key)
+        require(
+            not key.startswith("evals.sets.") or node.get("path", "") is not None,
+            f"evals.path is not set: name the file or folder that {key} reads.",
+        )
         if node is not None:
             _call(key, instantiate(node, _convert_="object"), arguments)
 
@@ -348,6 +353,11 @@ def _hints(function: Any) -> dict[str, Any]:
 
 def _value(key: str, value: Any, hint: Any) -> None:
     """Plain numbers, texts, switches and choices; other types pass."""
+    if get_origin(hint) in (Union, UnionType):
+        options = [one for one in get_args(hint) if one is not NoneType]
+        if (value is None and NoneType in get_args(hint)) or len(options) > 1:
+            return
+        hint = options[0]
     if get_origin(hint) is Literal:
         choices = get_args(hint)
         require(value in choices, f"{key}={value} is unknown: choose one of {', '.join(map(str, choices))}.")

@@ -217,10 +217,10 @@ class Config:
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    sampler: Any = MISSING  # partial: (policy model, tokenizer, model path) -> Sampler
+    sampler: Any = MISSING  # partial: (policy model | None, tokenizer, ModelConfig) -> Sampler
     evals: EvalsConfig = field(default_factory=EvalsConfig)
     grading: GradingConfig = field(default_factory=GradingConfig)
-    backend: Any = MISSING  # partial: (Config, model path) -> Models
+    backend: Any = MISSING  # partial: (Config, Task) -> Backend
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     run: RunConfig = field(default_factory=RunConfig)
     choices: dict[str, str] = field(default_factory=dict)  # filled in: the option chosen in each group

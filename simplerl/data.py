@@ -178,7 +178,9 @@ def _check_arguments(columns: Mapping[str, str], levels: Sequence[Any] | None, l
     for key in REQUIRED:
         if key not in columns:
             raise ConfigError(f"columns.{key} is missing: name the column that holds the {key}.")
-    for key in columns:
+    for key, column in columns.items():
+        if not isinstance(column, str):
+            raise ConfigError(f"columns.{key}={column} must be the name of a column.")
         if key not in (*REQUIRED, *OPTIONAL):
             raise ConfigError(f"columns.{key} is unknown: the columns are {', '.join((*REQUIRED, *OPTIONAL))}.")
     if levels is not None and "level" not in columns:

@@ -28,7 +28,7 @@ def started(main: Callable[[], Any]) -> None:
     try:
         main()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if isinstance(error, ValueError) and "Only one of" not in str(error):
+        if isinstance(error, ValueError) and not any(known in str(error) for known in ("Only one of", "Config group")):
             raise
         sys.exit(sentence(error))
 
@@ -38,6 +38,8 @@ def sentence(error: Exception) -> str:
     text = str(error)
     if "Only one of --run, --multirun" in text:
         return "-m starts a sweep and --cfg shows one run: leave one of them out."
+    if "Config group override must be a string" in text:
+        return "A group takes the name of an option, such as evals=none: python train.py --help lists them."
     if found := re.search(r"Could not override '(.+?)'", text):
         return _unknown_key(found[1])
     if found := re.search(r"Could not find '(.+)/(.+?)'[^\0]*Available options in '.+?':([^:]+?)Config search", text):
@@ -69,7 +71,7 @@ def _unknown_key(key: str) -> str:
             return f"{key} is unknown: perhaps {' or '.join(elsewhere)} is meant."
         if known:
             return f"{key} is unknown: there are {', '.join(prefix + one for one in known)}."
-    return f"{key} is unknown: python train.py --cfg job shows every key."
+    return f"{key} is not there: python train.py --cfg job shows what is; +{key}=... adds what a function takes beside."
 
 
 def _keys(kind: Any) -> dict[str, Any]:

@@ -74,6 +74,7 @@ def evaluate(
         "stop": asdict(evals.format.stop),
         "reward": grader.name,
         "reward_keywords": grader.keywords,
+        "reward_source": grader.source,
         "weights": weights,
         "seed": seed,
         "step": step,

@@ -52,6 +52,8 @@ def _jsonl(path: Path) -> Iterator[Row]:
                 yield number, RowError("it is not UTF-8 text")
             except json.JSONDecodeError as error:
                 yield number, RowError(f"it is not valid JSON ({error.msg} at column {error.colno})")
+            except ValueError as error:  # an integer of thousands of digits
+                yield number, RowError(f"it cannot be read ({str(error).partition(';')[0]})")
 
 
 def _json(path: Path) -> Iterator[Row]:
@@ -72,6 +74,8 @@ def _json(path: Path) -> Iterator[Row]:
         raise ConfigError(
             f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
         ) from error
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be read: {str(error).partition(';')[0]}.") from error
     if not isinstance(rows, list):
         raise ConfigError(f"{path} holds {type(rows).__name__}, not a list of rows.")
     yield from ((number, _checked(row)) for number, row in enumerate(rows, start=1))

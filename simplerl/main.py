@@ -84,6 +84,8 @@ def run_experiment(raw: DictConfig, label: str) -> Path:
     run = Run(config, resolved, label)
     if run.finished:
         logger.info("%s is finished already: nothing to do.", run.dir)
+        if run.changed:
+            logger.warning("It was run with other code, packages or reward function: remove it to run it again.")
         run.release()
         return run.dir
     logger.info("run folder: %s", run.dir)

@@ -7,10 +7,12 @@ response tokens of a micro-batch: the vocabulary-sized work is done for those al
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
@@ -49,7 +51,10 @@ AttentionMaskInterface.register("sdpa_float32", sdpa_mask)
 
 
 def load_tokenizer(model: ModelConfig) -> Any:
-    return _from_hub(AutoTokenizer, model)
+    tokenizer = _from_hub(AutoTokenizer, model)
+    if not tokenizer("1")["input_ids"]:  # transformers makes an empty one where a folder has none
+        raise ConfigError(f"model.path={model.path} holds no tokenizer: save the model's beside its weights.")
+    return tokenizer
 
 
 def load_hf_config(model: ModelConfig) -> Any:
@@ -64,6 +69,11 @@ def _from_hub(kind: Any, model: ModelConfig) -> Any:
         raise ConfigError(f"model.path={model.path} does not load: {reason}") from error
 
 
+def placed(model: ModelConfig, path: str) -> ModelConfig:
+    """`model` with its weights at `path`: a revision is of the model's own path alone."""
+    return model if path == model.path else replace(model, path=path, revision=None)
+
+
 def context_of(model: ModelConfig, hf_config: Any) -> int:
     """Tokens that prompt and response may have together. Raises ConfigError above the model's own limit."""
     limit = hf_config.get_text_config().max_position_embeddings
@@ -72,20 +82,34 @@ def context_of(model: ModelConfig, hf_config: Any) -> int:
     return limit if model.context is None else model.context
 
 
-def _loading_options(model: ModelConfig, precision: Precision, device: str, path: str) -> dict[str, Any]:
+def _loading_options(model: ModelConfig, precision: Precision, device: str) -> dict[str, Any]:
     on_cpu_in_bf16 = device == "cpu" and precision is Precision.bfloat16
     return {
-        "revision": model.revision if path == model.path else None,
+        "revision": model.revision,
         "trust_remote_code": model.trust_remote_code,
         "dtype": torch.float32,
         "attn_implementation": "sdpa_float32" if on_cpu_in_bf16 else "sdpa",
     }
 
 
-def load_policy(model: ModelConfig, precision: Precision, device: str, path: str) -> PreTrainedModel:
-    """The causal language model at `path`, weights in float32."""
-    policy: Any = AutoModelForCausalLM.from_pretrained(path, **_loading_options(model, precision, device, path))
-    _check_plain_head(policy, path)
+def _loaded(kind: Any, model: ModelConfig, precision: Precision, device: str) -> Any:
+    """Raises ConfigError where weights are absent, damaged or of other shapes, and where some are missing, which
+    transformers would make up."""
+    options = _loading_options(model, precision, device)
+    try:
+        loaded, report = kind.from_pretrained(model.path, output_loading_info=True, **options)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"model.path={model.path}: its weights do not load ({reason}).") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ConfigError(f"model.path={model.path} lacks {len(missing)} of the model's weights, such as {missing[0]}.")
+    return loaded
+
+
+def load_policy(model: ModelConfig, precision: Precision, device: str) -> PreTrainedModel:
+    """A causal language model, weights in float32."""
+    policy = _loaded(AutoModelForCausalLM, model, precision, device)
+    _check_plain_head(policy, model.path)
     return policy.to(device)  # type: ignore[no-any-return]
 
 
@@ -127,11 +151,12 @@ class Critic(nn.Module):
         save_file({"weight": self.value_head.weight.detach().cpu()}, Path(folder) / VALUE_HEAD)
 
     @classmethod
-    def load(cls, model: ModelConfig, precision: Precision, device: str, path: str, seed: int) -> Critic:
-        """From a saved critic, or from any language model with a new head."""
-        body = AutoModel.from_pretrained(path, **_loading_options(model, precision, device, path)).to(device)
-        critic = cls(body, seed)
-        head = Path(path) / VALUE_HEAD
+    def load(cls, model: ModelConfig, precision: Precision, device: str, seed: int | None) -> Critic:
+        """From a saved critic, or from any language model with a new head made from `seed` (None: refused)."""
+        critic = cls(_loaded(AutoModel, model, precision, device).to(device), seed or 0)
+        head = Path(model.path) / VALUE_HEAD
+        if seed is None and not head.exists():
+            raise ConfigError(f"{model.path} has no {VALUE_HEAD}, so it is no critic.")
         if head.exists():
             with torch.no_grad():
                 critic.value_head.weight.copy_(load_file(head)["weight"])

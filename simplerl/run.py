@@ -32,8 +32,10 @@ from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 import yaml
+from safetensors import SafetensorError
 
 from simplerl.config import Config, ConfigError
+from simplerl.rewards.pool import source_of
 from simplerl.rollout_table import rollout_table
 from simplerl.tracking import Tracker
 from simplerl.types import Rollout
@@ -44,6 +46,7 @@ T = TypeVar("T")
 
 LABEL = 90  # characters of a folder's name that say what was overridden
 STATE = "state.json"  # in every complete checkpoint
+CHECKPOINT = re.compile(r"[.]?step_\d{6,}")
 INTERRUPTED = 75  # exit status after saving on a stop signal (EX_TEMPFAIL: try again)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 # Settings that say where and how a run is watched, not what it computes.
@@ -105,13 +108,22 @@ class Run:
 
     def _write_environment(self) -> None:
         """That of this attempt; where other code or packages ran before it, theirs are kept under "earlier"."""
-        path, now = self.dir / "environment.json", environment()
+        path, now = self.dir / "environment.json", self._environment()
         before = json.loads(path.read_text()) if path.exists() else now
         earlier = before.pop("earlier", [])
-        if any(before[key] != now[key] for key in ("commit", "modified", "python", "packages")):
-            logger.warning("resumed with other code or packages than before: see %s", path)
+        if _differ(before, now):
+            logger.warning("resumed with other code, packages or reward function than before: see %s", path)
             earlier.append(before)
         write_text(path, json.dumps({**now, "earlier": earlier}, indent=1))
+
+    def _environment(self) -> dict[str, Any]:
+        return environment() | {"reward": source_of(self.config.reward)}
+
+    @property
+    def changed(self) -> bool:
+        """What would run it now is not what ran it last."""
+        path = self.dir / "environment.json"
+        return path.exists() and _differ(json.loads(path.read_text()), self._environment())
 
     def _claim(self) -> None:
         """Two processes that write one folder would mix their lines."""
@@ -243,8 +255,8 @@ class Run:
         """`write(place)` into the checkpoint <folder>/step_<step>; those beyond the newest run.keep are removed."""
         place = write_folder(folder / f"step_{step:06d}", step, write)
         kept = checkpoints(folder)[-self.config.run.keep :]
-        for path in [*folder.glob("step_*"), *folder.glob(".step_*")]:  # also what a kill left half written or removed
-            if path not in kept:
+        for path in folder.iterdir():  # also what a kill left half written or removed
+            if CHECKPOINT.fullmatch(path.name) and path not in kept:
                 (path / STATE).unlink(missing_ok=True)
                 shutil.rmtree(path)
         return place
@@ -292,7 +304,7 @@ def is_held(folder: Path) -> bool:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step_*") if (path / STATE).exists())
+    return sorted(path for path in folder.glob("step_*") if CHECKPOINT.fullmatch(path.name) and (path / STATE).exists())
 
 
 def last_checkpoint(folder: Path) -> tuple[Path | None, int]:
@@ -301,6 +313,20 @@ def last_checkpoint(folder: Path) -> tuple[Path | None, int]:
     if not complete:
         return None, 0
     return complete[-1], int(json.loads((complete[-1] / STATE).read_text())["step"])
+
+
+@contextmanager
+def reading(checkpoint: Path | None) -> Iterator[None]:
+    """What cannot be read of a checkpoint names it, and the way out."""
+    try:
+        yield
+    except (ConfigError, OSError, KeyError, json.JSONDecodeError, SafetensorError) as error:
+        if checkpoint is None:
+            raise
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"{checkpoint} is damaged ({reason}): remove it, and the same command goes on from the one before."
+        ) from error
 
 
 def _only(rows: list[dict[str, Any]], prefix: str) -> dict[str, Any]:
@@ -315,11 +341,25 @@ def _is_whole(line: str) -> bool:
 def _check_same_run(known: dict[str, Any], resolved: dict[str, Any], folder: Path) -> None:
     other = {key for key in known.keys() | resolved.keys() if known.get(key) != resolved.get(key)}
     for key in sorted(other.difference(NOT_HASHED, MOVABLE)):
+        where, was, now = _difference(key, known.get(key), resolved.get(key))
         raise ConfigError(
-            f"run.dir={folder} holds a run with another `{key}`: choose another folder, or remove this one."
+            f"run.dir={folder} holds a run with {where}={was}, not {now}: choose another folder, or remove this one."
         )
     for key in sorted(other.intersection(MOVABLE)):
         logger.warning("%s goes on with another `%s` than before.", folder, key)
+
+
+def _difference(key: str, was: Any, now: Any) -> tuple[str, Any, Any]:
+    """The first setting at or below `key` that differs, and its two values."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        for name in sorted(was.keys() | now.keys()):
+            if was.get(name) != now.get(name):
+                return _difference(f"{key}.{name}", was.get(name), now.get(name))
+    return key, was, now
+
+
+def _differ(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    return any(before.get(key) != now[key] for key in ("commit", "modified", "python", "packages", "reward"))
 
 
 def environment() -> dict[str, Any]:

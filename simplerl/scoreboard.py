@@ -58,6 +58,10 @@ def evaluate_model(raw: DictConfig, label: str) -> Path:
     task = _task(config)
     compare_prompts(config)
     out = run_folder(resolved, label)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written ({error.strerror}): set run.root or run.dir.") from error
     logger.info("results folder: %s", out)
     sampler = config.backend(config, task).sampler(config.model.path)
     total = config.evals.samples * sum(map(len, task.evals.prompts.values()))

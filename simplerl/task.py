@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from simplerl.config import Config, ConfigError, ModelConfig
+from simplerl.config import Config, ConfigError, ModelConfig, PromptConfig
 from simplerl.micro.world import problems as micro_problems
 from simplerl.models import context_of, load_hf_config, load_tokenizer
-from simplerl.prompts import PromptFormat, prepare_prompts
+from simplerl.prompts import PromptFormat, generation_eos_ids, prepare_prompts
 from simplerl.rewards.pool import Grader
 from simplerl.types import Problem, Prompt, Sampling
 
@@ -100,7 +101,7 @@ def prepare(config: Config) -> Task:
     require_model(config.model)
     tokenizer = load_tokenizer(config.model)
     context = context_of(config.model, load_hf_config(config.model))
-    format = PromptFormat(config.prompt, tokenizer)
+    format = _format(config.prompt, config.model, tokenizer)
     sampling = Sampling(**vars(config.sampling))
     reinforced = config.algorithm.advantage is not None
     if reinforced:
@@ -111,6 +112,7 @@ def prepare(config: Config) -> Task:
     if reinforced:
         prompts, counts = prepare_prompts(config.data(), format, context, sampling.max_new_tokens)
         logger.info("training prompts: %s", ", ".join(f"{v} {k}" for k, v in counts.items()))
+        _check_ids("data", prompts)
         arithmetic = _arithmetic(config, len(prompts))
         logger.info("%s", arithmetic)
         _report_overlap(prompts, evals)
@@ -125,6 +127,20 @@ def prepare(config: Config) -> Task:
         arithmetic=arithmetic,
         seed=config.seed,
     )
+
+
+def _check_ids(place: str, prompts: Sequence[Prompt]) -> None:
+    """Samples are grouped and seeded by the problem's id, which a data function of one's own may repeat."""
+    counts = Counter(prompt.problem.id for prompt in prompts)
+    if len(counts) < len(prompts):
+        id, count = counts.most_common(1)[0]
+        raise ConfigError(
+            f"{place}: {count} problems have the id {id!r}, by which samples are grouped: make ids unique."
+        )
+
+
+def _format(prompt: PromptConfig, model: ModelConfig, tokenizer: Any) -> PromptFormat:
+    return PromptFormat(prompt, tokenizer, generation_eos_ids(model.path, model.revision))
 
 
 def _report_toy_questions(config: Config, vocabulary: int) -> None:
@@ -185,7 +201,7 @@ def _or_raise_context(model: ModelConfig) -> str:
 
 
 def prepare_evals(config: Config, tokenizer: Any, context: int) -> EvalSets:
-    format = PromptFormat(config.evals.prompt or config.prompt, tokenizer)
+    format = _format(config.evals.prompt or config.prompt, config.model, tokenizer)
     sampling = Sampling(**vars(config.evals.sampling))
     prompts, too_long = {}, {}
     if config.evals.sets and sampling.max_new_tokens >= context:
@@ -196,6 +212,7 @@ def prepare_evals(config: Config, tokenizer: Any, context: int) -> EvalSets:
     for name, source in config.evals.sets.items():
         problems: Sequence[Problem] = source()[: config.evals.limit]
         prompts[name], _ = prepare_prompts(problems, format, context, sampling.max_new_tokens)
+        _check_ids(f"evals.sets.{name}", prompts[name])
         asked = {prompt.problem.id for prompt in prompts[name]}
         too_long[name] = [problem.id for problem in problems if problem.id not in asked]
         if too_long[name]:
@@ -211,7 +228,9 @@ def _arithmetic(config: Config, prompts: int) -> Arithmetic:
             f"train.prompts_per_step={train.prompts_per_step} is more than the {prompts} usable problems of data: "
             "lower it or take more data."
         )
-    steps = train.steps if train.steps is not None else int((train.passes or 0) * steps_per_pass)
+    steps = (
+        train.steps if train.steps is not None else int((train.passes or 0) * steps_per_pass + 1e-9)
+    )  # 0.29 * 100 is a little under 29
     if steps < 1:
         raise ConfigError(
             f"train.passes={train.passes} makes no whole step of {train.prompts_per_step} prompts: raise it."
@@ -223,7 +242,7 @@ def _arithmetic(config: Config, prompts: int) -> Arithmetic:
 
 def _documents(config: Config, tokenizer: Any, context: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """The warm-up's documents that fit; those that do not are counted."""
-    format = PromptFormat(config.warmup.prompt or config.prompt, tokenizer)
+    format = _format(config.warmup.prompt or config.prompt, config.model, tokenizer)
     limit = min(context, config.warmup.max_tokens)
     documents = []
     problems: Sequence[Problem] = config.warmup.data()[: config.warmup.limit]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class Tracker:
             "group": config.group,
             "tags": config.tags,
             "name": folder.name,
-            "id": folder.name,
+            "id": re.sub(r"[:;,#?/']", "-", folder.name),
             "dir": folder,
             "mode": config.mode.value,
             "resume": "allow" if config.mode is TrackingMode.online else None,
@@ -32,9 +33,10 @@ class Tracker:
         }
         try:
             self.run = wandb.init(**arguments)
-        except wandb.errors.UsageError as error:
-            why = str(error).strip().splitlines()[0]
-            raise ConfigError(f"tracking=wandb: {why} Run `wandb login` once, or set tracking.mode=offline.") from error
+        except wandb.errors.Error as error:  # no key, or no server
+            why = str(error).strip().splitlines()[0].rstrip(".")
+            remedy = "run `wandb login` once, or set tracking.mode=offline and `wandb sync` later."
+            raise ConfigError(f"tracking=wandb: {why}: {remedy}") from error
         for phase in ("warmup", "rl"):
             self.run.define_metric(f"{phase}/step", hidden=True)
         self.run.define_metric("warmup/*", step_metric="warmup/step")

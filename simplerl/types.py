@@ -11,7 +11,7 @@ one between a model's output and this frame happens in `simplerl.worker` and now
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +140,3 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         return self._map(lambda x: x.to(device))
-
-
-SampleStream = Iterator[Rollout]  # in the order in which responses finish

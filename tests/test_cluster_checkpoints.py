@@ -36,8 +36,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(role: str, path: Path) -> Any:
     model = ModelConfig(path=str(path))
     if role == "critic":
-        return partial(critic_worker, model, TRAIN, str(path), seed=3, steps=8)
-    return partial(policy_worker, model, TRAIN, str(path), optimizer=OPTIMIZER, steps=8)
+        return partial(critic_worker, model, TRAIN, seed=3, steps=8)
+    return partial(policy_worker, model, TRAIN, optimizer=OPTIMIZER, steps=8)
 
 
 def alone(role: str, path: Path, resume: bool) -> Worker:

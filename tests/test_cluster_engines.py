@@ -17,6 +17,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from simplerl.config import ModelConfig
 from simplerl.samplers.local import LocalSampler
 from simplerl.types import Problem, Prompt, Rollout, Sampling, Stop
 
@@ -94,8 +95,7 @@ def prompts(tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
 def pool(tokenizer: PreTrainedTokenizerBase, policy: torch.nn.Module, cluster: None) -> Iterator[EnginePool]:
     pool = EnginePool(
         tokenizer,
-        str(BASE),
-        context=256,
+        ModelConfig(str(BASE), context=256),
         engines=2,
         precision="float32",
         cache_gib=0.05,

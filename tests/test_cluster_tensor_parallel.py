@@ -12,6 +12,7 @@ import torch
 from micro_runs import descendants
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from simplerl.config import ModelConfig
 from simplerl.fingerprint import fingerprint
 from simplerl.types import Problem, Prompt, Sampling, Stop
 
@@ -35,7 +36,13 @@ def test_two_ranks_draw_and_hold_what_one_does(cluster: None) -> None:
         for parameter in policy.parameters():
             parameter.mul_(1.01)
     pool = EnginePool(
-        tokenizer, str(BASE), context=256, tensor_parallel=2, precision="float32", cache_gib=0.05, max_rows=4, cpus=2
+        tokenizer,
+        ModelConfig(str(BASE), context=256),
+        tensor_parallel=2,
+        precision="float32",
+        cache_gib=0.05,
+        max_rows=4,
+        cpus=2,
     )
     try:
         pool.load_weights(policy.named_parameters())

@@ -102,8 +102,7 @@ slow = pytest.mark.slow
 def pool(cluster: None) -> Iterator[EnginePool]:
     pool = EnginePool(
         AutoTokenizer.from_pretrained(BASE),
-        BASE,
-        context=256,
+        ModelConfig(BASE, context=256),
         precision="float32",
         cache_gib=0.05,
         max_rows=8,
@@ -158,7 +157,7 @@ def test_the_engine_has_the_ranks_weights_to_the_bit(pool: EnginePool, ranks: li
 @slow
 def test_shards_of_zero_3_arrive_whole_after_a_training_step(pool: EnginePool, tmp_path: Path) -> None:
     train = TrainConfig(prompts_per_step=6, samples_per_prompt=2, minibatch_size=6)
-    build = partial(policy_worker, ModelConfig(path=BASE), train, BASE, optimizer=OptimizerConfig(lr=1e-3), steps=8)
+    build = partial(policy_worker, ModelConfig(path=BASE), train, optimizer=OptimizerConfig(lr=1e-3), steps=8)
     plan = UpdatePlan(minibatch_size=12, epochs=1, aggregation=Aggregation.token_mean, constant_length=0)
     environment = {"DS_ACCELERATOR": "cpu", "PYTHONPATH": str(Path(__file__).parent)}
     group = RankGroup("policy", [Place("DEFAULT")] * 2, Limits(), environment, threads=1)

@@ -7,6 +7,8 @@ import resource
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from omegaconf import OmegaConf
 import simplerl.backends
 from simplerl.config import Config, ConfigError, load, register
 from simplerl.task import prepare
+from simplerl.types import Problem
 
 ROOT = Path(__file__).resolve().parent.parent
 # Small, so that what can only be seen with the data in hand is seen quickly.
@@ -217,6 +220,15 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         "control executable behavior or belongs to an execution-capable target family.",
     ),
     "device": (["run.device=gpu"], "run.device=gpu is unknown: choose auto, cpu or cuda"),
+    "a word for a limit": (
+        ["data=jsonl", "data.path=x.jsonl", "data.limit=all"],
+        "data.limit=all must be a whole number",
+    ),
+    "held-out file": (
+        ["evals=heldout"],
+        "evals.path is not set: name the file or folder that evals.sets.heldout reads",
+    ),
+    "precision of an engine": (["sampler=vllm", "sampler.precision=float16"], "choose one of float32, bfloat16"),
     "seed": (["seed=-1"], "seed is -1, but must be at least 0"),
 }
 
@@ -230,6 +242,16 @@ def test_refused_with_a_sentence(name: str) -> None:
     assert sentence in said
     assert "\n" not in said
     assert said.endswith((".", ")"))
+
+
+def same_id() -> list[Problem]:
+    return [Problem("one", f"What is {i} + 1?", str(i + 1)) for i in range(64)]
+
+
+def test_problems_that_share_an_id_are_refused() -> None:
+    config = replace(configured(), data=partial(same_id))
+    with pytest.raises(ConfigError, match="64 problems have the id 'one', by which samples are grouped"):
+        prepare(config)
 
 
 def test_functions_of_others_have_their_own_ranges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

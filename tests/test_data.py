@@ -145,6 +145,8 @@ BAD_FILES: dict[str, tuple[str, str | bytes, dict[str, Any], str]] = {
     "no rows": ("d.jsonl", "\n", {}, "d.jsonl has no rows"),
     "one object": ("d.json", json.dumps({"data": [GOOD]}), {}, "holds one object, not a list of rows"),
     "broken JSON list": ("d.json", "[{]", {}, "d.json is not valid JSON: Expecting property name"),
+    "endless number": ("d.jsonl", '{"question": "Q?", "answer": ' + "9" * 5000 + "}", {}, "line 1: it cannot be read"),
+    "endless number in a list": ("d.json", '[{"answer": ' + "9" * 5000 + "}]", {}, "d.json cannot be read: Exceeds"),
     "not Parquet": ("d.parquet", "PAR0", {}, "d.parquet is not a readable Parquet file"),
     "not Arrow": ("d.arrow", "ARROWED", {}, "d.arrow is not a readable Arrow file"),
     "unknown format": ("d.csv", "question,answer", {}, "d.csv has an unknown format"),
@@ -163,6 +165,7 @@ def test_bad_files_are_refused_by_a_sentence(name: str, tmp_path: Path) -> None:
 BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "no answer column": ({"columns": {"question": "q"}}, "columns.answer is missing"),
     "unknown column": ({"columns": {**COLUMNS, "hint": "h"}}, "columns.hint is unknown"),
+    "null column": ({"columns": {"question": "q", "answer": None}}, "columns.answer=None must be the name of a column"),
     "levels without column": ({"levels": [3]}, "levels needs columns.level"),
     "no such level": (
         {"levels": [9], "columns": {**COLUMNS, "level": "level"}}, "whose levels are 3, 4, 5",

@@ -16,13 +16,18 @@ MISTAKES = {
         "train.lr is unknown: perhaps train.policy.lr or train.critic.lr or warmup.optimizer.lr is meant.",
     ),
     "key without a neighbour": (["run.xyzzy=1"], "run.xyzzy is unknown: there are run.root, run.dir, run.save_every"),
-    "keyword": (["reward.wrng=1"], "reward.wrng is unknown: python train.py --cfg job shows every key."),
+    "keyword": (
+        ["reward.wrng=1"],
+        "reward.wrng is not there: python train.py --cfg job shows what is; +reward.wrng=... adds",
+    ),
     "option": (
         ["reward=lenien"],
         "reward=lenien is unknown: perhaps lenient is meant; there are binary, lenient, strict.",
     ),
     "type": (["train.steps=abc"], "train.steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),
     "grammar": (["algorithm=[ppo"], "no viable alternative at input '[ppo'"),
+    "true for a group": (["debug=true"], "A group takes the name of an option"),
+    "null for a group": (["reward=null"], "A group takes the name of an option, such as evals=none"),
     "sweep and --cfg": (["-m", "seed=0,1", "--cfg", "job"], "-m starts a sweep and --cfg shows one run"),
 }
 

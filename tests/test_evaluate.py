@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -309,8 +310,22 @@ def test_evaluate_py(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "results.json").read_text())["sets"]["micro"]["items"] == 4
     for fault, sentence in {
         "evals=none": "evals has no sets: choose one",
-        "evals=gsm8k": "evals.path is not set: name the folder that holds gsm8k.jsonl",
+        "evals=gsm8k": "evals.path is not set: name the file or folder that evals.sets.gsm8k reads",
     }.items():
         refused = subprocess.run([*command, fault], cwd=ROOT, capture_output=True, text=True, check=False)
         assert refused.returncode == 2
         assert sentence in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed (extras cpu or gpu)")
+def test_vllm_evaluates_the_same_weights(tmp_path: Path) -> None:
+    """It reads them itself, so that a model need not fit twice."""
+    greedy = ["evals=micro", "evals.limit=8", "sampler.precision=float32", "run.threads=1"]
+    responses = []
+    for sampler in ("local", "vllm"):
+        command = [sys.executable, "evaluate.py", f"run.dir={tmp_path / sampler}", f"sampler={sampler}", *greedy]
+        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        responses.append(pq.read_table(tmp_path / sampler / "samples.parquet")["response"].to_pylist())
+    assert responses[0] == responses[1]
+    assert len(set(responses[0])) > 4

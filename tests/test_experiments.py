@@ -179,11 +179,19 @@ def test_simplerl_adds_the_warm_up_alone() -> None:
     assert (simplerl.train, simplerl.sampling) == (zero.train, zero.sampling)
     assert simplerl.algorithm.advantage.keywords == zero.algorithm.advantage.keywords
     assert simplerl.reward.keywords == zero.reward.keywords
-    for prompt in (simplerl.prompt, simplerl.warmup.prompt, simplerl.evals.prompt):
+    assert simplerl.evals.prompt is None  # that of the training
+    for prompt in (simplerl.prompt, simplerl.warmup.prompt):
         assert prompt is not None
         assert prompt.template is not None
         assert prompt.template.replace("{question}", "What is 1 + 1?") == ROUND_0
     assert simplerl.warmup.data is not None
+
+
+@pytest.mark.parametrize("experiment", ["simplerl_zero", "simplerl"])
+@pytest.mark.parametrize("evals", ["none", "math500", "suite8"])
+def test_published_runs_take_other_evaluations(experiment: str, evals: str) -> None:
+    config = loaded(f"experiment={experiment}", f"evals={evals}", "evals.path=data/benchmarks")
+    assert config.evals.reward is None and config.evals.prompt is None
 
 
 def test_models_of_table_1_are_asked_in_their_own_words() -> None:

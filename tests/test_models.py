@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from simplerl import models
 from simplerl.config import ConfigError, ModelConfig, Precision
@@ -101,18 +102,55 @@ def test_critic_head_is_as_published() -> None:
 
 
 def test_critic_starts_as_a_copy_and_is_saved_with_its_head(tmp_path: Path) -> None:
-    critic = Critic.load(MICRO, Precision.float32, "cpu", MICRO.path, seed=0)
-    base = load_policy(MICRO, Precision.float32, "cpu", MICRO.path)
+    critic = Critic.load(MICRO, Precision.float32, "cpu", seed=0)
+    base = load_policy(MICRO, Precision.float32, "cpu")
     for name, weight in base.base_model.state_dict().items():
         assert torch.equal(weight, critic.body.state_dict()[name])
     with torch.no_grad():
         critic.value_head.weight.add_(1.0)
         next(critic.body.parameters()).add_(1.0)
     critic.save_pretrained(tmp_path)
-    again = Critic.load(MICRO, Precision.float32, "cpu", str(tmp_path), seed=99)
+    again = Critic.load(ModelConfig(str(tmp_path)), Precision.float32, "cpu", seed=99)
     for (name, a), (_, b) in zip(critic.state_dict().items(), again.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
     assert set(load_file(tmp_path / models.VALUE_HEAD)) == {"weight"}
+
+
+def test_a_critic_that_goes_on_has_its_head() -> None:
+    with pytest.raises(ConfigError, match=r"micro_base has no value_head\.safetensors, so it is no critic"):
+        Critic.load(MICRO, Precision.float32, "cpu", seed=None)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def _without(path: Path) -> None:
+    weights = load_file(path)
+    save_file({name: weight for name, weight in weights.items() if "mlp" not in name}, path, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (Path.unlink, "its weights do not load (Error no file named model.safetensors"),
+        (_cut, "its weights do not load (Error while deserializing header"),
+        (_without, "lacks 6 of the model's weights, such as model.layers.0.mlp.down_proj.weight"),
+    ],
+)
+def test_bad_weights_are_refused_by_a_sentence(harm: Callable[[Path], None], sentence: str, tmp_path: Path) -> None:
+    tiny.policy().save_pretrained(tmp_path)
+    harm(tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError) as refused:
+        load_policy(ModelConfig(str(tmp_path)), Precision.float32, "cpu")
+    assert str(refused.value).startswith(f"model.path={tmp_path}") and sentence in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_without_tokenizer_is_named(tmp_path: Path) -> None:
+    tiny.policy().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"holds no tokenizer|does not load"):
+        load_tokenizer(ModelConfig(str(tmp_path)))
 
 
 @pytest.mark.parametrize("heads", [4, 2])
@@ -132,8 +170,8 @@ def test_float32_attention_is_attention(heads: int) -> None:
 
 
 def test_float32_attention_is_what_bfloat16_uses_on_a_cpu() -> None:
-    assert load_policy(MICRO, Precision.bfloat16, "cpu", MICRO.path).config._attn_implementation == "sdpa_float32"
-    assert load_policy(MICRO, Precision.float32, "cpu", MICRO.path).config._attn_implementation == "sdpa"
+    assert load_policy(MICRO, Precision.bfloat16, "cpu").config._attn_implementation == "sdpa_float32"
+    assert load_policy(MICRO, Precision.float32, "cpu").config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize(
@@ -146,13 +184,13 @@ def test_float32_attention_is_what_bfloat16_uses_on_a_cpu() -> None:
 def test_capped_logits_are_refused(kind: str, changes: dict[str, Any], tmp_path: Path) -> None:
     tiny.policy(kind, **changes).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="changes its logits after the output layer"):
-        load_policy(ModelConfig(path=str(tmp_path)), Precision.float32, "cpu", str(tmp_path))
+        load_policy(ModelConfig(path=str(tmp_path)), Precision.float32, "cpu")
 
 
 @pytest.mark.parametrize(("kind", "tied"), [("qwen2", True), ("qwen2", False), ("llama", False), ("gpt2", True)])
 def test_plain_heads_are_accepted(kind: str, tied: bool, tmp_path: Path) -> None:
     tiny.policy(kind, tie_word_embeddings=tied).save_pretrained(tmp_path)
-    load_policy(ModelConfig(path=str(tmp_path)), Precision.float32, "cpu", str(tmp_path))
+    load_policy(ModelConfig(path=str(tmp_path)), Precision.float32, "cpu")
 
 
 def test_context_comes_from_the_model_and_may_only_shrink() -> None:

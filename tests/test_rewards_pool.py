@@ -20,7 +20,7 @@ from simplerl.rewards.pool import Grader
 from simplerl.types import Problem, Prompt, Rollout, Score
 
 
-def acting(response: str, problem: Problem, *, wrong: float = -0.5) -> Score:
+def acting(response: str, problem: Problem, *, wrong: float = -0.5) -> Score:  # noqa: PLR0912
     """A user's reward that does to its worker what the response says."""
     match response.split():
         case ["spin"]:
@@ -40,6 +40,12 @@ def acting(response: str, problem: Problem, *, wrong: float = -0.5) -> Score:
             return Score(float(os.getpid()), True, "equal")
         case ["sleep"]:
             time.sleep(0.3)
+        case ["nan"]:
+            return Score(float("nan"), True, "equal")
+        case ["word"]:
+            return Score(1.0, True, "equal", parts={"length": "long"})  # type: ignore[dict-item]
+        case ["undecided"]:
+            return Score(1.0, None, "equal")  # type: ignore[arg-type]
         case ["nothing"]:
             return None  # type: ignore[return-value]
     return Score(1.0, True, "equal", response)
@@ -73,6 +79,9 @@ def test_scores_come_back_in_prompt_and_sample_order() -> None:
         ("raise", "failed", "reward/failed_fraction"),
         ("exit", "failed", "reward/failed_fraction"),
         ("nothing", "failed", "reward/failed_fraction"),
+        ("nan", "failed", "reward/failed_fraction"),
+        ("word", "failed", "reward/failed_fraction"),
+        ("undecided", "failed", "reward/failed_fraction"),
     ],
 )
 def test_a_bad_answer_costs_itself_and_the_pool_is_whole_again(act: str, status: str, metric: str) -> None:

@@ -19,7 +19,8 @@ from micro_runs import ROOT, SMALL, composed, differences, outcome, rows, run
 from omegaconf import OmegaConf
 
 from simplerl.config import ConfigError, load
-from simplerl.run import Run, checkpoints, last_checkpoint, run_folder, write_folder, write_text
+from simplerl.run import Run, checkpoints, last_checkpoint, reading, run_folder, write_folder, write_text
+from simplerl.stepping import read_step
 
 
 def opened(root: Path, *overrides: str, label: str = "test") -> Run:
@@ -110,11 +111,21 @@ def test_old_checkpoints_go_and_so_does_what_kills_left_behind(tmp_path: Path) -
     run.save(folder, 2, _writer("two"))
     (folder / "step_000002/state.json").unlink()  # a kill during its removal
     (folder / ".step_000099").mkdir()  # a kill during its writing
-    (folder / "best").mkdir()  # somebody's own copy
+    (folder / "step_best").mkdir()  # somebody's own copy
     for step in (3, 10, 100):
         run.save(folder, step, _writer(str(step)))
     assert [p.name for p in checkpoints(folder)] == ["step_000010", "step_000100"]
-    assert sorted(p.name for p in folder.iterdir()) == ["best", "step_000010", "step_000100"]
+    assert sorted(p.name for p in folder.iterdir()) == ["step_000010", "step_000100", "step_best"]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ConfigError, match=r"step_000004 is damaged \(.*optimizer\.json.*\): remove it"),
+        reading(tmp_path / "step_000004"),
+    ):
+        read_step(tmp_path)
+    with pytest.raises(FileNotFoundError), reading(None):
+        read_step(tmp_path)
 
 
 def test_a_removal_that_is_killed_leaves_no_false_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,9 +185,9 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
     first = opened(tmp_path, place)
     first.start()
     first.release()
-    with pytest.raises(ConfigError, match="holds a run with another `seed`"):
+    with pytest.raises(ConfigError, match="holds a run with seed=0, not "):
         opened(tmp_path, place, "seed=1")
-    with pytest.raises(ConfigError, match="holds a run with another `train`"):
+    with pytest.raises(ConfigError, match="holds a run with train"):
         opened(tmp_path, place, "train.policy.lr=1e-3")
     opened(tmp_path, place, "run.save_every=7", "run.keep=5", "tracking.project=other").release()
 
@@ -264,6 +275,18 @@ def test_a_finished_run_is_left_as_it_is(small_run: Path) -> None:
     before = state()
     assert run(small_run.parent, *WARM_UP) == small_run
     assert state() == before
+
+
+def test_a_finished_run_says_that_its_reward_has_changed(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from micro_runs import WARM_UP
+
+    run(small_run.parent, *WARM_UP)
+    assert "remove it to run it again" not in caplog.text
+    monkeypatch.setattr("simplerl.run.source_of", lambda reward: "edited")
+    run(small_run.parent, *WARM_UP)
+    assert "It was run with other code, packages or reward function: remove it to run it again." in caplog.text
 
 
 def test_what_a_run_leaves(small_run: Path) -> None:

@@ -346,6 +346,15 @@ def test_generic_weights_follow_the_policy_or_are_loaded(tokenizer: PreTrainedTo
         assert gap.mean() < 0.1
 
 
+def test_generic_sampling_leaves_layers_training_as_they_were(tokenizer: PreTrainedTokenizerFast) -> None:
+    """With gradient checkpointing some train, and the model itself does not."""
+    model = make_model("gpt2").eval()
+    model.transformer.h[1].training = True
+    sampler = LocalSampler(model, tokenizer)
+    draw(sampler, make_prompts(2))
+    assert [name for name, module in model.named_modules() if module.training] == ["transformer.h.1"]
+
+
 def test_bfloat16_stays_close_to_float32(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     sampler = LocalSampler(model, tokenizer, precision="bfloat16")
     gaps = [

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from simplerl.config import ModelConfig
 from simplerl.fingerprint import fingerprint
 from simplerl.samplers.local import LocalSampler
 from simplerl.types import Problem, Prompt, Rollout, Sampling, Stop
@@ -41,7 +42,7 @@ def sampler(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iter
 
     torch.manual_seed(3)
     before, set_num_threads = torch.get_rng_state(), torch.set_num_threads
-    yield VllmSampler(policy, tokenizer, str(BASE), precision="float32", cache_gib=0.25, max_rows=16)
+    yield VllmSampler(policy, tokenizer, ModelConfig(str(BASE)), precision="float32", cache_gib=0.25, max_rows=16)
     assert torch.set_num_threads is set_num_threads
     assert before.shape == torch.get_rng_state().shape
 

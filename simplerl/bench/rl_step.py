@@ -45,7 +45,7 @@ def time_ours(
 ) -> list[float]:
     """Seconds of each step."""
     tokenizer = load_tokenizer(ModelConfig(path))
-    model = load_policy(ModelConfig(path), precision, "cpu", path)
+    model = load_policy(ModelConfig(path), precision, "cpu")
     optimizer = OptimizerConfig(lr=1e-6)
     worker = Worker(
         model,
@@ -55,7 +55,7 @@ def time_ours(
         optimizer=optimizer,
         total_steps=steps,
     )
-    sampler = local_sampler(model, tokenizer, path, precision=precision.value)
+    sampler = local_sampler(model, tokenizer, ModelConfig(path), precision=precision.value)
     texts = questions(responses // SAMPLES)
     prompts = [Prompt(Problem(str(i), t, ""), t, tuple(tokenizer(t)["input_ids"])) for i, t in enumerate(texts)]
     plan = UpdatePlan(responses, 1, Aggregation.sequence_mean, tokens)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from simplerl.config import ConfigError
+from simplerl.config import ConfigError, ModelConfig
 from simplerl.samplers import Sampler
 from simplerl.samplers.local import LocalSampler
 from simplerl.types import Problem, Prompt, Sampling, Stop
@@ -105,7 +105,12 @@ def _start(
         from simplerl.samplers.vllm import VllmSampler
 
         sampler = VllmSampler(
-            model, tokenizer, settings.model, precision=settings.precision, max_rows=settings.rows, cache_gib=4.0
+            model,
+            tokenizer,
+            ModelConfig(settings.model),
+            precision=settings.precision,
+            max_rows=settings.rows,
+            cache_gib=4.0,
         )
 
     def run(seed: int) -> int:

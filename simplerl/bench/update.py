@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="as train.compile=true")
     options = parser.parse_args()
     precision = Precision[options.precision]
-    model = load_policy(ModelConfig(options.model), precision, "cpu", options.model)
+    model = load_policy(ModelConfig(options.model), precision, "cpu")
     worker = Worker(
         model,
         precision=precision,

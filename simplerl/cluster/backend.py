@@ -45,7 +45,7 @@ from simplerl.cluster.ranks import Build, Place, RankGroup
 from simplerl.cluster.session import ray_session
 from simplerl.cluster.watch import Limits
 from simplerl.config import Config, ConfigError, OptimizerConfig
-from simplerl.models import context_of, load_hf_config, load_policy
+from simplerl.models import load_policy, placed
 from simplerl.rewards.pool import Grader
 from simplerl.samplers import Sampler
 from simplerl.samplers.vllm import vllm_sampler
@@ -203,15 +203,14 @@ class RayBackend:
 
     def _policy(self, path: str, **options: Any) -> Build:
         options["tokenizer"] = self.task.tokenizer
-        return partial(policy_worker, self.config.model, self.config.train, path, **options)
+        return partial(policy_worker, placed(self.config.model, path), self.config.train, **options)
 
     def _pool(self, path: str, places: list[Place], **options: Any) -> EnginePool:
         # With rollout.ahead the policy trains on while its last weights are drawn with.
         options["keep_weights"] = self.config.rollout.ahead > 0
         pool = EnginePool(
             self.task.tokenizer,
-            path,
-            context=context_of(self.config.model, load_hf_config(self.config.model)),
+            placed(self.config.model, path),
             engines=len(places),
             tensor_parallel=self.layout.tensor_parallel,
             cpus=places[0].cpus,
@@ -253,7 +252,11 @@ class RayBackend:
             REFERENCE: (self._policy(path, temperature=temperature), None),
             CRITIC: (
                 partial(
-                    critic_worker, config.model, config.train, str(critic_from or path), seed=config.seed, steps=steps
+                    critic_worker,
+                    placed(config.model, str(critic_from or path)),
+                    config.train,
+                    seed=None if critic_from else config.seed,
+                    steps=steps,
                 ),
                 critic_from,
             ),
@@ -281,8 +284,9 @@ class RayBackend:
 
     def _sampler(self, path: str, pool: EnginePool | None) -> Sampler:
         if pool is None:
-            model = load_policy(self.config.model, self.config.train.precision, "cpu", path).requires_grad_(False)
-            return self.config.sampler(model, self.task.tokenizer, path)  # type: ignore[no-any-return]
+            model = placed(self.config.model, path)
+            policy = load_policy(model, self.config.train.precision, "cpu").requires_grad_(False)
+            return self.config.sampler(policy, self.task.tokenizer, model)  # type: ignore[no-any-return]
         return Drowsy(pool) if self.layout.shared is Shared.all else pool
 
     def sampler(self, path: str) -> Sampler:

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from simplerl.cluster import stacks
 from simplerl.cluster.weights import Header, unpacked
+from simplerl.config import ModelConfig
 from simplerl.samplers.stopping import StopRule
 from simplerl.samplers.vllm import EngineSettings, prepare_import
 from simplerl.types import Sampling, Stop
@@ -56,7 +57,7 @@ class EngineActor:
 
     def __init__(
         self,
-        path: str,
+        model: ModelConfig,
         tokenizer: PreTrainedTokenizerBase,
         settings: EngineSettings,
         environment: Mapping[str, str],
@@ -67,7 +68,7 @@ class EngineActor:
         from simplerl.samplers.vllm_engine import VllmEngine
 
         self._rule = lru_cache(maxsize=8)(lambda stop: StopRule(tokenizer, stop))
-        self.engine = VllmEngine(path, settings)
+        self.engine = VllmEngine(model, settings)
         self._stops: dict[str, Stop] = {}
         self._loading = False
 

@@ -25,6 +25,7 @@ from simplerl.cluster.dealing import Seat, deal
 from simplerl.cluster.engine_actor import EngineActor, Report, Request, Response
 from simplerl.cluster.stacks import DEATHS, stacks_of
 from simplerl.cluster.weights import Source, answers_of, failed, from_process, from_ranks, how_it_died, keeping, send
+from simplerl.config import ModelConfig
 from simplerl.samplers.vllm import EngineSettings, prepare_import, request_key
 from simplerl.types import Prompt, Rollout, Sampling, Stop
 
@@ -39,7 +40,7 @@ CLOSE_SECONDS = 30.0  # that a thread which draws gets to notice the end
 class EnginePool:
     """See `simplerl.samplers.Sampler`. Ray must have been initialised.
 
-    path: folder or hub id with config and tokenizer, on every node.
+    model: its path is a folder or hub id with config and tokenizer, on every node.
     precision ... sleeps: see `simplerl.samplers.vllm.EngineSettings`.
     strategies: a Ray scheduling strategy for each engine; cpus and gpus: what each takes of it; env: its environment.
     bucket_mib: size of the parts in which weights travel.
@@ -55,9 +56,8 @@ class EnginePool:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        path: str,
+        model: ModelConfig,
         *,
-        context: int,
         engines: int = 1,
         tensor_parallel: int = 1,
         precision: str = "bfloat16",
@@ -80,14 +80,13 @@ class EnginePool:
         max_restarts: int = 3,
     ) -> None:
         prepare_import()
-        self.tokenizer, self.path, self.env = tokenizer, path, env or {}
+        self.tokenizer, self.model, self.env = tokenizer, model, env or {}
         self.settings = EngineSettings(
             precision=precision,
             cache_gib=cache_gib,
             max_rows=max_rows,
             eager=eager,
             engine=engine or {},
-            context=context,
             tensor_parallel=tensor_parallel,
             sleeps=sleeps,
             from_path=from_path,
@@ -127,7 +126,7 @@ class EnginePool:
         remote: Any = ray.remote
         kind = remote(concurrency_groups={"control": 1})(EngineActor)
         options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "scheduling_strategy": seat.strategy}
-        actor = kind.options(**options).remote(self.path, self.tokenizer, self.settings, self.env)
+        actor = kind.options(**options).remote(self.model, self.tokenizer, self.settings, self.env)
         seat.next = actor
         lost: dict[str, str] = {}
         answers = answers_of({seat.name: (actor, actor.ready.remote())}, self.start_seconds, lost)

@@ -9,6 +9,7 @@ the rest of its chunk is graded by the next one, so that a kill costs one answer
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import logging
 import pickle
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -66,6 +68,7 @@ class Grader:
         self.payload = _pickled(reward)
         self.name = _name(reward)
         self.keywords: dict[str, Any] = dict(reward.keywords) if isinstance(reward, partial) else {}
+        self.source = source_of(reward)
         self.lost_reward = _reward_of_lost(reward)
         warm = self.name.startswith("simplerl.")
         kind = lane or LocalLane
@@ -207,6 +210,13 @@ class Grader:
 
 def _function(reward: Reward) -> Callable[..., Any]:
     return reward.func if isinstance(reward, partial) else reward
+
+
+def source_of(reward: Reward) -> str:
+    """A digest of the code that a reward function stands in: its file, or all of `simplerl.rewards`."""
+    file = Path(inspect.getfile(reward.func if isinstance(reward, partial) else reward))
+    files = sorted(file.parent.glob("*.py")) if file.parent == Path(__file__).parent else [file]
+    return hashlib.sha256(b"".join(one.read_bytes() for one in files)).hexdigest()[:16]
 
 
 def _name(reward: Reward) -> str:

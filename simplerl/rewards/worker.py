@@ -7,6 +7,7 @@ thread (math-verify's and our own alarms work only there) and dies with the thre
 from __future__ import annotations
 
 import ctypes
+import math
 import pickle
 import resource
 import signal
@@ -14,6 +15,7 @@ import sys
 import time
 import traceback
 from multiprocessing.connection import Connection
+from numbers import Real
 from typing import Any
 
 from simplerl.types import Score
@@ -54,7 +56,20 @@ def _score(reward: Any, response: str, problem: Any) -> tuple[Score | None, str 
         return None, traceback.format_exc(limit=-4)
     if not isinstance(score, Score):
         return None, f"the reward returned {type(score).__name__}, not a simplerl.types.Score"
-    return score, None
+    fault = _fault(score)
+    return (None, fault) if fault else (score, None)
+
+
+def _fault(score: Score) -> str | None:
+    """What would otherwise fail, or spread, in the statistics of the whole step."""
+    for name, value in [("reward", score.reward), *score.parts.items()]:
+        if not isinstance(value, Real) or not math.isfinite(value):
+            return f"the score's {name} is {value!r}, not a finite number"
+    if score.correct not in (True, False):
+        return f"the score's correct is {score.correct!r}, not true or false"
+    if not isinstance(score.extracted, str | None):
+        return f"the score's extracted is {score.extracted!r}, not text or None"
+    return None
 
 
 def serve(pipe: Connection) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
@@ -75,9 +76,7 @@ class GenericDecoder:
 
     def _forward(self, tokens: Tensor) -> Tensor:
         positions = (self.attention.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-        was_training = self.model.training
-        self.model.eval()
-        with torch.inference_mode():
+        with _evaluating(self.model), torch.inference_mode():
             out = self.model(
                 input_ids=tokens,
                 attention_mask=self.attention,
@@ -86,6 +85,18 @@ class GenericDecoder:
                 use_cache=True,
                 logits_to_keep=1,
             )
-        self.model.train(was_training)
         logits: Tensor = out.logits[:, -1].float()
         return logits
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """No layer trains; afterwards those that did, and no others, do again (with gradient checkpointing, only some)."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

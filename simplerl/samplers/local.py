@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from simplerl.config import ConfigError
+from simplerl.config import ConfigError, ModelConfig
 from simplerl.samplers.draws import choose, row_key, uniforms
 from simplerl.samplers.generic import GenericDecoder
 from simplerl.samplers.llama import LlamaDecoder, refusal
@@ -180,13 +180,13 @@ def _rollout(row: _Row, rule: StopRule) -> Rollout:
 
 
 def local_sampler(
-    model: PreTrainedModel,
+    policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    path: str,
+    model: ModelConfig,
     *,
     precision: Literal["float32", "bfloat16"] = "float32",
     max_rows: int = 256,
     max_cache_gib: float = 8.0,
 ) -> LocalSampler:
-    """`sampler=local`; `path` is what other engines load the architecture from."""
-    return LocalSampler(model, tokenizer, precision=precision, max_rows=max_rows, max_cache_gib=max_cache_gib)
+    """`sampler=local`; `model` is what other engines load the architecture from."""
+    return LocalSampler(policy, tokenizer, precision=precision, max_rows=max_rows, max_cache_gib=max_cache_gib)

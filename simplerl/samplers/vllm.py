@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from simplerl.config import ConfigError
+from simplerl.config import ConfigError, ModelConfig
 from simplerl.samplers.draws import row_key
 from simplerl.samplers.stopping import StopRule
 from simplerl.types import Prompt, Rollout, Sampling, Stop
@@ -39,7 +39,6 @@ class EngineSettings:
     max_rows: responses that grow side by side.
     eager: no compilation, which starts sooner and decodes slower; None means eager on CPUs only.
     engine: further keywords of vllm.LLM.
-    context: tokens of prompt + response.
     sleeps: it will give its memory back between uses (GPU only: a CPU engine has no such mode).
     from_path: read the weights at the model's path; otherwise they are random until they are loaded.
     """
@@ -49,7 +48,6 @@ class EngineSettings:
     max_rows: int = 256
     eager: bool | None = None
     engine: dict[str, Any] = field(default_factory=dict)
-    context: int | None = None
     tensor_parallel: int = 1
     sleeps: bool = False
     from_path: bool = False
@@ -75,21 +73,24 @@ def prepare_import() -> None:
 class VllmSampler:
     """Samples with a vLLM engine; see `simplerl.samplers.Sampler` for the two methods.
 
-    path: folder or hub id with config and tokenizer; weights come from `model`, not from there.
+    model: its path is a folder or hub id with config and tokenizer. Weights come from `policy`, or where that is None
+      from there.
     keywords: see `EngineSettings`.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str, **keywords: Any) -> None:
+    def __init__(
+        self, policy: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, model: ModelConfig, **keywords: Any
+    ) -> None:
         prepare_import()
         from simplerl.samplers.vllm_engine import VllmEngine
 
         self.tokenizer = tokenizer
         self._rule = lru_cache(maxsize=8)(lambda stop: StopRule(tokenizer, stop))
         self._calls = 0
-        settings = EngineSettings(context=model.config.max_position_embeddings, **keywords)
         with _undisturbed():
-            self.engine = VllmEngine(path, settings)
-        self.load_weights(model.named_parameters())
+            self.engine = VllmEngine(model, EngineSettings(from_path=policy is None, **keywords))
+        if policy is not None:
+            self.load_weights(policy.named_parameters())
 
     @torch.no_grad()
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -133,11 +134,11 @@ def _undisturbed() -> Iterator[None]:
 
 
 def vllm_sampler(
-    model: PreTrainedModel,
+    policy: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase,
-    path: str,
+    model: ModelConfig,
     *,
-    precision: str = "bfloat16",
+    precision: Literal["float32", "bfloat16"] = "bfloat16",
     cache_gib: float | None = 2.0,
     max_rows: int = 256,
     eager: bool | None = None,
@@ -145,12 +146,15 @@ def vllm_sampler(
 ) -> VllmSampler:
     """`sampler=vllm`; see `VllmSampler`."""
     return VllmSampler(
-        model,
+        policy,
         tokenizer,
-        path,
+        model,
         precision=precision,
         cache_gib=cache_gib,
         max_rows=max_rows,
         eager=eager,
         engine=engine or {},
     )
+
+
+vllm_sampler.reads_weights = True  # type: ignore[attr-defined]  # itself, where it is given no policy

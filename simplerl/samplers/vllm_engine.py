@@ -28,7 +28,9 @@ from vllm.model_executor.layers.linear import (
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.sampling_params import RequestOutputKind
 
+from simplerl.config import ModelConfig
 from simplerl.fingerprint import fingerprint
+from simplerl.models import context_of, load_hf_config
 from simplerl.samplers.vllm import EngineSettings
 from simplerl.types import FINISH_LENGTH, FINISH_STOP, Sampling, Stop
 
@@ -48,15 +50,19 @@ class Finished:
 
 
 class VllmEngine:
-    """vLLM with the model at `path` (a folder or hub id with config and tokenizer)."""
+    """vLLM with a model whose path is a folder or hub id with config and tokenizer."""
 
-    def __init__(self, path: str, settings: EngineSettings) -> None:
+    def __init__(self, model: ModelConfig, settings: EngineSettings) -> None:
         on_gpu = torch.cuda.is_available()
+        context = context_of(model, load_hf_config(model))
         keywords: dict[str, Any] = {
-            "model": path,
+            "model": model.path,
+            "revision": model.revision,
+            "tokenizer_revision": model.revision,
+            "trust_remote_code": model.trust_remote_code,
             "load_format": "auto" if settings.from_path else "dummy",
             "dtype": settings.precision,
-            "max_model_len": settings.context,
+            "max_model_len": context,
             "max_num_seqs": settings.max_rows,
             "enforce_eager": not on_gpu if settings.eager is None else settings.eager,
             "kv_cache_memory_bytes": None if settings.cache_gib is None else int(settings.cache_gib * 2**30),
@@ -72,7 +78,7 @@ class VllmEngine:
             # A prompt prefilled in pieces has its generator set back, which CPU generators cannot do.
             keywords |= {
                 "enable_chunked_prefill": False,
-                "max_num_batched_tokens": max(settings.context or 0, _BATCHED_TOKENS),
+                "max_num_batched_tokens": max(context, _BATCHED_TOKENS),
             }
         self.llm = LLM(**(keywords | settings.engine))
         self.running: dict[str, int] = {}  # name -> most tokens it may still grow to

@@ -94,7 +94,8 @@ def conclude(folder: Path) -> None:
     """Says how the runs of a local sweep have ended, and what to do with them."""
     sweep = manifest.read(folder)
     ended = Counter(state_of(run, None).state for run in sweep.runs)
-    print(f"\nSweep {sweep.name}: {', '.join(f'{count} {state}' for state, count in ended.items())}")
+    said = {"pending": "refused before the start"}
+    print(f"\nSweep {sweep.name}: {', '.join(f'{count} {said.get(state, state)}' for state, count in ended.items())}")
     print(f"Each run: {_command('status', folder)}    side by side: python -m analysis.report {folder}", flush=True)
 
 
