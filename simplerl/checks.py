@@ -255,10 +255,6 @@ def check_functions(raw: DictConfig) -> None:
     partials = {f"evals.sets.{name}": 0 for name in raw.evals.sets} | PARTIALS
     for key, arguments in partials.items():
         node = OmegaConf.select(raw, key)
-        require(
-            not key.startswith("evals.sets.") or node.get("path", "") is not None,
-            f"evals.path is not set: name the file or folder that {key} reads.",
-        )
         if node is not None:
             _call(key, instantiate(node, _convert_="object"), arguments)
 
@@ -368,4 +364,6 @@ def _value(key: str, value: Any, hint: Any) -> None:
         kind = "a number" if hint is float else "a whole number"
         require(isinstance(value, numbers) and not isinstance(value, bool), f"{key}={value} must be {kind}.")
     elif hint is str:
+        unset = value is None and key.startswith("evals.sets.") and key.endswith(".path")
+        require(not unset, f"evals.path is not set: name the file or folder that {key.removesuffix('.path')} reads.")
         require(isinstance(value, str), f"{key}={value} must be text.")
