@@ -22,11 +22,11 @@ help:  ## this list
 train: .venv/core  ## install, then the default run (a few minutes on two cores): make train ARGS="reward=lenient"
 	$(BIN)/python train.py $(ARGS)
 
-test: .venv/test lint  ## install the test and CPU-cluster extras, then lint and run every test
-	$(BIN)/python -m pytest $(ARGS)
+test: .venv/test lint  ## install the test and CPU-cluster extras, then lint and run every test (ARGS=-n0: one by one)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-test-fast: .venv/test  ## the unit tests, two minutes
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test-fast: .venv/test  ## the unit tests, about a minute
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
 
 lint: .venv/test  ## ruff and mypy
 	$(BIN)/ruff check .

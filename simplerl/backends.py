@@ -12,12 +12,12 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from simplerl.checkpoints import reading
 from simplerl.config import Config, ConfigError, KLPlace, ModelConfig, OptimizerConfig, TrainConfig
 from simplerl.losses import LossOutput
 from simplerl.metrics import prefixed
 from simplerl.models import Critic, load_policy, placed
 from simplerl.rewards.pool import Grader
-from simplerl.run import reading
 from simplerl.samplers import Sampler
 from simplerl.task import Task
 from simplerl.types import Batch, Reward

@@ -1,52 +1,23 @@
 """Contradictions between settings, each refused with one sentence that names the key and the remedy.
 
-`check_values` reads numbers alone (quick: nothing heavy is imported yet), `check_functions` the functions that the
-configuration names, `check_fit` whether they fit each other. What needs a tokenizer or data is checked in
+`check_values` reads numbers alone (quick: nothing heavy is imported yet), then `simplerl.signatures` what the
+configured functions take, then `check_fit` whether they fit each other. What needs a tokenizer or data is checked in
 `simplerl.task`.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from simplerl.config import AlgorithmConfig, Config, ConfigError, KLEstimator, KLPlace, OptimizerConfig, TrainConfig
 
-# Positional arguments that each kind of function is called with, those that import least first.
-PARTIALS = {
-    "data": 0,
-    "reward": 2,
-    "warmup.data": 0,
-    "evals.reward": 2,
-    "algorithm.advantage": 1,
-    "algorithm.policy_loss": 2,
-    "algorithm.value_loss": 2,
-    "sampler": 3,
-    "backend": 2,
-}
-
-# What keywords of this package's own functions may be: least, most.
-RANGES = {
-    "algorithm.advantage.gamma": (0.0, 1.0),
-    "algorithm.advantage.lam": (0.0, 1.0),
-    "algorithm.policy_loss.clip_low": (0.001, 1.0),
-    "algorithm.policy_loss.clip_high": (0.001, math.inf),
-    "algorithm.value_loss.clip": (0.001, math.inf),
-    "data.count": (1, math.inf),
-    "sampler.max_rows": (1, math.inf),
-    "sampler.max_cache_gib": (0.01, math.inf),
-    "sampler.cache_gib": (0.01, math.inf),
-}
 LEAST_TEMPERATURE = 0.01  # below it logits overflow; 0 is greedy
 MOST_SEED = 2**31 - 1
 # Below these a worker has no room for its own libraries, and no answer is read in time.
@@ -164,6 +135,11 @@ def _model_path(path: str) -> None:
         f"model.path={path} does not exist: name a Hugging Face folder (relative paths start at {Path.cwd()}) "
         "or a hub id.",
     )
+    folder = Path(path)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        inside = sorted(folder.glob("checkpoints/step_*/policy")) or sorted(folder.glob("warmup/model"))
+        meant = f"take {inside[-1]}" if inside else "name a Hugging Face folder"
+        raise ConfigError(f"model.path={path} holds no model (there is no config.json in it): {meant}.")
 
 
 def _batches(train: TrainConfig) -> None:
@@ -249,16 +225,6 @@ def _rollout(config: Config) -> None:
         )
 
 
-def check_functions(raw: DictConfig) -> None:
-    """What the configured functions take. One is imported after the other, and torch and transformers last, so that
-    a bad keyword of a reward is refused at once."""
-    partials = {f"evals.sets.{name}": 0 for name in raw.evals.sets} | PARTIALS
-    for key, arguments in partials.items():
-        node = OmegaConf.select(raw, key)
-        if node is not None:
-            _call(key, instantiate(node, _convert_="object"), arguments)
-
-
 def check_fit(config: Config) -> None:
     """What functions that may be chosen freely need of each other."""
     require(
@@ -292,78 +258,3 @@ def check_fit(config: Config) -> None:
         not needs_group or config.train.samples_per_prompt > 1,
         f"{name} compares the samples of a prompt: set train.samples_per_prompt to 2 or more.",
     )
-
-
-def _call(key: str, function: Any, arguments: int) -> None:
-    """A keyword that the function does not take is otherwise noticed only at its first call."""
-    require(
-        isinstance(function, partial),
-        f"{key} must name a function by `_target_` and `_partial_: true`, not {function!r}.",
-    )
-    signature = inspect.signature(function.func)
-    name = f"{function.func.__module__}.{function.func.__qualname__}"
-    accepted = [p.name for p in list(signature.parameters.values())[arguments:] if p.kind is not p.VAR_KEYWORD]
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    for keyword in function.keywords:
-        require(
-            takes_any or keyword in accepted,
-            f"{key}.{keyword} is unknown: {name} takes {', '.join(accepted) or 'no keywords'}.",
-        )
-    try:
-        signature.bind(*range(arguments), **function.keywords)
-    except TypeError as error:
-        raise ConfigError(f"{key}: {error}; {name} takes {', '.join(signature.parameters)}.") from error
-    hints = _hints(function.func)
-    for keyword, value in function.keywords.items():
-        if keyword in hints:
-            _value(f"{key}.{keyword}", value, hints[keyword])
-    if function.func.__module__.startswith("simplerl."):
-        _own_keywords(key, function.keywords, signature)
-
-
-def _own_keywords(key: str, keywords: dict[str, Any], signature: inspect.Signature) -> None:
-    """Ranges of this package's functions: what a user's own function means by its keywords is its own affair."""
-    for keyword, value in keywords.items():
-        if f"{key}.{keyword}" in RANGES and value is not None:
-            least, most = RANGES[f"{key}.{keyword}"]
-            bound = f"at least {least:g}" if math.isinf(most) else f"between {least:g} and {most:g}"
-            require(least <= value <= most, f"{key}.{keyword}={value} must be {bound}.")
-    if key in ("reward", "evals.reward") and "correct" in signature.parameters:
-        defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
-        scores = defaults | keywords
-        for worse in ("wrong", "unboxed"):
-            require(
-                scores[worse] < scores["correct"],
-                f"{key}.{worse}={scores[worse]} is not less than {key}.correct={scores['correct']}: right answers are "
-                "not learnt; lower it.",
-            )
-
-
-def _hints(function: Any) -> dict[str, Any]:
-    """Types of the parameters, or nothing where one of them is known to type checkers only."""
-    try:
-        return get_type_hints(function)
-    except NameError:
-        return {}
-
-
-def _value(key: str, value: Any, hint: Any) -> None:
-    """Plain numbers, texts, switches and choices; other types pass."""
-    if get_origin(hint) in (Union, UnionType):
-        options = [one for one in get_args(hint) if one is not NoneType]
-        if (value is None and NoneType in get_args(hint)) or len(options) > 1:
-            return
-        hint = options[0]
-    if get_origin(hint) is Literal:
-        choices = get_args(hint)
-        require(value in choices, f"{key}={value} is unknown: choose one of {', '.join(map(str, choices))}.")
-    elif hint is bool:
-        require(isinstance(value, bool), f"{key}={value} must be true or false.")
-    elif hint in (int, float):
-        numbers = (int, float) if hint is float else (int,)
-        kind = "a number" if hint is float else "a whole number"
-        require(isinstance(value, numbers) and not isinstance(value, bool), f"{key}={value} must be {kind}.")
-    elif hint is str:
-        unset = value is None and key.startswith("evals.sets.") and key.endswith(".path")
-        require(not unset, f"evals.path is not set: name the file or folder that {key.removesuffix('.path')} reads.")
-        require(isinstance(value, str), f"{key}={value} must be text.")

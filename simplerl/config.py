@@ -235,7 +235,8 @@ def register() -> None:
 
 def load(raw: DictConfig) -> Config:
     """The composed configuration as typed values, checked. Raises ConfigError."""
-    from simplerl.checks import check_finite, check_fit, check_functions, check_known, check_values
+    from simplerl.checks import check_finite, check_fit, check_known, check_values
+    from simplerl.signatures import check_functions
 
     try:
         missing = sorted(OmegaConf.missing_keys(raw))

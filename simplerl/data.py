@@ -65,7 +65,7 @@ LEVELS: dict[str, Callable[[Any], str]] = {"text": plain_level, "gsm8k": gsm8k_l
 def load_problems(
     *,
     path: str,
-    columns: Mapping[str, str],
+    columns: Mapping[str, str | None],
     source: str = "",
     split: str | None = None,
     hub: Mapping[str, Any] | None = None,
@@ -81,7 +81,7 @@ def load_problems(
 ) -> Problems:
     """The problems of one file, folder or Hub data set.
 
-    columns: where question and answer stand (and solution, level, id); "a.b" reaches into nested columns.
+    columns: where question and answer stand (and solution, level, id; null: nowhere); "a.b" reaches into nested ones.
     source: name of the data set, which the grader may know; "" takes the file's name.
     split: of a Hub data set or a folder of several; null is "train". hub: more arguments of `load_dataset`.
     answer_from, solution_from, level_from: the rules in `simplerl.benchmarks.ANSWERS`, SOLUTIONS and LEVELS.
@@ -90,7 +90,8 @@ def load_problems(
     duplicates: "drop" keeps the first of equal questions, "keep" only counts. shuffle_seed, then limit: which
     problems are taken and in what order; null leaves the file's order.
     """
-    _check_arguments(columns, levels, limit)
+    columns = _named(columns)
+    _check_options(columns, levels, limit)
     _choice("answer_from", answer_from, ANSWERS)
     _choice("solution_from", solution_from, SOLUTIONS)
     _choice("level_from", level_from, LEVELS)
@@ -153,7 +154,7 @@ def _problems(
             problem = read(row, name, index)
         except RowError as error:
             if not skip_bad:
-                raise ConfigError(f"{where}: {error}; correct it, or skip such rows with on_bad_row=skip.") from error
+                raise ConfigError(f"{where}: {error}; correct it, or skip such rows (on_bad_row=skip).") from error
             first_bad = first_bad or f"{where}: {error}"
             report["bad"] += 1
             if report["bad"] <= NAMED_BAD_ROWS:
@@ -174,15 +175,21 @@ def _problems(
     return found
 
 
-def _check_arguments(columns: Mapping[str, str], levels: Sequence[Any] | None, limit: int | None) -> None:
-    for key in REQUIRED:
-        if key not in columns:
-            raise ConfigError(f"columns.{key} is missing: name the column that holds the {key}.")
+def _named(columns: Mapping[str, str | None]) -> dict[str, str]:
+    """The columns that there are, checked."""
     for key, column in columns.items():
-        if not isinstance(column, str):
-            raise ConfigError(f"columns.{key}={column} must be the name of a column.")
         if key not in (*REQUIRED, *OPTIONAL):
             raise ConfigError(f"columns.{key} is unknown: the columns are {', '.join((*REQUIRED, *OPTIONAL))}.")
+        if not isinstance(column, str | None):
+            raise ConfigError(f"columns.{key}={column} must be the name of a column.")
+    named = {key: column for key, column in columns.items() if column is not None}
+    for key in REQUIRED:
+        if key not in named:
+            raise ConfigError(f"columns.{key} is missing: name the column that holds the {key}.")
+    return named
+
+
+def _check_options(columns: Mapping[str, str], levels: Sequence[Any] | None, limit: int | None) -> None:
     if levels is not None and "level" not in columns:
         raise ConfigError("levels needs columns.level: name the column that holds the level.")
     if limit is not None and limit < 1:
@@ -202,22 +209,31 @@ def _reader(
 ) -> Reader:
     """A function from a row, the data set's name and the row's place (from 0) to a problem. It raises RowError."""
 
+    def cell(row: dict[str, Any], key: str) -> Any:
+        try:
+            return _cell(row, columns[key])
+        except KeyError as error:
+            there = ", ".join(map(repr, row)) or "none"
+            raise RowError(
+                f"there is no column {columns[key]!r} (it has {there}), which columns.{key} names"
+            ) from error
+
     def field(row: dict[str, Any], key: str, rule: Callable[[Any], str]) -> str:
-        value = _cell(row, columns[key])
+        value = cell(row, key)
         try:
             return rule(value)
         except ValueError as error:
             raise RowError(f"the {key} ({columns[key]}) {error}") from error
 
     def optional(row: dict[str, Any], key: str, rule: Callable[[Any], str]) -> str | None:
-        if key not in columns or _cell(row, columns[key]) is None:
+        if key not in columns or cell(row, key) is None:
             return None
         return field(row, key, rule)
 
     def read(row: dict[str, Any] | RowError, name: str, index: int) -> Problem:
         if isinstance(row, RowError):
             raise row
-        question = _cell(row, columns["question"])
+        question = cell(row, "question")
         if not isinstance(question, str) or not question.strip():
             raise RowError(f"the question ({columns['question']}) is {'empty' if not question else 'not text'}")
         return Problem(
@@ -233,12 +249,13 @@ def _reader(
 
 
 def _cell(row: Mapping[str, Any], column: str) -> Any:
+    """Raises KeyError."""
     if column in row:
         return row[column]
     value: Any = row
     for part in column.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise RowError(f"there is no column {column!r} (it has {', '.join(map(repr, row)) or 'none'})")
+            raise KeyError(column)
         value = value[part]
     return value
 

@@ -15,13 +15,14 @@ from simplerl.advantages import token_rewards
 from simplerl.ahead import RolloutSource
 from simplerl.backends import Backend
 from simplerl.batching import collate_rollouts
+from simplerl.checkpoints import last_checkpoint
 from simplerl.config import Config, KLPlace
 from simplerl.evaluate import evaluate
 from simplerl.losses import policy_objective
 from simplerl.metrics import batch_metrics, rollout_metrics
 from simplerl.progress import StepProgress
 from simplerl.rewards.pool import Grader
-from simplerl.run import Interrupted, Run, last_checkpoint
+from simplerl.run import Interrupted, Run
 from simplerl.samplers import Sampler
 from simplerl.task import Task
 from simplerl.types import Rollout

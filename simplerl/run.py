@@ -32,8 +32,8 @@ from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 import yaml
-from safetensors import SafetensorError
 
+from simplerl.checkpoints import CHECKPOINT, STATE, checkpoints, read_json, write_folder, write_text
 from simplerl.config import Config, ConfigError
 from simplerl.rewards.pool import source_of
 from simplerl.rollout_table import rollout_table
@@ -45,8 +45,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LABEL = 90  # characters of a folder's name that say what was overridden
-STATE = "state.json"  # in every complete checkpoint
-CHECKPOINT = re.compile(r"[.]?step_\d{6,}")
 INTERRUPTED = 75  # exit status after saving on a stop signal (EX_TEMPFAIL: try again)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 # Settings that say where and how a run is watched, not what it computes.
@@ -69,16 +67,6 @@ def run_folder(resolved: dict[str, Any], label: str) -> Path:
     if len(plain) > LABEL:  # the end often says what a sweep varies, such as the seed
         plain = f"{plain[: LABEL // 2]}..{plain[-LABEL // 2 :]}"
     return Path(resolved["run"]["root"]) / f"{plain or 'default'}-{digest}"
-
-
-def write_text(path: Path, text: str) -> None:
-    """All of it or nothing."""
-    beside = path.with_name(f".{path.name}")
-    with open(beside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 class Run:
@@ -109,7 +97,7 @@ class Run:
     def _write_environment(self) -> None:
         """That of this attempt; where other code or packages ran before it, theirs are kept under "earlier"."""
         path, now = self.dir / "environment.json", self._environment()
-        before = json.loads(path.read_text()) if path.exists() else now
+        before = read_json(path) if path.exists() else now
         earlier = before.pop("earlier", [])
         if _differ(before, now):
             logger.warning("resumed with other code, packages or reward function than before: see %s", path)
@@ -123,7 +111,7 @@ class Run:
     def changed(self) -> bool:
         """What would run it now is not what ran it last."""
         path = self.dir / "environment.json"
-        return path.exists() and _differ(json.loads(path.read_text()), self._environment())
+        return path.exists() and _differ(read_json(path), self._environment())
 
     def _claim(self) -> None:
         """Two processes that write one folder would mix their lines."""
@@ -142,7 +130,7 @@ class Run:
 
     def status(self) -> dict[str, Any]:
         path = self.dir / "status.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return read_json(path) if path.exists() else {}
 
     @property
     def finished(self) -> bool:
@@ -270,24 +258,6 @@ class Run:
         return path
 
 
-def write_folder(place: Path, step: int, write: Callable[[Path], None]) -> Path:
-    """`write(folder)` and state.json, so that `place` is the whole of it or does not exist. One that exists is
-    kept: it holds the same, and to replace it would leave a moment without it."""
-    if (place / STATE).exists():
-        return place
-    beside = place.with_name(f".{place.name}")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    write(beside)
-    (beside / STATE).write_text(json.dumps({"step": step}))
-    for path in beside.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-    os.replace(beside, place)
-    return place
-
-
 def is_held(folder: Path) -> bool:
     """A process (on this machine, or any that shares the file system's locks) is writing the run's folder."""
     import fcntl
@@ -302,33 +272,6 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step_*") if CHECKPOINT.fullmatch(path.name) and (path / STATE).exists())
-
-
-def last_checkpoint(folder: Path) -> tuple[Path | None, int]:
-    """The newest complete one and its step, or nothing and 0."""
-    complete = checkpoints(folder)
-    if not complete:
-        return None, 0
-    return complete[-1], int(json.loads((complete[-1] / STATE).read_text())["step"])
-
-
-@contextmanager
-def reading(checkpoint: Path | None) -> Iterator[None]:
-    """What cannot be read of a checkpoint names it, and the way out."""
-    try:
-        yield
-    except (ConfigError, OSError, KeyError, json.JSONDecodeError, SafetensorError) as error:
-        if checkpoint is None:
-            raise
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ConfigError(
-            f"{checkpoint} is damaged ({reason}): remove it, and the same command goes on from the one before."
-        ) from error
-
-
 def _only(rows: list[dict[str, Any]], prefix: str) -> dict[str, Any]:
     return {key: value for row in rows for key, value in row.items() if key.startswith(prefix) or key == "step"}
 
@@ -338,7 +281,9 @@ def _is_whole(line: str) -> bool:
     return line.startswith("{") and line.endswith("}")
 
 
-def _check_same_run(known: dict[str, Any], resolved: dict[str, Any], folder: Path) -> None:
+def _check_same_run(known: Any, resolved: dict[str, Any], folder: Path) -> None:
+    if not isinstance(known, dict):
+        raise ConfigError(f"{folder / 'config.yaml'} is damaged (it holds no settings): remove {folder}.")
     other = {key for key in known.keys() | resolved.keys() if known.get(key) != resolved.get(key)}
     for key in sorted(other.difference(NOT_HASHED, MOVABLE)):
         where, was, now = _difference(key, known.get(key), resolved.get(key))

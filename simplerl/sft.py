@@ -6,11 +6,12 @@ import numpy as np
 
 from simplerl.backends import Backend
 from simplerl.batching import collate, token_weights
+from simplerl.checkpoints import last_checkpoint, write_folder
 from simplerl.config import Aggregation, Config
 from simplerl.losses import negative_log_likelihood
 from simplerl.metrics import prefixed
 from simplerl.progress import StepProgress
-from simplerl.run import Interrupted, Run, last_checkpoint, write_folder
+from simplerl.run import Interrupted, Run
 from simplerl.task import Task
 from simplerl.types import Batch
 

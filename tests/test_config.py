@@ -92,7 +92,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     ),
     "type of a reward's keyword": (["reward.correct=high"], "reward.correct=high must be a number"),
     "rule of a reward": (["reward.rule=sympy"], "reward.rule=sympy is unknown: choose one of math_verify, qwen, exact"),
-    "keyword of an advantage": (["+algorithm.advantage.gama=0.9"], "algorithm.advantage.gama is unknown"),
+    "keyword of an advantage": (["+algorithm.advantage.gama=0.9"], "perhaps algorithm.advantage.gamma is"),
     "keyword of an evaluation set": (["+evals.sets.micro.level=2"], "evals.sets.micro.level is unknown"),
     "choice of a data source": (["data.split=test"], "data.split=test is unknown: choose one of pretrain, rl, heldout"),
     "choice of the sampler": (["sampler.precision=float16"], "sampler.precision=float16 is unknown"),
@@ -100,7 +100,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "module that is not there": (["data._target_=my_data.load"], "data._target_=my_data.load cannot be imported"),
     "function with other arguments": (
         ["algorithm.policy_loss._target_=simplerl.losses.clipped_value"],
-        "algorithm.policy_loss.clip_low is unknown: simplerl.losses.clipped_value takes clip",
+        "clip_low is unknown: perhaps algorithm.policy_loss.clip is meant; simplerl.losses.clipped_value takes clip",
     ),
     "minibatch that does not divide": (
         ["train.minibatch_size=100"],
@@ -125,6 +125,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "stop token of another model": (["prompt.stop_tokens=['<|eot_id|>']"], "prompt.stop_tokens names '<|eot_id|>'"),
     "prompt without a question": (["prompt.template=Hello"], "prompt.template has no {question}"),
     "model folder that does not exist": (["model.path=./no/model"], "model.path=./no/model does not exist"),
+    "folder without a model": (["model.path=conf"], "model.path=conf holds no model (there is no config.json in it)"),
     "data file that does not exist": (["data=jsonl", "data.path=no/such.jsonl"], "no/such.jsonl does not exist"),
     "benchmarks that do not exist": (["evals=suite8", "evals.path=/no"], "/no/gsm8k.jsonl does not exist"),
     "benchmarks without a folder": (["evals=suite8"], "evals.path is not set"),

@@ -118,7 +118,7 @@ def test_duplicates_are_counted_and_ids_unique(tmp_path: Path) -> None:
 def test_answer_and_solution_rules(tmp_path: Path) -> None:
     gsm = {"question": "Q?", "answer": "He has 2*500 = <<2*500=1000>>1000.\n#### 1,000"}
     path = write(tmp_path / "g.jsonl", lines(gsm))
-    columns = {**COLUMNS, "solution": "answer"}
+    columns = {**COLUMNS, "solution": "answer", "level": None, "id": None}  # null: there is none
     (problem,) = load(path, columns=columns, answer_from="after_hashes", solution_from="gsm8k")
     assert (problem.answer, problem.solution) == ("1000", "He has 2*500 = 1000.")
     path = write(tmp_path / "m.jsonl", lines({"question": "Q?", "answer": r"\boxed{1} so \boxed{\frac{1}{2}}."}))
@@ -165,7 +165,8 @@ def test_bad_files_are_refused_by_a_sentence(name: str, tmp_path: Path) -> None:
 BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "no answer column": ({"columns": {"question": "q"}}, "columns.answer is missing"),
     "unknown column": ({"columns": {**COLUMNS, "hint": "h"}}, "columns.hint is unknown"),
-    "null column": ({"columns": {"question": "q", "answer": None}}, "columns.answer=None must be the name of a column"),
+    "null column": ({"columns": {"question": "q", "answer": None}}, "columns.answer is missing"),
+    "column by number": ({"columns": {"question": "q", "answer": 1}}, "columns.answer=1 must be the name of a column"),
     "levels without column": ({"levels": [3]}, "levels needs columns.level"),
     "no such level": (
         {"levels": [9], "columns": {**COLUMNS, "level": "level"}}, "whose levels are 3, 4, 5",

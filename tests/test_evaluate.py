@@ -288,6 +288,7 @@ def test_a_checkpoint_asked_with_another_prompt_than_in_training_is_said(
     register()
     policy = tmp_path / "checkpoints/step_000001/policy"
     policy.mkdir(parents=True)
+    (policy / "config.json").write_text("{}")
     (tmp_path / "status.json").write_text("{}")
     (tmp_path / "config.yaml").write_text("prompt: {name: simplerl_train}")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

@@ -18,8 +18,9 @@ import torch
 from micro_runs import ROOT, SMALL, composed, differences, outcome, rows, run
 from omegaconf import OmegaConf
 
+from simplerl.checkpoints import checkpoints, last_checkpoint, reading, write_folder, write_text
 from simplerl.config import ConfigError, load
-from simplerl.run import Run, checkpoints, last_checkpoint, reading, run_folder, write_folder, write_text
+from simplerl.run import Run, run_folder
 from simplerl.stepping import read_step
 
 
@@ -126,6 +127,25 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         read_step(tmp_path)
     with pytest.raises(FileNotFoundError), reading(None):
         read_step(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [("", "Expecting value"), ('{"step": 1', "Expecting"), ("[]", "no object")]
+)
+def test_a_cut_file_of_a_run_is_named(content: str, said: str, tmp_path: Path) -> None:
+    state = tmp_path / "step_000001" / "state.json"
+    state.parent.mkdir()
+    state.write_text(content)
+    with pytest.raises(ConfigError, match=rf"state.json is damaged \(.*{said}.*\): remove it"):
+        last_checkpoint(tmp_path)
+
+
+def test_a_folder_with_an_empty_configuration_is_named(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    run.release()
+    (run.dir / "config.yaml").write_text("")
+    with pytest.raises(ConfigError, match=r"config\.yaml is damaged"):
+        opened(tmp_path)
 
 
 def test_a_removal_that_is_killed_leaves_no_false_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from simplerl.checkpoints import write_text
 from simplerl.config import ConfigError
-from simplerl.run import write_text
 
 FOLDER = ".sweeps"  # under run.root
 
