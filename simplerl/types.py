@@ -113,15 +113,19 @@ class Batch:
     mask: Tensor  # [B, T] bool: tokens that are trained on (the response)
     group: Tensor  # [B] int64: rows of one prompt share a number
     reward: Tensor | None = None  # [B] float32
-    sampler_logprobs: Tensor | None = None  # the rest: [B, T] float32, zero outside the mask
+    # The rest: [B, T] float32, zero outside the mask. From the sampler:
+    sampler_logprobs: Tensor | None = None
+    # from `Models.score`, the values where there is a critic:
     logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
     entropy: Tensor | None = None
     values: Tensor | None = None
+    # from `simplerl.advantages`, the returns where there is a critic:
     token_rewards: Tensor | None = None
     advantages: Tensor | None = None
     returns: Tensor | None = None
-    weights: Tensor | None = None  # what each token's loss counts; sums to about 1 over an optimizer step
+    # and from the plan of the update: what each token's loss counts; sums to about 1 over an optimizer step.
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
