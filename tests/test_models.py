@@ -190,7 +190,8 @@ def test_capped_logits_are_refused(kind: str, changes: dict[str, Any], tmp_path:
 @pytest.mark.parametrize(("kind", "tied"), [("qwen2", True), ("qwen2", False), ("llama", False), ("gpt2", True)])
 def test_plain_heads_are_accepted(kind: str, tied: bool, tmp_path: Path) -> None:
     tiny.policy(kind, tie_word_embeddings=tied).save_pretrained(tmp_path)
-    load_policy(ModelConfig(path=str(tmp_path)), Precision.float32, "cpu")
+    loaded = load_policy(ModelConfig(path=str(tmp_path)), Precision.float32, "cpu")
+    assert (loaded.config.model_type, loaded.config.tie_word_embeddings) == (kind, tied)
 
 
 def test_context_comes_from_the_model_and_may_only_shrink() -> None:

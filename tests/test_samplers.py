@@ -147,6 +147,7 @@ def test_a_cache_that_grows_and_moves_keeps_its_content(
     monkeypatch.setattr("simplerl.samplers.llama._COLUMNS", 5)
     monkeypatch.setattr("simplerl.samplers.llama._PREFILL_TOKENS", 20)
     rollouts = draw(LocalSampler(model, tokenizer, max_rows=5), make_prompts(12), Sampling(max_new_tokens=60))
+    assert max(len(rollout.token_ids) for rollout in rollouts.values()) > 5  # the cache grows
     for rollout in rollouts.values():
         got = torch.tensor(rollout.logprobs)
         torch.testing.assert_close(got, full_logprobs(model, rollout), atol=1e-4, rtol=0)
