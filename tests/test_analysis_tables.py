@@ -210,6 +210,7 @@ def hostile() -> Table:
 def test_every_format_escapes(hostile: Table) -> None:
     assert "a_b & 50% \\| <script>" in markdown(hostile)
     assert "<script>" not in as_html(hostile) and "&lt;script&gt;" in as_html(hostile)
+    assert tex_text("Δ base, λ") == r"$\Delta$ base, $\lambda$"
     assert tex_text("a_b & 50% \\") == r"a\_b \& 50\% \textbackslash{}"
     rows = list(csv.reader(as_csv(hostile).splitlines()))
     assert rows[0] == ["name", "metric ±", "metric ± low", "metric ± high"]
