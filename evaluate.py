@@ -6,15 +6,15 @@ The configuration is that of train.py; prompt=, reward=, sampler= and evals= cou
 import hydra
 from omegaconf import DictConfig
 
+from simplerl.cli import started
 from simplerl.config import register
-from simplerl.entry import started
 
 register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(raw: DictConfig) -> None:
-    from simplerl.scoreboard import main as run  # torch and transformers load only when something runs
+    from simplerl.evals.standalone import main as run  # torch and transformers load only when something runs
 
     run(raw)
 

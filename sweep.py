@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from simplerl.config import ConfigError
+from simplerl.errors import ConfigError
 
 
 def arguments() -> argparse.Namespace:
@@ -31,18 +31,18 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     chosen = arguments()
-    from simplerl.slurm.queue import SlurmError
-    from simplerl.sweep import care, manifest
+    from simplerl.sweeps import commands, manifest
+    from simplerl.sweeps.slurm_queue import SlurmError
 
     try:
         if chosen.sweep is None:
-            return care.show_all(chosen.root)
+            return commands.show_all(chosen.root)
         sweep = manifest.find(chosen.sweep, chosen.root)
         if chosen.what == "cancel":
-            return care.cancel(sweep)
+            return commands.cancel(sweep)
         if chosen.what == "resume":
-            return care.resume(sweep)
-        return care.show(sweep, as_json=chosen.json)
+            return commands.resume(sweep)
+        return commands.show(sweep, as_json=chosen.json)
     except (ConfigError, SlurmError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -8,8 +8,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from simplerl.cli import started
 from simplerl.config import register
-from simplerl.entry import started
 
 register()
 
@@ -23,7 +23,7 @@ def outcome(folder: Path) -> str:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(raw: DictConfig) -> None:
-    from simplerl.main import main as run  # torch and transformers load only when something runs
+    from simplerl.experiment import main as run  # torch and transformers load only when something runs
 
     folder = run(raw)
     if HydraConfig.get().mode is RunMode.RUN:

@@ -17,11 +17,11 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.folders import read_responses, rollout_steps
-from analysis.load import SourceError, run_folders
-from simplerl.statistics import wilson
-from simplerl.text_features import REFLECTION_WORDS, is_code, reflects, repetition
+from analysis.sources import SourceError, run_folders
+from simplerl.evals.behaviour import REFLECTION_WORDS, is_code, reflects, repetition
+from simplerl.evals.statistics import wilson
 
-# Families of words; "any" is simplerl.text_features' own list, which the training metrics count.
+# Families of words; "any" is simplerl.evals.behaviour' own list, which the training metrics count.
 FAMILIES = {
     "any": REFLECTION_WORDS,
     "recheck": ("recheck", "re-check", "double-check", "let me check", "let's check", "verify", "check again"),

@@ -41,7 +41,7 @@ class Measured:
 
 
 def write_runs(root: Path, runs: int, steps: int, metrics: int) -> None:
-    """Run folders as `simplerl.run` leaves them, without responses."""
+    """Run folders as `simplerl.runs.folder` leaves them, without responses."""
     names = [*TRAINING, *(f"other/{place}" for place in range(metrics))][:metrics] + EVALUATION
     every = max(steps // EVALUATIONS, 1)
     for run in range(runs):
@@ -64,7 +64,7 @@ def write_runs(root: Path, runs: int, steps: int, metrics: int) -> None:
 def measure(root: Path, out: Path) -> Measured:
     """Of this process, which has imported nothing yet: imports count."""
     start = time.perf_counter()
-    from analysis.load import load
+    from analysis.sources import load
 
     frames = load([root])
     loaded, load_memory = time.perf_counter(), _peak()

@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.folders import evaluation_steps, read_responses, read_results
-from analysis.load import SourceError
 from analysis.render import Cell, Table, markdown
-from simplerl.statistics import Array, Interval, bounded_mean_of_sets, paired_difference
+from analysis.sources import SourceError
+from simplerl.evals.statistics import Array, Interval, bounded_mean_of_sets, paired_difference
 
 SETTINGS = ("prompt", "sampling", "stop", "reward", "reward_keywords")  # whose difference is worth a word
 COLUMNS = ["set", "problem_id", "question", "gold", "sample", "correct"]

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from simplerl.benchmarks import BENCHMARKS
-from simplerl.statistics import Z
+from simplerl.data.benchmarks import BENCHMARKS
+from simplerl.evals.statistics import Z
 
 # 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom.
 _T = (

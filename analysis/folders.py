@@ -1,4 +1,4 @@
-"""Run folders (see `simplerl.run`) -> frames; their responses and evaluations are read on demand."""
+"""Run folders (see `simplerl.runs.folder`) -> frames; their responses and evaluations are read on demand."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import yaml
 
 from analysis.frames import RunData
-from analysis.values import flatten, number
-from simplerl.rollout_table import SCHEMA
+from analysis.parsing import flatten, number
+from simplerl.runs.rollout_table import SCHEMA
 
-# Every column of simplerl.rollout_table but the per-token ones.
+# Every column of simplerl.runs.rollout_table but the per-token ones.
 RESPONSES = [name for name in SCHEMA.names if name not in ("tokens", "logprobs")]
 
 

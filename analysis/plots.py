@@ -1,6 +1,6 @@
 """The figures of any set of runs: python -m analysis.plots RUN... --out DIR
 
-RUN is a run folder, a folder of run folders, or anything that W&B exports (see `analysis.load`)."""
+RUN is a run folder, a folder of run folders, or anything that W&B exports (see `analysis.sources`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from analysis.arms import Arms, prepared
 from analysis.frames import Frames
-from analysis.load import SourceError, load
+from analysis.sources import SourceError, load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

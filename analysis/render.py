@@ -79,7 +79,17 @@ _TEX = {
     "|": r"\textbar{}",
     "\n": " ",
 }
-_GREEK = {"Δ": "Delta", "α": "alpha", "β": "beta", "γ": "gamma", "λ": "lambda", "ε": "epsilon", "σ": "sigma", "τ": "tau", "μ": "mu"}
+_GREEK = {
+    "Δ": "Delta",
+    "α": "alpha",
+    "β": "beta",
+    "γ": "gamma",
+    "λ": "lambda",
+    "ε": "epsilon",
+    "σ": "sigma",
+    "τ": "tau",
+    "μ": "mu",
+}
 
 
 def tex_text(text: str) -> str:

@@ -1,7 +1,7 @@
 """One self-contained page about any runs: python -m analysis.report RUN... --out report.html
 
 It opens from disk without a network: summary and configuration of each run, the tables, interactive curves, and a
-browser for the responses. RUN is whatever `analysis.load` reads; responses come from run folders only."""
+browser for the responses. RUN is whatever `analysis.sources` reads; responses come from run folders only."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ import pandas as pd
 from analysis.arms import Arms, prepared, short, titles, varying
 from analysis.curves import label
 from analysis.frames import Frames
-from analysis.load import SourceError, load, run_folders
 from analysis.render import Cell, Table, as_html
 from analysis.report_data import POINTS, Responses, curve_data, response_data
+from analysis.sources import SourceError, load, run_folders
 from analysis.tables import tables_of
-from simplerl.published import FIVE
+from simplerl.evals.published import FIVE
 
 PAGE = Path(__file__).parent / "page"
 FIRST_AND_LAST = ("eval/mean/accuracy", "eval/mean/response_length", "reward/mean", "rollout/code_share")

@@ -19,7 +19,7 @@ from analysis.figures import OVERVIEW
 from analysis.folders import evaluation_steps, read_responses, rollout_steps
 from analysis.frames import Frames
 from analysis.style import looks
-from simplerl.text_features import REFLECTION_WORDS, has_box, is_code, reflects
+from simplerl.evals.behaviour import REFLECTION_WORDS, has_box, is_code, reflects
 from simplerl.types import FINISH_LENGTH
 
 POINTS = 400  # of a curve; longer ones are thinned

@@ -1,7 +1,7 @@
 """The paper's tables with the suite's runs beside the published rows, and a table for any ablation.
 
 python -m analysis.tables RUN... --out DIR [--average five|eight]
-RUN is a run folder, a folder of run folders, or anything that W&B exports (see `analysis.load`); without any, the
+RUN is a run folder, a folder of run folders, or anything that W&B exports (see `analysis.sources`); without any, the
 published tables alone are written."""
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from analysis.arms import Arm, Arms, prepared, short
 from analysis.curves import is_share, label
 from analysis.estimates import Estimate, best, over_seeds, published_estimate
 from analysis.frames import Frames, assemble
-from analysis.load import SourceError, load
 from analysis.published_tables import (
     HEADINGS,
     OF_EXPERIMENT,
@@ -29,8 +28,9 @@ from analysis.published_tables import (
     row_of,
 )
 from analysis.render import Cell, Table, write
-from simplerl.benchmarks import BENCHMARKS
-from simplerl.published import FIVE, PUBLISHED
+from analysis.sources import SourceError, load
+from simplerl.data.benchmarks import BENCHMARKS
+from simplerl.evals.published import FIVE, PUBLISHED
 
 AVERAGES = {"five": FIVE, "eight": (*FIVE, *(name for name in BENCHMARKS if name not in FIVE))}
 BEHAVIOUR = ("response_length", "truncated_share", "box_share", "code_share", "reflection_share")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from analysis.frames import RunData
-from analysis.values import flatten, number
+from analysis.parsing import flatten, number
 from analysis.wandb_rows import PHASES, rows_to_metrics
 
 
@@ -16,7 +16,7 @@ def read_project(path: str, notes: list[str]) -> list[RunData]:
     from wandb.errors import CommError, UsageError
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
-    from analysis.load import SourceError
+    from analysis.sources import SourceError
 
     try:
         api = wandb.Api(timeout=30)

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.frames import RunData
-from analysis.values import number, plain
+from analysis.parsing import number, plain
 from analysis.wandb_rows import PHASES
 
 # Columns of the runs table that are neither settings nor results.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.frames import RunData
-from analysis.values import flatten, number
+from analysis.parsing import flatten, number
 from analysis.wandb_rows import rows_to_metrics
 
 BLOCK = 32 * 1024
@@ -57,7 +57,7 @@ def payloads(content: bytes) -> Iterator[bytes | None]:
             yield joined
 
 
-EXITS = {0: "finished", 75: "interrupted"}  # 75: saved and left on a stop signal (simplerl.run)
+EXITS = {0: "finished", 75: "interrupted"}  # 75: saved and left on a stop signal (simplerl.runs.folder)
 
 
 @dataclass

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.values import number
+from analysis.parsing import number
 
-PHASES = {"rl/step": "rl", "warmup/step": "warmup"}  # how this suite logs its own step (see simplerl.tracking)
+PHASES = {"rl/step": "rl", "warmup/step": "warmup"}  # how this suite logs its own step (see simplerl.runs.tracking)
 _OWN = "_step _runtime _timestamp _wandb".split()  # noqa: SIM905
 
 

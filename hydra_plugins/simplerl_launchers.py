@@ -1,5 +1,5 @@
 """hydra/launcher=local and hydra/launcher=slurm. Hydra imports this file at every start, so it imports little, and it
-accepts launchers from the package hydra_plugins only; what they do is in simplerl/sweep/launch.py."""
+accepts launchers from the package hydra_plugins only; what they do is in simplerl/sweeps/launch.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LocalLauncher(BasicLauncher):
     """Hydra's own, one run after the other; a sweep of runs is checked and written down first."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from simplerl.sweep.launch import conclude, launch_local, planned
+        from simplerl.sweeps.launch import conclude, launch_local, planned
 
         assert self.hydra_context is not None and self.config is not None
         if self.config.hydra.job.name == "evaluate":  # leaves no runs
@@ -43,8 +43,8 @@ class SlurmLauncher(Launcher):
         self.hydra_context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from simplerl.slurm.submit import Resources
-        from simplerl.sweep.launch import launch_slurm, planned
+        from simplerl.sweeps.launch import launch_slurm, planned
+        from simplerl.sweeps.slurm_submit import Resources
 
         if self.config.hydra.job.name == "evaluate":
             raise CompactHydraException(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from simplerl.config import ConfigError
+from simplerl.errors import ConfigError
 from simplerl.grade import (
     OPTIONS,
     asks_for_help,

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from simplerl.config import ConfigError
+from simplerl.errors import ConfigError
 from simplerl.rewards.pool import Grader
 from simplerl.types import Problem, Reward
 

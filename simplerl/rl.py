@@ -1,8 +1,8 @@
 """The loop: sample, grade, score, estimate advantages, update, sync.
 
 Step s speaks of the weights after s updates: their evaluation, the responses drawn with them, and the update
-that makes the weights of step s + 1. Not here: loading models (`simplerl.backends`), what is trained on
-(`simplerl.task`), the run's folder (`simplerl.run`). To run it: `python train.py`.
+that makes the weights of step s + 1. Not here: loading models (`simplerl.engine.backends`), what is trained on
+(`simplerl.data.task`), the run's folder (`simplerl.runs.folder`). To run it: `python train.py`.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import logging
 from contextlib import nullcontext
 from pathlib import Path
 
-from simplerl.advantages import token_rewards
-from simplerl.ahead import RolloutSource
-from simplerl.backends import Backend
-from simplerl.batching import collate_rollouts
-from simplerl.checkpoints import last_checkpoint
+from simplerl.algorithms.advantages import token_rewards
+from simplerl.algorithms.losses import policy_objective
 from simplerl.config import Config, KLPlace
-from simplerl.evaluate import evaluate
-from simplerl.losses import policy_objective
-from simplerl.metrics import batch_metrics, rollout_metrics
-from simplerl.progress import StepProgress
+from simplerl.data.task import Task
+from simplerl.engine.backends import Backend
+from simplerl.engine.batching import collate_rollouts
+from simplerl.engine.worker import UpdatePlan
+from simplerl.evals.evaluate import evaluate
 from simplerl.rewards.pool import Grader
-from simplerl.run import Interrupted, Run
+from simplerl.rollouts import RolloutSource
+from simplerl.runs.checkpoints import last_checkpoint
+from simplerl.runs.folder import Interrupted, Run
+from simplerl.runs.metrics import batch_metrics, rollout_metrics
+from simplerl.runs.progress import StepProgress
 from simplerl.samplers import Sampler
-from simplerl.task import Task
 from simplerl.types import Rollout
-from simplerl.worker import UpdatePlan
 
 logger = logging.getLogger(__name__)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from simplerl.backends import Backend
-from simplerl.batching import collate, token_weights
-from simplerl.checkpoints import last_checkpoint, write_folder
+from simplerl.algorithms.losses import negative_log_likelihood
 from simplerl.config import Aggregation, Config
-from simplerl.losses import negative_log_likelihood
-from simplerl.metrics import prefixed
-from simplerl.progress import StepProgress
-from simplerl.run import Interrupted, Run
-from simplerl.task import Task
+from simplerl.data.task import Task
+from simplerl.engine.backends import Backend
+from simplerl.engine.batching import collate, token_weights
+from simplerl.runs.checkpoints import last_checkpoint, write_folder
+from simplerl.runs.folder import Interrupted, Run
+from simplerl.runs.metrics import prefixed
+from simplerl.runs.progress import StepProgress
 from simplerl.types import Batch
 
 

@@ -6,7 +6,7 @@ T tokens of prompt + response (padded on the right), L tokens of one response, V
 
 One frame for all per-token tensors: they are [B, T] and column t speaks of token t: the
 log-probability *of* it, the value of the state *before* it, the advantage *for* it. The shift by
-one between a model's output and this frame happens in `simplerl.worker` and nowhere else.
+one between a model's output and this frame happens in `simplerl.engine.worker` and nowhere else.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Batch:
     ref_logprobs: Tensor | None = None
     entropy: Tensor | None = None
     values: Tensor | None = None
-    # from `simplerl.advantages`, the returns where there is a critic:
+    # from `simplerl.algorithms.advantages`, the returns where there is a critic:
     token_rewards: Tensor | None = None
     advantages: Tensor | None = None
     returns: Tensor | None = None

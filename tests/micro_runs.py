@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import AutoTokenizer
 
 from simplerl.config import register
-from simplerl.main import run_experiment
+from simplerl.experiment import run_experiment
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from simplerl.cluster import stacks
 from simplerl.cluster.weights import Bucket, buckets
-from simplerl.fingerprint import fingerprint
+from simplerl.engine.checksum import fingerprint
 
 
 class RankAlone:

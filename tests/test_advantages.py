@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from simplerl.advantages import gae, group_relative, kl_estimate, token_rewards, whitened
-from simplerl.batching import collate
+from simplerl.algorithms.advantages import gae, group_relative, kl_estimate, token_rewards, whitened
 from simplerl.config import KLEstimator
+from simplerl.engine.batching import collate
 from simplerl.types import Batch
 
 Array = np.ndarray

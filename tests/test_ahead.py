@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from light_rewards import patient
 
-from simplerl.ahead import RolloutSource
 from simplerl.rewards.pool import Grader
+from simplerl.rollouts import RolloutSource
 from simplerl.types import Problem, Prompt, Rollout
 
 

@@ -15,8 +15,8 @@ from analysis.arms import arms_of, prepared
 from analysis.curves import SMOOTH_FROM, band, label, smoothed
 from analysis.figures import FIGURES, grid, marks_of_curves, panels
 from analysis.frames import Frames, RunData, assemble
-from analysis.load import load
 from analysis.render import as_csv, markdown
+from analysis.sources import load
 from analysis.tables import tables_of
 
 ROOT = Path(__file__).resolve().parent.parent

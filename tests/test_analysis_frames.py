@@ -11,14 +11,14 @@ import yaml
 
 from analysis.arms import arms_of, prepared
 from analysis.frames import RunData, assemble
-from analysis.load import SourceError, load
+from analysis.parsing import flatten, number, plain
 from analysis.plots import draw_all, main
+from analysis.sources import SourceError, load
 from analysis.style import looks
-from analysis.values import flatten, number, plain
 
 
 def write_run(root: Path, name: str, rows: list[dict[str, Any]], *, state: str = "finished", **config: Any) -> Path:
-    """A run folder as `simplerl.run` leaves it, without responses."""
+    """A run folder as `simplerl.runs.folder` leaves it, without responses."""
     folder = root / name
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))

@@ -20,7 +20,7 @@ from test_analysis_frames import write_run
 from analysis import report_data
 from analysis.report import main, write_report
 from analysis.report_data import response_data, thin
-from simplerl.rollout_table import SCHEMA
+from simplerl.runs.rollout_table import SCHEMA
 
 HOSTILE = (
     "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'><!-- "

@@ -16,10 +16,10 @@ from analysis import aha, compare
 from analysis.arms import prepared
 from analysis.estimates import Estimate, best, distinguishable, over_seeds, published_estimate
 from analysis.frames import Frames, RunData, assemble
-from analysis.load import SourceError
 from analysis.render import Cell, Table, as_csv, as_html, latex, markdown, tex_text, write
+from analysis.sources import SourceError
 from analysis.tables import main, tables_of
-from simplerl.published import PUBLISHED
+from simplerl.evals.published import PUBLISHED
 
 # recipe, table 1, as published
 TABLE_1 = """

@@ -12,11 +12,11 @@ import pytest
 from wandb_server import ServedRun, serving
 
 from analysis.arms import prepared
-from analysis.load import SourceError, load
+from analysis.sources import SourceError, load
 from analysis.tables import main as tables
 from analysis.tables import tables_of
 from analysis.wandb_offline import payloads, read_offline
-from simplerl.run import INTERRUPTED
+from simplerl.runs.folder import INTERRUPTED
 
 STEPS = ("9", "19", "29")
 

@@ -11,10 +11,11 @@ import micro_runs
 import pytest
 from transformers import PreTrainedModel
 
-from simplerl.backends import Local
-from simplerl.config import ModelConfig, load
-from simplerl.models import placed
-from simplerl.task import prepare
+from simplerl.config import ModelConfig
+from simplerl.config.load import load
+from simplerl.data.task import prepare
+from simplerl.engine.backends import Local
+from simplerl.engine.models import placed
 
 
 def given(policy: PreTrainedModel | None, _: Any, model: ModelConfig) -> tuple[PreTrainedModel | None, ModelConfig]:

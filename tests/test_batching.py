@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from simplerl.batching import MICRO_BATCH_OVERHEAD, collate, collate_rollouts, micro_batches, minibatches
+from simplerl.engine.batching import MICRO_BATCH_OVERHEAD, collate, collate_rollouts, micro_batches, minibatches
 from simplerl.types import Problem, Prompt, Rollout, Score
 
 

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from simplerl.backends import critic_worker, policy_worker
+from simplerl.algorithms.losses import clipped_value, ppo_clip
 from simplerl.config import Aggregation, ModelConfig, OptimizerConfig, TrainConfig
-from simplerl.losses import clipped_value, ppo_clip
-from simplerl.tensor_files import TensorFiles
-from simplerl.worker import UpdatePlan, Worker
+from simplerl.engine.backends import critic_worker, policy_worker
+from simplerl.engine.tensor_files import TensorFiles
+from simplerl.engine.worker import UpdatePlan, Worker
 
 OPTIMIZER = OptimizerConfig(lr=1e-3)
 TRAIN = TrainConfig(prompts_per_step=6, samples_per_prompt=2, minibatch_size=6, critic=OPTIMIZER)
@@ -65,9 +65,9 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 @pytest.fixture
 def group(cluster: None) -> Iterator[Any]:
     """Starts ranks; they end with the test."""
+    from simplerl.cluster.health import Limits
     from simplerl.cluster.layout import Sharding
     from simplerl.cluster.ranks import Place, RankGroup
-    from simplerl.cluster.watch import Limits
 
     made = []
 

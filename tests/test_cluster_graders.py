@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from simplerl.config import ConfigError
+from simplerl.errors import ConfigError
 from simplerl.rewards import strict
 from simplerl.rewards.pool import Grader
 from simplerl.types import Problem, Prompt, Rollout
@@ -22,8 +22,8 @@ if find_spec("ray") is None:
 
 from test_rewards_pool import acting, problem
 
-from simplerl.backends import Lost
 from simplerl.cluster.graders import RayLane, ray_grader
+from simplerl.engine.backends import Lost
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 

@@ -10,7 +10,9 @@ import torch
 from micro_runs import composed
 
 from simplerl.cluster.layout import CRITIC, ENGINE, POLICY, REFERENCE, Layout, Sharding, Shared, check, check_room, plan
-from simplerl.config import Config, ConfigError, load
+from simplerl.config import Config
+from simplerl.config.load import load
+from simplerl.errors import ConfigError
 
 COUNTS = {POLICY: 2, CRITIC: 2, REFERENCE: 2, ENGINE: 2}
 
@@ -102,7 +104,7 @@ def test_a_layout_without_offload_fits(config: Config) -> None:
 
 @pytest.mark.parametrize("preset", ["ray_cpu", "ray_1gpu", "ray_6gpu", "ray_32gpu"])
 def test_presets_are_as_they_say(preset: str, tmp_path: Path) -> None:
-    from simplerl.task import prepare
+    from simplerl.data.task import prepare
 
     raw = composed(tmp_path, f"backend={preset}", "train.minibatch_size=16")
     config = load(raw)

@@ -12,8 +12,9 @@ from hydra import compose, initialize_config_dir
 from transformers import AutoModelForCausalLM
 
 from simplerl.cluster.layout import CRITIC, ENGINE, POLICY, REFERENCE, Layout, Sharding, Shared
-from simplerl.cluster.sizes import KNOWN, Shapes, footprints, main, per_device, shapes_of, sync_of
-from simplerl.config import Config, load, register
+from simplerl.config import Config, register
+from simplerl.config.load import load
+from simplerl.planning.memory import KNOWN, Shapes, footprints, main, per_device, shapes_of, sync_of
 
 ROOT = Path(__file__).resolve().parent.parent
 QWEN = "Qwen/Qwen2.5-Math-7B"

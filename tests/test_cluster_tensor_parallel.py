@@ -13,7 +13,7 @@ from micro_runs import descendants
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from simplerl.config import ModelConfig
-from simplerl.fingerprint import fingerprint
+from simplerl.engine.checksum import fingerprint
 from simplerl.types import Problem, Prompt, Sampling, Stop
 
 if find_spec("ray") is None or find_spec("vllm") is None:

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from simplerl.algorithms.losses import ppo_clip
 from simplerl.config import Aggregation, ModelConfig, OptimizerConfig, TrainConfig
-from simplerl.fingerprint import fingerprint
-from simplerl.losses import ppo_clip
+from simplerl.engine.checksum import fingerprint
+from simplerl.engine.worker import UpdatePlan
 from simplerl.types import Problem, Prompt, Rollout, Sampling, Stop
-from simplerl.worker import UpdatePlan
 
 if find_spec("ray") is None or find_spec("vllm") is None:
     pytest.skip("Ray or vLLM is not installed (extras cpu or gpu)", allow_module_level=True)
@@ -32,12 +32,12 @@ if find_spec("ray") is None or find_spec("vllm") is None:
 
 from ranks_alone import rank, ray
 
-from simplerl.backends import Lost, policy_worker
 from simplerl.cluster.engines import EnginePool
+from simplerl.cluster.health import Limits
 from simplerl.cluster.layout import Sharding
 from simplerl.cluster.ranks import Place, RankGroup
-from simplerl.cluster.watch import Limits
 from simplerl.cluster.weights import Header, SyncFailed, buckets, compare, from_ranks, send, unpacked
+from simplerl.engine.backends import Lost, policy_worker
 
 BASE = str(Path(__file__).resolve().parent.parent / "assets/micro_base")
 

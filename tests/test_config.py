@@ -16,9 +16,11 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-import simplerl.backends
-from simplerl.config import Config, ConfigError, load, register
-from simplerl.task import prepare
+import simplerl.engine.backends
+from simplerl.config import Config, register
+from simplerl.config.load import load
+from simplerl.data.task import prepare
+from simplerl.errors import ConfigError
 from simplerl.types import Problem
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,7 +30,7 @@ SMALL = {
     "evals": "evals.sets.micro.count=8",
     "model": f"model.path={ROOT}/assets/micro_base",
 }
-CRITIC = "algorithm.value_loss={_target_: simplerl.losses.clipped_value, _partial_: true}"
+CRITIC = "algorithm.value_loss={_target_: simplerl.algorithms.losses.clipped_value, _partial_: true}"
 
 
 def configured(*overrides: str) -> Config:
@@ -45,7 +47,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(simplerl.backends, "load_policy", refuse)
+    monkeypatch.setattr(simplerl.engine.backends, "load_policy", refuse)
 
 
 def test_the_default_is_accepted() -> None:
@@ -99,8 +101,9 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "function that is not there": (["reward._target_=simplerl.rewards.nice"], "reward._target_=simplerl.rewards.nice"),
     "module that is not there": (["data._target_=my_data.load"], "data._target_=my_data.load cannot be imported"),
     "function with other arguments": (
-        ["algorithm.policy_loss._target_=simplerl.losses.clipped_value"],
-        "clip_low is unknown: perhaps algorithm.policy_loss.clip is meant; simplerl.losses.clipped_value takes clip",
+        ["algorithm.policy_loss._target_=simplerl.algorithms.losses.clipped_value"],
+        "clip_low is unknown: perhaps algorithm.policy_loss.clip is meant; "
+        "simplerl.algorithms.losses.clipped_value takes clip",
     ),
     "minibatch that does not divide": (
         ["train.minibatch_size=100"],
@@ -263,7 +266,7 @@ def test_functions_of_others_have_their_own_ranges(monkeypatch: pytest.MonkeyPat
 
 
 def test_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    from simplerl.run import Run
+    from simplerl.runs.folder import Run
 
     (tmp_path / "file").write_text("")
     config = configured(f"run.root={tmp_path}/file/runs")

@@ -14,9 +14,9 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
 
-from simplerl.benchmarks import BENCHMARKS
-from simplerl.config import ConfigError
-from simplerl.data import benchmark, load_problems
+from simplerl.data.benchmarks import BENCHMARKS
+from simplerl.data.sources import benchmark, load_problems
+from simplerl.errors import ConfigError
 from simplerl.types import Problem
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -208,7 +208,7 @@ def test_a_missing_split_is_named(tmp_path: Path) -> None:
 def test_a_hub_set_out_of_reach_is_one_sentence() -> None:
     pytest.importorskip("datasets")
     code = (
-        "from simplerl.data import load_problems, ConfigError\n"
+        "from simplerl.data.sources import load_problems, ConfigError\n"
         "try: load_problems(path='simplerl-tests/absent', columns={'question': 'q', 'answer': 'a'})\n"
         "except ConfigError as error: print(error)"
     )
@@ -305,7 +305,8 @@ def test_a_held_out_file_of_ones_own(tmp_path: Path) -> None:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from simplerl.config import load, register
+    from simplerl.config import register
+    from simplerl.config.load import load
 
     rows = [{"q": f"What is {i} + 1?", "a": f"It is {i + 1}.\n#### {i + 1}"} for i in range(4)]
     for name in ("train", "test"):

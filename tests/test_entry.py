@@ -42,7 +42,7 @@ def test_hydra_complains_in_one_line(mistake: str) -> None:
 
 
 def test_a_user_who_asks_for_everything_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from simplerl.entry import FULL, started
+    from simplerl.cli import FULL, started
 
     monkeypatch.setenv(FULL, "1")
 

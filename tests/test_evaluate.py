@@ -22,18 +22,19 @@ from hydra.utils import instantiate
 from rich.console import Console
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from simplerl import evaluate as module
-from simplerl.config import Config, EvalsConfig, PromptConfig, SamplingConfig, load, register
-from simplerl.evaluate import evaluate, flat_metrics, set_metrics
+from simplerl.config import Config, EvalsConfig, PromptConfig, SamplingConfig, register
+from simplerl.config.load import load
+from simplerl.data.prompts import PromptFormat
+from simplerl.data.task import EvalSets, prepare_evals
+from simplerl.evals import evaluate as module
+from simplerl.evals.evaluate import evaluate, flat_metrics, set_metrics
+from simplerl.evals.published import published
+from simplerl.evals.standalone import compare_prompts, table
 from simplerl.micro.tokenizer import build
 from simplerl.micro.world import problems
-from simplerl.prompts import PromptFormat
-from simplerl.published import published
 from simplerl.rewards import lenient, strict
 from simplerl.rewards.pool import Grader
 from simplerl.samplers.local import LocalSampler
-from simplerl.scoreboard import compare_prompts, table
-from simplerl.task import EvalSets, prepare_evals
 from simplerl.types import Prompt, Rollout, Sampling, Stop
 
 ROOT = Path(__file__).resolve().parent.parent

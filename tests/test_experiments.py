@@ -17,13 +17,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from simplerl.benchmarks import BENCHMARKS
-from simplerl.config import Aggregation, Config, KLEstimator, KLPlace, Precision, Schedule, load, register
-from simplerl.main import run_experiment
-from simplerl.prompts import PromptFormat
-from simplerl.published import PUBLISHED
-from simplerl.scoreboard import evaluate_model
-from simplerl.task import _arithmetic
+from simplerl.config import Aggregation, Config, KLEstimator, KLPlace, Precision, Schedule, register
+from simplerl.config.load import load
+from simplerl.data.benchmarks import BENCHMARKS
+from simplerl.data.prompts import PromptFormat
+from simplerl.data.task import _arithmetic
+from simplerl.evals.published import PUBLISHED
+from simplerl.evals.standalone import evaluate_model
+from simplerl.experiment import run_experiment
 from simplerl.types import Problem
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -264,7 +265,7 @@ def swapped(name: str, root: Path, model: Path, benchmarks: Path) -> DictConfig:
     OmegaConf.set_struct(raw, False)
     for key in ("data", "warmup.data"):
         node = OmegaConf.select(raw, key)
-        if node is not None and node._target_ == "simplerl.data.load_problems":
+        if node is not None and node._target_ == "simplerl.data.sources.load_problems":
             file = root / f"{key}.jsonl"
             write_rows(file, node.columns, node.get("answer_from", "text"), 4)
             node.path, node.hub, node.split = str(file), None, None

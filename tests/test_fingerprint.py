@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from simplerl.fingerprint import fingerprint
+from simplerl.engine.checksum import fingerprint
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

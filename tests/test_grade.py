@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from simplerl import audit, grade
-from simplerl.config import ConfigError
+from simplerl.errors import ConfigError
 
 ROWS = [
     {"response": r"so \boxed{20\%}", "answer": "20", "tag": "kept"},

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from simplerl.batching import collate, token_weights
+from simplerl.algorithms.losses import TokenOutput, clipped_value, negative_log_likelihood, policy_objective, ppo_clip
 from simplerl.config import Aggregation, KLEstimator
-from simplerl.losses import TokenOutput, clipped_value, negative_log_likelihood, policy_objective, ppo_clip
+from simplerl.engine.batching import collate, token_weights
 from simplerl.types import Batch
 
 

@@ -11,9 +11,10 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from simplerl import models
-from simplerl.config import ConfigError, ModelConfig, Precision
-from simplerl.models import Critic, context_of, load_hf_config, load_policy, load_tokenizer, token_logprobs
+from simplerl.config import ModelConfig, Precision
+from simplerl.engine import models
+from simplerl.engine.models import Critic, context_of, load_hf_config, load_policy, load_tokenizer, token_logprobs
+from simplerl.errors import ConfigError
 
 MICRO = ModelConfig(path=str(Path(__file__).resolve().parent.parent / "assets/micro_base"))
 

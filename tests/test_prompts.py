@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from simplerl.config import ConfigError, PromptConfig
+from simplerl.config import PromptConfig
+from simplerl.data.prompts import PromptFormat, fill, prepare_prompts
+from simplerl.errors import ConfigError
 from simplerl.micro.tokenizer import build
-from simplerl.prompts import PromptFormat, fill, prepare_prompts
 from simplerl.types import Problem
 
 CONF = Path(__file__).resolve().parent.parent / "conf" / "prompt"

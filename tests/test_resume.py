@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 from micro_runs import ROOT, SMALL, WARM_UP, differences, outcome, run
 
-from simplerl import rl, sft, stepping
-from simplerl.backends import Models
-from simplerl.run import Interrupted, Run
+from simplerl import rl, sft
+from simplerl.engine import optimizer
+from simplerl.engine.backends import Models
+from simplerl.runs.folder import Interrupted, Run
 from simplerl.samplers.local import LocalSampler
 
 
@@ -73,7 +74,7 @@ MOMENTS = {
     "signal while sampling": _signal_while_sampling(signal.SIGTERM, 1, 7),
     "kill between the two updates": _at_call(Models, "score", 2, _kill),
     "kill between rollouts and metrics": _at_call(Run, "log", 4 + 2, _kill),
-    "kill while a checkpoint is written": _at_call(stepping, "save_file", 2 + 2, _kill),  # the critic's, of step 1
+    "kill while a checkpoint is written": _at_call(optimizer, "save_file", 2 + 2, _kill),  # the critic's, of step 1
     "kill in the last evaluation": _at_call(rl, "evaluate_at", 4, _kill),
 }
 
@@ -192,7 +193,7 @@ class Broken:
 @pytest.mark.slow
 def test_kill_nine_at_ten_moments(tmp_path: Path) -> None:
     context: Any = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["simplerl.main", "simplerl.samplers.local", "simplerl.micro.world"])
+    context.set_forkserver_preload(["simplerl.experiment", "simplerl.samplers.local", "simplerl.micro.world"])
     expected = outcome(Attempt(tmp_path / "unbroken", context).finish())
     broken = Broken(tmp_path / "broken", context)
     for moment in [*["warm-up"] * 2, "evaluation", *["checkpoint"] * 2, *["any"] * 5]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from simplerl.config import ConfigError
+from simplerl.errors import ConfigError
 from simplerl.rewards.equal import DIFFERENT, EQUAL, FAILED, NO_ANSWER, RULES, TIMEOUT, compare
 
 NO_UNITS = [

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from simplerl.config import ConfigError
+from simplerl.errors import ConfigError
 from simplerl.rewards import strict
 from simplerl.rewards.pool import Grader
 from simplerl.types import Problem, Prompt, Rollout, Score

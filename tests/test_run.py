@@ -18,10 +18,11 @@ import torch
 from micro_runs import ROOT, SMALL, composed, differences, outcome, rows, run
 from omegaconf import OmegaConf
 
-from simplerl.checkpoints import checkpoints, last_checkpoint, reading, write_folder, write_text
-from simplerl.config import ConfigError, load
-from simplerl.run import Run, run_folder
-from simplerl.stepping import read_step
+from simplerl.config.load import load
+from simplerl.engine.optimizer import read_step
+from simplerl.errors import ConfigError
+from simplerl.runs.checkpoints import checkpoints, last_checkpoint, reading, write_folder, write_text
+from simplerl.runs.folder import Run, run_folder
 
 
 def opened(root: Path, *overrides: str, label: str = "test") -> Run:
@@ -152,7 +153,9 @@ def test_a_removal_that_is_killed_leaves_no_false_checkpoint(tmp_path: Path, mon
     run, folder = opened(tmp_path, "run.keep=1"), tmp_path / "c"
     run.save(folder, 1, _writer("one"))
     with monkeypatch.context() as m:
-        m.setattr("simplerl.run.shutil.rmtree", lambda path, **_: _killed() if path.name == "step_000001" else None)
+        m.setattr(
+            "simplerl.runs.folder.shutil.rmtree", lambda path, **_: _killed() if path.name == "step_000001" else None
+        )
         with pytest.raises(KeyboardInterrupt):
             run.save(folder, 2, _writer("two"))
     assert (folder / "step_000001").exists() and [p.name for p in checkpoints(folder)] == ["step_000002"]
@@ -280,8 +283,8 @@ def test_environment_remembers_other_code(tmp_path: Path, monkeypatch: pytest.Mo
     first = attempt()
     assert first["earlier"] == [] and first["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert attempt()["earlier"] == []
-    real = sys.modules["simplerl.run"].environment
-    monkeypatch.setattr("simplerl.run.environment", lambda: {**real(), "commit": "0123abcd"})
+    real = sys.modules["simplerl.runs.folder"].environment
+    monkeypatch.setattr("simplerl.runs.folder.environment", lambda: {**real(), "commit": "0123abcd"})
     third = attempt()
     assert third["commit"] == "0123abcd" and [e["commit"] for e in third["earlier"]] == [first["commit"]]
 
@@ -304,7 +307,7 @@ def test_a_finished_run_says_that_its_reward_has_changed(
 
     run(small_run.parent, *WARM_UP)
     assert "remove it to run it again" not in caplog.text
-    monkeypatch.setattr("simplerl.run.source_of", lambda reward: "edited")
+    monkeypatch.setattr("simplerl.runs.folder.source_of", lambda reward: "edited")
     run(small_run.parent, *WARM_UP)
     assert "It was run with other code, packages or reward function: remove it to run it again." in caplog.text
 

@@ -27,11 +27,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from simplerl.config import ConfigError
-from simplerl.samplers.draws import choose, row_key, uniforms
+from simplerl.errors import ConfigError
 from simplerl.samplers.generic import GenericDecoder
 from simplerl.samplers.llama import LlamaDecoder
 from simplerl.samplers.local import LocalSampler
+from simplerl.samplers.randomness import choose, row_key, uniforms
 from simplerl.samplers.stopping import StopRule, decode
 from simplerl.types import Problem, Prompt, Rollout, Sampling, Stop
 

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from simplerl.config import ModelConfig
-from simplerl.fingerprint import fingerprint
+from simplerl.engine.checksum import fingerprint
 from simplerl.samplers.local import LocalSampler
 from simplerl.types import Problem, Prompt, Rollout, Sampling, Stop
 

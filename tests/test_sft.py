@@ -10,9 +10,11 @@ import torch
 from micro_runs import WARM_UP, composed, model, rows, run
 from transformers import AutoModelForCausalLM
 
-from simplerl.config import Config, ConfigError, load
+from simplerl.config import Config
+from simplerl.config.load import load
+from simplerl.data.task import Task, prepare
+from simplerl.errors import ConfigError
 from simplerl.sft import documents_at, optimizer_steps
-from simplerl.task import Task, prepare
 from simplerl.types import Batch
 
 

@@ -15,7 +15,7 @@ import pytest
 from micro_runs import ROOT, SMALL, composed, descendants, differences, model, outcome
 from slurm_cluster import SlurmCluster, absent, wait_for
 
-from simplerl.main import run_experiment
+from simplerl.experiment import run_experiment
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(absent()), reason=f"no SLURM can be started: {absent()}")]
 pytest.importorskip("submitit")

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from simplerl.statistics import (
+from simplerl.evals.statistics import (
     bootstrap_mean,
     bootstrap_mean_of_sets,
     bootstrap_samples,
@@ -38,7 +38,7 @@ def test_the_seed_decides() -> None:
 def test_chunks_do_not_change_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.arange(10.0)
     whole = bootstrap_mean(values, resamples=1000)
-    monkeypatch.setattr("simplerl.statistics._CHUNK", 70)  # 7 resamples at a time, the last chunk is cut
+    monkeypatch.setattr("simplerl.evals.statistics._CHUNK", 70)  # 7 resamples at a time, the last chunk is cut
     assert bootstrap_mean(values, resamples=1000) == whole
 
 

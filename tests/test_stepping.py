@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from simplerl.config import OptimizerConfig, Schedule
-from simplerl.stepping import TorchStepper, learning_rate
+from simplerl.engine.optimizer import TorchStepper, learning_rate
 
 
 def test_cosine_to_a_tenth_with_three_per_cent_warm_up() -> None:

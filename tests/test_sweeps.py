@@ -21,13 +21,14 @@ from hydra.errors import CompactHydraException
 from micro_runs import ROOT, SMALL, model
 from omegaconf import DictConfig, OmegaConf
 
-from simplerl.config import load, register
-from simplerl.run import run_folder
-from simplerl.slurm.queue import QueuedJob, SlurmError
-from simplerl.sweep.launch import follow
-from simplerl.sweep.manifest import SweepRun
-from simplerl.sweep.states import state_of
-from simplerl.usage import Usage, devices, slurm_cpus
+from simplerl.config import register
+from simplerl.config.load import load
+from simplerl.runs.folder import run_folder
+from simplerl.runs.usage import Usage, devices, slurm_cpus
+from simplerl.sweeps.launch import follow
+from simplerl.sweeps.manifest import SweepRun
+from simplerl.sweeps.slurm_queue import QueuedJob, SlurmError
+from simplerl.sweeps.states import state_of
 
 SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 RUNS = {"reward": 9, "algorithm": 6, "warmup": 6, "data_size": 12, "kl": 12, "samples_per_prompt": 12, "oddities": 12}

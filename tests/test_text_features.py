@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from simplerl.text_features import has_box, is_code, reflection_words, reflects, repetition
+from simplerl.evals.behaviour import has_box, is_code, reflection_words, reflects, repetition
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from simplerl.advantages import gae, token_rewards
-from simplerl.batching import token_weights
+from simplerl.algorithms.advantages import gae, token_rewards
+from simplerl.algorithms.losses import TokenOutput, clipped_value, negative_log_likelihood, policy_objective, ppo_clip
 from simplerl.config import Aggregation, KLEstimator, OptimizerConfig, Precision
-from simplerl.losses import TokenOutput, clipped_value, negative_log_likelihood, policy_objective, ppo_clip
-from simplerl.models import Critic
+from simplerl.engine.batching import token_weights
+from simplerl.engine.models import Critic
+from simplerl.engine.worker import NonFinite, UpdatePlan, Worker
 from simplerl.types import Batch
-from simplerl.worker import NonFinite, UpdatePlan, Worker
 
 # Adam's first steps are the signs of the gradients, whose last bits would then count as much as their first ones;
 # without memory and with a large eps a step is proportional to the gradient.

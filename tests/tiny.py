@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from simplerl.batching import collate
+from simplerl.engine.batching import collate
 from simplerl.types import Batch
 
 VOCABULARY = 97

@@ -17,14 +17,14 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from simplerl.advantages import group_relative, token_rewards
-from simplerl.batching import collate_rollouts
+from simplerl.algorithms.advantages import group_relative, token_rewards
+from simplerl.algorithms.losses import policy_objective, ppo_clip
 from simplerl.config import Aggregation, KLEstimator, ModelConfig, OptimizerConfig, Precision
-from simplerl.losses import policy_objective, ppo_clip
-from simplerl.models import load_policy, load_tokenizer
+from simplerl.engine.batching import collate_rollouts
+from simplerl.engine.models import load_policy, load_tokenizer
+from simplerl.engine.worker import UpdatePlan, Worker
 from simplerl.samplers.local import local_sampler
 from simplerl.types import Problem, Prompt, Rollout, Sampling, Score, Stop
-from simplerl.worker import UpdatePlan, Worker
 
 SAMPLES = 8  # of each prompt
 

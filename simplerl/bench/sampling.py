@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from simplerl.config import ConfigError, ModelConfig
+from simplerl.config import ModelConfig
+from simplerl.errors import ConfigError
 from simplerl.samplers import Sampler
 from simplerl.samplers.local import LocalSampler
 from simplerl.types import Problem, Prompt, Sampling, Stop

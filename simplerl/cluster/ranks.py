@@ -1,7 +1,8 @@
 """A model on several ranks, used like a `Worker`: rows are dealt out to Ray actors that hold one each.
 
 Every row is on one rank. Its weights in the loss were fixed before, so which rank that is changes nothing; dealing
-by length makes all ranks compute about as many tokens, and `simplerl.worker` gives them equally many micro-steps.
+by length makes all ranks compute about as many tokens, and `simplerl.engine.worker` gives them equally many
+micro-steps.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ import ray
 import torch
 from torch import Tensor
 
+from simplerl.algorithms.losses import LossOutput
+from simplerl.cluster.health import Limits, results
 from simplerl.cluster.layout import Sharding
 from simplerl.cluster.stacks import Process, stacks, this_process
-from simplerl.cluster.watch import Limits, results
 from simplerl.cluster.weights import Bucket, buckets
-from simplerl.losses import LossOutput
+from simplerl.engine.worker import NonFinite, UpdatePlan, Worker, update
 from simplerl.types import Batch
-from simplerl.worker import NonFinite, UpdatePlan, Worker, update
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class Rank:
 
     def build(self, build: Build, sharding: Sharding, optimizer: Path | None) -> None:
         """The worker that `build` makes, going on with the optimizer of the checkpoint's folder `optimizer`."""
-        from simplerl.cluster.deepspeed_stepper import DistributedRanks
+        from simplerl.cluster.zero import DistributedRanks
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.worker = build(ranks=DistributedRanks(sharding), device=device)
@@ -174,7 +175,7 @@ class Place:
 
 @dataclass
 class RankGroup:
-    """Ranks that hold one model; a `simplerl.backends.Trainable`."""
+    """Ranks that hold one model; a `simplerl.engine.backends.Trainable`."""
 
     role: str
     places: Sequence[Place]

@@ -12,9 +12,9 @@ from typing import Any
 
 import ray
 
-from simplerl.cluster import janitor
+from simplerl.cluster import cleanup
 from simplerl.cluster.allocation import ray_cluster
-from simplerl.cluster.head import HeadWatch
+from simplerl.cluster.failover import HeadWatch
 
 logger = logging.getLogger(__name__)
 
@@ -38,15 +38,15 @@ def ray_session(cpus: float, address: str | None = None, head_restarts: int | No
                 yield
             return
         folder = tempfile.mkdtemp(prefix="ray_", dir="/tmp")  # socket paths are short
-        watch = janitor.start(folder)
-        os.environ[janitor.MARK] = folder  # what Ray starts inherits it; what we start later must not
+        watch = cleanup.start(folder)
+        os.environ[cleanup.MARK] = folder  # what Ray starts inherits it; what we start later must not
         try:
             with _connected("local", num_cpus=max(1, round(cpus)), include_dashboard=False, _temp_dir=folder):
-                os.environ.pop(janitor.MARK, None)
+                os.environ.pop(cleanup.MARK, None)
                 with _watched(head_restarts):
                     yield
         finally:
-            os.environ.pop(janitor.MARK, None)
+            os.environ.pop(cleanup.MARK, None)
             watch.communicate()  # closes its input, and waits until nothing is left
 
 

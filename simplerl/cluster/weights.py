@@ -3,7 +3,7 @@
 Rank 0 casts each weight to the engines' precision, checksums it and packs it into a bucket; all other ranks take
 part in gathering it (ZeRO-3) and keep nothing. A bucket goes through Ray's object store, which is shared memory on
 one node; engines load it at once. At most three buckets exist at a time, never a second copy of the model. At the
-end the engines say what they hold (`simplerl.fingerprint`), and it must be what was sent.
+end the engines say what they hold (`simplerl.engine.checksum`), and it must be what was sent.
 `simplerl.cluster.nccl` is the other way, between GPUs.
 """
 
@@ -21,9 +21,9 @@ import ray
 import torch
 from torch import Tensor
 
-from simplerl.backends import Lost
 from simplerl.cluster.stacks import DEATHS, stacks_of
-from simplerl.fingerprint import fingerprint
+from simplerl.engine.backends import Lost
+from simplerl.engine.checksum import fingerprint
 
 logger = logging.getLogger(__name__)
 

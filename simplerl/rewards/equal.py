@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, get_args
 
+from simplerl.errors import ConfigError
 from simplerl.rewards import algebra
 from simplerl.rewards.latex import Tree, symbols
 from simplerl.rewards.normalize import clean, plain
@@ -36,9 +37,9 @@ from simplerl.rewards.structure import (
     shape,
     split_top,
 )
-from simplerl.rewards.undone import is_computation
+from simplerl.rewards.unevaluated import is_computation
 from simplerl.rewards.units import Measured, angle_unit, split_modulus, split_unit, units_contradict
-from simplerl.rewards.words import chosen_option, is_text, words_of
+from simplerl.rewards.word_answers import chosen_option, is_text, words_of
 
 EQUAL, DIFFERENT, NO_ANSWER, TIMEOUT, FAILED = "equal", "different", "no_answer", "timeout", "failed"
 Rule = Literal["math_verify", "qwen", "exact", "qwen_train"]  # another one is refused before the run starts
@@ -64,8 +65,6 @@ class _Lost(Exception):
 def check_rule(rule: str) -> None:
     """Raises ConfigError for an unknown rule."""
     if rule not in RULES:
-        from simplerl.config import ConfigError  # it brings Hydra, which workers do without
-
         raise ConfigError(f"rule={rule} is unknown: choose one of {', '.join(RULES)}.")
 
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from simplerl.config import ConfigError
+from simplerl.errors import ConfigError
 from simplerl.rewards.equal import FAILED, TIMEOUT, check_rule
-from simplerl.rewards.lanes import Lane, LocalLane, Verdict
+from simplerl.rewards.worker_client import Lane, LocalLane, Verdict
 from simplerl.types import Problem, Prompt, Reward, Rollout, Score
 
 log = logging.getLogger(__name__)

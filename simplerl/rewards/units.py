@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 
 from simplerl.rewards.latex import FUNCTIONS, GREEK
-from simplerl.rewards.nouns import AFTERWARDS, DESCRIBING, KNOWN
+from simplerl.rewards.unit_words import AFTERWARDS, DESCRIBING, KNOWN
 
 _SCALES: dict[str, dict[str, float]] = {  # size of a unit within its dimension
     "length": {

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from simplerl.samplers.fused import Layer, Shape, fuse
+from simplerl.samplers.fused_weights import Layer, Shape, fuse
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 ROPES = ("default", "linear", "llama3", "yarn")  # angles that depend on the position alone

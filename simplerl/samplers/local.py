@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from simplerl.config import ConfigError, ModelConfig
-from simplerl.samplers.draws import choose, row_key, uniforms
+from simplerl.config import ModelConfig
+from simplerl.errors import ConfigError
 from simplerl.samplers.generic import GenericDecoder
 from simplerl.samplers.llama import LlamaDecoder, refusal
+from simplerl.samplers.randomness import choose, row_key, uniforms
 from simplerl.samplers.stopping import StopRule
 from simplerl.types import FINISH_LENGTH, FINISH_STOP, Prompt, Rollout, Sampling, Stop
 

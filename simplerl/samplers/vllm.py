@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from simplerl.config import ConfigError, ModelConfig
-from simplerl.samplers.draws import row_key
+from simplerl.config import ModelConfig
+from simplerl.errors import ConfigError
+from simplerl.samplers.randomness import row_key
 from simplerl.samplers.stopping import StopRule
 from simplerl.types import Prompt, Rollout, Sampling, Stop
 

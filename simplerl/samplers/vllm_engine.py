@@ -29,8 +29,8 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 from vllm.sampling_params import RequestOutputKind
 
 from simplerl.config import ModelConfig
-from simplerl.fingerprint import fingerprint
-from simplerl.models import context_of, load_hf_config
+from simplerl.engine.checksum import fingerprint
+from simplerl.engine.models import context_of, load_hf_config
 from simplerl.samplers.vllm import EngineSettings
 from simplerl.types import FINISH_LENGTH, FINISH_STOP, Sampling, Stop
 

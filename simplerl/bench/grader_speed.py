@@ -1,0 +1,163 @@
+"""Speed and memory of grading: `python -m simplerl.bench.grader_speed [batches=10] [workers=2] [pairs=FOLDER]`.
+
+Streams batches of synthetic responses of about 3,000 tokens through the strict reward, as a sampler would, and
+compares our equality with math-verify called one by one, on synthetic pairs or on those of a folder of
+labelled cases (`simplerl.bench.grader_accuracy`). Prints tables; nothing is written.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from simplerl.bench.grader_accuracy import cases
+from simplerl.rewards import equal, strict
+from simplerl.rewards.pool import Grader
+from simplerl.rewards.worker_process import resident_bytes
+from simplerl.types import Problem, Prompt, Rollout
+
+CHARACTERS = 10_500  # about 3,000 tokens of mathematical prose
+SAMPLES = 8
+_PROSE = (
+    "Let us denote the unknown by $x$ and write the condition as $\\frac{x^{2}+3x}{2} = 14$. Then {x : x > 0} "
+    "is the set we look at, so $x^2+3x-28 = (x+7)(x-4)$ and only one factor matters. Wait, let me check this "
+    "again: for x = 4 we have 16 + 12 = 28, as it should be.\n\\[ \\sqrt{\\frac{49}{4}} = \\frac{7}{2} \\]\n"
+    "Therefore the sum of the first terms is 3 + 5 + 7 = 15, which gives the next step. "
+)
+
+
+def golds(count: int, seed: int) -> list[str]:
+    """Answers in the proportions of MATH: mostly integers, then fractions, roots, tuples, sets, words."""
+    r = random.Random(seed)
+    forms = [
+        (60, lambda: str(r.randint(-50, 5000))),
+        (12, lambda: f"\\frac{{{r.randint(1, 40)}}}{{{r.randint(2, 41)}}}"),
+        (6, lambda: f"{r.randint(2, 9)}\\sqrt{{{r.randint(2, 30)}}}"),
+        (4, lambda: f"{r.random() * 100:.2f}"),
+        (3, lambda: f"{r.randint(1, 99)}\\%"),
+        (4, lambda: f"({r.randint(-9, 9)},{r.randint(-9, 9)})"),
+        (3, lambda: f"{r.randint(-9, 0)}, {r.randint(1, 9)}"),
+        (3, lambda: f"[{r.randint(-9, 0)}, \\infty)"),
+        (3, lambda: f"x^{r.randint(2, 5)}-{r.randint(2, 9)}x+{r.randint(1, 9)}"),
+        (1, lambda: f"\\text{{{r.choice(['Monday', 'even', 'ellipse'])}}}"),
+        (1, lambda: f"\\begin{{pmatrix}} {r.randint(1, 9)} \\\\ {r.randint(1, 9)} \\end{{pmatrix}}"),
+    ]
+    weights = [weight for weight, _ in forms]
+    return [r.choices(forms, weights)[0][1]() for _ in range(count)]
+
+
+def answer_to(gold: str, r: random.Random) -> str:
+    """An answer as a policy gives it: as the gold, in another notation, wrong, or broken."""
+    kind = r.choices(["same", "notation", "other", "near", "computation", "broken"], [40, 15, 15, 20, 6, 4])[0]
+    if kind == "notation":
+        return gold.replace("\\frac", "\\dfrac").replace(",", ", ").replace("-", "- ") + r.choice(
+            ["", ".", "\\text{ units}"]
+        )
+    if kind == "other":
+        return golds(1, r.randrange(10**9))[0]
+    if kind == "near":
+        return gold + str(r.randint(0, 9)) if gold[-1].isdigit() else gold.replace("2", "3").replace("-", "+")
+    if kind == "computation":
+        return f"{r.randint(2, 99)}+{r.randint(2, 99)}\\cdot {r.randint(2, 9)}-\\sqrt{{{r.randint(2, 99)}}}"
+    return gold[:-1] + "}{" if kind == "broken" else gold
+
+
+def rollouts(count: int, seed: int) -> Iterator[Rollout]:
+    """`count` responses to count / 8 problems, produced one by one in mixed order."""
+    r = random.Random(seed)
+    prompts = [
+        Prompt(Problem(f"{i:06d}", "", gold), "", ()) for i, gold in enumerate(golds(max(count // SAMPLES, 1), seed))
+    ]
+    order = [(prompt, sample) for prompt in prompts for sample in range(SAMPLES)]
+    r.shuffle(order)
+    text = _PROSE * (2 * CHARACTERS // len(_PROSE))
+    for prompt, sample in order[:count]:
+        start = r.randrange(len(_PROSE))
+        body = text[start : start + CHARACTERS - 80]
+        form = r.choices(["boxed", "twice", "unboxed", "cut"], [84, 5, 8, 3])[0]
+        answer = answer_to(prompt.problem.answer, r)
+        ending = {
+            "boxed": f"So the answer is $\\boxed{{{answer}}}$.",
+            "twice": f"First I found \\boxed{{{r.randint(0, 99)}}}, but it is \\boxed{{{answer}}}.",
+            "unboxed": f"The answer is {answer}.",
+            "cut": f"so we get \\boxed{{{answer}"[: r.randint(10, 30)],
+        }[form]
+        yield Rollout(prompt, sample, body + ending, (), (), "stop")
+
+
+def children_bytes() -> int:
+    """Resident memory of all child processes (Linux)."""
+    total = 0
+    for task in Path("/proc/self/task").iterdir():
+        for pid in (task / "children").read_text().split():
+            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return total
+
+
+def stream(batches: int, rows: int, workers: int) -> None:
+    print(f"{rows} responses of {CHARACTERS} characters (about 3,000 tokens) a batch, {workers} workers")
+    columns = ("batch", "seconds", "per second", "right", "lost", "parent MiB", "workers MiB")
+    print("".join(f"{column:>12}" for column in columns))
+    with Grader(partial(strict), workers=workers) as grader:
+        for batch in range(batches):
+            start = time.perf_counter()
+            graded = grader.grade(rollouts(rows, batch))
+            seconds = time.perf_counter() - start
+            right = sum(r.score is not None and r.score.correct for r in graded) / rows
+            lost = sum(grader.metrics.values()) * rows
+            del graded
+            values = (batch, f"{seconds:.2f}", f"{rows / seconds:.0f}", f"{right:.3f}", f"{lost:.0f}")
+            memory = (f"{resident_bytes() / 2**20:.0f}", f"{children_bytes() / 2**20:.0f}")
+            print("".join(f"{value:>12}" for value in (*values, *memory)), flush=True)
+
+
+def one_by_one(pairs: list[tuple[str, str]]) -> None:
+    """Our equality and math-verify on the same distinct (answer, gold), one process, no cache kept between them."""
+    import logging
+
+    from math_verify import parse, verify
+
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+    logging.getLogger("latex2sympy2_extended").setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    equal.warm()
+    start = time.process_time()
+    ours = [equal.compare(answer, gold) == equal.EQUAL for answer, gold in pairs]
+    our_seconds = time.process_time() - start
+    start = time.process_time()
+    theirs = [verify(parse(f"\\boxed{{{gold}}}"), parse(f"\\boxed{{{answer}}}")) for answer, gold in pairs]
+    their_seconds = time.process_time() - start
+    same = sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(pairs)
+    print(f"{len(pairs)} distinct pairs, one process, CPU time:")
+    print(f"  ours        {our_seconds:8.2f} s {len(pairs) / our_seconds:8.0f}/s")
+    print(f"  math-verify {their_seconds:8.2f} s {len(pairs) / their_seconds:8.0f}/s")
+    print(f"  ratio {their_seconds / our_seconds:.1f} x; the same verdict on {100 * same:.1f} %")
+
+
+def synthetic_pairs(count: int) -> list[tuple[str, str]]:
+    r = random.Random(0)
+    return list({(answer_to(gold, r), gold): None for gold in golds(count, 1)})
+
+
+def labelled_pairs(folder: Path) -> list[tuple[str, str]]:
+    from simplerl.rewards.extract import boxed_answer
+
+    rows = [case for case in cases(folder) if case.mode == "strict" and case.file != "hostile"]
+    return list({(answer, row.gold): None for row in rows if (answer := boxed_answer(row.text)) is not None})
+
+
+def main(arguments: list[str]) -> None:
+    settings = {"batches": "10", "workers": "2", "rows": "8192", "pairs": ""}
+    settings |= dict(argument.split("=", 1) for argument in arguments)
+    stream(int(settings["batches"]), int(settings["rows"]), int(settings["workers"]))
+    one_by_one(labelled_pairs(Path(settings["pairs"])) if settings["pairs"] else synthetic_pairs(1000))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,242 @@
+"""One model on several ranks: DeepSpeed's ZeRO in the places where a `Worker` alone has plain torch.
+
+Numbers are those of one process. Weights, gradients, their sums and Adam's moments are float32, and bfloat16 is
+autocast's around the forward pass, on CPUs and GPUs alike (DeepSpeed's own bfloat16 mode would round weights,
+norms and the residual stream as well). Losses have denominators of their own, fixed before the rows were dealt,
+so DeepSpeed's average over ranks is undone by scaling with their number, and its division by micro-steps is off.
+
+Bytes per parameter over the ranks of ZeRO-3: 4 weight + 4 DeepSpeed's master copy of it + 4 gradient + 8 moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.zero import GatheredParameters, register_external_parameter
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from simplerl.cluster.layout import Sharding
+from simplerl.config import OptimizerConfig
+from simplerl.engine.models import VALUE_HEAD, Critic, output_weight
+from simplerl.engine.optimizer import (
+    MOMENTS,
+    OPTIMIZER,
+    Stepper,
+    TorchStepper,
+    adamw,
+    learning_rate,
+    read_step,
+    write_step,
+)
+from simplerl.engine.tensor_files import TensorFiles, shard_name, write_index
+from simplerl.engine.worker import Forward
+
+
+class DistributedRanks:
+    """The ranks of this process's default group; see `simplerl.engine.worker.Ranks`."""
+
+    def __init__(self, sharding: Sharding) -> None:
+        self.sharding = sharding
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.first = self.rank == 0
+        self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu"
+
+    def engine(
+        self, model: nn.Module, forward: Forward, optimizer: OptimizerConfig | None, total_steps: int
+    ) -> tuple[Forward, Stepper | None]:
+        if optimizer is not None and self.sharding.zero_stage > 0:
+            stepper = DeepSpeedStepper(model, forward, optimizer, total_steps, self)
+            return stepper.engine, stepper
+        if optimizer is not None:
+            return forward, ReplicatedStepper(model, optimizer, total_steps)
+        if self.sharding.zero_stage == 3:
+            config = _settings(self.sharding, 1.0)
+            engine, *_ = deepspeed.initialize(model=_Whole(model, forward, sharded=True), config=config)
+            return engine, None
+        return forward, None
+
+    def most(self, count: int) -> int:
+        counts = torch.tensor(count, device=self.device)
+        dist.all_reduce(counts, dist.ReduceOp.MAX)
+        return int(counts)
+
+    def total(self, sums: Mapping[str, float]) -> dict[str, float]:
+        names = sorted(sums)
+        values = torch.tensor([sums[name] for name in names], dtype=torch.float64, device=self.device)
+        dist.all_reduce(values)
+        return dict(zip(names, values.tolist(), strict=True))
+
+    def gathered(self, parameter: nn.Parameter) -> AbstractContextManager[object]:
+        if self.sharding.zero_stage < 3:
+            return nullcontext()
+        return GatheredParameters([parameter])  # type: ignore[no-any-return]
+
+    def save(self, model: Any, folder: Path) -> None:
+        """Each rank writes the parameters that fall to it; they are made whole one at a time."""
+        body = model.body if isinstance(model, Critic) else model
+        folder.mkdir(parents=True, exist_ok=True)
+        self.write(folder, "model", self._whole(body))
+        if isinstance(model, Critic):
+            head: Any = model.value_head.weight
+            with self.gathered(head):
+                if self.first:
+                    save_file({"weight": head.detach().cpu()}, folder / VALUE_HEAD)
+        if self.first:
+            body.config.architectures = [type(body).__name__]
+            body.config.dtype = "float32"
+            body.config.save_pretrained(folder)
+            if body.can_generate():
+                body.generation_config.save_pretrained(folder)
+
+    def _whole(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in module.named_parameters():
+            with self.gathered(parameter):
+                yield name, parameter.detach()
+
+    def write(self, folder: Path, stem: str, tensors: Iterator[tuple[str, Tensor]]) -> None:
+        """Tensors that every rank is shown, one after the other, in a file per rank: the rank that has least so far
+        keeps the next."""
+        held = [0] * self.size
+        files: dict[str, str] = {}
+        own: dict[str, Tensor] = {}
+        for name, tensor in tensors:
+            keeper = held.index(min(held))
+            held[keeper] += tensor.nbytes
+            files[name] = shard_name(stem, keeper + 1, self.size)
+            if keeper == self.rank:
+                own[name] = tensor.to("cpu", copy=True).contiguous()
+        save_file(own, folder / shard_name(stem, self.rank + 1, self.size), metadata={"format": "pt"})
+        if self.first and self.size > 1:
+            write_index(folder, stem, files, sum(held))
+        dist.barrier()
+
+
+class ReplicatedStepper(TorchStepper):
+    """ZeRO stage 0: every rank holds everything; gradients are summed before the step."""
+
+    def step(self) -> dict[str, float]:
+        gradients = [parameter.grad for parameter in self.names.values() if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return super().step()
+
+    def save(self, folder: Path) -> None:
+        if dist.get_rank() == 0:
+            super().save(folder)
+        dist.barrier()
+
+
+class _Whole(nn.Module):
+    """A model behind the call that DeepSpeed must see: under ZeRO-3 its hooks fetch the weights of the modules
+    inside, and of the output layer, whose weight is used without calling the layer."""
+
+    def __init__(self, model: Any, forward: Forward, sharded: bool) -> None:
+        super().__init__()
+        self.model, self._forward = model, forward
+        if sharded and not isinstance(model, Critic):
+            register_external_parameter(self, output_weight(model))
+
+    def forward(self, *arguments: Any) -> tuple[Tensor, ...]:
+        return self._forward(*arguments)
+
+
+def _settings(sharding: Sharding, grad_clip: float) -> dict[str, Any]:
+    """DeepSpeed's configuration."""
+    cuda = torch.cuda.is_available()
+    zero: dict[str, Any] = {"stage": sharding.zero_stage, **sharding.deepspeed}
+    if sharding.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": cuda}
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # counts nothing here: the worker cuts its own micro-batches
+        "gradient_clipping": grad_clip,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,  # torch's AdamW, as everywhere in this code
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }
+
+
+class DeepSpeedStepper:
+    """ZeRO stages 1 to 3 with the interface of `TorchStepper`."""
+
+    def __init__(
+        self, model: nn.Module, forward: Forward, config: OptimizerConfig, total_steps: int, ranks: DistributedRanks
+    ) -> None:
+        self.config, self.total_steps, self.ranks = config, total_steps, ranks
+        self.names = dict(model.named_parameters())
+        self.step_count = 0
+        self.optimizer = adamw(self.names.values(), config)
+        self.stage = ranks.sharding.zero_stage
+        self.engine, *_ = deepspeed.initialize(
+            model=_Whole(model, forward, sharded=self.stage == 3),
+            optimizer=self.optimizer,
+            config=_settings(ranks.sharding, config.grad_clip),
+        )
+        self.zero: Any = self.engine.optimizer
+
+    def backward(self, loss: Tensor, last: bool = True) -> None:
+        self.engine.set_gradient_accumulation_boundary(last)
+        self.engine.backward(loss * self.ranks.size, scale_wrt_gas=False)
+
+    def step(self) -> dict[str, float]:
+        """As `TorchStepper.step`, but a gradient that is not finite has spoilt the weights when it is returned."""
+        lr = learning_rate(self.config, self.step_count, self.total_steps)
+        for group in self.zero.param_groups:
+            group["lr"] = lr
+        self.engine.step()
+        self.step_count += 1
+        return {"grad_norm": float(self.engine.get_global_grad_norm()), "lr": lr}
+
+    def save(self, folder: Path) -> None:
+        self.ranks.write(folder, OPTIMIZER, self._moments())
+        if self.ranks.first:
+            write_step(folder, self.step_count)
+
+    def _moments(self) -> Iterator[tuple[str, Tensor]]:
+        if not self.step_count:
+            return
+        for name, parameter in self.names.items():
+            for key in MOMENTS:
+                yield f"{key}.{name}", deepspeed.utils.safe_get_full_optimizer_state(parameter, key)
+
+    def load(self, folder: Path) -> None:
+        self.step_count = read_step(folder)
+        tensors = TensorFiles(folder, OPTIMIZER)
+        if not self.step_count:
+            return
+        for flat in self._flat_weights():
+            self.optimizer.state[flat] = {
+                "step": torch.tensor(float(self.step_count), device=flat.device),
+                **{key: torch.zeros_like(flat) for key in MOMENTS},
+            }
+        if self.stage < 3:
+            self.zero._lazy_init_hp_params_optimizer_state()
+        for name, parameter in self.names.items():
+            for key in MOMENTS:
+                self._set_moment(parameter, key, tensors[f"{key}.{name}"])
+
+    def _flat_weights(self) -> list[Tensor]:
+        """This rank's master weights, as the optimizer holds them."""
+        own: list[Tensor] = (
+            self.zero.fp32_partitioned_groups_flat if self.stage == 3 else self.zero.single_partition_of_fp32_groups
+        )
+        return own
+
+    def _set_moment(self, parameter: Any, key: str, value: Tensor) -> None:
+        if self.stage < 3:
+            deepspeed.utils.safe_set_full_optimizer_state(parameter, value, key)
+            return
+        # The library's own function for whole tensors fails where the ranks do not divide them.
+        size = parameter.ds_tensor.numel()
+        padded = nn.functional.pad(value.flatten(), (0, size * self.ranks.size - value.numel()))
+        own = padded[self.ranks.rank * size :][:size]
+        deepspeed.utils.safe_set_local_optimizer_state(parameter, own, key)

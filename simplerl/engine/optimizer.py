@@ -1,0 +1,110 @@
+"""From gradients to new weights: AdamW in plain torch, its schedule, and its state by parameter name."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from simplerl.config import OptimizerConfig, Schedule
+from simplerl.engine.tensor_files import TensorFiles
+
+OPTIMIZER, STEP_FILE = "optimizer", "optimizer.json"  # <moment>.<parameter's name> in optimizer*.safetensors
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
+    """At optimizer step `step` (0-based) of `total_steps`: linear warm-up over warmup_fraction of all steps,
+    then the schedule down to min_lr_ratio * lr."""
+    warmup = math.ceil(config.warmup_fraction * total_steps - 1e-9)  # 0.07 * 100 is a little over 7
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    if config.schedule is Schedule.constant:
+        return config.lr
+    progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+    left = 1 - progress if config.schedule is Schedule.linear else (1 + math.cos(math.pi * progress)) / 2
+    return config.lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * left)
+
+
+class Stepper(Protocol):
+    """What turns losses into new weights."""
+
+    step_count: int
+
+    def backward(self, loss: Tensor, last: bool = True) -> None:
+        """Adds the gradient of `loss`; `last`: of this optimizer step."""
+        ...
+
+    def step(self) -> dict[str, float]: ...
+    def save(self, folder: Path) -> None: ...
+    def load(self, folder: Path) -> None: ...
+
+
+def adamw(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        list(parameters),
+        lr=config.lr,
+        betas=(config.betas[0], config.betas[1]),
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+class TorchStepper:
+    """One module's optimizer on one device."""
+
+    def __init__(self, module: nn.Module, config: OptimizerConfig, total_steps: int) -> None:
+        self.module, self.config, self.total_steps = module, config, total_steps
+        self.step_count = 0
+        self.names = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.optimizer = adamw(self.names.values(), config)
+
+    def backward(self, loss: Tensor, last: bool = True) -> None:
+        loss.backward()
+
+    def step(self) -> dict[str, float]:
+        """One optimizer step on the gradients gathered so far. A gradient that is not finite changes nothing
+        and is returned as such, for the caller to stop on."""
+        norm = nn.utils.clip_grad_norm_(self.names.values(), self.config.grad_clip, foreach=True)
+        lr = learning_rate(self.config, self.step_count, self.total_steps)
+        if torch.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
+            self.step_count += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        return {"grad_norm": float(norm), "lr": lr}
+
+    def save(self, folder: Path) -> None:
+        tensors = {}
+        for name, parameter in self.names.items():
+            for key in MOMENTS:
+                if parameter in self.optimizer.state:
+                    tensors[f"{key}.{name}"] = self.optimizer.state[parameter][key].cpu()
+        save_file(tensors, folder / f"{OPTIMIZER}.safetensors")
+        write_step(folder, self.step_count)
+
+    def load(self, folder: Path) -> None:
+        self.step_count = read_step(folder)
+        tensors = TensorFiles(folder, OPTIMIZER)
+        for name, parameter in self.names.items():
+            if f"exp_avg.{name}" in tensors:
+                self.optimizer.state[parameter] = {
+                    "step": torch.tensor(float(self.step_count), device=parameter.device),  # where `fused` reads it
+                    **{key: tensors[f"{key}.{name}"].to(parameter.device) for key in MOMENTS},
+                }
+
+
+def write_step(folder: Path, step: int) -> None:
+    (folder / STEP_FILE).write_text(json.dumps({"optimizer_step": step}))
+
+
+def read_step(folder: Path) -> int:
+    return int(json.loads((folder / STEP_FILE).read_text())["optimizer_step"])

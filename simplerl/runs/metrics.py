@@ -1,0 +1,97 @@
+"""What a step is judged by: plain numbers from rollouts and from a scored batch. One function each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+
+from torch import Tensor
+
+from simplerl.evals.behaviour import has_box, is_code, reflects, repetition
+from simplerl.types import FINISH_LENGTH, FINISH_STOP, Batch, Rollout, score_of
+
+
+def prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in metrics.items()}
+
+
+def _mean(name: str, values: Iterable[float]) -> dict[str, float]:
+    """A mean over nothing is left out rather than made up."""
+    values = list(values)
+    return {name: fmean(values)} if values else {}
+
+
+def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Lengths are in tokens, the stop token included; shares and fractions are of the responses."""
+    scores = [score_of(r) for r in rollouts]
+    lengths = [len(r.token_ids) for r in rollouts]
+    texts = [r.text for r in rollouts]
+    finishes = [r.finish_reason for r in rollouts]
+    metrics = {
+        "rollout/responses": float(len(rollouts)),
+        "rollout/tokens": float(sum(lengths)),
+        "rollout/truncated_share": fmean(f == FINISH_LENGTH for f in finishes),
+        "rollout/box_share": fmean(map(has_box, texts)),
+        "rollout/code_share": fmean(map(is_code, texts)),
+        "rollout/reflection_share": fmean(map(reflects, texts)),
+        "rollout/repetition": fmean(map(repetition, texts)),
+        "reward/mean": fmean(s.reward for s in scores),
+        "reward/correct": fmean(s.correct for s in scores),
+        "reward/no_answer_fraction": fmean(s.status == "no_answer" for s in scores),
+        "reward/timeout_fraction": fmean(s.status == "timeout" for s in scores),
+        "reward/failed_fraction": fmean(s.status == "failed" for s in scores),
+        "reward/solved_problems": _groups(rollouts, any),
+        "reward/mastered_problems": _groups(rollouts, all),
+    }
+    rows = list(zip(lengths, finishes, scores, strict=True))
+    metrics |= _mean("rollout/response_length", lengths)
+    metrics |= _mean("rollout/response_length_stopped", (n for n, f, _ in rows if f == FINISH_STOP))
+    metrics |= _mean("rollout/response_length_correct", (n for n, _, s in rows if s.correct))
+    metrics |= _mean("rollout/response_length_wrong", (n for n, _, s in rows if not s.correct))
+    for part in sorted({name for s in scores for name in s.parts}):
+        metrics |= _mean(f"reward/{part}", (s.parts[part] for s in scores if part in s.parts))
+    return metrics
+
+
+def _groups(rollouts: Sequence[Rollout], quantifier: object) -> float:
+    """Share of problems of which any (or all) samples are right."""
+    groups: dict[str, list[bool]] = {}
+    for rollout in rollouts:
+        groups.setdefault(rollout.prompt.problem.id, []).append(score_of(rollout).correct)
+    return fmean(quantifier(group) for group in groups.values())  # type: ignore[operator]
+
+
+def batch_metrics(batch: Batch) -> dict[str, float]:
+    """Means over the response tokens of a step, before its update.
+
+    rollout/logprob_gap: trainer against sampler, of the same weights. It measures how far their numerics are apart only
+    where both mean one distribution: not under sampling.top_p < 1 or top_k > 0 (the sampler's is truncated),
+    rollout.ahead=1 (its weights are older), or algorithm.logprobs_at_temperature_1 at another sampling.temperature.
+    """
+
+    def mean(values: Tensor) -> float:
+        return float(values[batch.mask].mean())
+
+    assert batch.logprobs is not None and batch.sampler_logprobs is not None and batch.advantages is not None
+    gap = batch.logprobs - batch.sampler_logprobs
+    metrics = {
+        "rollout/logprob_gap": mean(gap.abs()),
+        "rollout/logprob_gap_max": float(gap.abs().max()),
+        "train/advantage_mean": mean(batch.advantages),
+        "train/advantage_abs": mean(batch.advantages.abs()),
+        "train/prompt_tokens": float((batch.attention & ~batch.mask).sum()),
+    }
+    if batch.entropy is not None:
+        metrics["rollout/entropy"] = mean(batch.entropy)
+    if batch.ref_logprobs is not None:
+        log_ratio = batch.logprobs - batch.ref_logprobs
+        metrics["rollout/kl"] = mean(log_ratio)  # k1, per token
+        metrics["rollout/kl_per_response"] = float(log_ratio.sum(-1).mean())
+    if batch.values is not None and batch.returns is not None:
+        returns, errors = batch.returns[batch.mask], (batch.returns - batch.values)[batch.mask]
+        metrics["critic/value_mean"] = mean(batch.values)
+        metrics["critic/return_mean"] = float(returns.mean())
+        spread = float(returns.var(correction=0))
+        if spread > 0:
+            metrics["critic/explained_variance"] = 1 - float(errors.var(correction=0)) / spread
+    return metrics
