@@ -64,6 +64,30 @@ class Sampling:
     max_new_tokens: int = 256
 
 
+class Response(str):
+    """The text of a response as a reward function receives it: a `str` that also knows how it was generated.
+
+    Everything that a `str` does works unchanged (`len(response)`, `in`, `re`), and every operation on it returns a
+    plain `str`.
+    """
+
+    tokens: tuple[int, ...]  # [L], the stop token included; empty where only a text is known
+    finish_reason: str  # FINISH_STOP | FINISH_LENGTH
+
+    def __new__(cls, text: str, tokens: tuple[int, ...] = (), finish_reason: str = FINISH_STOP) -> Response:
+        response = super().__new__(cls, text)
+        response.tokens, response.finish_reason = tokens, finish_reason
+        return response
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the response was cut off at sampling.max_new_tokens."""
+        return self.finish_reason == FINISH_LENGTH
+
+    def __reduce__(self) -> tuple[type[Response], tuple[str, tuple[int, ...], str]]:
+        return Response, (str(self), self.tokens, self.finish_reason)
+
+
 @dataclass(frozen=True)
 class Score:
     """A reward function's verdict on one response.
