@@ -20,8 +20,8 @@ from simplerl.config.load import load
 from simplerl.errors import ConfigError
 
 if TYPE_CHECKING:
+    from simplerl.backends import Backend
     from simplerl.data.task import Task
-    from simplerl.engine.backends import Backend
     from simplerl.runs.folder import Run
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def total_steps(config: Config, task: Task) -> dict[str, int]:
 def stages(config: Config, task: Task, run: Run, backend: Backend) -> None:
     """Warm-up, then reinforcement learning; either may be left out. Where the backend loses a role, it goes on from the
     last checkpoint, at most `max_restarts` times."""
-    from simplerl.engine.backends import Lost
+    from simplerl.backends import Lost
 
     restarts = 0
     with closing(backend):

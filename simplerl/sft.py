@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from simplerl.algorithms.losses import negative_log_likelihood
+from simplerl.backends import Backend
 from simplerl.config import Aggregation, Config
 from simplerl.data.task import Task
-from simplerl.engine.backends import Backend
-from simplerl.engine.batching import collate, token_weights
+from simplerl.engine.batching import collate, permutation, token_weights
 from simplerl.runs.checkpoints import last_checkpoint, write_folder
 from simplerl.runs.folder import Interrupted, Run
 from simplerl.runs.metrics import prefixed
@@ -35,7 +33,7 @@ def warm_up(config: Config, task: Task, backend: Backend, run: Run) -> str:
                 run.check_stop()
                 progress.begin()
                 with progress.stage("update"):
-                    metrics = student.optimizer_step(documents_at(step, config, task), negative_log_likelihood)
+                    metrics = student.optimizer_step(documents_at(step, config, task), [negative_log_likelihood])
                 del metrics["real"], metrics["computed"]
                 metrics = prefixed("warmup", metrics) | progress.times()
                 run.log("warmup", step, metrics)
@@ -57,7 +55,7 @@ def documents_at(step: int, config: Config, task: Task) -> Batch:
     """The documents of an optimizer step; each epoch is a permutation of its own, its last partial batch dropped."""
     size = config.warmup.minibatch_size
     epoch, position = divmod(step, len(task.documents) // size)
-    order = np.random.default_rng([config.seed, epoch]).permutation(len(task.documents))
+    order = permutation("documents", [config.seed, epoch], len(task.documents))
     chosen = order[position * size : (position + 1) * size]
     batch = collate([task.documents[i] for i in chosen], list(range(size)))
     return batch.with_(weights=token_weights(batch.mask, Aggregation.token_mean, 0))

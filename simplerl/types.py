@@ -115,6 +115,12 @@ class Rollout:
     logprobs: tuple[float, ...]  # [L], of the sampled tokens, under the sampler's own distribution
     finish_reason: str  # FINISH_STOP | FINISH_LENGTH
     score: Score | None = None
+    trained: bool = True  # False: its reward counts in the group, its tokens do not count in the loss
+
+    @property
+    def response(self) -> Response:
+        """The text as a reward function receives it."""
+        return Response(self.text, self.token_ids, self.finish_reason)
 
 
 def score_of(rollout: Rollout) -> Score:
@@ -123,33 +129,41 @@ def score_of(rollout: Rollout) -> Score:
     return rollout.score
 
 
-Reward = Callable[[str, Problem], Score]
+Reward = Callable[[Response, Problem], Score]
 Data = Callable[[], list[Problem]]
+Shape = Callable[[list["Rollout"]], list["Rollout"]]  # sees the whole graded step, after grading
+State = dict[str, Any]  # what an algorithm remembers between steps: plain JSON values, saved with the checkpoint
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The rollouts of one step (or the documents of one SFT minibatch) as tensors. Never mutated:
-    a stage returns `batch.with_(advantages=...)`."""
+    """The rollouts of one step (or the documents of one SFT minibatch) as tensors.
+
+    A batch is never mutated: a stage returns `batch.with_(advantages=...)`. Columns that only one algorithm knows
+    are in `extra`; a role adds its column by `with_column`."""
 
     tokens: Tensor  # [B, T] int64, padded on the right
     attention: Tensor  # [B, T] bool: prompt and response
-    mask: Tensor  # [B, T] bool: tokens that are trained on (the response)
+    mask: Tensor  # [B, T] bool: the response
     group: Tensor  # [B] int64: rows of one prompt share a number
     reward: Tensor | None = None  # [B] float32
+    correct: Tensor | None = None  # [B] bool
+    trained: Tensor | None = None  # [B] bool: rows that count in the loss; None: all
     # The rest: [B, T] float32, zero outside the mask. From the sampler:
     sampler_logprobs: Tensor | None = None
-    # from `Models.score`, the values where there is a critic:
+    # from `Roles.score`, the values where there is a critic:
     logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
     entropy: Tensor | None = None
     values: Tensor | None = None
-    # from `simplerl.algorithms.advantages`, the returns where there is a critic:
+    # from the algorithm's advantage, the returns where there is a critic:
     token_rewards: Tensor | None = None
     advantages: Tensor | None = None
     returns: Tensor | None = None
-    # and from the plan of the update: what each token's loss counts; sums to about 1 over an optimizer step.
+    # from the plan of the update: what each token's loss counts; sums to about 1 over an optimizer step.
     weights: Tensor | None = None
+    # [B] or [B, T], by name: what other roles and algorithms add
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -157,8 +171,15 @@ class Batch:
     def with_(self, **changes: Any) -> Batch:
         return replace(self, **changes)
 
+    def with_column(self, name: str, column: Tensor) -> Batch:
+        """The batch with `column` as its field `name`, or, where it has no such field, as `extra[name]`."""
+        if name in self.__dataclass_fields__:
+            return self.with_(**{name: column})
+        return replace(self, extra={**self.extra, name: column})
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        return replace(self, **{k: change(v) for k, v in vars(self).items() if v is not None})
+        columns: dict[str, Any] = {k: change(v) for k, v in vars(self).items() if v is not None and k != "extra"}
+        return replace(self, **columns, extra={k: change(v) for k, v in self.extra.items()})
 
     def rows(self, index: Tensor | slice) -> Batch:
         """Some rows, cut to the longest of them."""

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from simplerl.config import ModelConfig
 from simplerl.config.load import load
 from simplerl.data.task import prepare
-from simplerl.engine.backends import Local
-from simplerl.engine.models import placed
+from simplerl.backends import Local
+from simplerl.engine.models import model_at
 
 
 def given(policy: PreTrainedModel | None, _: Any, model: ModelConfig) -> tuple[PreTrainedModel | None, ModelConfig]:
@@ -39,5 +39,5 @@ def test_a_sampler_alone_is_given_weights_unless_it_reads_them(sampler: Any, tmp
 
 def test_a_revision_is_of_the_models_own_path() -> None:
     model = ModelConfig("owner/name", revision="v2", context=99)
-    assert placed(model, "owner/name") == model
-    assert placed(model, "runs/x/policy") == ModelConfig("runs/x/policy", revision=None, context=99)
+    assert model_at(model, "owner/name") == model
+    assert model_at(model, "runs/x/policy") == ModelConfig("runs/x/policy", revision=None, context=99)

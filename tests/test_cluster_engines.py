@@ -27,7 +27,7 @@ if find_spec("ray") is None or find_spec("vllm") is None:
 from simplerl.cluster.dispatch import Seat, deal
 from simplerl.cluster.engine_actor import Request
 from simplerl.cluster.engines import EnginePool
-from simplerl.engine.backends import Lost
+from simplerl.backends import Lost
 
 if TYPE_CHECKING:
     from simplerl.samplers import Sampler

@@ -164,7 +164,7 @@ def test_a_dead_head_of_ray_changes_nothing(cluster: None, tmp_path: Path) -> No
 def test_a_role_that_is_lost_too_often_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: None
 ) -> None:
-    from simplerl.engine.backends import Lost
+    from simplerl.backends import Lost
 
     at_call(monkeypatch, "policy", "optimizer_step", 1, send(signal.SIGKILL))
     with pytest.raises(Lost, match=r"policy.* is lost") as caught:

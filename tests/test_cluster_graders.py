@@ -23,7 +23,7 @@ if find_spec("ray") is None:
 from test_rewards_pool import acting, problem
 
 from simplerl.cluster.graders import RayLane, ray_grader
-from simplerl.engine.backends import Lost
+from simplerl.backends import Lost
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 

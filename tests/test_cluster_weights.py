@@ -37,7 +37,7 @@ from simplerl.cluster.health import Limits
 from simplerl.cluster.layout import Sharding
 from simplerl.cluster.ranks import Place, RankGroup
 from simplerl.cluster.weights import Header, SyncFailed, buckets, compare, from_ranks, send, unpacked
-from simplerl.engine.backends import Lost, policy_worker
+from simplerl.backends import Lost, policy_worker
 
 BASE = str(Path(__file__).resolve().parent.parent / "assets/micro_base")
 

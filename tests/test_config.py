@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-import simplerl.engine.backends
+import simplerl.backends
 from simplerl.config import Config, register
 from simplerl.config.load import load
 from simplerl.data.task import prepare
@@ -47,7 +47,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(simplerl.engine.backends, "load_policy", refuse)
+    monkeypatch.setattr(simplerl.backends, "load_policy", refuse)
 
 
 def test_the_default_is_accepted() -> None:

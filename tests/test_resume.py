@@ -19,7 +19,7 @@ from micro_runs import ROOT, SMALL, WARM_UP, differences, outcome, run
 
 from simplerl import rl, sft
 from simplerl.engine import optimizer
-from simplerl.engine.backends import Models
+from simplerl.backends import Models
 from simplerl.runs.folder import Interrupted, Run
 from simplerl.samplers.local import LocalSampler
 

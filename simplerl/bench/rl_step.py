@@ -17,9 +17,10 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from simplerl.algorithms.advantages import group_relative, token_rewards
-from simplerl.algorithms.losses import policy_objective, ppo_clip
-from simplerl.config import Aggregation, KLEstimator, ModelConfig, OptimizerConfig, Precision
+from simplerl.algorithms.advantages import group_relative
+from simplerl.algorithms.kl import token_rewards
+from simplerl.algorithms.losses import ppo_clip
+from simplerl.config import Aggregation, KLConfig, ModelConfig, OptimizerConfig, Precision
 from simplerl.engine.batching import collate_rollouts
 from simplerl.engine.models import load_policy, load_tokenizer
 from simplerl.engine.worker import UpdatePlan, Worker
@@ -71,8 +72,8 @@ def time_ours(
         assert all(len(r.token_ids) == tokens for r in rollouts)
         batch = collate_rollouts(rollouts)
         batch = batch.with_(logprobs=worker.infer(batch)[0])
-        batch = group_relative(token_rewards(batch, 0.0, KLEstimator.k1))
-        worker.update(batch, policy_objective(ppo_clip), plan, [0, step])
+        batch = group_relative(token_rewards(batch, KLConfig()))
+        worker.update(batch, [ppo_clip], plan, [0, step])
         sampler.load_weights(worker.named_weights())
         seconds.append(time.perf_counter() - start)
     return seconds

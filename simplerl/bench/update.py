@@ -61,9 +61,9 @@ def main() -> None:
     batch = batch.with_(logprobs=worker.infer(batch)[0], advantages=advantages)
     plan = UpdatePlan(len(rows), 1, Aggregation.sequence_mean, full)
 
-    padding = worker.update(batch, ppo_clip, plan, [0])["padding_share"]
-    seconds = best_seconds(lambda: worker.update(batch, ppo_clip, plan, [0]), options.repeats)
-    square = torch.randn(2048, 2048).to(worker.dtype)
+    padding = worker.update(batch, [ppo_clip], plan, [0])["padding_share"]
+    seconds = best_seconds(lambda: worker.update(batch, [ppo_clip], plan, [0]), options.repeats)
+    square = torch.randn(2048, 2048).to(getattr(torch, options.precision))
     peak = 2 * 2048**3 / best_seconds(lambda: square @ square, 10)
 
     head = output_weight(model).numel()

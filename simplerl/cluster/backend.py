@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,30 +23,19 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch import Tensor
 
+from simplerl.backends import Lost
+from simplerl.backends.local import Local
 from simplerl.cluster import failover
 from simplerl.cluster.engines import EnginePool
 from simplerl.cluster.graders import ray_grader
 from simplerl.cluster.health import Limits
-from simplerl.cluster.layout import (
-    CRITIC,
-    ENGINE,
-    POLICY,
-    REFERENCE,
-    Layout,
-    Plan,
-    Sharding,
-    Shared,
-    check,
-    check_room,
-    plan,
-    processes,
-)
+from simplerl.cluster.layout import ENGINE, Layout, Plan, Sharding, Shared, check, check_room, plan, processes
 from simplerl.cluster.ranks import Build, Place, RankGroup
 from simplerl.cluster.session import ray_session
 from simplerl.config import Config, OptimizerConfig
 from simplerl.data.task import Task
-from simplerl.engine.backends import Local, Lost, Models, critic_worker, policy_worker, score_temperature
-from simplerl.engine.models import load_policy, placed
+from simplerl.engine.models import load_policy, model_at
+from simplerl.engine.roles import POLICY, Roles, build_worker, role_builder, role_specs
 from simplerl.errors import ConfigError
 from simplerl.rewards.pool import Grader
 from simplerl.samplers import Sampler
@@ -61,29 +50,36 @@ ROOM_SECONDS = 10.0  # in which a cluster that has room gives it
 
 
 @dataclass(frozen=True)
-class RayModels(Models):
-    """Roles that work at once, each on its own processes."""
+class RayRoles(Roles):
+    """Roles on their own processes: teams that share devices run side by side, the members of a team in turn."""
 
-    policy: RankGroup
+    teams: tuple[tuple[str, ...], ...] = ()
     pool: EnginePool | None = None  # None: the sampler is in this process
 
-    def together(self, calls: Sequence[Callable[[], T]]) -> list[T]:
-        return together(calls)
+    def run(self, calls: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+        def in_turn(team: Sequence[str]) -> dict[str, T]:
+            return {name: calls[name]() for name in team if name in calls}
+
+        found = run_at_once([partial(in_turn, team) for team in self.teams])
+        together = {name: result for results in found for name, result in results.items()}
+        return {name: together[name] for name in calls}
 
     def sync(self) -> None:
         if self.pool is None:
             super().sync()
             return
-        if isinstance(self.sampler, Drowsy):
+        if isinstance(self.sampler, SleepingEngines):
             self.pool.wake()
-        self.pool.sync(self.policy.actors)
+        policy = self.models[POLICY]
+        assert isinstance(policy, RankGroup)
+        self.pool.sync(policy.actors)
 
     def metrics(self) -> dict[str, float]:
         return {} if self.pool is None else dict(self.pool.metrics)
 
 
-class Drowsy:
-    """Engines that share their devices with the ranks: awake while they draw, and from a sync on until then."""
+class SleepingEngines:
+    """Engines that share GPUs with trainers: woken for the weight sync, and put to sleep after sampling."""
 
     def __init__(self, pool: EnginePool) -> None:
         self.pool = pool
@@ -102,8 +98,8 @@ class Drowsy:
         self.pool.load_weights(weights)
 
 
-def together(calls: Sequence[Callable[[], T]]) -> list[T]:
-    """All at once, each in a thread; the first loss of a role, or else the first exception, is raised."""
+def run_at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """Run all calls at once, each in a thread. Raises the first loss of a role, or else the first exception."""
     with ThreadPoolExecutor(max(1, len(calls))) as threads:
         futures = [threads.submit(call) for call in calls]
     errors = [error for error in (future.exception() for future in futures) if error is not None]
@@ -114,7 +110,7 @@ def together(calls: Sequence[Callable[[], T]]) -> list[T]:
 
 @dataclass
 class RayBackend:
-    """See `simplerl.engine.backends.Backend`. What one of its methods has started ends when the next is called."""
+    """See `simplerl.backends.Backend`. What one of its methods has started ends when the next is called."""
 
     config: Config
     task: Task
@@ -147,8 +143,8 @@ class RayBackend:
             self._session.enter_context(ray_session(max(os.cpu_count() or 1, whole.cpus + 1), self.address, restarts))
             self._open = True
 
-    def _begin(self, counts: dict[str, int]) -> dict[str, list[Place]]:
-        """Ends what was there; then a place for each process of these roles."""
+    def _begin(self, counts: dict[str, int]) -> tuple[dict[str, list[Place]], tuple[tuple[str, ...], ...]]:
+        """End what was there. Returns a place for each process of these roles, and which roles share devices."""
         self._stage.close()
         self._start_ray()
         if self._restarted and self.address is not None:
@@ -162,7 +158,7 @@ class RayBackend:
         wanted = plan(self.layout, counts, self._on_gpus)
         if not self._restarted:  # else a lost node may be on its way back
             check_room(wanted, gpus, there.get("CPU", 0.0))
-        return self._places(wanted)
+        return self._places(wanted), wanted.teams
 
     def _places(self, wanted: Plan) -> dict[str, list[Place]]:
         group = placement_group([dict(bundle) for bundle in wanted.bundles], strategy="PACK")
@@ -202,16 +198,12 @@ class RayBackend:
         self._stage.callback(group.close)
         return group.start(build, self.layout.sharding, optimizer)
 
-    def _policy(self, path: str, **options: Any) -> Build:
-        options["tokenizer"] = self.task.tokenizer
-        return partial(policy_worker, placed(self.config.model, path), self.config.train, **options)
-
     def _pool(self, path: str, places: list[Place], **options: Any) -> EnginePool:
         # With rollout.ahead the policy trains on while its last weights are drawn with.
         options["keep_weights"] = self.config.rollout.ahead > 0
         pool = EnginePool(
             self.task.tokenizer,
-            placed(self.config.model, path),
+            model_at(self.config.model, path),
             engines=len(places),
             tensor_parallel=self.layout.tensor_parallel,
             cpus=places[0].cpus,
@@ -235,65 +227,46 @@ class RayBackend:
         return ray_grader(reward, **vars(self.config.grading), max_restarts=self.max_restarts)
 
     def student(self, path: str, optimizer: OptimizerConfig, steps: int, checkpoint: Path | None) -> RankGroup:
-        places = self._begin({POLICY: self.layout.policy_ranks})
-        start = checkpoint / "policy" if checkpoint else None
-        build = self._policy(str(start or path), optimizer=optimizer, steps=steps)
-        return self._group(POLICY, places[POLICY], build, start)
+        places, _ = self._begin({POLICY: self.layout.policy_ranks})
+        saved = checkpoint / POLICY if checkpoint else None
+        model = model_at(self.config.model, str(saved or path))
+        options: dict[str, Any] = {"optimizer": optimizer, "steps": steps, "tokenizer": self.task.tokenizer}
+        build = partial(build_worker, model, self.config.train, **options)
+        return self._group(POLICY, places[POLICY], build, saved)
 
-    def models(self, path: str, checkpoint: Path | None) -> RayModels:
-        config = self.config
+    def roles(self, start: str, checkpoint: Path | None) -> RayRoles:
         assert self.task.arithmetic is not None
-        steps, temperature = self.task.arithmetic.optimizer_steps, score_temperature(config)
-        places = self._begin(processes(self.layout, config))
-
-        policy_from, critic_from = (checkpoint / role if checkpoint else None for role in ("policy", "critic"))
-        options = {"temperature": temperature, "optimizer": config.train.policy, "steps": steps}
-        builds: dict[str, tuple[Build, Path | None]] = {
-            POLICY: (self._policy(str(policy_from or path), **options), policy_from),
-            REFERENCE: (self._policy(path, temperature=temperature), None),
-            CRITIC: (
-                partial(
-                    critic_worker,
-                    placed(config.model, str(critic_from or path)),
-                    config.train,
-                    seed=None if critic_from else config.seed,
-                    steps=steps,
-                ),
-                critic_from,
-            ),
-        }
-        roles = [role for role in builds if role in places]
-        starts: list[Callable[[], Any]] = [partial(self._group, role, places[role], *builds[role]) for role in roles]
+        config, specs, steps = self.config, role_specs(self.config), self.task.arithmetic.optimizer_steps
+        places, teams = self._begin(processes(self.layout, config))
         pool = None
         if ENGINE in places and self.layout.shared is Shared.all:  # an engine refuses to start on a GPU that is in use
-            pool = self._pool(path, places[ENGINE], sleeps=True)
+            pool = self._pool(start, places[ENGINE], sleeps=True)
             pool.sleep()
-        elif ENGINE in places:
-            starts.append(partial(self._pool, path, places[ENGINE]))
-        started = together(starts)
-        groups = dict(zip(roles, started, strict=False))
-        pool = pool or (started[-1] if ENGINE in places else None)
-        models = RayModels(
-            policy=groups[POLICY],
-            sampler=self._sampler(path, pool),
-            reference=groups.get(REFERENCE),
-            critic=groups.get(CRITIC),
-            pool=pool,
-        )
-        models.sync()
-        return models
+        starts: list[Callable[[], Any]] = []
+        for role in specs:
+            build, saved = role_builder(config, role, start, checkpoint, steps, self.task.tokenizer)
+            starts.append(partial(self._group, role, places[role], build, saved))
+        if ENGINE in places and pool is None:
+            starts.append(partial(self._pool, start, places[ENGINE]))
+        started = run_at_once(starts)
+        if len(started) > len(specs):
+            pool = started.pop()
+        groups = dict(zip(specs, started, strict=True))
+        roles = RayRoles(groups, specs, self._sampler(start, pool), teams, pool)
+        roles.sync()
+        return roles
 
     def _sampler(self, path: str, pool: EnginePool | None) -> Sampler:
         if pool is None:
-            model = placed(self.config.model, path)
+            model = model_at(self.config.model, path)
             policy = load_policy(model, self.config.train.precision, "cpu").requires_grad_(False)
             return self.config.sampler(policy, self.task.tokenizer, model)  # type: ignore[no-any-return]
-        return Drowsy(pool) if self.layout.shared is Shared.all else pool
+        return SleepingEngines(pool) if self.layout.shared is Shared.all else pool
 
     def sampler(self, path: str) -> Sampler:
         if self._samples_here:
             return Local(self.config, self.task).sampler(path)
-        places = self._begin({ENGINE: self.layout.engines})
+        places, _ = self._begin({ENGINE: self.layout.engines})
         return self._pool(path, places[ENGINE], from_path=True)
 
 
@@ -304,6 +277,7 @@ def ray_backend(
     policy_ranks: int = 1,
     critic_ranks: int = 1,
     reference_ranks: int = 1,
+    other_ranks: int = 1,
     engines: int = 1,
     tensor_parallel: int = 1,
     shared: Literal["none", "reference", "all"] = "none",
@@ -322,6 +296,7 @@ def ray_backend(
         policy_ranks=policy_ranks,
         critic_ranks=critic_ranks,
         reference_ranks=reference_ranks,
+        other_ranks=other_ranks,
         engines=engines,
         tensor_parallel=tensor_parallel,
         shared=Shared(shared),
@@ -331,6 +306,3 @@ def ray_backend(
     )
     limits = Limits(start_seconds, silence_seconds)
     return RayBackend(config, task, layout, limits, max_restarts, address)
-
-
-ray_backend.samples_ahead = True  # type: ignore[attr-defined]  # engines have devices of their own

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from simplerl.backends import Lost
 from simplerl.cluster.dispatch import Seat, deal
 from simplerl.cluster.engine_actor import EngineActor, Report, Request, Response
 from simplerl.cluster.stacks import DEATHS, stacks_of
 from simplerl.cluster.weights import Source, answers_of, failed, from_process, from_ranks, how_it_died, keeping, send
 from simplerl.config import ModelConfig
-from simplerl.engine.backends import Lost
 from simplerl.samplers.vllm import EngineSettings, prepare_import, request_key
 from simplerl.types import Prompt, Rollout, Sampling, Stop
 
@@ -50,7 +50,7 @@ class EnginePool:
     reserve: responses that an engine holds beyond its max_rows, so that a free row never waits.
     start_seconds, silence_seconds: without an answer; then the engine is killed and replaced.
     max_restarts: of all engines together, before a batch of responses is finished; then
-      `simplerl.engine.backends.Lost` is raised.
+      `simplerl.backends.Lost` is raised.
     """
 
     def __init__(

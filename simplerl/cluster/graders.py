@@ -15,9 +15,9 @@ from typing import Any
 
 import ray
 
+from simplerl.backends import Lost
 from simplerl.cluster.grading_actor import GradingActor
 from simplerl.cluster.stacks import DEATHS
-from simplerl.engine.backends import Lost
 from simplerl.rewards.pool import Grader
 from simplerl.rewards.worker_client import START_ATTEMPTS, START_SECONDS, Verdict
 from simplerl.types import Problem, Reward
@@ -103,6 +103,6 @@ def ray_grader(
     max_restarts: int = 3,
 ) -> Grader:
     """A `simplerl.rewards.pool.Grader` with `workers` Ray actors. One that dies `max_restarts` + 1 times without a
-    verdict in between ends in `simplerl.engine.backends.Lost`. Ray must have been initialised."""
+    verdict in between ends in `simplerl.backends.Lost`. Ray must have been initialised."""
     lane = partial(RayLane, strategy=strategy, max_restarts=max_restarts)
     return Grader(reward, workers, seconds_per_answer, memory_gib, lane)

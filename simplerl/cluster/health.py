@@ -11,8 +11,8 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
+from simplerl.backends import Lost
 from simplerl.cluster.stacks import DEATHS, stacks_of
-from simplerl.engine.backends import Lost
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,10 @@ from enum import Enum
 from typing import Any
 
 from simplerl.config import Config
-from simplerl.errors import ConfigError, at_least, require
+from simplerl.engine.roles import CRITIC, POLICY, REFERENCE, role_specs
+from simplerl.errors import ConfigError, require
 
-POLICY, CRITIC, REFERENCE, ENGINE = "policy", "critic", "reference", "vLLM engine"
+ENGINE = "vLLM engine"
 
 
 class Shared(Enum):
@@ -37,12 +38,18 @@ class Layout:
     policy_ranks: int = 1
     critic_ranks: int = 1
     reference_ranks: int = 1
+    other_ranks: int = 1  # of each further role of the algorithm
     engines: int = 1  # vLLM engines; 0: the sampler is in the driver
     tensor_parallel: int = 1  # GPUs of one engine
     shared: Shared = Shared.none
     sharding: Sharding = field(default_factory=Sharding)
     cpus_per_rank: float = 1.0
     weight_sync: str = "store"  # Ray's object store, or nccl (from GPU to GPU)
+
+    def ranks(self, role: str) -> int:
+        """Return how many processes hold a role."""
+        named = {POLICY: self.policy_ranks, CRITIC: self.critic_ranks, REFERENCE: self.reference_ranks}
+        return named.get(role, self.other_ranks)
 
 
 @dataclass(frozen=True)
@@ -56,10 +63,12 @@ class Seat:
 
 @dataclass(frozen=True)
 class Plan:
-    """Bundles of a Ray placement group, and who sits in them."""
+    """Bundles of a Ray placement group, where the processes of each role are placed in them, and which roles share
+    devices."""
 
     bundles: tuple[Mapping[str, float], ...]
     seats: Mapping[str, tuple[Seat, ...]]
+    teams: tuple[tuple[str, ...], ...]  # roles of one team share devices, so they run one after the other
 
     @property
     def gpus(self) -> float:
@@ -71,12 +80,8 @@ class Plan:
 
 
 def processes(layout: Layout, config: Config) -> dict[str, int]:
-    """How many of each role the run has."""
-    counts = {POLICY: layout.policy_ranks}
-    if config.algorithm.value_loss is not None:
-        counts[CRITIC] = layout.critic_ranks
-    if config.algorithm.kl.name != "none":
-        counts[REFERENCE] = layout.reference_ranks
+    """Return how many processes of each role the run has."""
+    counts = {role: layout.ranks(role) for role in role_specs(config)}
     if layout.engines:
         counts[ENGINE] = layout.engines
     return counts
@@ -84,14 +89,9 @@ def processes(layout: Layout, config: Config) -> dict[str, int]:
 
 def check(layout: Layout, config: Config, in_driver: bool) -> None:
     """Raises ConfigError on contradictions. `in_driver`: the configured sampler is one that lives in the driver."""
-    at_least(
-        1,
-        backend__policy_ranks=layout.policy_ranks,
-        backend__critic_ranks=layout.critic_ranks,
-        backend__reference_ranks=layout.reference_ranks,
-        backend__tensor_parallel=layout.tensor_parallel,
-    )
-    at_least(0, backend__engines=layout.engines)
+    for key in ("policy_ranks", "critic_ranks", "reference_ranks", "other_ranks", "tensor_parallel", "engines"):
+        least = 0 if key == "engines" else 1
+        require(getattr(layout, key) >= least, f"backend.{key}={getattr(layout, key)} must be at least {least}.")
     require(layout.cpus_per_rank > 0, f"backend.cpus_per_rank={layout.cpus_per_rank} must be positive.")
     require(
         layout.sharding.zero_stage in range(4),
@@ -103,7 +103,7 @@ def check(layout: Layout, config: Config, in_driver: bool) -> None:
     )
     require(
         layout.engines > 0 or in_driver,
-        "backend.engines=0 leaves nobody to sample: set backend.engines, or sampler=local.",
+        "backend.engines=0, so no sampler is configured: set backend.engines, or sampler=local.",
     )
     require(
         layout.engines == 0 or not in_driver,
@@ -136,7 +136,8 @@ def _check_rows(layout: Layout, config: Config) -> None:
     if config.warmup.data is not None:
         sizes["warmup.minibatch_size"] = config.warmup.minibatch_size
     for key, size in sizes.items():
-        for role, ranks in (("policy", layout.policy_ranks), ("critic", layout.critic_ranks)):
+        for role in ("policy", "critic", "other"):
+            ranks = getattr(layout, f"{role}_ranks")
             require(
                 size >= ranks,
                 f"backend.{role}_ranks={ranks} is more than the {key}={size} rows of an optimizer step: "
@@ -145,7 +146,7 @@ def _check_rows(layout: Layout, config: Config) -> None:
 
 
 def plan(layout: Layout, counts: Mapping[str, int], on_gpus: bool) -> Plan:
-    """Bundles for those roles. A device that several processes share is a bundle of its own."""
+    """Return the bundles for those roles. A device that several processes share is a bundle of its own."""
     teams: list[list[str]] = [[role] for role in counts]
     if layout.shared is Shared.all:
         teams = [list(counts)]
@@ -162,7 +163,7 @@ def plan(layout: Layout, counts: Mapping[str, int], on_gpus: bool) -> Plan:
             seats[role] = tuple(Seat(bundle, gpus / len(team), layout.cpus_per_rank) for bundle in own)
         bundle = {"CPU": layout.cpus_per_rank * len(team)} | ({"GPU": gpus} if on_gpus else {})
         bundles += [bundle] * devices
-    return Plan(tuple(bundles), seats)
+    return Plan(tuple(bundles), seats, tuple(map(tuple, teams)))
 
 
 def check_room(wanted: Plan, gpus: float, cpus: float) -> None:

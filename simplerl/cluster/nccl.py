@@ -18,9 +18,9 @@ from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
+from simplerl.backends import Lost
 from simplerl.cluster.stacks import DEATHS
 from simplerl.cluster.weights import compare, how_it_died
-from simplerl.engine.backends import Lost
 from simplerl.engine.checksum import fingerprint
 
 

@@ -20,12 +20,12 @@ import ray
 import torch
 from torch import Tensor
 
-from simplerl.algorithms.losses import LossOutput
+from simplerl.algorithms.losses import Loss
 from simplerl.cluster.health import Limits, results
 from simplerl.cluster.layout import Sharding
 from simplerl.cluster.stacks import Process, stacks, this_process
 from simplerl.cluster.weights import Bucket, buckets
-from simplerl.engine.worker import NonFinite, UpdatePlan, Worker, update
+from simplerl.engine.worker import NonFinite, Updates, Worker
 from simplerl.types import Batch
 
 logger = logging.getLogger(__name__)
@@ -106,15 +106,13 @@ class Rank:
         assert self.worker is not None, f"{self.role} rank {self.number} holds no model yet"
         return self.worker
 
-    def infer(self, batch: Batch) -> tuple[Tensor, ...]:
-        return self._worker.infer(batch)
+    def infer(self, batch: Batch, entropy: bool) -> tuple[Tensor, ...]:
+        return self._worker.infer(batch, entropy)
 
-    def optimizer_step(
-        self, minibatch: Batch, loss: Callable[[Any, Batch], LossOutput], entropy: bool
-    ) -> dict[str, float] | str:
-        """The metrics, or what is not finite: the caller has the whole minibatch to show."""
+    def optimizer_step(self, minibatch: Batch, losses: Sequence[Loss], entropy: bool) -> dict[str, float] | str:
+        """Return the metrics, or what is not finite: the caller has the whole minibatch to show."""
         try:
-            return self._worker.optimizer_step(minibatch, loss, entropy)
+            return self._worker.optimizer_step(minibatch, losses, entropy)
         except NonFinite as error:
             return error.what
 
@@ -174,8 +172,8 @@ class Place:
 
 
 @dataclass
-class RankGroup:
-    """Ranks that hold one model; a `simplerl.engine.backends.Trainable`."""
+class RankGroup(Updates):
+    """Ranks that jointly hold one model; a `simplerl.engine.roles.Trainable`."""
 
     role: str
     places: Sequence[Place]
@@ -212,9 +210,11 @@ class RankGroup:
         """The same call on every rank; large arguments are sent once for all."""
         return self._results([getattr(actor, method).remote(*arguments) for actor in self.actors], silence, method)
 
-    def infer(self, batch: Batch) -> tuple[Tensor, ...]:
+    def infer(self, batch: Batch, entropy: bool = True) -> tuple[Tensor, ...]:
         parts = deal(batch.attention.sum(-1), len(self.actors))
-        calls = [actor.infer.remote(shard(batch, rows)) for actor, rows in zip(self.actors, parts, strict=True)]
+        calls = [
+            actor.infer.remote(shard(batch, rows), entropy) for actor, rows in zip(self.actors, parts, strict=True)
+        ]
         outputs = self._results(calls, None, "infer")
         whole = tuple(torch.zeros(batch.tokens.shape) for _ in outputs[0])
         for rows, columns in zip(parts, outputs, strict=True):
@@ -223,17 +223,10 @@ class RankGroup:
                     target[rows, : column.shape[1]] = column
         return whole
 
-    def update(
-        self, batch: Batch, loss: Callable[[Any, Batch], LossOutput], plan: UpdatePlan, seed: Sequence[int]
-    ) -> dict[str, float]:
-        return update(self.optimizer_step, batch, loss, plan, seed)
-
-    def optimizer_step(
-        self, minibatch: Batch, loss: Callable[[Any, Batch], LossOutput], entropy: bool = False
-    ) -> dict[str, float]:
+    def optimizer_step(self, minibatch: Batch, losses: Sequence[Loss], entropy: bool = False) -> dict[str, float]:
         parts = deal(minibatch.attention.sum(-1), len(self.actors))
         calls = [
-            actor.optimizer_step.remote(shard(minibatch, rows), loss, entropy)
+            actor.optimizer_step.remote(shard(minibatch, rows), losses, entropy)
             for actor, rows in zip(self.actors, parts, strict=True)
         ]
         metrics: dict[str, float] | str = self._results(calls, None, "update")[0]

@@ -21,8 +21,8 @@ import ray
 import torch
 from torch import Tensor
 
+from simplerl.backends import Lost
 from simplerl.cluster.stacks import DEATHS, stacks_of
-from simplerl.engine.backends import Lost
 from simplerl.engine.checksum import fingerprint
 
 logger = logging.getLogger(__name__)

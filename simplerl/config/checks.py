@@ -1,6 +1,6 @@
-"""Contradictions between settings, each refused with one sentence that names the key and the remedy.
+"""Contradictions between settings, each refused by one sentence that names the key and the remedy.
 
-`check_values` reads numbers alone (quick: nothing heavy is imported yet), then `simplerl.config.functions` what the
+`check_values` reads numbers alone (quickly: nothing heavy is imported yet), then `simplerl.config.functions` what the
 configured functions take, then `check_fit` whether they fit each other. What needs a tokenizer or data is checked in
 `simplerl.data.task`.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,17 +17,24 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from simplerl.config import AlgorithmConfig, Config, KLEstimator, KLPlace, OptimizerConfig, TrainConfig
-from simplerl.errors import ConfigError, at_least, require
+from simplerl.config import (
+    AlgorithmConfig,
+    Config,
+    KLEstimator,
+    KLPlace,
+    OptimizerConfig,
+    RoleConfig,
+    TrainConfig,
+)
+from simplerl.errors import ConfigError, require
 
 LEAST_TEMPERATURE = 0.01  # below it logits overflow; 0 is greedy
 MOST_SEED = 2**31 - 1
-# Below these a worker has no room for its own libraries, and no answer is read in time.
-LEAST_MEMORY_GIB, LEAST_SECONDS = 0.25, 0.1
 
 
 def check_known(node: DictConfig, prefix: str = "") -> None:
-    """Keys that were added by `+key=value` but that nothing reads. Keywords of functions are checked by `_call`."""
+    """Refuse keys that were added by `+key=value` but that nothing reads. Keywords of functions are checked by
+    `simplerl.config.functions`."""
     kind = OmegaConf.get_type(node)
     if is_dataclass(kind):
         known = [field.name for field in fields(kind)]
@@ -41,7 +49,7 @@ def check_known(node: DictConfig, prefix: str = "") -> None:
 
 
 def check_finite(value: Any, key: str = "") -> None:
-    """No number of the configuration may be infinite or NaN."""
+    """Refuse numbers that are infinite or NaN."""
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for name, part in items:
@@ -49,57 +57,43 @@ def check_finite(value: Any, key: str = "") -> None:
     require(not isinstance(value, float) or math.isfinite(value), f"{key}={value} is not a finite number.")
 
 
+def numeric_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Yield (key, value, metadata) of every field of a configuration and of those nested in it; the metadata is that of
+    `simplerl.config.schema.setting`."""
+    for one in fields(config):
+        value, key = getattr(config, one.name), f"{prefix}{one.name}"
+        nested = value if isinstance(value, dict) else {}
+        if is_dataclass(value):
+            yield from numeric_fields(value, f"{key}.")
+        for name, part in nested.items():
+            if is_dataclass(part):
+                yield from numeric_fields(part, f"{key}.{name}.")
+        yield key, value, dict(one.metadata)
+
+
 def check_values(config: Config) -> None:
-    """Of a configuration whose functions may still be plain nodes."""
-    require(config.seed <= MOST_SEED, f"seed={config.seed} is more than {MOST_SEED}.")
+    """Check numeric fields; pluggable functions may still be uninstantiated `_target_` nodes."""
+    for key, value, metadata in numeric_fields(config):
+        least = metadata.get("least")
+        require(least is None or value is None or value >= least, f"{key}={value} must be at least {least}.")
+    require(config.seed <= MOST_SEED, f"seed={config.seed} must be at most {MOST_SEED}.")
     _model_path(config.model.path)
     train = config.train
-    at_least(
-        1,
-        train__prompts_per_step=train.prompts_per_step,
-        train__samples_per_prompt=train.samples_per_prompt,
-        train__minibatch_size=train.minibatch_size,
-        train__epochs=train.epochs,
-        train__tokens_per_micro_batch=train.tokens_per_micro_batch,
-        train__steps=train.steps,
-        run__keep=config.run.keep,
-        run__save_every=config.run.save_every,
-        run__threads=config.run.threads,
-        grading__workers=config.grading.workers,
-        evals__samples=config.evals.samples,
-        evals__limit=config.evals.limit,
-        warmup__epochs=config.warmup.epochs,
-        warmup__minibatch_size=config.warmup.minibatch_size,
-        warmup__save_every=config.warmup.save_every,
-        warmup__limit=config.warmup.limit,
-        prompt__max_tokens=config.prompt.max_tokens,
-        model__context=config.model.context,
-    )
-    at_least(2, warmup__max_tokens=config.warmup.max_tokens)
-    at_least(
-        0,
-        seed=config.seed,
-        evals__every=config.evals.every,
-        algorithm__kl_coef=config.algorithm.kl_coef,
-        algorithm__entropy_coef=config.algorithm.entropy_coef,
-    )
     if config.algorithm.advantage is not None:
         _batches(train)
         require(
             config.sampling.temperature > 0,
-            f"sampling.temperature={config.sampling.temperature} draws the same response every time: "
-            "reinforcement learning needs a positive temperature.",
+            f"sampling.temperature={config.sampling.temperature} gives the same response every time: set a positive "
+            "temperature for reinforcement learning.",
         )
         _optimizer("train.policy", train.policy)
-        if config.algorithm.value_loss is not None:
-            _optimizer("train.critic", train.critic)
+        for name, role in config.algorithm.roles.items():
+            _role(name, role)
     if config.warmup.data is not None:
         _optimizer("warmup.optimizer", config.warmup.optimizer)
     _kl(config.algorithm)
     _sampling(config)
     _rollout(config)
-    at_least(LEAST_SECONDS, grading__seconds_per_answer=config.grading.seconds_per_answer)
-    at_least(LEAST_MEMORY_GIB, grading__memory_gib=config.grading.memory_gib)
     require(
         config.algorithm.advantage is not None
         or config.warmup.data is not None
@@ -114,7 +108,7 @@ def check_values(config: Config) -> None:
 
 
 def _model_path(path: str) -> None:
-    """A folder that is not there would otherwise be looked for on the Hub."""
+    """Refuse a folder that does not exist, which would otherwise be looked up on the Hub."""
     parts = Path(path).parts
     looks_local = path.startswith(("/", ".", "~")) or len(parts) > 2 or (len(parts) == 2 and Path(parts[0]).is_dir())
     require(
@@ -148,6 +142,17 @@ def _batches(train: TrainConfig) -> None:
     require(train.passes is None or train.passes > 0, f"train.passes is {train.passes}, but must be positive.")
 
 
+def _role(name: str, role: RoleConfig) -> None:
+    key = f"algorithm.roles.{name}"
+    require(name != "policy", f"{key}: the policy is always there; its settings are algorithm.loss and train.policy.")
+    require(
+        (role.loss is None) == (role.optimizer is None),
+        f"{key}.loss and {key}.optimizer belong together: set both to train the role, or neither to freeze it.",
+    )
+    if role.optimizer is not None:
+        _optimizer(f"{key}.optimizer", role.optimizer)
+
+
 def _optimizer(place: str, optimizer: OptimizerConfig) -> None:
     require(optimizer.lr >= 0, f"{place}.lr={optimizer.lr} is negative.")
     require(optimizer.lr > 0, f"{place}.lr is 0, so nothing would be learnt: set a learning rate.")
@@ -163,18 +168,20 @@ def _optimizer(place: str, optimizer: OptimizerConfig) -> None:
 
 
 def _kl(algorithm: AlgorithmConfig) -> None:
+    kl = algorithm.kl
     require(
-        algorithm.kl is KLPlace.none or algorithm.kl_coef > 0,
-        f"algorithm.kl={algorithm.kl.name} needs a coefficient: set algorithm.kl_coef above 0, or algorithm.kl=none.",
+        kl.place is not KLPlace.none or kl.coef == 0,
+        f"algorithm.kl.coef={kl.coef} has no effect under algorithm.kl.place=none: choose an option of "
+        "algorithm/kl, such as algorithm/kl=k1_reward.",
     )
     require(
-        algorithm.kl is not KLPlace.none or algorithm.kl_coef == 0,
-        f"algorithm.kl_coef={algorithm.kl_coef} has no effect under algorithm.kl=none: "
-        "choose algorithm.kl=reward or loss, or set the coefficient to 0.",
+        kl.place is KLPlace.none or "reference" in algorithm.roles,
+        f"algorithm.kl.place={kl.place.name} needs a reference model: choose an option of algorithm/kl, such as "
+        "algorithm/kl=k1_reward, which adds it.",
     )
     require(
-        algorithm.kl is not KLPlace.loss or algorithm.kl_estimator is not KLEstimator.k1,
-        "algorithm.kl=loss with algorithm.kl_estimator=k1 pulls nowhere, its gradient has mean 0: choose k2 or k3.",
+        kl.place is not KLPlace.loss or kl.estimator is not KLEstimator.k1,
+        "algorithm.kl.estimator=k1 in the loss has zero expected gradient: choose k2 or k3.",
     )
 
 
@@ -194,54 +201,46 @@ def _sampling(config: Config) -> None:
 
 
 def _rollout(config: Config) -> None:
-    ahead, cap = config.rollout.ahead, config.algorithm.importance_cap
+    ahead, algorithm = config.rollout.ahead, config.algorithm
     require(ahead in (0, 1), f"rollout.ahead={ahead} is unknown: choose 0 or 1.")
-    require(cap is None or cap > 0, f"algorithm.importance_cap={cap} must be positive.")
     require(
-        cap is None or not config.algorithm.logprobs_at_temperature_1 or config.sampling.temperature == 1,
-        f"algorithm.importance_cap={cap} compares log-probs at temperature 1 with those drawn at "
+        not ahead or config.rollout.separate_sampler,
+        f"rollout.ahead={ahead} samples while the policy trains, which takes a sampler with devices of its own: choose "
+        "one of backend=ray_..., or rollout.ahead=0.",
+    )
+    require(
+        not ahead or algorithm.correction is not None,
+        f"rollout.ahead={ahead} trains on responses of older weights: set "
+        "algorithm/correction=truncated_importance, or rollout.ahead=0.",
+    )
+    if not algorithm.needs.sampler_logprobs:
+        return
+    require(
+        not algorithm.logprobs_at_temperature_1 or config.sampling.temperature == 1,
+        "algorithm.correction compares log-probs at temperature 1 with those sampled at "
         f"sampling.temperature={config.sampling.temperature}: set algorithm.logprobs_at_temperature_1=false.",
     )
     for key, off in (("top_p", 1.0), ("top_k", 0)):
         value = getattr(config.sampling, key)
         require(
-            cap is None or value == off,
-            f"algorithm.importance_cap={cap} compares the policy's log-probs with the sampler's, which "
+            value == off,
+            "algorithm.correction compares the policy's log-probs with the sampler's, which "
             f"sampling.{key}={value} makes those of a truncated distribution: set sampling.{key}={off:g}, or "
-            "algorithm.importance_cap=null.",
+            "algorithm/correction=none.",
         )
 
 
 def check_fit(config: Config) -> None:
-    """What functions that may be chosen freely need of each other."""
-    require(
-        not config.rollout.ahead or getattr(config.backend.func, "samples_ahead", False),
-        f"rollout.ahead={config.rollout.ahead} samples while the policy trains, which takes a sampler with devices of "
-        "its own: choose one of backend=ray_..., or rollout.ahead=0.",
-    )
-    require(
-        not config.rollout.ahead or config.algorithm.importance_cap is not None,
-        f"rollout.ahead={config.rollout.ahead} trains on responses of older weights, which needs truncated importance "
-        "sampling: set algorithm.importance_cap=2, or rollout.ahead=0.",
-    )
+    """Check what the chosen parts of the algorithm require of other settings, and of each other."""
     algorithm = config.algorithm
     if algorithm.advantage is None:
         return
-    name = f"algorithm.advantage={algorithm.advantage.func.__name__}"
-    needs_critic = getattr(algorithm.advantage.func, "needs_critic", False)
-    needs_group = getattr(algorithm.advantage.func, "needs_group", False)
+    for part in ("loss", "rollouts"):
+        require(
+            getattr(algorithm, part) is not None,
+            f"algorithm.{part} is null, but algorithm.advantage is set: choose an option of algorithm/{part}.",
+        )
     require(
-        algorithm.policy_loss is not None, "algorithm.policy_loss is null, but algorithm.advantage is set: set both."
-    )
-    require(
-        not needs_critic or algorithm.value_loss is not None,
-        f"{name} needs a critic: set algorithm.value_loss, or take group_relative advantages.",
-    )
-    require(
-        needs_critic or algorithm.value_loss is None,
-        f"algorithm.value_loss trains a critic that {name} does not use: set it to null.",
-    )
-    require(
-        not needs_group or config.train.samples_per_prompt > 1,
-        f"{name} compares the samples of a prompt: set train.samples_per_prompt to 2 or more.",
+        not algorithm.needs.group or config.train.samples_per_prompt > 1,
+        f"algorithm={algorithm.name} compares the samples of a prompt: set train.samples_per_prompt to 2 or more.",
     )

@@ -22,9 +22,9 @@ PARTIALS = {
     "reward": 2,
     "warmup.data": 0,
     "evals.reward": 2,
-    "algorithm.advantage": 1,
-    "algorithm.policy_loss": 2,
-    "algorithm.value_loss": 2,
+    "algorithm.rollouts": 3,
+    "algorithm.loss": 2,
+    "algorithm.correction": 1,
     "sampler": 3,
     "backend": 2,
 }
@@ -33,9 +33,10 @@ PARTIALS = {
 RANGES = {
     "algorithm.advantage.gamma": (0.0, 1.0),
     "algorithm.advantage.lam": (0.0, 1.0),
-    "algorithm.policy_loss.clip_low": (0.001, 1.0),
-    "algorithm.policy_loss.clip_high": (0.001, math.inf),
-    "algorithm.value_loss.clip": (0.001, math.inf),
+    "algorithm.loss.clip_low": (0.001, 1.0),
+    "algorithm.loss.clip_high": (0.001, math.inf),
+    "algorithm.roles.critic.loss.clip": (0.001, math.inf),
+    "algorithm.correction.cap": (0.001, math.inf),
     "data.count": (1, math.inf),
     "sampler.max_rows": (1, math.inf),
     "sampler.max_cache_gib": (0.01, math.inf),
@@ -46,7 +47,11 @@ RANGES = {
 def check_functions(raw: DictConfig) -> None:
     """What the configured functions take. One is imported after the other, and torch and transformers last, so that
     a bad keyword of a reward is refused at once."""
+    algorithm = raw.algorithm
     partials = {f"evals.sets.{name}": 0 for name in raw.evals.sets} | PARTIALS
+    partials |= {f"algorithm.shape.{name}": 1 for name in algorithm.shape}
+    partials |= {f"algorithm.roles.{name}.loss": 2 for name in algorithm.roles}
+    partials["algorithm.advantage"] = 1 if algorithm.state is None else 2
     for key, arguments in partials.items():
         node = OmegaConf.select(raw, key)
         if node is not None:
@@ -94,9 +99,9 @@ def _own_keywords(key: str, keywords: dict[str, Any], signature: inspect.Signatu
         scores = defaults | keywords
         for worse in ("wrong", "unboxed"):
             require(
-                scores[worse] < scores["correct"],
-                f"{key}.{worse}={scores[worse]} is not less than {key}.correct={scores['correct']}: right answers are "
-                "not learnt; lower it.",
+                worse not in scores or scores[worse] < scores["correct"],
+                f"{key}.{worse}={scores.get(worse)} is not less than {key}.correct={scores['correct']}, so correct "
+                "answers are not learnt: lower it.",
             )
 
 

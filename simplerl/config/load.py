@@ -11,7 +11,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from simplerl.config.checks import check_finite, check_fit, check_known, check_values
 from simplerl.config.functions import check_functions
-from simplerl.config.schema import Config
+from simplerl.config.schema import Config, OptimizerConfig
 from simplerl.errors import ConfigError
 
 
@@ -22,6 +22,9 @@ def load(raw: DictConfig) -> Config:
         if missing:
             raise ConfigError(f"{missing[0]} has no value: set it on the command line or choose an experiment.")
         check_known(raw)
+        for role in raw.algorithm.roles.values():
+            if role.optimizer is not None:
+                role.optimizer = OmegaConf.merge(OmegaConf.structured(OptimizerConfig), role.optimizer)
         check_finite(OmegaConf.to_container(raw, resolve=True))
         check_values(OmegaConf.to_object(raw))  # type: ignore[arg-type]
         check_functions(raw)

@@ -17,8 +17,14 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 
+def setting(default: Any, *, least: float | None = None, changes_results: bool = True) -> Any:
+    """A field with a lower bound, and whether another value may change the numbers of a run. A run's folder is found
+    by the settings that do; the others may differ when it is resumed."""
+    return field(default=default, metadata={"least": least, "changes_results": changes_results})
+
+
 class Precision(Enum):
-    """Of the matrix products; weights, optimizer state, attention and losses stay float32."""
+    """Precision of the matrix products; weights, optimizer state, attention and losses stay float32."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -44,6 +50,18 @@ class KLEstimator(Enum):
     k3 = "k3"
 
 
+class RoleKind(Enum):
+    causal_lm = "causal_lm"  # gives log-probs
+    critic = "critic"  # a body with a value head: gives values
+
+
+class UpdateTime(Enum):
+    """When a trained role is updated, relative to the advantage of the same step."""
+
+    before = "before"
+    after = "after"
+
+
 class Schedule(Enum):
     constant = "constant"
     linear = "linear"
@@ -60,7 +78,7 @@ class TrackingMode(Enum):
 class ModelConfig:
     path: str = MISSING  # Hugging Face folder or hub id
     revision: str | None = None
-    context: int | None = None  # tokens of prompt + response; null: the model's own limit
+    context: int | None = setting(None, least=1)  # tokens of prompt + response; null: the model's own limit
     trust_remote_code: bool = False
 
 
@@ -77,7 +95,7 @@ class PromptConfig:
     response: str = "{solution}"  # SFT targets: text with {question}, {solution}, {answer}
     stop_strings: list[str] = field(default_factory=list)
     stop_tokens: list[str] = field(default_factory=list)  # pieces of the vocabulary, beside the model's eos
-    max_tokens: int = 1024  # longer prompts are dropped and counted
+    max_tokens: int = setting(1024, least=1)  # longer prompts are dropped and counted
     strip_newline: bool = False  # without the newline that the template ends with
 
 
@@ -85,8 +103,8 @@ class PromptConfig:
 class SamplingConfig:
     temperature: float = 1.0
     top_p: float = 1.0
-    top_k: int = 0
-    max_new_tokens: int = 256
+    top_k: int = setting(0, least=0)
+    max_new_tokens: int = setting(256, least=1)
 
 
 @dataclass
@@ -105,42 +123,83 @@ class OptimizerConfig:
 
 @dataclass
 class TrainConfig:
-    steps: int | None = None  # rollout steps; null: `passes` over the data
+    steps: int | None = setting(None, least=1)  # rollout steps; null: `passes` over the data
     passes: float | None = None
-    prompts_per_step: int = MISSING
-    samples_per_prompt: int = MISSING
-    minibatch_size: int = MISSING  # responses per optimizer step
-    epochs: int = 1  # passes over each rollout batch
-    tokens_per_micro_batch: int = 16384  # computed tokens, padding included, of one forward/backward
+    prompts_per_step: int = setting(MISSING, least=1)
+    samples_per_prompt: int = setting(MISSING, least=1)
+    minibatch_size: int = setting(MISSING, least=1)  # responses per optimizer step
+    epochs: int = setting(1, least=1)  # passes over each rollout batch
+    tokens_per_micro_batch: int = setting(
+        16384, least=1, changes_results=False
+    )  # computed tokens, padding included, of one forward/backward
     precision: Precision = Precision.float32
-    gradient_checkpointing: bool = False
-    compile: bool = False  # the layers by torch.compile: faster steps after a minute of compilation; needs g++ on CPUs
+    logits_precision: Precision = (
+        Precision.float32
+    )  # of the output layer; bfloat16: as published, log-probs lose digits
+    gradient_checkpointing: bool = setting(False, changes_results=False)
+    compile: bool = setting(
+        False, changes_results=False
+    )  # the layers by torch.compile: faster steps after a minute of compilation; needs g++ on CPUs
     policy: OptimizerConfig = field(default_factory=OptimizerConfig)
     critic: OptimizerConfig = field(default_factory=OptimizerConfig)
 
 
 @dataclass
+class KLConfig:
+    """The KL divergence of the policy from its reference."""
+
+    place: KLPlace = KLPlace.none
+    estimator: KLEstimator = KLEstimator.k1
+    coef: float = setting(0.0, least=0.0)  # 0: measured, not used
+
+
+@dataclass
+class RoleConfig:
+    """A model that an algorithm needs beside the policy. What it says of the rollouts becomes a column of the batch."""
+
+    kind: RoleKind = RoleKind.causal_lm
+    model: str | None = None  # Hugging Face folder or hub id with the policy's tokenizer; null: the start of RL
+    column: str = MISSING  # of the batch: log-probs of a causal_lm, values of a critic
+    loss: Any = None  # partial: (TokenOutput or values, Batch) -> (per-token loss, metrics); null: frozen
+    optimizer: Any = None  # OptimizerConfig of a trained role
+    aggregation: Aggregation | None = None  # null: the algorithm's
+    update: UpdateTime = UpdateTime.after
+
+
+@dataclass
+class NeedsConfig:
+    """What the chosen parts of an algorithm require of other settings."""
+
+    group: bool = False  # several samples of each prompt
+    sampler_logprobs: bool = False  # the sampler's log-probs are those of the distribution that is trained
+
+
+@dataclass
 class AlgorithmConfig:
+    """How rollouts become an update. Each part is a Hydra group of its own: conf/algorithm/<part>/."""
+
     name: str = MISSING
-    advantage: Any = None  # partial: (Batch) -> Batch; null: no reinforcement learning (algorithm=none)
-    policy_loss: Any = None  # partial: (TokenOutput, Batch) -> (per-token loss, metrics)
-    value_loss: Any = None  # partial: (values, Batch) -> (per-token loss, metrics); null: no critic
+    # partial: (Batch) -> Batch, or (Batch, State) -> (Batch, State) where `state` is set; null: no RL (algorithm=none)
+    advantage: Any = None
+    loss: Any = None  # partial: (TokenOutput, Batch) -> (per-token loss, metrics)
+    kl: KLConfig = field(default_factory=KLConfig)
+    correction: Any = None  # partial: (Batch) -> (Batch, metrics); null: none
+    rollouts: Any = None  # partial: (RolloutSource, step, State) -> (rollouts, State)
+    shape: dict[str, Any] = field(default_factory=dict)  # name -> partial: (rollouts) -> rollouts, after grading
+    roles: dict[str, RoleConfig] = field(default_factory=dict)  # models beside the policy
+    state: dict[str, Any] | None = None  # what the advantage remembers between steps, at first
+    needs: NeedsConfig = field(default_factory=NeedsConfig)
     aggregation: Aggregation = Aggregation.sequence_mean
-    kl: KLPlace = KLPlace.none
-    kl_coef: float = 0.0
-    kl_estimator: KLEstimator = KLEstimator.k1
-    entropy_coef: float = 0.0
+    entropy_coef: float = setting(0.0, least=0.0)
     # Log-probs, KL and ratio at temperature 1 whatever the sampling temperature, as published;
-    # false: at the temperature the responses were drawn with.
+    # false: at the temperature that the responses were sampled with.
     logprobs_at_temperature_1: bool = False
-    # Truncated importance sampling: each token's policy loss is weighed by what the policy gave the token over what
-    # the sampler gave it, at most this (2 is usual); null: not at all.
-    importance_cap: float | None = None
 
 
 @dataclass
 class RolloutConfig:
-    ahead: int = 0  # 1: the next step's responses are drawn while this one trains, one update off-policy
+    ahead: int = 0  # 1: the next step's responses are sampled while this one trains, one update off-policy
+    separate_sampler: bool = False  # set by conf/backend/: the sampler has devices of its own
 
 
 @dataclass
@@ -150,11 +209,11 @@ class WarmupConfig:
     name: str = MISSING
     data: Any = None  # partial: () -> [Problem] with solutions; null: no warm-up
     prompt: PromptConfig | None = None  # null: the run's own
-    limit: int | None = None  # first documents
-    epochs: int = 1
-    minibatch_size: int = 64  # documents per optimizer step
-    max_tokens: int = 4096  # longer documents are dropped and counted
-    save_every: int = 100  # optimizer steps between checkpoints
+    limit: int | None = setting(None, least=1)  # first documents
+    epochs: int = setting(1, least=1)
+    minibatch_size: int = setting(64, least=1)  # documents per optimizer step
+    max_tokens: int = setting(4096, least=2)  # longer documents are dropped and counted
+    save_every: int = setting(100, least=1, changes_results=False)  # optimizer steps between checkpoints
     correct_only: bool = False  # keep only solutions that the run's reward grades as right
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
@@ -163,9 +222,9 @@ class WarmupConfig:
 class EvalsConfig:
     sets: dict[str, Any] = field(default_factory=dict)  # name -> partial: () -> [Problem]
     path: str | None = None  # folder of the benchmark files, where the sets need one
-    every: int = 0  # rollout steps between evaluations, and at step 0 and the end; 0: never
-    limit: int | None = None  # first items of each set
-    samples: int = 1  # responses per item
+    every: int = setting(0, least=0)  # rollout steps between evaluations, and at step 0 and the end; 0: never
+    limit: int | None = setting(None, least=1)  # first items of each set
+    samples: int = setting(1, least=1)  # responses per item
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.0))
     prompt: PromptConfig | None = None  # null: the training prompt
     reward: Any = None  # partial; null: the training reward grades
@@ -173,9 +232,11 @@ class EvalsConfig:
 
 @dataclass
 class GradingConfig:
-    workers: int = 1  # processes
-    seconds_per_answer: float = 8.0  # then the worker is killed and the answer counts as timed out
-    memory_gib: float = 2.0  # address space of a worker
+    workers: int = setting(1, least=1, changes_results=False)  # processes
+    seconds_per_answer: float = setting(
+        8.0, least=0.1, changes_results=False
+    )  # then the worker is killed and the answer counts as timed out
+    memory_gib: float = setting(2.0, least=0.25, changes_results=False)  # address space of a worker
 
 
 @dataclass
@@ -191,15 +252,15 @@ class TrackingConfig:
 class RunConfig:
     root: str = "runs"
     dir: str | None = None  # null: <root>/<label>-<hash of the configuration>
-    save_every: int = 10  # rollout steps between checkpoints
-    keep: int = 2  # checkpoints kept
+    save_every: int = setting(10, least=1)  # rollout steps between checkpoints
+    keep: int = setting(2, least=1)  # checkpoints kept
     device: str = "auto"  # cpu | cuda | auto
-    threads: int | None = None  # CPU threads of torch; null: its own default
+    threads: int | None = setting(None, least=1)  # CPU threads of torch; null: its own default
 
 
 @dataclass
 class Config:
-    seed: int = 0
+    seed: int = setting(0, least=0)
     model: ModelConfig = field(default_factory=ModelConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     data: Any = MISSING  # partial: () -> [Problem]

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from simplerl.config import Config, ModelConfig, PromptConfig
 from simplerl.data.prompts import PromptFormat, generation_eos_ids, prepare_prompts
+from simplerl.engine.batching import permutation
 from simplerl.engine.models import context_of, load_hf_config, load_tokenizer
 from simplerl.errors import ConfigError
 from simplerl.micro.world import problems as micro_problems
@@ -65,9 +64,9 @@ class Arithmetic:
         """Indices of the problems of a rollout step: each pass is a permutation of its own, and what is left
         over at its end is dropped, as published."""
         epoch, position = divmod(step, self.steps_per_pass)
-        order = np.random.default_rng([seed, epoch]).permutation(self.prompts)
+        order = permutation("problems", [seed, epoch], self.prompts)
         start = position * self.prompts_per_step
-        return [int(i) for i in order[start : start + self.prompts_per_step]]
+        return order[start : start + self.prompts_per_step]
 
 
 @dataclass(frozen=True)

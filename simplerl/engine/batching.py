@@ -1,7 +1,8 @@
-"""From rollouts to tensors, and from a batch to micro-batches. Pure functions."""
+"""From rollouts to tensors, and from a batch to minibatches and micro-batches. Pure functions."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,8 +17,15 @@ MICRO_BATCH_OVERHEAD = 256
 MAX_PADDING = 0.1  # of the computed tokens
 
 
+def permutation(stream: str, numbers: Sequence[int], size: int) -> list[int]:
+    """Return a permutation of range(size) that depends only on the arguments. `stream` names what is shuffled: two
+    streams never share a permutation (NumPy alone pads its seeds with zeros, so that [s, e] and [s, e, 0] are one)."""
+    rng = np.random.default_rng([zlib.crc32(stream.encode()), *numbers])
+    return [int(i) for i in rng.permutation(size)]
+
+
 def collate(rows: Sequence[tuple[Sequence[int], Sequence[int]]], groups: Sequence[int]) -> Batch:
-    """Pairs of (prompt tokens, response tokens) as one batch, padded on the right with token 0."""
+    """Make one batch of pairs of (prompt tokens, response tokens), padded on the right with token 0."""
     lengths = [len(prompt) + len(response) for prompt, response in rows]
     shape = (len(rows), max(lengths))
     tokens = np.zeros(shape, dtype=np.int64)
@@ -39,30 +47,42 @@ def collate(rows: Sequence[tuple[Sequence[int], Sequence[int]]], groups: Sequenc
 
 
 def collate_rollouts(rollouts: Sequence[Rollout]) -> Batch:
-    """Scored rollouts as one batch; rows keep their order, a group is a problem of the step."""
+    """Make one batch of scored rollouts; rows keep their order, and a group is a problem of the step."""
     numbers: dict[str, int] = {}
     groups = [numbers.setdefault(r.prompt.problem.id, len(numbers)) for r in rollouts]
     batch = collate([(r.prompt.token_ids, r.token_ids) for r in rollouts], groups)
     sampler_logprobs = torch.zeros(batch.tokens.shape)
     sampler_logprobs[batch.mask] = torch.tensor([p for r in rollouts for p in r.logprobs])
-    rewards = torch.tensor([score_of(r).reward for r in rollouts])
-    return batch.with_(reward=rewards, sampler_logprobs=sampler_logprobs)
+    scores = [score_of(r) for r in rollouts]
+    return batch.with_(
+        reward=torch.tensor([score.reward for score in scores]),
+        correct=torch.tensor([score.correct for score in scores]),
+        trained=torch.tensor([r.trained for r in rollouts]),
+        sampler_logprobs=sampler_logprobs,
+    )
 
 
-def token_weights(mask: Tensor, aggregation: Aggregation, constant_length: int) -> Tensor:
-    """[B, T] weights that turn per-token losses into one number by a plain sum, fixed over the whole
+def token_weights(
+    mask: Tensor, aggregation: Aggregation, constant_length: int, trained: Tensor | None = None
+) -> Tensor:
+    """Return [B, T] weights that turn per-token losses into one number by a plain sum, fixed over the whole
     minibatch so that neither micro-batches nor ranks change the result.
 
     sequence_mean: mean over a response's tokens, then over responses (PPO as published, GRPO).
     token_mean: mean over all tokens of the minibatch (DAPO, arXiv:2503.14476, eq. 8).
-    constant_length: sum over tokens / (B * constant_length) (Dr. GRPO, arXiv:2503.20783).
+    constant_length: sum over tokens / (responses * constant_length) (Dr. GRPO, arXiv:2503.20783).
+
+    Rows without response tokens, and rows that are not `trained` [B], have weight 0 and do not count as responses.
     """
+    if trained is not None:
+        mask = mask & trained[:, None]
     weights = mask.float()
+    responses = mask.any(-1).sum().clamp(min=1)
     if aggregation is Aggregation.sequence_mean:
-        return weights / weights.sum(-1, keepdim=True).clamp(min=1) / len(mask)
+        return weights / weights.sum(-1, keepdim=True).clamp(min=1) / responses
     if aggregation is Aggregation.token_mean:
         return weights / weights.sum().clamp(min=1)
-    return weights / (len(mask) * constant_length)
+    return weights / (responses * constant_length)
 
 
 def micro_batches(
@@ -107,7 +127,7 @@ def _computed(sizes: list[int], ends: list[int]) -> int:
 
 
 def minibatches(batch: Batch, size: int, seed: Sequence[int]) -> Iterator[Batch]:
-    """The rows in a shuffled order that depends on `seed` alone, `size` at a time."""
-    order = torch.from_numpy(np.random.default_rng(list(seed)).permutation(len(batch)))
+    """Yield the rows `size` at a time, in a shuffled order that depends on `seed` alone."""
+    order = torch.tensor(permutation("minibatches", seed, len(batch)))
     for start in range(0, len(batch), size):
         yield batch.rows(order[start : start + size])

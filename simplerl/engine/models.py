@@ -70,8 +70,8 @@ def _from_hub(kind: Any, model: ModelConfig) -> Any:
         raise ConfigError(f"model.path={model.path} does not load: {reason}") from error
 
 
-def placed(model: ModelConfig, path: str) -> ModelConfig:
-    """`model` with its weights at `path`: a revision is of the model's own path alone."""
+def model_at(model: ModelConfig, path: str) -> ModelConfig:
+    """Return `model` pointing at `path`; the Hub revision is dropped because it applies only to the original path."""
     return model if path == model.path else replace(model, path=path, revision=None)
 
 
@@ -185,8 +185,8 @@ class _TokenLogprobs(torch.autograd.Function):
                 lse = normalizer[at] = logits.logsumexp(-1)
                 logprobs[at] = logits.gather(-1, targets[at, None]).squeeze(-1) - lse
                 if entropy:
-                    probabilities = torch.exp(logits - lse[:, None])
-                    entropies[at] = lse - probabilities.mul_(logits).sum(-1)
+                    log_p = logits.sub_(lse[:, None])
+                    entropies[at] = -log_p.exp().mul_(log_p).sum(-1)  # lse - sum(p * logits) would lose digits
         ctx.save_for_backward(hidden, weight, targets, normalizer, entropies)
         ctx.temperature, ctx.dtype = temperature, dtype
         ctx.set_materialize_grads(False)
@@ -234,6 +234,7 @@ def token_logprobs(
     entropy: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of `targets` [N] and entropy [N] (zeros unless asked for), float32, given hidden states
-    [N, H] and the output embedding [V, H]. The products are computed in `dtype`, the softmax in float32."""
+    [N, H] and the output embedding [V, H]. The product is computed in `dtype`, the softmax in float32. In bfloat16
+    logits keep 8 bits, an error of 0.03 (up to 0.2) in log-probs: that is for runs as published only."""
     with torch.autocast(hidden.device.type, enabled=False):
         return _TokenLogprobs.apply(hidden, weight, targets, temperature, dtype, entropy)  # type: ignore[no-untyped-call, no-any-return]

@@ -1,4 +1,4 @@
-"""One model on one device, in any role: policy, reference or critic.
+"""One model on one device, in any role: policy, reference, critic, ...
 
 The shift by one between what a model computes (from tokens up to t) and the frame of `Batch`
 (column t speaks of token t) happens in `Worker._before` and nowhere else.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from simplerl.algorithms.losses import LossOutput, TokenOutput
+from simplerl.algorithms.losses import Loss, TokenOutput
 from simplerl.config import Aggregation, OptimizerConfig, Precision
 from simplerl.engine.batching import micro_batches, minibatches, token_weights
 from simplerl.engine.models import Critic, output_weight, token_logprobs
@@ -35,49 +35,49 @@ class NonFinite(RuntimeError):
 
 @dataclass(frozen=True)
 class UpdatePlan:
-    """How a batch becomes optimizer steps."""
+    """How a batch is split into optimizer steps, and how per-token losses are aggregated."""
 
     minibatch_size: int  # rows per optimizer step
     epochs: int
     aggregation: Aggregation
     constant_length: int  # tokens; only for Aggregation.constant_length
-    entropy: bool = False  # the loss reads it
+    entropy: bool = False  # whether a loss reads the entropy
 
 
 Forward = Callable[..., tuple[Tensor, ...]]
 
 
-class Ranks(Protocol):
-    """The processes that hold one model together, as one of them sees it. Every method but `engine` is called
-    by all of them at once."""
+class RankContext(Protocol):
+    """Interface of one rank to the group of ranks that jointly hold a model. Every method but `engine` is collective:
+    all ranks call it together."""
 
-    first: bool  # the one that writes what is written once
+    first: bool  # whether this rank writes what is written once
 
     def engine(
         self, model: nn.Module, forward: Forward, optimizer: OptimizerConfig | None, total_steps: int
     ) -> tuple[Forward, Stepper | None]:
-        """`forward` as it must be called, and what steps `model` (nothing where there is no optimizer)."""
+        """Return `forward` as it must be called, and the stepper of `model` (None without an optimizer)."""
         ...
 
     def most(self, count: int) -> int:
-        """The largest `count` of any rank."""
+        """Return the largest `count` of any rank."""
         ...
 
     def total(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Summed over the ranks."""
+        """Return the sums over all ranks."""
         ...
 
     def gathered(self, parameter: nn.Parameter) -> AbstractContextManager[object]:
-        """Inside, `parameter` holds the whole tensor."""
+        """Return a context within which `parameter` holds the whole tensor."""
         ...
 
     def save(self, model: Any, folder: Path) -> None:
-        """The Hugging Face folder of a policy or critic."""
+        """Write the Hugging Face folder of a policy or critic."""
         ...
 
 
-class Alone:
-    """One process with one model."""
+class SingleRank:
+    """A model that one process holds alone."""
 
     first = True
 
@@ -99,8 +99,28 @@ class Alone:
         model.save_pretrained(folder)
 
 
-class Worker:
-    """Forward and update of one model: log-probs and entropy of a causal LM, or values of a `Critic`."""
+class Updates:
+    """The optimizer steps of one batch, for anything that has `optimizer_step`: a worker or a group of ranks."""
+
+    optimizer_step: Callable[..., dict[str, float]]
+
+    def update(self, batch: Batch, losses: Sequence[Loss], plan: UpdatePlan, seed: Sequence[int]) -> dict[str, float]:
+        """Take all optimizer steps on one batch. Returns means over the response tokens of these steps."""
+        steps = []
+        for epoch in range(plan.epochs):
+            for minibatch in minibatches(batch, plan.minibatch_size, [*seed, epoch]):
+                weights = token_weights(minibatch.mask, plan.aggregation, plan.constant_length, minibatch.trained)
+                steps.append(self.optimizer_step(minibatch.with_(weights=weights), losses, plan.entropy))
+        tokens = sum(step["tokens"] for step in steps)
+        means = {k: sum(s[k] * s["tokens"] for s in steps) / tokens for k in steps[0]}
+        means["padding_share"] = 1 - sum(s["real"] for s in steps) / sum(s["computed"] for s in steps)
+        means["optimizer_steps"] = float(len(steps))
+        means["lr"] = steps[-1]["lr"]
+        return {k: v for k, v in means.items() if k not in ("tokens", "real", "computed")}
+
+
+class Worker(Updates):
+    """Forward passes and updates of one model: log-probs and entropy of a causal LM, or values of a `Critic`."""
 
     def __init__(
         self,
@@ -108,23 +128,24 @@ class Worker:
         *,
         precision: Precision,
         tokens_per_micro_batch: int,
+        logits_precision: Precision = Precision.float32,
         temperature: float = 1.0,
         gradient_checkpointing: bool = False,
         compiled: bool = False,
         optimizer: OptimizerConfig | None = None,
         total_steps: int = 1,
         tokenizer: Any = None,
-        ranks: Ranks | None = None,
+        ranks: RankContext | None = None,
     ) -> None:
         self.model: Any = model
         self.tokenizer = tokenizer
-        self.ranks: Ranks = ranks or Alone()
+        self.ranks: RankContext = ranks or SingleRank()
         self.is_critic = isinstance(model, Critic)
         body: Any = self.model.body if self.is_critic else self.model.base_model
         self.body = body
         self.device = next(model.parameters()).device
         self.precision = precision
-        self.dtype = torch.bfloat16 if precision is Precision.bfloat16 else torch.float32
+        self.logits_dtype = getattr(torch, logits_precision.name)
         self.tokens_per_micro_batch = tokens_per_micro_batch
         self.temperature = temperature
         if gradient_checkpointing:
@@ -139,7 +160,7 @@ class Worker:
         self.run, self.stepper = self.ranks.engine(model, self.forward, optimizer, total_steps)
 
     def _before(self, micro: Batch) -> Tensor:
-        """[N, H]: the hidden state before each token under the mask.
+        """Return [N, H]: the hidden state before each token under the mask.
 
         Rows are padded on the right and attention is causal, so no token that counts sees padding and
         no attention mask is needed."""
@@ -147,44 +168,36 @@ class Worker:
         return hidden[:, :-1][micro.mask[:, 1:]]
 
     def forward(self, micro: Batch, entropy: bool = True) -> tuple[Tensor, ...]:
-        """One micro-batch in one pass: (logprobs, entropy) or (values,), each [b, T] and zero outside the mask."""
+        """Run one micro-batch in one pass. Returns (logprobs, entropy) or (values,), each [b, T] float32 and zero
+        outside the mask; the entropy is zero unless asked for."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision is Precision.bfloat16):
             hidden = self._before(micro)
-            if self.is_critic:
-                columns: tuple[Tensor, ...] = (self.model.value_head(hidden).squeeze(-1).float(),)
-            else:
-                targets = micro.tokens[micro.mask]
-                weight = output_weight(self.model)
-                columns = token_logprobs(hidden, weight, targets, self.temperature, self.dtype, entropy)
+        if self.is_critic:
+            columns: tuple[Tensor, ...] = (self.model.value_head(hidden.float()).squeeze(-1),)
+        else:
+            targets, weight = micro.tokens[micro.mask], output_weight(self.model)
+            columns = token_logprobs(hidden, weight, targets, self.temperature, self.logits_dtype, entropy)
         blank = torch.zeros(micro.tokens.shape, device=self.device)
         return tuple(blank.masked_scatter(micro.mask, column) for column in columns)
 
     @torch.no_grad()
-    def infer(self, batch: Batch) -> tuple[Tensor, ...]:
-        """`forward` on a whole batch, on the CPU: tensors [B, T]."""
+    def infer(self, batch: Batch, entropy: bool = True) -> tuple[Tensor, ...]:
+        """Run `forward` on a whole batch without gradients. Returns tensors [B, T] on the CPU."""
         results: tuple[Tensor, ...] = ()
         pieces = micro_batches(batch.attention.sum(-1), self.tokens_per_micro_batch)
         blanks = self.ranks.most(len(pieces)) - len(pieces)  # asked first: a forward pass may itself wait for all ranks
         for rows in pieces:
-            outputs = self.run(batch.rows(rows).to(self.device))
+            outputs = self.run(batch.rows(rows).to(self.device), entropy)
             results = results or tuple(torch.zeros(batch.tokens.shape) for _ in outputs)
             for result, output in zip(results, outputs, strict=True):
                 result[rows, : output.shape[1]] = output.cpu()
         for _ in range(blanks):
-            self.run(_blank(batch).to(self.device))
+            self.run(_blank(batch).to(self.device), entropy)
         return results
 
-    def update(
-        self, batch: Batch, loss: Callable[[Any, Batch], LossOutput], plan: UpdatePlan, seed: Sequence[int]
-    ) -> dict[str, float]:
-        """All optimizer steps on one batch. Metrics are means over the response tokens of these steps."""
-        return update(self.optimizer_step, batch, loss, plan, seed)
-
-    def optimizer_step(
-        self, minibatch: Batch, loss: Callable[[Any, Batch], LossOutput], entropy: bool = False
-    ) -> dict[str, float]:
-        """One step on rows whose token weights are set, in micro-batches of the token budget. Of several ranks each
-        has rows of its own, and all return the metrics of the whole minibatch."""
+    def optimizer_step(self, minibatch: Batch, losses: Sequence[Loss], entropy: bool = False) -> dict[str, float]:
+        """Take one step on rows whose token weights are set, in micro-batches of the token budget. Of several ranks
+        each has rows of its own, and all return the metrics of the whole minibatch."""
         assert self.stepper is not None, "a frozen model has no optimizer"
         pieces = [minibatch.rows(i) for i in micro_batches(minibatch.attention.sum(-1), self.tokens_per_micro_batch)]
         pieces += [_blank(minibatch)] * (self.ranks.most(len(pieces)) - len(pieces))
@@ -194,12 +207,16 @@ class Worker:
             micro = piece.to(self.device)
             assert micro.weights is not None
             outputs = self.run(micro, entropy)
-            per_token, metrics = loss(outputs[0] if self.is_critic else TokenOutput(*outputs), micro)
+            output = outputs[0] if self.is_critic else TokenOutput(*outputs)
+            per_token = torch.zeros((), device=self.device)
+            for loss in losses:
+                term, metrics = loss(output, micro)
+                per_token = per_token + term
+                for name, values in metrics.items():
+                    sums[name] = sums.get(name, torch.zeros((), device=self.device)) + (values * micro.mask).sum()
             micro_loss = (per_token * micro.weights).sum()
             self.stepper.backward(micro_loss, last=i + 1 == len(pieces))
             total += micro_loss.detach()
-            for name, values in metrics.items():
-                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + (values * micro.mask).sum()
         counts = {
             "loss": float(total),
             "tokens": float(minibatch.mask.sum()),
@@ -221,13 +238,13 @@ class Worker:
         }
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Parameters under their Hugging Face names, each tied weight once."""
+        """Yield the parameters under their Hugging Face names, each tied weight once."""
         for name, parameter in self.model.named_parameters():
             with self.ranks.gathered(parameter):
                 yield name, parameter.detach()
 
     def save(self, folder: Path) -> None:
-        """A Hugging Face folder, with its tokenizer if given, and the optimizer's state beside the weights."""
+        """Write a Hugging Face folder, with the tokenizer if given, and the optimizer's state beside the weights."""
         self.ranks.save(self.model, folder)
         if self.tokenizer is not None and self.ranks.first:
             self.tokenizer.save_pretrained(folder)
@@ -239,30 +256,8 @@ class Worker:
         self.stepper.load(folder)
 
 
-def update(
-    optimizer_step: Callable[[Batch, Callable[[Any, Batch], LossOutput], bool], dict[str, float]],
-    batch: Batch,
-    loss: Callable[[Any, Batch], LossOutput],
-    plan: UpdatePlan,
-    seed: Sequence[int],
-) -> dict[str, float]:
-    """All optimizer steps on one batch, wherever they happen. Metrics are means over the response tokens of these
-    steps."""
-    steps = []
-    for epoch in range(plan.epochs):
-        for minibatch in minibatches(batch, plan.minibatch_size, [*seed, epoch]):
-            weights = token_weights(minibatch.mask, plan.aggregation, plan.constant_length)
-            steps.append(optimizer_step(minibatch.with_(weights=weights), loss, plan.entropy))
-    tokens = sum(step["tokens"] for step in steps)
-    means = {k: sum(s[k] * s["tokens"] for s in steps) / tokens for k in steps[0]}
-    means["padding_share"] = 1 - sum(s["real"] for s in steps) / sum(s["computed"] for s in steps)
-    means["optimizer_steps"] = float(len(steps))
-    means["lr"] = steps[-1]["lr"]
-    return {k: v for k, v in means.items() if k not in ("tokens", "real", "computed")}
-
-
 def _blank(batch: Batch) -> Batch:
-    """A micro-batch that counts nothing: for a rank that has fewer than the others."""
+    """Return a micro-batch of weight zero, for a rank that has fewer micro-batches than the others."""
     shortest = batch.rows(batch.attention.sum(-1).argmin()[None])
     nothing = {"mask": torch.zeros_like(shortest.mask)}
     if shortest.weights is not None:

@@ -40,7 +40,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def write_folder(place: Path, step: int, write: Callable[[Path], None]) -> Path:
+def write_folder(
+    place: Path, step: int, write: Callable[[Path], None], state: dict[str, Any] | None = None
+) -> Path:
     """`write(folder)` and state.json, so that `place` is the whole of it or does not exist. One that exists is
     kept: it holds the same, and to replace it would leave a moment without it."""
     if (place / STATE).exists():
@@ -49,7 +51,7 @@ def write_folder(place: Path, step: int, write: Callable[[Path], None]) -> Path:
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     write(beside)
-    (beside / STATE).write_text(json.dumps({"step": step}))
+    (beside / STATE).write_text(json.dumps({"step": step, "state": state}))
     for path in beside.rglob("*"):
         if path.is_file():
             with open(path, "rb") as file:
@@ -69,6 +71,11 @@ def last_checkpoint(folder: Path) -> tuple[Path | None, int]:
     if not complete:
         return None, 0
     return complete[-1], int(read_json(complete[-1] / STATE)["step"])
+
+
+def saved_state(checkpoint: Path | None) -> dict[str, Any] | None:
+    """Return the state of the loop that was saved with a checkpoint, or None without one."""
+    return None if checkpoint is None else read_json(checkpoint / STATE).get("state")
 
 
 @contextmanager

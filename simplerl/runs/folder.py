@@ -240,9 +240,16 @@ class Run:
 
     # Checkpoints
 
-    def save(self, folder: Path, step: int, write: Callable[[Path], None]) -> Path:
-        """`write(place)` into the checkpoint <folder>/step_<step>; those beyond the newest run.keep are removed."""
-        place = write_folder(folder / f"step_{step:06d}", step, write)
+    def checkpoint_is_due(self, step: int) -> bool:
+        """Whether the policy after `step` updates is to be saved: every run.save_every updates."""
+        return step > 0 and step % self.config.run.save_every == 0
+
+    def save(
+        self, folder: Path, step: int, write: Callable[[Path], None], state: dict[str, Any] | None = None
+    ) -> Path:
+        """Write the checkpoint <folder>/step_<step> by `write(place)`, with the loop's `state`; checkpoints beyond the
+        newest run.keep are removed."""
+        place = write_folder(folder / f"step_{step:06d}", step, write, state)
         kept = checkpoints(folder)[-self.config.run.keep :]
         for path in folder.iterdir():  # also what a kill left half written or removed
             if CHECKPOINT.fullmatch(path.name) and path not in kept:

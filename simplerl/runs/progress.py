@@ -72,9 +72,11 @@ class StepProgress:
         self._times[name] = self._times.get(name, 0.0) + time.perf_counter() - start
 
     def times(self) -> dict[str, float]:
-        """Seconds of each stage and of the step so far."""
+        """Return the seconds of each stage, and time/step: all since `begin` but evaluating and saving, so that
+        time/step + time/evaluate + time/save is the wall time."""
         stages = {f"time/{name}": seconds for name, seconds in self._times.items()}
-        return {**stages, "time/step": time.perf_counter() - self._begun}
+        beside = sum(self._times.get(name, 0.0) for name in ("evaluate", "save"))
+        return {**stages, "time/step": time.perf_counter() - self._begun - beside}
 
     def end(self, metrics: dict[str, float]) -> None:
         """The step is done: shows its numbers."""

@@ -1,0 +1,25 @@
+"""Corrections for rollouts that another distribution sampled than the policy before the update.
+
+A correction is a function Batch -> (Batch, metrics). It scales or drops advantages: policy losses are proportional to
+them, so this weighs the policy's loss and leaves KL and entropy terms as they are.
+"""
+
+from __future__ import annotations
+
+from simplerl.algorithms.losses import LOG_RATIO_LIMIT
+from simplerl.types import Batch
+
+
+def truncated_importance(batch: Batch, *, cap: float = 2.0) -> tuple[Batch, dict[str, float]]:
+    """Scale each token's advantage by min(pi_old / pi_sampler, cap) (truncated importance sampling, Ionides 2008,
+    doi:10.1198/106186008X320456), where the sampler's numerics or older weights gave the token another probability
+    than the policy before this step's updates."""
+    assert batch.logprobs is not None and batch.sampler_logprobs is not None and batch.advantages is not None
+    log_weight = batch.logprobs - batch.sampler_logprobs
+    weight = log_weight.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    capped = weight.clamp(max=cap)
+    metrics = {
+        "correction/weight": float(capped[batch.mask].mean()),
+        "correction/capped_fraction": float((weight > cap)[batch.mask].float().mean()),
+    }
+    return batch.with_(advantages=batch.advantages * capped), metrics

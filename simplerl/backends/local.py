@@ -1,0 +1,83 @@
+"""`backend=local`: every model in this process, on one device."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from simplerl.config import Config, OptimizerConfig
+from simplerl.data.task import Task
+from simplerl.engine.models import load_policy, model_at
+from simplerl.engine.roles import POLICY, Roles, build_worker, role_builder, role_specs
+from simplerl.engine.worker import Worker
+from simplerl.errors import ConfigError
+from simplerl.rewards.pool import Grader
+from simplerl.runs.checkpoints import reading
+from simplerl.samplers import Sampler
+from simplerl.types import Reward
+
+
+def device_of(config: Config) -> str:
+    """Return the device of a process that holds everything. Raises ConfigError where it does not exist."""
+    if config.run.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"run.device={config.run.device}, but PyTorch sees no GPU here: set run.device=cpu or auto.")
+    if config.run.device != "auto":
+        return config.run.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Local:
+    """Every role in this process, one after the other. See `Backend`."""
+
+    max_restarts = 0
+
+    def __init__(self, config: Config, task: Task) -> None:
+        self.config, self.task = config, task
+        self.device = device_of(config)
+        if self.device == "cpu":  # transformers imports DeepSpeed, where it is installed, which would warn of no GPU
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+    def grader(self, reward: Reward) -> Grader:
+        return Grader(reward, **vars(self.config.grading))
+
+    def close(self) -> None:
+        return
+
+    def student(self, path: str, optimizer: OptimizerConfig, steps: int, checkpoint: Path | None) -> Worker:
+        model = model_at(self.config.model, str(checkpoint / POLICY) if checkpoint else path)
+        options: dict[str, Any] = {"optimizer": optimizer, "steps": steps, "tokenizer": self.task.tokenizer}
+        with reading(checkpoint):
+            worker = build_worker(model, self.config.train, device=self.device, **options)
+            if checkpoint:
+                worker.load_optimizer(checkpoint / POLICY)
+        return worker
+
+    def roles(self, start: str, checkpoint: Path | None) -> Roles:
+        assert self.task.arithmetic is not None
+        config, specs, models = self.config, role_specs(self.config), {}
+        for name in specs:
+            build, saved = role_builder(
+                config, name, start, checkpoint, self.task.arithmetic.optimizer_steps, self.task.tokenizer
+            )
+            with reading(saved and checkpoint):
+                models[name] = build(device=self.device)
+                if saved:
+                    models[name].load_optimizer(saved)
+        sampler = config.sampler(models[POLICY].model, self.task.tokenizer, model_at(config.model, start))
+        roles = Roles(models, specs, sampler)
+        roles.sync()
+        return roles
+
+    def sampler(self, path: str) -> Sampler:
+        make, model, policy = self.config.sampler, model_at(self.config.model, path), None
+        if not getattr(make.func, "reads_weights", False):
+            policy = load_policy(model, self.config.train.precision, self.device).requires_grad_(False)
+        return make(policy, self.task.tokenizer, model)  # type: ignore[no-any-return]
+
+
+def local(config: Config, task: Task) -> Local:
+    """Return the backend of one process (`backend=local`)."""
+    return Local(config, task)
