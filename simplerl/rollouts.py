@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
-from simplerl.types import Prompt, Rollout, Shape, State, score_of
+from simplerl.types import Prompt, Rollout, Shape, State, group_rollouts, score_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,9 @@ def refill(
         rollouts = source.sample(source.prompts(number), number)
         number += 1
         kept += [
-            group for group in _groups(rollouts) if low <= (accuracy := _accuracy(group)) <= high and 0 < accuracy < 1
+            group
+            for group in group_rollouts(rollouts)
+            if low <= (accuracy := _accuracy(group)) <= high and 0 < accuracy < 1
         ]
         if len(kept) >= source.prompts_per_step:
             break
@@ -58,14 +60,6 @@ def refill(
             "step %d: only %d of %d groups after %d batches", step, len(kept), source.prompts_per_step, max_batches
         )
     return [rollout for group in kept[: source.prompts_per_step] for rollout in group], {**state, "batches": number}
-
-
-def _groups(rollouts: list[Rollout]) -> list[list[Rollout]]:
-    """Return the rollouts of each prompt, in order."""
-    groups: dict[str, list[Rollout]] = {}
-    for rollout in rollouts:
-        groups.setdefault(rollout.prompt.problem.id, []).append(rollout)
-    return list(groups.values())
 
 
 def _accuracy(group: list[Rollout]) -> float:

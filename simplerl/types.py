@@ -11,7 +11,7 @@ one between a model's output and this frame happens in `simplerl.engine.worker` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +127,14 @@ def score_of(rollout: Rollout) -> Score:
     if rollout.score is None:
         raise ValueError(f"the rollout of problem {rollout.prompt.problem.id!r} has no score yet")
     return rollout.score
+
+
+def group_rollouts(rollouts: Sequence[Rollout]) -> list[list[Rollout]]:
+    """Return the rollouts of each problem, in order."""
+    groups: dict[str, list[Rollout]] = {}
+    for rollout in rollouts:
+        groups.setdefault(rollout.prompt.problem.id, []).append(rollout)
+    return list(groups.values())
 
 
 Reward = Callable[[Response, Problem], Score]

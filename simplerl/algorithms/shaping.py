@@ -1,0 +1,35 @@
+"""Reward shaping that sees a whole step: functions (rollouts) -> rollouts, after grading, one YAML each in
+conf/algorithm/shape/. Several may be chosen: algorithm/shape=[kimi_length,soft_overlong]."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from simplerl.types import Rollout, group_rollouts, score_of
+
+
+def add_reward(rollout: Rollout, part: str, amount: float) -> Rollout:
+    """Return the rollout with `amount` added to its reward, and recorded as the metric reward/<part>."""
+    score = score_of(rollout)
+    parts = {**score.parts, part: amount}
+    return replace(rollout, score=replace(score, reward=score.reward + amount, parts=parts))
+
+
+def kimi_length(rollouts: list[Rollout], *, weight: float = 1.0) -> list[Rollout]:
+    """Add the length reward of Kimi k1.5 (arXiv:2501.12599, section 2.3.3), times `weight`.
+
+    In a group with responses of min to max tokens it is lambda = 0.5 - (length - min) / (max - min) for a correct
+    response and min(0, lambda) for any other, and 0 where all are equally long."""
+    bounds = {}
+    for group in group_rollouts(rollouts):
+        lengths = [len(rollout.token_ids) for rollout in group]
+        bounds[group[0].prompt.problem.id] = min(lengths), max(lengths)
+
+    def reward(rollout: Rollout) -> float:
+        shortest, longest = bounds[rollout.prompt.problem.id]
+        if shortest == longest:
+            return 0.0
+        value = 0.5 - (len(rollout.token_ids) - shortest) / (longest - shortest)
+        return value if score_of(rollout).correct else min(0.0, value)
+
+    return [add_reward(rollout, "length_reward", weight * reward(rollout)) for rollout in rollouts]
