@@ -42,11 +42,10 @@ def refill(
     for _ in range(max_batches):
         rollouts = source.sample(source.prompts(number), number)
         number += 1
-        kept += [
-            group
-            for group in group_rollouts(rollouts)
-            if low <= (accuracy := _accuracy(group)) <= high and 0 < accuracy < 1
-        ]
+        for group in group_rollouts(rollouts):
+            accuracy = _accuracy(group)
+            if low <= accuracy <= high and 0 < accuracy < 1:
+                kept.append(group)
         if len(kept) >= source.prompts_per_step:
             break
     else:

@@ -87,3 +87,18 @@ def group_relative(batch: Batch, *, divide_by_std: bool = True) -> Batch:
         variance = group_sum(centred.square(), batch.group) / (size - 1).clamp(min=1)
         centred = centred / (variance.sqrt() + 1e-6)
     return batch.with_(advantages=centred[:, None].float() * batch.mask)
+
+
+def moving_baseline(batch: Batch, state: State, *, decay: float = 0.9) -> tuple[Batch, State]:
+    """Estimate advantages by the return of a rollout against a moving average of the returns of earlier steps
+    (REINFORCE, Williams 1992, doi:10.1007/BF00992696, with reinforcement comparison).
+
+    The average is exponential with `decay` a step and free of its start's bias; the first step uses its own mean.
+    State: mean and weight of the average."""
+    total = rollout_returns(batch)
+    step_mean, weight = float(total.mean()), float(state["weight"])
+    baseline = state["mean"] if weight else step_mean
+    kept = decay * weight
+    mean = (kept * state["mean"] + (1 - decay) * step_mean) / (kept + 1 - decay)
+    advantages = (total - baseline)[:, None].float() * batch.mask
+    return batch.with_(advantages=advantages), {"mean": mean, "weight": kept + 1 - decay}
