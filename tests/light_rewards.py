@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from pathlib import Path
 
 from simplerl.types import Problem, Score
@@ -19,3 +20,9 @@ def patient(response: str, problem: Problem, *, hold: str, rule: str = "") -> Sc
     if Path(hold).exists():
         time.sleep(0.3)
     return digits(response, problem)
+
+
+def chance(response: str, problem: Problem) -> Score:
+    """Calls one response in eight correct, by its checksum: groups with and without spread."""
+    correct = zlib.crc32(response.encode()) % 8 == 0
+    return Score(float(correct), correct, "equal" if correct else "different")

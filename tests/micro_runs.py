@@ -51,17 +51,18 @@ def model() -> Path:
     return folder
 
 
-def composed(root: Path, *overrides: str, own_reward: bool = True) -> DictConfig:
+def composed(root: Path, *overrides: str, own_reward: bool | str = True) -> DictConfig:
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         raw = compose("config", overrides=[*SMALL, f"model.path={model()}", f"run.root={root}", *overrides])
     OmegaConf.set_struct(raw, False)
     if own_reward:
-        raw.reward = {"_target_": "light_rewards.digits", "_partial_": True}
+        name = own_reward if isinstance(own_reward, str) else "digits"
+        raw.reward = {"_target_": f"light_rewards.{name}", "_partial_": True}
     return raw
 
 
-def run(root: Path, *overrides: str, own_reward: bool = True) -> Path:
+def run(root: Path, *overrides: str, own_reward: bool | str = True) -> Path:
     """Runs, or goes on with, the run that these overrides describe. Returns its folder."""
     return run_experiment(composed(root, *overrides, own_reward=own_reward), "test")
 

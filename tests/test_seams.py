@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
-from micro_runs import differences, outcome, run
+from micro_runs import differences, outcome, rows, run
 
 from simplerl.samplers.local import LocalSampler
 
-ALGORITHMS = {
-    "state": ["algorithm=reinforce"],
+ALGORITHMS = {  # overrides, and the batch of prompts in the middle of which the run is killed
+    "state": (["algorithm=reinforce"], 2),
+    "refill": (["algorithm=dapo"], 4),
 }
 
 
@@ -35,14 +37,26 @@ def kill_at(patch: pytest.MonkeyPatch, batch: int, response: int = 3) -> None:
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_killed_run_resumes_with_the_same_bits(name: str, tmp_path: Path) -> None:
-    own = [*ALGORITHMS[name], "evals.every=0", "train.steps=3"]
-    whole = run(tmp_path / "whole", *own)
+    own, batch = ALGORITHMS[name]
+    own = [*own, "evals.every=0", "train.steps=3"]
+    whole = run(tmp_path / "whole", *own, own_reward="chance")
     with pytest.MonkeyPatch.context() as patch:
-        kill_at(patch, 2)
+        kill_at(patch, batch)
         with pytest.raises(Killed):
-            run(tmp_path / "broken", *own)
-    broken = run(tmp_path / "broken", *own)
-    assert differences(outcome(whole), outcome(broken)) == []
+            run(tmp_path / "broken", *own, own_reward="chance")
+    broken = run(tmp_path / "broken", *own, own_reward="chance")
+    assert differences(outcome(whole), outcome(broken)) == ["config.yaml"]  # its run.root
     states = [json.loads((folder / "checkpoints/step_000003/state.json").read_text()) for folder in (whole, broken)]
     assert states[0] == states[1]
     assert states[0]["state"] != {"rollouts": {}, "algorithm": None}, "the run has something to resume"
+
+
+def test_a_refill_trains_on_groups_with_spread_alone(tmp_path: Path) -> None:
+    folder = run(tmp_path, "algorithm=dapo", "evals.every=0", "train.steps=2", own_reward="chance")
+    steps = rows(folder)
+    batches = json.loads((folder / "checkpoints/step_000002/state.json").read_text())["state"]["rollouts"]["batches"]
+    assert batches > 2 and sum(row["rollout/sampled"] for row in steps if "rollout/sampled" in row) == 16 * batches
+    for step in (0, 1):
+        table = pq.read_table(folder / f"rollouts/step_{step:06d}.parquet").to_pandas()
+        accuracy = table.groupby("problem_id")["correct"].mean()
+        assert len(accuracy) == 4 and accuracy.between(0, 1, inclusive="neither").all()

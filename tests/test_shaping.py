@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from simplerl.algorithms.shaping import kimi_length
-from simplerl.types import FINISH_STOP, Problem, Prompt, Rollout, Score, score_of
+from simplerl.algorithms.shaping import kimi_length, mask_truncated, soft_overlong
+from simplerl.types import FINISH_LENGTH, FINISH_STOP, Problem, Prompt, Rollout, Score, score_of
 
 
 def rollout(problem: str, length: int, correct: bool = True, finish: str = FINISH_STOP) -> Rollout:
@@ -23,3 +23,16 @@ def test_kimi_length() -> None:
     assert added == pytest.approx([1.0, 0.0, -1.0, 0.0, -1.0, 0.0, 0.0])
     assert [score_of(one).parts["length_reward"] for one in shaped] == pytest.approx(added)
     assert [score_of(one).correct for one in shaped] == [score_of(one).correct for one in rollouts]
+
+
+def test_soft_overlong() -> None:
+    """0 | (L_max - L_cache - len) / L_cache | -1 with L_max 20 and a cache of 4."""
+    shaped = soft_overlong([rollout("a", n) for n in (1, 16, 17, 19, 20, 25)], max_length=20, buffer=4)
+    assert [score_of(one).reward for one in shaped] == pytest.approx([1.0, 1.0, 0.75, 0.25, 0.0, 0.0])
+
+
+def test_truncated_responses_leave_the_loss_but_not_the_group() -> None:
+    rollouts = [rollout("a", 4), rollout("a", 4, False, FINISH_LENGTH)]
+    shaped = mask_truncated(rollouts)
+    assert [one.trained for one in shaped] == [True, False]
+    assert [one.score for one in shaped] == [one.score for one in rollouts]

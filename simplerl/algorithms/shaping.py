@@ -33,3 +33,20 @@ def kimi_length(rollouts: list[Rollout], *, weight: float = 1.0) -> list[Rollout
         return value if score_of(rollout).correct else min(0.0, value)
 
     return [add_reward(rollout, "length_reward", weight * reward(rollout)) for rollout in rollouts]
+
+
+def soft_overlong(rollouts: list[Rollout], *, max_length: int, buffer: int, penalty: float = 1.0) -> list[Rollout]:
+    """Subtract DAPO's soft overlong punishment (arXiv:2503.14476, eq. 13): 0 up to max_length - buffer tokens, rising
+    linearly to `penalty` at max_length, and `penalty` beyond."""
+
+    def reward(rollout: Rollout) -> float:
+        beyond = len(rollout.token_ids) - (max_length - buffer)
+        return -penalty * min(max(beyond, 0) / buffer, 1.0)
+
+    return [add_reward(rollout, "overlong", reward(rollout)) for rollout in rollouts]
+
+
+def mask_truncated(rollouts: list[Rollout]) -> list[Rollout]:
+    """Leave truncated responses out of the loss (overlong filtering, DAPO, arXiv:2503.14476, section 3.4); their
+    rewards still count in the group's statistics."""
+    return [replace(rollout, trained=not rollout.response.truncated) for rollout in rollouts]
