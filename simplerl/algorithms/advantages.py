@@ -102,3 +102,10 @@ def moving_baseline(batch: Batch, state: State, *, decay: float = 0.9) -> tuple[
     mean = (kept * state["mean"] + (1 - decay) * step_mean) / (kept + 1 - decay)
     advantages = (total - baseline)[:, None].float() * batch.mask
     return batch.with_(advantages=advantages), {"mean": mean, "weight": kept + 1 - decay}
+
+
+def teacher_advantage(batch: Batch) -> Batch:
+    """Set each token's advantage to log pi_teacher - log pi, the gradient signal of the reverse KL to a teacher
+    (on-policy distillation, arXiv:2306.13649). Rewards are not used. Reads `teacher_logprobs` [B, T]."""
+    assert batch.logprobs is not None
+    return batch.with_(advantages=(batch.extra["teacher_logprobs"] - batch.logprobs) * batch.mask)
