@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
-from simplerl.algorithms.advantages import teacher_advantage
-from simplerl.engine.batching import collate
+from simplerl.algorithms.advantages import prime, teacher_advantage
+from simplerl.algorithms.losses import TokenOutput, implicit_prm
+from simplerl.config import Aggregation
+from simplerl.engine.batching import collate, token_weights
 from simplerl.types import Batch
 
 
@@ -32,3 +35,40 @@ def test_teacher_advantage() -> None:
     assert found is not None and batch.logprobs is not None
     torch.testing.assert_close(found, teacher - batch.logprobs)
     assert (found[~batch.mask] == 0).all()
+
+
+def test_prime_is_equation_5_of_the_paper() -> None:
+    """A_t = sum_{s>=t} (r_s - mean over the others of their mean r) + R - mean over the others of R, in float64."""
+    batch, rng = ragged(1)
+    batch = batch.with_(token_rewards=torch.zeros(batch.tokens.shape)).with_column("prm_logprobs", noise(batch, rng))
+    last = batch.mask.float().cumsum(-1).argmax(-1)
+    assert batch.reward is not None and batch.token_rewards is not None and batch.ref_logprobs is not None
+    batch.token_rewards[torch.arange(len(batch)), last] = batch.reward
+    found = prime(batch, beta=0.3, process=2.0, outcome=0.5, whiten=False).advantages
+    rewards = 0.3 * (batch.extra["prm_logprobs"] - batch.ref_logprobs).double().numpy()
+    mask, outcome, group = batch.mask.numpy(), batch.reward.double().numpy(), batch.group.numpy()
+    for row in range(len(batch)):
+        others = [other for other in range(len(batch)) if group[other] == group[row] and other != row]
+        process = rewards[row][mask[row]] - np.mean([rewards[other][mask[other]].mean() for other in others])
+        expected = [
+            2.0 * process[t:].sum() + 0.5 * (outcome[row] - outcome[others].mean()) for t in range(len(process))
+        ]
+        assert found is not None
+        np.testing.assert_allclose(found[row][batch.mask[row]].numpy(), expected, atol=1e-6)
+
+
+def test_implicit_prm_is_the_cross_entropy_of_correctness() -> None:
+    batch, rng = ragged(2)
+    logprobs = noise(batch, rng).requires_grad_()
+    per_token, metrics = implicit_prm(TokenOutput(logprobs, torch.zeros_like(logprobs)), batch, beta=0.5)
+    loss = (per_token * token_weights(batch.mask, Aggregation.sequence_mean, 0)).sum()
+    assert batch.ref_logprobs is not None and batch.correct is not None
+    q = (0.5 * (logprobs - batch.ref_logprobs).double().detach().numpy() * batch.mask.numpy()).sum(-1)
+    correct = batch.correct.numpy()
+    p = 1 / (1 + np.exp(-q))
+    assert float(loss) == pytest.approx(-np.where(correct, np.log(p), np.log(1 - p)).mean(), abs=1e-6)
+    loss.backward()
+    assert logprobs.grad is not None
+    signs = torch.sign(logprobs.grad.sum(-1))
+    assert (signs == torch.where(batch.correct, -1.0, 1.0)).all(), "correct responses rise, the others fall"
+    assert 0 <= float(metrics["accuracy"].max()) <= 1

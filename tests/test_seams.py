@@ -18,6 +18,7 @@ from simplerl.samplers.local import LocalSampler
 ALGORITHMS = {  # overrides, and the batch of prompts in the middle of which the run is killed
     "state": (["algorithm=reinforce"], 2),
     "refill": (["algorithm=dapo"], 4),
+    "role that is trained first": (["algorithm=prime", "algorithm.roles.prm.optimizer.lr=1e-3"], 2),
     "role with a model of its own": (["algorithm=on_policy_distillation"], 2),
 }
 
