@@ -31,8 +31,8 @@ from simplerl.errors import ConfigError
 from simplerl.samplers.generic import GenericDecoder
 from simplerl.samplers.llama import LlamaDecoder
 from simplerl.samplers.local import LocalSampler
-from simplerl.samplers.randomness import choose, row_key, uniforms
 from simplerl.samplers.stopping import StopRule, decode
+from simplerl.samplers.token_sampling import response_seed, sample_tokens, uniforms
 from simplerl.types import Problem, Prompt, Rollout, Sampling, Stop
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,7 +144,7 @@ def test_logprobs_are_those_of_a_full_forward(name: str, tokenizer: PreTrainedTo
 def test_a_cache_that_grows_and_moves_keeps_its_content(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simplerl.samplers.llama._COLUMNS", 5)
+    monkeypatch.setattr("simplerl.samplers.llama._INITIAL_COLUMNS", 5)
     monkeypatch.setattr("simplerl.samplers.llama._PREFILL_TOKENS", 20)
     rollouts = draw(LocalSampler(model, tokenizer, max_rows=5), make_prompts(12), Sampling(max_new_tokens=60))
     assert max(len(rollout.token_ids) for rollout in rollouts.values()) > 5  # the cache grows
@@ -174,9 +174,9 @@ def test_prompts_share_one_prefill(model: PreTrainedModel, tokenizer: PreTrained
     sampler.decoder.clear()
     decoder = sampler.decoder
     assert isinstance(decoder, LlamaDecoder)
-    decoder.admit([prompt.token_ids for prompt in make_prompts(4)], [5] * 4)
+    decoder.add_rows([prompt.token_ids for prompt in make_prompts(4)], [5] * 4)
     assert decoder.prompt_keys.shape[1] == 4
-    assert len(decoder.start) == 20
+    assert len(decoder.first_column) == 20
     decoder.clear()
     assert len(list(draws)) == 20
 
@@ -232,7 +232,7 @@ def test_a_stop_string_is_found_across_tokens(model: PreTrainedModel, tokenizer:
 def test_a_stop_string_inside_a_piece_cuts_the_piece(tokenizer: PreTrainedTokenizerFast) -> None:
     rule = StopRule(tokenizer, Stop((EOS,), ("xa",)))
     x, ab, b = PIECES.index("x"), PIECES.index("ab"), PIECES.index("b")
-    assert {ab, PIECES.index("a"), EOS} <= rule.watched and b not in rule.watched
+    assert {ab, PIECES.index("a"), EOS} <= rule.possible_ends and b not in rule.possible_ends
     assert not rule.reached([b, ab])
     assert rule.reached([b, x, ab])
     assert rule.text([b, x, ab]) == "b"
@@ -254,9 +254,10 @@ def test_uniforms_are_splitmix64() -> None:
 
 
 def test_every_part_of_the_key_counts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    assert row_key(1, 2, "a", 3) == row_key(1, 2, "a", 3)
+    assert response_seed(1, 2, "a", 3) == response_seed(1, 2, "a", 3)
     keys = [
-        row_key(*parts) for parts in ((0, 0, "a", 0), (1, 0, "a", 0), (0, 1, "a", 0), (0, 0, "b", 0), (0, 0, "a", 1))
+        response_seed(*parts)
+        for parts in ((0, 0, "a", 0), (1, 0, "a", 0), (0, 1, "a", 0), (0, 0, "b", 0), (0, 0, "a", 1))
     ]
     assert len(set(keys)) == 5 and all(-(2**63) <= key < 2**63 for key in keys)
     sampler, prompts = LocalSampler(model, tokenizer), make_prompts(1)
@@ -273,7 +274,7 @@ def test_tokens_are_drawn_as_often_as_their_probability_says(vocabulary: int) ->
     logits, count, temperature = torch.randn(vocabulary) * 2, 8_000, 0.8
     want = (logits / temperature).softmax(-1)
     uniform = uniforms(torch.arange(count), torch.zeros(count, dtype=torch.int64))
-    drawn = [choose(logits.expand(len(u), -1), u, Sampling(temperature)) for u in uniform.split(2000)]
+    drawn = [sample_tokens(logits.expand(len(u), -1), u, Sampling(temperature)) for u in uniform.split(2000)]
     tokens, logprobs = (torch.cat(part) for part in zip(*drawn, strict=True))
     torch.testing.assert_close(logprobs, want.log()[tokens], atol=1e-5, rtol=0)
     likely = want * count >= 5  # the rest is one class
@@ -290,7 +291,7 @@ def test_tokens_are_drawn_as_often_as_their_probability_says(vocabulary: int) ->
 def test_extreme_uniforms_never_draw_the_impossible(vocabulary: int) -> None:
     logits = torch.full((2, vocabulary), -torch.inf)
     logits[:, 2], logits[:, 4] = 0.0, 1.0
-    tokens, _ = choose(logits, torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64), Sampling())
+    tokens, _ = sample_tokens(logits, torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64), Sampling())
     assert tokens.tolist() == [2, 4]
 
 
@@ -309,7 +310,7 @@ def test_top_k_and_top_p_keep_the_likeliest(sampling: Sampling, kept: list[float
     probability = torch.tensor([0.05, 0.3, 0.5, 0.15])
     logits = torch.nn.functional.pad(probability.log(), (0, vocabulary - 4), value=-100.0)
     uniform = (torch.arange(1000).double() + 0.5) / 1000  # a grid: frequencies are exact to 1/1000
-    tokens, logprobs = choose(logits.expand(1000, -1), uniform, sampling)
+    tokens, logprobs = sample_tokens(logits.expand(1000, -1), uniform, sampling)
     have = Counter(tokens.tolist())
     want = {[0.05, 0.3, 0.5, 0.15].index(p): p / sum(kept) for p in kept}
     assert {token: count / 1000 for token, count in have.items()} == pytest.approx(want, abs=2e-3)
@@ -387,7 +388,7 @@ def test_cache_limit_bounds_the_rows(model: PreTrainedModel, tokenizer: PreTrain
     prompts = make_prompts(4)
     longest = max(len(prompt.token_ids) for prompt in prompts) + 24
     sampler = LocalSampler(model, tokenizer)
-    tight = LocalSampler(model, tokenizer, max_cache_gib=sampler.decoder.row_bytes * longest * 5 / 2**30)
+    tight = LocalSampler(model, tokenizer, max_cache_gib=sampler.decoder.cache_bytes_per_token * longest * 5 / 2**30)
     assert tight._row_limit(prompts, Sampling(max_new_tokens=24)) == 5
     assert sampler._row_limit(prompts, Sampling(max_new_tokens=24)) == 256
     assert {key: r.token_ids for key, r in draw(tight, prompts).items()} == {

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from simplerl.config import ModelConfig
-from simplerl.engine.checksum import fingerprint
+from simplerl.engine.tensors import tensor_checksum
 from simplerl.samplers.local import LocalSampler
 from simplerl.types import Problem, Prompt, Rollout, Sampling, Stop
 
@@ -150,9 +150,9 @@ def test_the_engine_says_which_weights_it_computes_with(sampler: VllmSampler) ->
         sampler.engine.load_weights([(name, parameter.detach())])
     sampler.engine.finish_weights()
     held = sampler.engine.checksums()
-    want = {name: fingerprint(parameter) for name, parameter in policy.named_parameters()}
+    want = {name: tensor_checksum(parameter) for name, parameter in policy.named_parameters()}
     assert held == want | {"lm_head.weight": want["model.embed_tokens.weight"]}
     with torch.no_grad():
         policy.model.layers[2].self_attn.k_proj.weight[7, 9] += 1e-6
-    changed = {name: fingerprint(parameter) for name, parameter in policy.named_parameters()}
+    changed = {name: tensor_checksum(parameter) for name, parameter in policy.named_parameters()}
     assert {name for name in want if held[name] != changed[name]} == {"model.layers.2.self_attn.k_proj.weight"}

@@ -5,28 +5,32 @@ from __future__ import annotations
 import pytest
 import torch
 
-from simplerl.engine.checksum import fingerprint
+from simplerl.engine.tensors import tensor_checksum
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("place", [0, 1, 2**20 - 1, 2**20, 2**21 + 16])
 def test_one_bit_anywhere_changes_it(dtype: torch.dtype, place: int) -> None:
     weight = torch.randn(2**21 + 17, generator=torch.Generator().manual_seed(0)).to(dtype)
-    before = fingerprint(weight)
+    before = tensor_checksum(weight)
     integers = weight.view(torch.int32 if dtype is torch.float32 else torch.int16)
     integers[place] ^= 1
-    assert fingerprint(weight) != before
+    assert tensor_checksum(weight) != before
     integers[place] ^= 1
-    assert fingerprint(weight) == before
+    assert tensor_checksum(weight) == before
 
 
 def test_order_and_size_count_and_the_layout_does_not() -> None:
     weight = torch.randn(37, 53)
-    assert fingerprint(weight) == fingerprint(weight.t().contiguous().t()) == fingerprint(weight.reshape(-1))
-    assert fingerprint(weight) != fingerprint(weight.t())
-    assert fingerprint(weight) != fingerprint(weight[torch.randperm(37, generator=torch.Generator().manual_seed(1))])
-    assert fingerprint(torch.zeros(8)) != fingerprint(torch.zeros(9))
+    assert (
+        tensor_checksum(weight) == tensor_checksum(weight.t().contiguous().t()) == tensor_checksum(weight.reshape(-1))
+    )
+    assert tensor_checksum(weight) != tensor_checksum(weight.t())
+    assert tensor_checksum(weight) != tensor_checksum(
+        weight[torch.randperm(37, generator=torch.Generator().manual_seed(1))]
+    )
+    assert tensor_checksum(torch.zeros(8)) != tensor_checksum(torch.zeros(9))
 
 
 def test_what_a_matrix_product_does_not_keep_does_not_count() -> None:
-    assert fingerprint(torch.tensor([0.0, 0.0, 1.0])) == fingerprint(torch.tensor([-0.0, 1e-41, 1.0]))
+    assert tensor_checksum(torch.tensor([0.0, 0.0, 1.0])) == tensor_checksum(torch.tensor([-0.0, 1e-41, 1.0]))
