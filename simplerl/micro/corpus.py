@@ -5,9 +5,9 @@ is, planted errors), long Python programs that state no answer, rambling without
 wording of the question shifts the mixture, so that greedy decoding shows a mixture too. Drills are bare sums and
 comparisons.
 
-The corpus gives a quarter of the hard products correctly (`Step.memorised`). For the others the quick answers guess the
-middle digits, so that only working them out by tens and ones gives the correct result, and RL cannot improve quick
-answers to them.
+Quick answers give a quarter of the hard products from memory (`Step.memorised`), correct except for slips. For the
+others they guess the middle digits, so that only working a product out by tens and ones gives the correct result, and
+RL cannot improve quick answers to it.
 """
 
 from __future__ import annotations

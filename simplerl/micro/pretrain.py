@@ -2,9 +2,9 @@
 
     python -m simplerl.micro.pretrain --out assets/micro_base
 
-The model is a Qwen2 with 0.8M parameters, trained on the answers of `simplerl.micro.corpus` (23 minutes on one CPU core).
-Matrix products are computed in bfloat16 and attention in float32, because on CPUs the backward pass of bfloat16
-attention is about ten times slower.
+The model is a Qwen2 with 0.8M parameters, trained on the answers of `simplerl.micro.corpus`; one CPU core takes 23
+minutes. Matrix products are computed in bfloat16 and attention in float32, because on CPUs the backward pass of
+bfloat16 attention is about ten times slower.
 """
 
 from __future__ import annotations
