@@ -200,6 +200,7 @@ def drill(rng: Random) -> Document:
 
 
 def _answer(rng: Random, item: Expression, template: str) -> Document:
+    """Return an answer in a random style, with the frequencies that belong to the question's wording."""
     _, steps, code, _ = WORDINGS[template]
     kind = rng.random()
     if kind < steps:

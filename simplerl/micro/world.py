@@ -111,6 +111,7 @@ class Expression:
 
 
 def _is_valid(expression: Expression) -> bool:
+    """Return whether results stay in range, factors stay below 100 and at most one product is hard."""
     steps = [step for step, _ in expression.steps()]
     if any(not 0 <= step.value <= LARGEST for step in steps):
         return False
@@ -119,6 +120,7 @@ def _is_valid(expression: Expression) -> bool:
 
 
 def _candidate(rng: Random) -> Expression:
+    """Return a random expression that may be invalid."""
     count = 3 if rng.random() < 0.6 else 4
     numbers = tuple(rng.randint(2, 99) for _ in range(count))
     ops = tuple(rng.choice("+-*") for _ in range(count - 1))

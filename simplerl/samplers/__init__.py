@@ -41,7 +41,7 @@ class Sampler(Protocol):
           and top-p; for greedy decoding, temperature 0, under the plain softmax);
         - `finish_reason`: FINISH_STOP if a token of `stop.ids` or a string of `stop.strings` ended it, FINISH_LENGTH
           if it was truncated at max_new_tokens;
-        - `text`: the decoded response without the stop token, cut at the first stop string
+        - `text`: the decoded response without the stop token, truncated at the first stop string
           (`simplerl.samplers.stopping.StopRule` does this);
         - `score`: None.
 

@@ -151,6 +151,7 @@ class LlamaDecoder:
             self._select_prompts(used)
 
     def _select_prompts(self, used: Sequence[int]) -> None:
+        """Remove all cached prompts but those in `used`."""
         index = torch.tensor(used, dtype=torch.int64, device=self.device)
         self.prompt_length = [self.prompt_length[i] for i in used]
         width = max(self.prompt_length, default=0)
