@@ -21,7 +21,8 @@ from omegaconf import OmegaConf
 from simplerl.config.load import load
 from simplerl.engine.optimizer import read_step
 from simplerl.errors import ConfigError
-from simplerl.runs.checkpoints import checkpoints, last_checkpoint, reading, write_folder, write_text
+from simplerl.io.files import write_text
+from simplerl.runs.checkpoints import checkpoints, last_checkpoint, loading_checkpoint, write_checkpoint
 from simplerl.runs.folder import Run, run_folder
 
 
@@ -102,8 +103,8 @@ def test_a_checkpoint_is_whole_or_absent(tmp_path: Path) -> None:
 
 def test_a_complete_checkpoint_is_never_replaced(tmp_path: Path) -> None:
     """Removing it first, as a replacement must, would leave a moment without it."""
-    write_folder(tmp_path / "step_000001", 1, _writer("one"))
-    write_folder(tmp_path / "step_000001", 1, _writer("another", cut=True))
+    write_checkpoint(tmp_path / "step_000001", 1, _writer("one"))
+    write_checkpoint(tmp_path / "step_000001", 1, _writer("another", cut=True))
     assert (tmp_path / "step_000001/policy/weights").read_text() == "one"
 
 
@@ -123,10 +124,10 @@ def test_old_checkpoints_go_and_so_does_what_kills_left_behind(tmp_path: Path) -
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     with (
         pytest.raises(ConfigError, match=r"step_000004 is damaged \(.*optimizer\.json.*\): remove it"),
-        reading(tmp_path / "step_000004"),
+        loading_checkpoint(tmp_path / "step_000004"),
     ):
         read_step(tmp_path)
-    with pytest.raises(FileNotFoundError), reading(None):
+    with pytest.raises(FileNotFoundError), loading_checkpoint(None):
         read_step(tmp_path)
 
 

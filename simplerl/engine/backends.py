@@ -19,7 +19,7 @@ from simplerl.engine.models import Critic, load_policy, placed
 from simplerl.engine.worker import Ranks, UpdatePlan, Worker
 from simplerl.errors import ConfigError
 from simplerl.rewards.pool import Grader
-from simplerl.runs.checkpoints import reading
+from simplerl.runs.checkpoints import loading_checkpoint
 from simplerl.runs.metrics import prefixed
 from simplerl.samplers import Sampler
 from simplerl.types import Batch, Reward
@@ -202,14 +202,14 @@ class Local:
 
     def student(self, path: str, optimizer: OptimizerConfig, steps: int, checkpoint: Path | None) -> Worker:
         start = str(checkpoint / "policy") if checkpoint else path
-        with reading(checkpoint):
+        with loading_checkpoint(checkpoint):
             worker = self._policy(start, optimizer=optimizer, steps=steps)
             if checkpoint:
                 worker.load_optimizer(checkpoint / "policy")
         return worker
 
     def models(self, path: str, checkpoint: Path | None) -> Models:
-        with reading(checkpoint):
+        with loading_checkpoint(checkpoint):
             policy, critic = self._trained(path, checkpoint)
         reference, config = None, self.config
         if config.algorithm.kl is not KLPlace.none:

@@ -33,14 +33,15 @@ from typing import Any, TypeVar
 import pyarrow.parquet as pq
 import yaml
 
-from simplerl.runs.checkpoints import CHECKPOINT, STATE, checkpoints, read_json, write_folder, write_text
 from simplerl.config import Config
 from simplerl.errors import ConfigError
+from simplerl.io.files import atomic_file, read_json, read_jsonl, read_yaml, write_text
 from simplerl.rewards.pool import source_of
+from simplerl.runs.checkpoints import CHECKPOINT, STATE, checkpoints, write_checkpoint
 from simplerl.runs.rollout_table import rollout_table
 from simplerl.runs.tracking import Tracker
-from simplerl.types import Rollout
 from simplerl.runs.usage import Usage
+from simplerl.types import Rollout
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -83,7 +84,7 @@ class Run:
             raise ConfigError(f"{self.dir} cannot be written ({error.strerror}): set run.root or run.dir.") from error
         known = self.dir / "config.yaml"
         if known.exists():
-            _check_same_run(yaml.safe_load(known.read_text()), resolved, self.dir)
+            _check_same_run(read_yaml(known), resolved, self.dir)
         self.attempt = self.status().get("attempt", -1) + 1
         self.usage = Usage.after(self.status())
         self.stop_signal: int | None = None
@@ -189,9 +190,7 @@ class Run:
         evaluations of later weights, which this attempt may not meet again to the bit."""
         path = self.dir / "metrics.jsonl"
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if _is_whole(line)]
-            rows = [json.loads(line) for line in lines]
-            kept = [json.dumps(row) + "\n" for row in rows if row["phase"] != phase or row["step"] < step]
+            kept = [json.dumps(row) + "\n" for row in read_jsonl(path) if row["phase"] != phase or row["step"] < step]
             write_text(path, "".join(kept))
         if phase == "rl":
             for folder in (self.dir / "evals").glob("step_*"):
@@ -208,8 +207,7 @@ class Run:
         self.set_status("running", phase=phase, step=step)
 
     def metrics(self) -> list[dict[str, Any]]:
-        path = self.dir / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return read_jsonl(self.dir / "metrics.jsonl")
 
     def write_summary(self, model: str) -> None:
         """summary.json: the evaluations at the start and at the end, the last training step, and the time it took."""
@@ -231,9 +229,8 @@ class Run:
     def write_rollouts(self, step: int, rollouts: Sequence[Rollout]) -> None:
         folder = self.dir / "rollouts"
         folder.mkdir(exist_ok=True)
-        beside = folder / f".step_{step:06d}"
-        pq.write_table(rollout_table(rollouts, step), beside)
-        os.replace(beside, folder / f"step_{step:06d}.parquet")
+        with atomic_file(folder / f"step_{step:06d}.parquet") as temporary:
+            pq.write_table(rollout_table(rollouts, step), temporary)
 
     def eval_folder(self, step: int) -> Path:
         return self.dir / "evals" / f"step_{step:06d}"
@@ -242,7 +239,7 @@ class Run:
 
     def save(self, folder: Path, step: int, write: Callable[[Path], None]) -> Path:
         """`write(place)` into the checkpoint <folder>/step_<step>; those beyond the newest run.keep are removed."""
-        place = write_folder(folder / f"step_{step:06d}", step, write)
+        place = write_checkpoint(folder / f"step_{step:06d}", step, write)
         kept = checkpoints(folder)[-self.config.run.keep :]
         for path in folder.iterdir():  # also what a kill left half written or removed
             if CHECKPOINT.fullmatch(path.name) and path not in kept:
@@ -277,14 +274,7 @@ def _only(rows: list[dict[str, Any]], prefix: str) -> dict[str, Any]:
     return {key: value for row in rows for key, value in row.items() if key.startswith(prefix) or key == "step"}
 
 
-def _is_whole(line: str) -> bool:
-    """A kill can cut the last line short."""
-    return line.startswith("{") and line.endswith("}")
-
-
-def _check_same_run(known: Any, resolved: dict[str, Any], folder: Path) -> None:
-    if not isinstance(known, dict):
-        raise ConfigError(f"{folder / 'config.yaml'} is damaged (it holds no settings): remove {folder}.")
+def _check_same_run(known: dict[str, Any], resolved: dict[str, Any], folder: Path) -> None:
     other = {key for key in known.keys() | resolved.keys() if known.get(key) != resolved.get(key)}
     for key in sorted(other.difference(NOT_HASHED, MOVABLE)):
         where, was, now = _difference(key, known.get(key), resolved.get(key))
