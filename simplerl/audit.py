@@ -25,8 +25,8 @@ from simplerl.grade import (
     read_rows,
     response_of,
     writable,
+    write_whole,
 )
-from simplerl.io.files import write_text
 from simplerl.rewards import lenient, strict
 from simplerl.rewards.equal import RULES
 from simplerl.rewards.normalize import clean
@@ -185,7 +185,7 @@ def main(arguments: list[str]) -> None:
     golds = unequal_golds([problem for _, problem in pairs], **settings)
     report = tables(pairs, grade_all(pairs, **settings), golds)
     title = f"Audit of {paths[0].name}"
-    write_text(target, as_html(report, title) if target.suffix == ".html" else as_markdown(report, title))
+    write_whole(target, as_html(report, title) if target.suffix == ".html" else as_markdown(report, title))
     print(as_markdown(report[:2], title))
     print(f"{len(report[2].rows)} disagreements, {len(golds)} golds unequal to themselves; report: {target}")
 

@@ -22,7 +22,6 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from simplerl.errors import ConfigError
-from simplerl.io.files import write_text
 from simplerl.rewards.pool import Grader
 from simplerl.types import Problem, Reward
 
@@ -137,6 +136,20 @@ def writable(path: Path, source: Path) -> Path:
     return path
 
 
+def write_whole(path: Path, text: str) -> None:
+    """The file, complete or absent: written beside its place and renamed. A device or pipe is written to."""
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    path = path.resolve()
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def asks_for_help(arguments: list[str]) -> bool:
     return any(argument in ("--help", "-h") for argument in arguments)
 
@@ -182,7 +195,7 @@ def main(arguments: list[str]) -> None:
     writable(paths[1], paths[0])
     reward = reward_named(str(settings.pop("reward", "strict")), settings)
     rows = list(grade_rows(read_rows(paths[0]), reward, bare=bare, **options))
-    write_text(paths[1], "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
+    write_whole(paths[1], "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
     counts: dict[str, int] = {}
     for row in rows:
         counts[row["status"]] = counts.get(row["status"], 0) + 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,14 +18,18 @@ def _fill(folder: Path, text: str) -> None:
     (folder / "deep/file").write_text(text)
 
 
+def _fail_after(write: Callable[..., Any], *arguments: Any) -> None:
+    write(*arguments)
+    raise OSError("disk full")
+
+
 def test_a_file_is_replaced_only_when_the_block_succeeds(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     with atomic_file(path) as temporary:
         temporary.write_bytes(b"old")
         assert not path.exists()
     with pytest.raises(OSError, match="disk full"), atomic_file(path) as temporary:
-        temporary.write_bytes(b"ne")
-        raise OSError("disk full")
+        _fail_after(temporary.write_bytes, b"ne")
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["a.bin"]
 
 
@@ -42,8 +48,7 @@ def test_a_folder_is_replaced_only_when_the_block_succeeds(tmp_path: Path) -> No
     with atomic_folder(path) as temporary:
         _fill(temporary, "old")
     with pytest.raises(OSError, match="disk full"), atomic_folder(path) as temporary:
-        _fill(temporary, "ne")
-        raise OSError("disk full")
+        _fail_after(_fill, temporary, "ne")
     assert (path / "deep/file").read_text() == "old"
     with atomic_folder(path) as temporary:  # what the failed attempt left is removed
         _fill(temporary, "new")

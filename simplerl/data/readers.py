@@ -27,22 +27,28 @@ def read_rows(path: str, split: str | None = None, hub: Mapping[str, Any] | None
     hub: further arguments of `datasets.load_dataset`.
     """
     file = Path(path).expanduser()
-    readers = {".json": _json, ".jsonl": _jsonl, ".parquet": _table, ".arrow": _table}
     if file.is_dir():
         return _saved_dataset(file, split)
-    if file.suffix in readers:
-        if not file.is_file():
-            raise ConfigError(f"{path} does not exist: correct the path (relative paths start at {Path.cwd()}).")
+    if file.exists() or file.suffix in _READERS:
         if split or hub:
             raise ConfigError(f"{path} is a single file, but split and hub apply to Hub data sets: set both to null.")
-        return readers[file.suffix](file)
-    if file.exists():
-        raise ConfigError(f"{path} has an unsupported format: use {', '.join(readers)}, a data set folder or a Hub id.")
+        return read_file(file)
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) is None:
         raise ConfigError(
             f"{path} is neither an existing file or folder nor a Hub id: correct the path, or write owner/name."
         )
     return _hub_dataset(path, split or "train", dict(hub or {}))
+
+
+def read_file(file: Path) -> Iterator[Row]:
+    """Yield the rows of one JSON, JSON Lines, Parquet or Arrow file, like `read_rows`."""
+    if file.suffix not in _READERS:
+        raise ConfigError(
+            f"{file} has an unsupported format: use {', '.join(_READERS)}, a data set folder or a Hub id."
+        )
+    if not file.is_file():
+        raise ConfigError(f"{file} does not exist: correct the path (relative paths start at {Path.cwd()}).")
+    return _READERS[file.suffix](file)
 
 
 def location_of(path: str | Path, number: int) -> str:
@@ -117,6 +123,9 @@ def _table(path: Path) -> Iterator[Row]:
             f"{path} is not a valid {kind} file ({str(error).splitlines()[0]}): write it again."
         ) from error
     yield from enumerate(table.to_pylist(), start=1)
+
+
+_READERS = {".json": _json, ".jsonl": _jsonl, ".parquet": _table, ".arrow": _table}
 
 
 def _saved_dataset(path: Path, split: str | None) -> Iterator[Row]:

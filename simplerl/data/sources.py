@@ -192,7 +192,11 @@ def _parse_rows(
                 continue
         found.append(problem)
     if not found:
-        raise ConfigError(f"{first_bad}; no row is usable." if first_bad else f"{path} has no usable rows: add some.")
+        raise ConfigError(
+            f"{first_bad}; no row is usable, so correct the file."
+            if first_bad
+            else f"{path} has no usable rows: add some."
+        )
     return found
 
 

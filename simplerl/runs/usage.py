@@ -1,4 +1,7 @@
-"""Measure the GPU-hours and CPU-hours that a run has used over all its attempts."""
+"""Measure the GPU-hours and CPU-hours that a run has used over all its attempts.
+
+Separate from `simplerl.runs.folder`, its only user, to keep SLURM's environment variables out of that file.
+"""
 
 from __future__ import annotations
 
