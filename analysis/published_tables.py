@@ -1,10 +1,10 @@
-"""Tables 1 to 3 of the SimpleRL blog post, as published; their numbers are `simplerl.evals.published`."""
+"""Tables 1 to 3 of the SimpleRL blog post, as published; their numbers are `simplerl.data.benchmarks`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from simplerl.evals.published import PUBLISHED
+from simplerl.data.benchmarks import PUBLISHED
 
 HEADINGS = {
     "aime24": "AIME 2024",
@@ -18,7 +18,7 @@ HEADINGS = {
     "mean": "Avg.",
 }
 
-# The row's name in the table -> its key in `simplerl.evals.published`.
+# The row's name in the table -> its key in `simplerl.data.benchmarks`.
 TABLE_1 = {
     "Qwen2.5-Math-7B-Base": "Qwen2.5-Math-7B",
     "Qwen2.5-Math-7B-Base + 8K MATH SFT": "Qwen2.5-Math-7B + 8K MATH SFT",

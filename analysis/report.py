@@ -24,7 +24,7 @@ from analysis.render import Cell, Table, as_html
 from analysis.report_data import POINTS, Responses, curve_data, response_data
 from analysis.sources import SourceError, load, run_folders
 from analysis.tables import tables_of
-from simplerl.evals.published import FIVE
+from simplerl.data.benchmarks import SUITE5
 
 PAGE = Path(__file__).parent / "page"
 FIRST_AND_LAST = ("eval/mean/accuracy", "eval/mean/response_length", "reward/mean", "rollout/code_share")
@@ -88,7 +88,7 @@ def page(frames: Frames, arms: Arms, responses: Responses, title: str, average: 
 
 def _has_ours(table: Table, frames: Frames) -> bool:
     """The published tables only where a run has their benchmarks."""
-    return table.name == "runs" or (table.name != "table2" and bool(set(frames.eval_sets()) & set(FIVE)))
+    return table.name == "runs" or (table.name != "table2" and bool(set(frames.eval_sets()) & set(SUITE5)))
 
 
 def _notes(notes: Sequence[str]) -> str:

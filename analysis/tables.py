@@ -29,10 +29,9 @@ from analysis.published_tables import (
 )
 from analysis.render import Cell, Table, write
 from analysis.sources import SourceError, load
-from simplerl.data.benchmarks import BENCHMARKS
-from simplerl.evals.published import FIVE, PUBLISHED
+from simplerl.data.benchmarks import BENCHMARKS, PUBLISHED, SUITE5
 
-AVERAGES = {"five": FIVE, "eight": (*FIVE, *(name for name in BENCHMARKS if name not in FIVE))}
+AVERAGES = {"five": SUITE5, "eight": (*SUITE5, *(name for name in BENCHMARKS if name not in SUITE5))}
 BEHAVIOUR = ("response_length", "truncated_share", "box_share", "code_share", "reflection_share")
 LOWER_IS_BETTER = ("loss", "truncated_share", "no_answer_fraction", "timeout_fraction", "failed_fraction", "repetition")
 NEUTRAL = ("response_length", "code_share", "reflection_share", "box_share", "entropy", "kl", "lr", "step")
@@ -117,9 +116,9 @@ def accuracy_table(
     names, tails = [], list[list[Cell]]()
     for title, key in rows.items():
         own = PUBLISHED[key]
-        complete = tuple(sets) == FIVE and "mean" in own
+        complete = tuple(sets) == SUITE5 and "mean" in own
         cells = [published_estimate(one, own[one]) if one in own else None for one in sets]
-        table.append([*cells, published_estimate("mean", own["mean"], FIVE) if complete else None])
+        table.append([*cells, published_estimate("mean", own["mean"], SUITE5) if complete else None])
         names.append(title)
         tails.append([Cell(), Cell(), Cell("published")])
     ours = [arm for arm in arms.arms if any(estimate(frames, arm, f"eval/{one}/accuracy") for one in sets)]
@@ -127,7 +126,7 @@ def accuracy_table(
         mean = average(frames, arm, sets)
         table.append([*(estimate(frames, arm, f"eval/{one}/accuracy") for one in sets), mean])
         names.append(arm.label)
-        own_row = _own_row(frames, arm, rows, against) if tuple(sets) == FIVE else None
+        own_row = _own_row(frames, arm, rows, against) if tuple(sets) == SUITE5 else None
         published = None if mean is None or own_row is None else replace(mean, mean=mean.mean - own_row)
         base = gain(frames, arm, sets)
         differences = [Cell(one, signed=True, mark=_fewer(one, len(arm.runs))) for one in (published, base)]

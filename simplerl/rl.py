@@ -126,7 +126,7 @@ def evaluate_at(
             config.seed,
             step,
             run.eval_folder(step),
-            watch=run.interruptible,
+            wrap_stream=run.interruptible,
         )
 
 

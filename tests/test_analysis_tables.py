@@ -19,7 +19,7 @@ from analysis.frames import Frames, RunData, assemble
 from analysis.render import Cell, Table, as_csv, as_html, latex, markdown, tex_text, write
 from analysis.sources import SourceError
 from analysis.tables import main, tables_of
-from simplerl.evals.published import PUBLISHED
+from simplerl.data.benchmarks import PUBLISHED
 
 # recipe, table 1, as published
 TABLE_1 = """

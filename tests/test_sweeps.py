@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from simplerl.config import register
 from simplerl.config.load import load
 from simplerl.runs.folder import run_folder
-from simplerl.runs.usage import Usage, devices, slurm_cpus
+from simplerl.runs.usage import Usage, reserved_devices, total_slurm_cpus
 from simplerl.sweeps.launch import follow
 from simplerl.sweeps.manifest import SweepRun
 from simplerl.sweeps.slurm_queue import QueuedJob, SlurmError
@@ -182,7 +182,7 @@ def test_following_outlives_a_busy_controller_and_jobs_that_are_gone(
 
 
 def test_hours_of_a_slurm_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [slurm_cpus(text) for text in ("8", "8(x2)", "8(x2),4", "128(x16)")] == [8, 16, 20, 2048]
+    assert [total_slurm_cpus(text) for text in ("8", "8(x2)", "8(x2),4", "128(x16)")] == [8, 16, 20, 2048]
     for name, value in {
         "JOB_ID": "1",
         "JOB_NUM_NODES": "4",
@@ -190,7 +190,7 @@ def test_hours_of_a_slurm_job(monkeypatch: pytest.MonkeyPatch) -> None:
         "JOB_CPUS_PER_NODE": "96(x4)",
     }.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    assert devices() == (32, 384)
+    assert reserved_devices() == (32, 384)
     monkeypatch.setattr("time.monotonic", lambda: 7200.0)
     assert Usage(1.0, 2.0, 32, 384, began=3600.0).hours() == {"gpu_hours": 33.0, "cpu_hours": 386.0}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -20,11 +18,12 @@ from rich.table import Table
 
 from simplerl.config import Config, ModelConfig
 from simplerl.config.load import load
+from simplerl.data.benchmarks import SUITE5, published_accuracy
 from simplerl.data.task import Task, prepare_evals, require_model
 from simplerl.engine.models import context_of, load_hf_config, load_tokenizer
 from simplerl.errors import ConfigError
 from simplerl.evals.evaluate import Stream, evaluate
-from simplerl.evals.published import FIVE, published
+from simplerl.io.files import read_json, read_yaml
 from simplerl.rewards.pool import Grader
 from simplerl.runs.folder import run_folder
 
@@ -41,7 +40,7 @@ def main(raw: DictConfig) -> None:
     except ConfigError as error:
         print(f"Configuration: {error}", file=sys.stderr)
         sys.exit(2)
-    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    results = read_json(out / "results.json")
     console = Console()
     if not console.is_terminal:  # a log has no width that the table should shrink to
         console = Console(width=160)
@@ -69,7 +68,7 @@ def evaluate_model(raw: DictConfig, label: str) -> Path:
     total = config.evals.samples * sum(map(len, task.evals.prompts.values()))
     with Grader(config.evals.reward or config.reward, **vars(config.grading)) as grader, _progress(total) as watch:
         weights = fingerprint(config.model)
-        evaluate(sampler, grader, task.evals, config.evals, config.seed, 0, out, weights=weights, watch=watch)
+        evaluate(sampler, grader, task.evals, config.evals, config.seed, 0, out, weights=weights, wrap_stream=watch)
     return out
 
 
@@ -95,7 +94,7 @@ def compare_prompts(config: Config) -> None:
     for folder in Path(config.model.path).resolve().parents:
         trained = folder / "config.yaml"
         if (folder / "status.json").exists() and trained.exists():
-            then = yaml.safe_load(trained.read_text(encoding="utf-8"))["prompt"]["name"]
+            then = read_yaml(trained)["prompt"]["name"]
             now = (config.evals.prompt or config.prompt).name
             if then != now:
                 logger.warning("%s was trained with prompt=%s and is asked with prompt=%s.", folder, then, now)
@@ -134,7 +133,7 @@ def table(results: dict[str, Any]) -> Table:
     """Accuracy in per cent with its 95 % interval, the published number where there is one, and what responses look
     like."""
     model, samples = results["weights"].split(" ")[0].split("@")[0], results["samples"]
-    beside = published(model)
+    beside = published_accuracy(model)
     sets = dict(results["sets"])
     if len(sets) > 1:
         sets["mean"] = results["mean"]
@@ -150,7 +149,7 @@ def table(results: dict[str, Any]) -> Table:
     for name, one in sets.items():
         if name == "mean":
             found.add_section()
-        comparable = name != "mean" or set(results["sets"]) == set(FIVE)
+        comparable = name != "mean" or set(results["sets"]) == set(SUITE5)
         found.add_row(name, *_cells(name, one, samples, beside if comparable else {}, "-").values())
     return found
 

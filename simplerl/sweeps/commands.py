@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from simplerl.io.files import read_json
 from simplerl.sweeps import manifest
 from simplerl.sweeps import slurm_queue as queue
 from simplerl.sweeps.manifest import Sweep, SweepRun
@@ -75,7 +76,7 @@ def cancel(sweep: Sweep) -> int:
 
 
 def _stop_here(run: SweepRun) -> None:
-    status = json.loads((Path(run.folder) / "status.json").read_text())
+    status = read_json(Path(run.folder) / "status.json")
     if status["host"] != socket.gethostname():
         print(f"{run.folder} runs on {status['host']}: cancel it there.")
         return

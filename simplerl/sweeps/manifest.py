@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from simplerl.errors import ConfigError
-from simplerl.runs.checkpoints import write_text
+from simplerl.io.files import read_json, write_text
 
 FOLDER = ".sweeps"  # under run.root
 
@@ -59,7 +59,7 @@ def labels(runs: Sequence[SweepRun]) -> dict[str, str]:
 
 
 def read(folder: Path) -> Sweep:
-    content = json.loads((folder / "sweep.json").read_text())
+    content = read_json(folder / "sweep.json")
     runs = [SweepRun(**run) for run in content["runs"]]
     return Sweep(folder, content["cwd"], content["created"], runs)
 

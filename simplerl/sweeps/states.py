@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from simplerl.io.files import read_json, read_jsonl
 from simplerl.runs.folder import is_held
-from simplerl.runs.progress import written
+from simplerl.runs.progress import format_metrics
 from simplerl.sweeps.manifest import SweepRun
 from simplerl.sweeps.slurm_queue import QueuedJob
 
@@ -39,7 +39,7 @@ class RunState:
 def state_of(run: SweepRun, jobs: Mapping[str, QueuedJob] | None, known_jobs: Sequence[str] = ()) -> RunState:
     """`jobs`: SLURM's queue, or None where there is none; `known_jobs`: ids that this run had in other sweeps."""
     folder = Path(run.folder)
-    status, rows = _json(folder / "status.json"), _rows(folder / "metrics.jsonl")
+    status, rows = _json(folder / "status.json"), read_jsonl(folder / "metrics.jsonl")
     ids = [*([run.job] if run.job else []), *known_jobs]
     job = next((jobs[id] for id in ids if id in jobs), None) if jobs is not None else None
     state = _state(status, job, is_held(folder), begun=bool(status) or run.job is not None)
@@ -81,7 +81,7 @@ def _note(
         return str(status["reason"])
     line = last_line(log) if log is not None else ""
     if not line and rows:
-        line = f"{rows[-1]['phase']} {rows[-1]['step']}: {written(rows[-1])}"
+        line = f"{rows[-1]['phase']} {rows[-1]['step']}: {format_metrics(rows[-1])}"
     if state == "interrupted":
         why = status.get("reason") or "ended without a word (killed, out of memory, or its node lost)"
         return f"{why}; {line}" if line else str(why)
@@ -99,14 +99,7 @@ def last_line(path: Path) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return found
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """Whole lines; a kill may have cut the last."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+    return read_json(path) if path.exists() else {}
 
 
 def _last(rows: list[dict[str, Any]], name: str) -> float | None:
