@@ -1,0 +1,1 @@
+"""Output formats shared by commands and reports."""
