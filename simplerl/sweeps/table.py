@@ -1,4 +1,6 @@
-"""Tables that `python sweep.py status` prints: the runs of one sweep, and all sweeps."""
+"""Tables that `python sweep.py status` prints: the runs of one sweep, and all sweeps.
+
+Kept apart, though short, because the commands start processes and jobs and this only formats what they found."""
 
 from __future__ import annotations
 
