@@ -6,22 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scipy.stats import t
+
 from simplerl.data.benchmarks import BENCHMARKS
 from simplerl.evals.statistics import Z
 from simplerl.io.tables import Quantity
 
-# 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom.
-_T = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
-    *(2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-
 
 def t_quantile(df: float) -> float:
-    """Return the 97.5 % quantile of Student's t; between table entries the larger one."""
-    if math.isinf(df):
-        return Z
-    return _T[min(max(int(df), 1), len(_T)) - 1]
+    """Return the 97.5 % quantile of Student's t with `df` degrees of freedom, which may be infinite."""
+    return float(t.ppf(0.975, df))
 
 
 @dataclass(frozen=True)

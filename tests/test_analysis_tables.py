@@ -130,7 +130,7 @@ def test_the_ablation_table_has_axes_for_rows(frames: Frames) -> None:
 
 
 def test_intervals_by_hand() -> None:
-    assert mean_over_seeds([1.0, 2.0, 3.0]).half_width == pytest.approx(4.303 / math.sqrt(3))
+    assert mean_over_seeds([1.0, 2.0, 3.0]).half_width == pytest.approx(4.302653 / math.sqrt(3))
     assert mean_over_seeds([1.0], [0.5]).half_width == pytest.approx(0.98, abs=1e-3)
     assert mean_over_seeds([1.0]).half_width is None
     aime = published_estimate("aime24", 50.0)
@@ -158,7 +158,7 @@ def test_an_interval_is_never_narrower_than_the_one_over_items() -> None:
     close = [mean_over_seeds([mean - 0.01, mean, mean + 0.01], [3.0] * 3) for mean in (50.0, 53.0, 60.0)]
     assert close[0].half_width == pytest.approx(1.96 * math.sqrt(3), abs=1e-3)
     assert not differ_significantly(close[0], close[1]) and differ_significantly(close[0], close[2])
-    assert mean_over_seeds([40.0, 50.0, 60.0], [1.0] * 3).half_width == pytest.approx(4.303 * 10 / math.sqrt(3))
+    assert mean_over_seeds([40.0, 50.0, 60.0], [1.0] * 3).half_width == pytest.approx(4.302653 * 10 / math.sqrt(3))
 
 
 def test_one_more_item_in_every_seed_is_not_bold() -> None:
@@ -227,7 +227,7 @@ def test_every_format_escapes(hostile: Table) -> None:
     assert escape_latex("a_b & 50% \\") == r"a\_b \& 50\% \textbackslash{}"
     rows = list(csv.reader(as_csv(hostile).splitlines()))
     assert rows[0] == ["name", "metric ±", "metric ± low", "metric ± high"]
-    assert rows[1][1:] == ["2", "-10.706", "14.706"] and rows[2] == ["x", "", "", ""]
+    assert rows[1][1:] == ["2", "-10.7062", "14.7062"] and rows[2] == ["x", "", "", ""]
 
 
 def compile_latex(tables: list[Table], folder: Path) -> str:
