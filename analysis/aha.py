@@ -117,7 +117,8 @@ def describe(folder: Path, count: int) -> str:
     since = found["any"].step
     chosen = convincing_examples(responses, count, since or 0)
     when = f"from step {since}" if since else "at any step (reflection did not emerge)"
-    lines = [f"# {folder.name}", "", markdown(_emergence_table(found)), f"First convincing examples {when}:", ""]
+    table = markdown(_emergence_table(found)).rstrip()
+    lines = [f"# {folder.name}", "", table, "", f"First convincing examples {when}:", ""]
     for row in chosen.to_dict("records"):
         title = f"## Step {row['step']}, {row['problem_id']}, sample {row['sample']}, correct answer {row['gold']}"
         if row["needed"]:
