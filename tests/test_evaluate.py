@@ -29,7 +29,7 @@ from simplerl.data.prompts import PromptFormat
 from simplerl.data.task import EvalSets, prepare_evals
 from simplerl.evals import evaluate as module
 from simplerl.evals.evaluate import evaluate, flat_metrics, set_metrics
-from simplerl.evals.standalone import compare_prompts, table
+from simplerl.evals.standalone import compare_prompts, results_table
 from simplerl.micro.tokenizer import build
 from simplerl.micro.world import problems
 from simplerl.rewards import lenient, strict
@@ -277,7 +277,7 @@ def test_table_shows_the_published_accuracy() -> None:
         "gsm8k": [row(0, 0, True, 9, "1", gold="")],
     }
     console = Console(width=200, file=io.StringIO(), record=True)
-    console.print(table(results_of(rows, "Qwen/Qwen2.5-Math-7B@main")))
+    console.print(results_table(results_of(rows, "Qwen/Qwen2.5-Math-7B@main")))
     lines = [line.split("│")[1:-1] for line in console.export_text().splitlines() if line.startswith("│")]
     cells = {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
     assert cells["math500"][:4] == ["2", "50.0", "0.0 to 100.0", "52.4"]
@@ -295,7 +295,7 @@ def test_a_prompt_other_than_in_training_is_logged(tmp_path: Path, caplog: pytes
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         raw = compose("config", [f"model.path={policy}"])
     compare_prompts(load(raw))
-    assert "was trained with prompt=simplerl_train and is asked with prompt=micro" in caplog.text
+    assert "was trained with prompt=simplerl_train but is evaluated with prompt=micro" in caplog.text
     caplog.clear()
     (tmp_path / "config.yaml").write_text("prompt: {name: micro}")
     compare_prompts(load(raw))

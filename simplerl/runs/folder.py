@@ -60,13 +60,14 @@ class Interrupted(Exception):
     """A stop signal arrived, and the run stops at a point from which it can be resumed."""
 
 
-def run_folder(resolved: dict[str, Any], label: str) -> Path:
+def run_folder(resolved: dict[str, Any], label: str, kind: str = "") -> Path:
     """Return the folder that belongs to a configuration. An existing one is found by the hash of the settings that can
-    change its numbers, whatever it was labelled when it was first started."""
+    change its numbers, whatever it was labelled when it was first started. `kind` distinguishes other
+    folders of the same configuration, such as evaluations."""
     if resolved["run"]["dir"]:
         return Path(resolved["run"]["dir"])
     root, what = Path(resolved["run"]["root"]), comparable(resolved)
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps([what, kind] if kind else what, sort_keys=True).encode()).hexdigest()[:8]
     if found := sorted(root.glob(f"*-{digest}")):
         return found[0]
     plain = re.sub(r"[^A-Za-z0-9.-]+", "_", label.replace("=", "-")).strip("_")
