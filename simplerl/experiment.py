@@ -31,7 +31,7 @@ def main(raw: DictConfig) -> Path:
     """Runs, resumes or skips what `raw` describes. A fault ends the process with one sentence (exit status 2 for a
     bad configuration, 1 for a failed run, 75 after saving on a stop signal), or, within a sweep, only its own job."""
     if allocation.rank() > 0:
-        sys.exit(allocation.join())
+        sys.exit(allocation.join_ray_cluster())
     hydra = HydraConfig.get()
     if hydra.mode is RunMode.RUN and hydra.runtime.choices["sweep"] is not None:
         sys.exit(f"Configuration: sweep={hydra.runtime.choices['sweep']} is several runs: python train.py -m ...")
@@ -39,9 +39,9 @@ def main(raw: DictConfig) -> Path:
     raw.choices = {group: str(choice) for group, choice in hydra.runtime.choices.items() if "hydra/" not in group}
     if hydra.mode is RunMode.MULTIRUN:
         logger.info("\nrun %s of the sweep: %s", hydra.job.num, ", ".join(hydra.overrides.task))
-    failover.own_command = True
+    failover.command_is_restartable = True
     try:
-        with allocation.driving():
+        with allocation.driver_role():
             return run_experiment(raw, label=hydra.job.override_dirname)
     except KeyboardInterrupt:
         print("Stopped by the keyboard: the same command goes on from the last checkpoint.", file=sys.stderr)

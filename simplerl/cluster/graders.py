@@ -16,7 +16,7 @@ from typing import Any
 import ray
 
 from simplerl.cluster.grading_actor import GradingActor
-from simplerl.cluster.stacks import DEATHS
+from simplerl.cluster.health import DEATHS
 from simplerl.engine.backends import Lost
 from simplerl.rewards.pool import Grader
 from simplerl.rewards.worker_client import START_ATTEMPTS, START_SECONDS, Verdict

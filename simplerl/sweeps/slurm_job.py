@@ -47,7 +47,7 @@ class RunJob:
     def __call__(self) -> str:
         """The run's folder, complete. Whatever goes wrong ends the process with an exit status other than 0."""
         if allocation.rank() > 0:
-            status = allocation.join()
+            status = allocation.join_ray_cluster()
             if status:
                 sys.exit(status)
             return ""
@@ -55,14 +55,14 @@ class RunJob:
         os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
         logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
         logging.getLogger("submitit").propagate = False  # it has a handler of its own
-        with allocation.driving():
+        with allocation.driver_role():
             return self._run()
 
     def _run(self) -> str:
         from simplerl.experiment import run_experiment
         from simplerl.runs.folder import Interrupted, is_held
 
-        failover.own_command = True
+        failover.command_is_restartable = True
         deadline = time.monotonic() + LOCK_PATIENCE
         while is_held(self.folder) and time.monotonic() < deadline:
             time.sleep(1)
