@@ -16,6 +16,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from simplerl.sweeps import register_sweeps
+
 
 class Precision(Enum):
     """Of the matrix products; weights, optimizer state, attention and losses stay float32."""
@@ -221,5 +223,6 @@ class Config:
 def register() -> None:
     """Makes the schema known to Hydra; the entry points call it before composing."""
     ConfigStore.instance().store(name="schema", node=Config)
+    register_sweeps()
     # ${quotient:128,${train.samples_per_prompt}}: two settings of a sweep whose product stays.
     OmegaConf.register_new_resolver("quotient", lambda a, b: a // b, replace=True)
