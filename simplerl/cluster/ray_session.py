@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 AUTH_MODE, AUTH_TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 AUTH_VARIABLES = (AUTH_MODE, AUTH_TOKEN, "RAY_AUTH_TOKEN_PATH")
+_generated: dict[str, str] = {}  # the authentication variables that this process has set; one token per process
 
 
 @contextmanager
@@ -66,15 +67,16 @@ def ray_session(cpus: float, address: str | None = None, head_restarts: int | No
 
 
 def _authentication() -> dict[str, str]:
-    """Require token authentication in this process and its children, with a new random token unless the user has
-    configured it. Returns the variables that the other nodes of an allocation need."""
+    """Require token authentication in this process and its children, unless the user has configured authentication.
+    Returns the variables that the other nodes of an allocation need; variables of the user's are already there."""
     if not any(name in os.environ for name in AUTH_VARIABLES):
-        os.environ |= {AUTH_MODE: "token", AUTH_TOKEN: secrets.token_hex(32)}
+        _generated.update({AUTH_MODE: "token", AUTH_TOKEN: secrets.token_hex(32)})
+        os.environ |= _generated
     # Ray has read its environment at import: read it again, as ray.init does after switching authentication on.
     raylet: Any = ray._raylet
     raylet.Config.initialize("")
     raylet.AuthenticationTokenLoader.instance().reset_cache()
-    return {name: os.environ[name] for name in AUTH_VARIABLES if name in os.environ}
+    return dict(_generated)
 
 
 @contextmanager
