@@ -47,7 +47,7 @@ def hydra_command(command: str, show: Callable[[Path], None], label: str = "") -
 
     def run(raw: DictConfig) -> None:
         if allocation.rank() > 0:
-            sys.exit(allocation.join())
+            sys.exit(allocation.join_ray_cluster())
         job, mode, choices = HydraConfig.get().job, HydraConfig.get().mode, HydraConfig.get().runtime.choices
         if mode is RunMode.RUN and choices["sweep"] is not None:
             sys.exit(f"Configuration: sweep={choices['sweep']} is several runs: add -m.")
@@ -55,10 +55,10 @@ def hydra_command(command: str, show: Callable[[Path], None], label: str = "") -
         raw.choices = {group: str(choice) for group, choice in choices.items() if "hydra/" not in group}
         if mode is RunMode.MULTIRUN:
             logger.info("\nrun %s of the sweep: %s", job.num, ", ".join(HydraConfig.get().overrides.task))
-        failover.own_command = True
+        failover.command_is_restartable = True
         module, _, name = command.rpartition(".")
         try:
-            with allocation.driving():
+            with allocation.driver_role():
                 folder = getattr(importlib.import_module(module), name)(raw, f"{label}{job.override_dirname}")
         except KeyboardInterrupt:
             print("Stopped by Ctrl-C: the same command resumes from the last checkpoint.", file=sys.stderr)

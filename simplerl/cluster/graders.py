@@ -17,7 +17,7 @@ import ray
 
 from simplerl.backends import Lost
 from simplerl.cluster.grading_actor import GradingActor
-from simplerl.cluster.stacks import DEATHS
+from simplerl.cluster.health import DEATHS
 from simplerl.rewards.pool import Grader
 from simplerl.rewards.worker_client import START_ATTEMPTS, START_SECONDS, Verdict
 from simplerl.types import Problem, Reward

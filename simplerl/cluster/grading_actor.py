@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from simplerl.cluster.stacks import Process, this_process
+from simplerl.cluster.health import Process, this_process
 from simplerl.rewards.worker_client import LocalLane, Verdict
 from simplerl.types import Problem
 

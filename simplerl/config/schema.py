@@ -16,6 +16,8 @@ from typing import Any, get_type_hints
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from simplerl.sweeps import register_sweeps
+
 
 def setting(default: Any, *, least: float | None = None, changes_results: bool = True) -> Any:
     """A field with a lower bound, and whether another value may change the numbers of a run. A run's folder is found
@@ -294,5 +296,6 @@ def without_effect(kind: Any = Config, prefix: str = "") -> set[str]:
 def register() -> None:
     """Makes the schema known to Hydra; the entry points call it before composing."""
     ConfigStore.instance().store(name="schema", node=Config)
+    register_sweeps()
     # ${quotient:128,${train.samples_per_prompt}}: two settings of a sweep whose product stays.
     OmegaConf.register_new_resolver("quotient", lambda a, b: a // b, replace=True)
