@@ -72,6 +72,7 @@ def hydra_command(command: str, show: Callable[[Path], None], label: str = "") -
         if mode is RunMode.RUN:
             show(folder)
 
+    run.__module__ = Path(sys.argv[0]).stem  # Hydra names the job by it: train or evaluate
     register()
     started(hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run))
 

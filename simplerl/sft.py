@@ -7,9 +7,9 @@ from simplerl.backends import Backend
 from simplerl.config import Aggregation, Config
 from simplerl.data.task import Task
 from simplerl.engine.batching import collate, permutation, token_weights
+from simplerl.evals.metrics import prefixed
 from simplerl.runs.checkpoints import last_checkpoint, write_checkpoint
 from simplerl.runs.folder import Interrupted, Run
-from simplerl.runs.metrics import prefixed
 from simplerl.runs.progress import StepProgress
 from simplerl.types import Batch
 

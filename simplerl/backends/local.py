@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from simplerl.backends.roles import POLICY, Roles, build_worker, role_builder, role_specs
 from simplerl.config import Config, OptimizerConfig
 from simplerl.data.task import Task
 from simplerl.engine.models import load_policy, model_at
-from simplerl.engine.roles import POLICY, Roles, build_worker, role_builder, role_specs
 from simplerl.engine.worker import Worker
 from simplerl.errors import ConfigError
 from simplerl.rewards.pool import Grader

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from simplerl.backends import Lost
 from simplerl.backends.local import Local
+from simplerl.backends.roles import POLICY, Roles, build_worker, role_builder, role_specs
 from simplerl.cluster import failover
 from simplerl.cluster.engines import EnginePool
 from simplerl.cluster.graders import ray_grader
@@ -35,7 +36,6 @@ from simplerl.cluster.ray_session import ray_session
 from simplerl.config import Config, OptimizerConfig
 from simplerl.data.task import Task
 from simplerl.engine.models import load_policy, model_at
-from simplerl.engine.roles import POLICY, Roles, build_worker, role_builder, role_specs
 from simplerl.errors import ConfigError
 from simplerl.rewards.pool import Grader
 from simplerl.samplers import Sampler

@@ -172,7 +172,7 @@ class Place:
 
 @dataclass
 class RankGroup(Updates):
-    """Ranks that jointly hold one model; a `simplerl.engine.roles.Trainable`."""
+    """Ranks that jointly hold one model; a `simplerl.backends.roles.Trainable`."""
 
     role: str
     places: Sequence[Place]
