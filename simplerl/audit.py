@@ -28,8 +28,8 @@ from simplerl.grade import (
     write_whole,
 )
 from simplerl.rewards import lenient, strict
-from simplerl.rewards.equal import RULES
-from simplerl.rewards.normalize import clean
+from simplerl.rewards.rules import RULES
+from simplerl.rewards.normalize import normalize
 from simplerl.rewards.pool import Grader
 from simplerl.rewards.qwen import normal_form
 from simplerl.types import Problem, Reward, Score
@@ -108,7 +108,7 @@ def _disagreements(pairs: list[tuple[str, Problem]], graded: Graded) -> Table:
                 *("right" if score.correct else score.status for score in scores.values()),
                 answer,
                 problem.answer,
-                f"{clean(answer[:2000])} | {clean(problem.answer)}",
+                f"{normalize(answer[:2000])} | {normalize(problem.answer)}",
                 f"{normal_form(answer[:2000], problem.source)} | {normal_form(problem.answer, problem.source)}",
             )
         )

@@ -106,7 +106,7 @@ def test_every_worker_is_replaced_when_all_spin() -> None:
 
 
 def test_a_reward_that_always_fails_stops_the_run() -> None:
-    with Grader(partial(acting)) as grader, pytest.raises(RuntimeError, match=r"(?s)every one of 20 .*no such thing"):
+    with Grader(partial(acting)) as grader, pytest.raises(RuntimeError, match=r"(?s)failed on all 20 .*no such thing"):
         grader.grade_pairs([("raise", problem("p"))] * 20)
 
 

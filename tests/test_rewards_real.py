@@ -12,7 +12,7 @@ import pytest
 
 from simplerl.bench.grader_accuracy import CHOICES, Case, cases, is_right, score
 from simplerl.rewards import strict
-from simplerl.rewards.equal import RULES
+from simplerl.rewards.rules import RULES
 from simplerl.rewards.extract import last_boxed
 from simplerl.rewards.pool import Grader
 from simplerl.types import Problem, Score

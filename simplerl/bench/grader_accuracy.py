@@ -19,9 +19,9 @@ from typing import Any
 
 from simplerl.errors import ConfigError
 from simplerl.rewards import lenient, strict
-from simplerl.rewards.equal import RULES
+from simplerl.rewards.rules import RULES
 from simplerl.rewards.pool import Grader
-from simplerl.rewards.symbolic import alone
+from simplerl.rewards.symbolic import math_verify_alone
 from simplerl.types import Problem, Reward, Score
 
 CHOICES = ("policy", "hard", "lenient-hard", "multibox", "unevaluated")  # tags reported apart
@@ -66,7 +66,7 @@ def cases(folder: Path) -> Iterator[Case]:
 def score(rows: list[Case], column: str) -> list[tuple[Score, float]]:
     """(score, seconds) of each case, graded by the reward of its mode in the worker pool."""
     results: dict[str, tuple[Score, float]] = {}
-    rewards: dict[str, Reward] = {"strict": partial(alone), "lenient": partial(alone, boxed=False)}
+    rewards: dict[str, Reward] = {"strict": partial(math_verify_alone), "lenient": partial(math_verify_alone, boxed=False)}
     for rule in RULES:
         if rule == column:
             rewards = {"strict": partial(strict, rule=rule), "lenient": partial(lenient, rule=rule)}

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from simplerl.bench.grader_accuracy import cases
-from simplerl.rewards import equal, strict
+from simplerl.rewards import equality, strict
 from simplerl.rewards.pool import Grader
 from simplerl.rewards.worker_process import resident_bytes
 from simplerl.types import Problem, Prompt, Rollout
@@ -126,9 +126,9 @@ def one_by_one(pairs: list[tuple[str, str]]) -> None:
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     logging.getLogger("latex2sympy2_extended").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    equal.warm()
+    equality.warm_up()
     start = time.process_time()
-    ours = [equal.compare(answer, gold) == equal.EQUAL for answer, gold in pairs]
+    ours = [equality.compare(answer, gold) == equality.EQUAL for answer, gold in pairs]
     our_seconds = time.process_time() - start
     start = time.process_time()
     theirs = [verify(parse(f"\\boxed{{{gold}}}"), parse(f"\\boxed{{{answer}}}")) for answer, gold in pairs]

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from simplerl.rewards.normalize import clean, plain
-from simplerl.rewards.numeric import number
+from simplerl.rewards.normalize import equality_key, normalize
+from simplerl.rewards.numeric import parse_number
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -178,6 +178,6 @@ def majority(answers: Sequence[str | None], correct: Sequence[bool]) -> float:
 
 def _notation(answer: str) -> Hashable:
     """What "3", "3.0" and "3.00" have in common."""
-    text = clean(answer)
-    found = number(text)
-    return plain(text) if found is None else found.value
+    text = normalize(answer)
+    found = parse_number(text)
+    return equality_key(text) if found is None else found.value

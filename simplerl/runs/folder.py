@@ -36,7 +36,7 @@ import yaml
 from simplerl.runs.checkpoints import CHECKPOINT, STATE, checkpoints, read_json, write_folder, write_text
 from simplerl.config import Config
 from simplerl.errors import ConfigError
-from simplerl.rewards.pool import source_of
+from simplerl.rewards.pool import source_digest
 from simplerl.runs.rollout_table import rollout_table
 from simplerl.runs.tracking import Tracker
 from simplerl.types import Rollout
@@ -106,7 +106,7 @@ class Run:
         write_text(path, json.dumps({**now, "earlier": earlier}, indent=1))
 
     def _environment(self) -> dict[str, Any]:
-        return environment() | {"reward": source_of(self.config.reward)}
+        return environment() | {"reward": source_digest(self.config.reward)}
 
     @property
     def changed(self) -> bool:
