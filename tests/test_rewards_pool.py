@@ -1,4 +1,4 @@
-"""The grading pool: order, overlap with the stream, and workers that spin, eat memory, die or fail."""
+"""Tests the grading pool: order, overlap with sampling, and workers that hang, use up memory, die or fail."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from light_rewards import generation
 
 from simplerl.errors import ConfigError
 from simplerl.rewards import strict
 from simplerl.rewards.pool import Grader
-from simplerl.types import Problem, Prompt, Rollout, Score
+from simplerl.rewards.worker_client import PackedResponse
+from simplerl.types import FINISH_LENGTH, FINISH_STOP, Problem, Prompt, Response, Rollout, Score
 
 
 def acting(response: str, problem: Problem, *, wrong: float = -0.5) -> Score:  # noqa: PLR0912
-    """A user's reward that does to its worker what the response says."""
+    """A user's reward that does to its worker process what the response says."""
     match response.split():
         case ["spin"]:
             while True:
@@ -84,7 +86,7 @@ def test_scores_come_back_in_prompt_and_sample_order() -> None:
         ("undecided", "failed", "reward/failed_fraction"),
     ],
 )
-def test_a_bad_answer_costs_itself_and_the_pool_is_whole_again(act: str, status: str, metric: str) -> None:
+def test_a_bad_answer_fails_alone_and_the_pool_recovers(act: str, status: str, metric: str) -> None:
     texts = ["fine"] * 5 + [act] + ["fine"] * 4
     with Grader(
         partial(acting, wrong=-0.25), seconds_per_answer=0.7 if act == "spin" else 60, memory_gib=1.0
@@ -111,7 +113,7 @@ def test_a_reward_that_always_fails_stops_the_run() -> None:
 
 
 def test_grading_overlaps_a_blocked_stream() -> None:
-    """While the producer waits for its next response, answers already given are graded."""
+    """While the stream waits for its next response, the answers received so far are graded."""
     waited: list[float] = []
 
     def stream() -> Iterator[tuple[str, Problem]]:
@@ -194,11 +196,49 @@ def _state(pid: int) -> str:
 
 
 @pytest.mark.parametrize("reward", [lambda response, problem: None, partial(acting, wrong=threading.Lock())])
-def test_a_reward_that_cannot_travel_is_refused(reward: object) -> None:
+def test_a_reward_that_cannot_be_pickled_is_refused(reward: object) -> None:
     with pytest.raises(ConfigError, match="cannot be sent to the grading workers"):
         Grader(reward)  # type: ignore[arg-type]
 
 
-def test_a_grader_outside_its_context_says_so() -> None:
+GENERATED = {  # text: (tokens, finish reason), and what the reward `generation` must report of them
+    "stopped": (
+        (7, 8, 150_000),
+        FINISH_STOP,
+        Score(150_015.0, True, "stop", "stopped", {"length": 3.0, "truncated": 0.0}),
+    ),
+    "cut": ((9, 1), FINISH_LENGTH, Score(10.0, False, "length", "cut", {"length": 2.0, "truncated": 1.0})),
+    "empty": ((), FINISH_STOP, Score(0.0, False, "stop", "empty", {"length": 0.0, "truncated": 0.0})),
+}
+
+
+def generated() -> list[Rollout]:
+    prompt = Prompt(problem("p"), "", ())
+    return [
+        Rollout(prompt, i, text, tokens, (0.0,) * len(tokens), finish)
+        for i, (text, (tokens, finish, _)) in enumerate(GENERATED.items())
+    ]
+
+
+def test_a_reward_reads_tokens_finish_reason_and_truncation() -> None:
+    expected = [score for _, _, score in GENERATED.values()]
+    with Grader(generation) as grader:
+        scores = [rollout.score for rollout in grader.grade(generated())]
+        assert scores == expected
+        assert all(type(score.extracted) is str for score in scores if score)
+        assert grader.grade_pairs([("empty", problem("p"))]) == expected[2:]  # a plain string has no tokens
+
+
+def test_a_packed_response_is_a_response() -> None:
+    import pickle
+
+    packed = PackedResponse("text", (1, 2, 70_000), FINISH_LENGTH)
+    for response in (packed, pickle.loads(pickle.dumps(packed))):
+        assert isinstance(response, Response)
+        assert (response, response.tokens, response.truncated) == ("text", (1, 2, 70_000), True)
+    assert len(pickle.dumps(PackedResponse("", range(3000)))) < 4 * 3000 + 200
+
+
+def test_a_grader_outside_its_context_is_refused() -> None:
     with pytest.raises(RuntimeError, match="with Grader"):
         Grader(partial(strict)).grade_pairs([])
