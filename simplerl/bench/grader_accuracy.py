@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from simplerl.rewards import lenient, strict
 from simplerl.rewards.pool import Grader
-from simplerl.rewards.rules import RULES
+from simplerl.rewards.rules import RULES, Rule
 from simplerl.rewards.symbolic import math_verify_alone
 from simplerl.types import Problem, Reward, Score
 
@@ -80,7 +80,8 @@ def grade_cases(rows: list[Case], rule: str) -> list[tuple[Score, float]]:
     if rule == BASELINE:
         rewards = {"strict": partial(math_verify_alone), "lenient": partial(math_verify_alone, boxed=False)}
     else:
-        rewards = {"strict": partial(strict, rule=rule), "lenient": partial(lenient, rule=rule)}
+        known = cast(Rule, rule)
+        rewards = {"strict": partial(strict, rule=known), "lenient": partial(lenient, rule=known)}
     for mode, reward in rewards.items():
         chosen = [row for row in rows if row.mode == mode]
         if chosen:
