@@ -41,7 +41,7 @@ Graded = dict[str, list[tuple[Score, float]]]  # rule -> (score, seconds) of eac
 
 @dataclass(frozen=True)
 class Table:
-    """One section of the report."""
+    """Holds one section of the report."""
 
     title: str
     header: Sequence[str]

@@ -1,4 +1,4 @@
-"""Rewards that need no grading libraries, so that their worker processes start quickly."""
+"""Defines rewards that need no grading libraries, so that their worker processes start quickly."""
 
 from __future__ import annotations
 

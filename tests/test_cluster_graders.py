@@ -81,7 +81,7 @@ def test_a_killed_grader_is_replaced_and_its_answers_are_graded_again(caplog: py
 
 
 def _still_exists(pid: int) -> bool:
-    """Whether a process still exists after waiting up to 20 s for its end."""
+    """Return whether a process still exists after waiting up to 20 s for its end."""
     deadline = time.monotonic() + 20
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)

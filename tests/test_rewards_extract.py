@@ -149,7 +149,7 @@ def test_qwen_extraction_order(response: str, answer: str | None) -> None:
     ],
 )
 def test_extraction_is_linear(text: str) -> None:
-    """Half a million characters, on which a quadratic algorithm would take minutes of CPU time."""
+    """Extraction from half a million characters is fast; a quadratic algorithm would take minutes of CPU time."""
     start = time.process_time()
     boxed_answer(text)
     lenient_answer(text)

@@ -23,7 +23,7 @@ from simplerl.types import FINISH_LENGTH, FINISH_STOP, Problem, Prompt, Response
 
 
 def acting(response: str, problem: Problem, *, wrong: float = -0.5) -> Score:  # noqa: PLR0912
-    """A user's reward that does to its worker process what the response says."""
+    """Do to the worker process what the response says: a user's reward that misbehaves."""
     match response.split():
         case ["spin"]:
             while True:

@@ -31,7 +31,7 @@ BASELINE = "math_verify_alone"
 
 @dataclass(frozen=True)
 class Case:
-    """One labelled response. expected: whether it is correct, None if only time and safety are tested."""
+    """Holds a labelled response. expected: whether it is correct, None if only time and safety are tested."""
 
     id: str
     file: str
@@ -92,7 +92,7 @@ def grade_cases(rows: list[Case], rule: str) -> list[tuple[Score, float]]:
 
 
 def is_verdict_correct(case: Case, result: Score) -> bool:
-    """Whether the verdict is the expected one, and so is the reward if the case states one."""
+    """Return whether the verdict is the expected one, and so is the reward if the case states one."""
     return result.correct == case.expected and case.reward in (None, result.reward)
 
 

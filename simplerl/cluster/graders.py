@@ -29,7 +29,7 @@ _BATCH_SECONDS = 0.2  # results of this long are sent in one message
 
 
 class GradingActor:
-    """The actor: a LocalGradingWorker on whichever node Ray places it.
+    """Runs a LocalGradingWorker as a Ray actor.
 
     path: folders to append to sys.path, so that a user's reward can be imported. The other arguments are those of
     LocalGradingWorker.
@@ -58,7 +58,7 @@ class GradingActor:
 
 
 class RayGradingWorker:
-    """The driver's handle of one GradingActor: a `simplerl.rewards.worker_client.GradingWorker`.
+    """Represents one GradingActor in the driver process; implements `simplerl.rewards.worker_client.GradingWorker`.
 
     strategy: Ray scheduling strategy. max_restarts: after this many deaths in a row without a result, raise Lost.
     """

@@ -68,7 +68,7 @@ def _tolerance(answer: Tree, gold: Tree) -> Any:
 
 
 def _agree_at_points(answer: Tree, gold: Tree, degrees: tuple[Any, Any], log_base: int | None) -> bool | None:
-    """Whether the trees agree at every point at which both are real; None if too few points can be evaluated.
+    """Return whether the trees agree at every point at which both are real; None if too few points can be evaluated.
 
     degrees: value of one degree in the answer and in the gold.
     """
@@ -100,7 +100,7 @@ def _agree_at_points(answer: Tree, gold: Tree, degrees: tuple[Any, Any], log_bas
 
 
 def trees_equal(answer: Tree, gold: Tree) -> bool | None:
-    """Whether two trees are equal; None if they cannot be evaluated.
+    """Return whether two trees are equal; None if they cannot be evaluated.
 
     If only one side has a degree sign, degrees are also compared with radians. `\\log` is tried to base e and base 10
     on both sides. Two antiderivatives with a constant C may differ by a constant.
@@ -124,12 +124,12 @@ def trees_equal(answer: Tree, gold: Tree) -> bool | None:
 
 
 def _has_integration_constant(tree: Tree) -> bool:
-    """Whether the tree is a sum with C as one term."""
+    """Return whether the tree is a sum with C as one term."""
     return tree[0] == "add" and any(term in (("sym", "C"), ("sym", "c")) for term in tree[1:])
 
 
 def _is_constant_at_points(tree: Tree) -> bool:
-    """Whether the tree has the same real value at three sample points or more."""
+    """Return whether the tree has the same real value at three sample points or more."""
     names = tuple(sorted(symbols(tree) - CONSTANTS))
     values = []
     for point in _sample_points(names) if names else [{}]:
@@ -143,7 +143,7 @@ def _is_constant_at_points(tree: Tree) -> bool:
 
 
 def equations_equal(answer: tuple[Tree, Tree], gold: tuple[Tree, Tree], *, positive: bool = False) -> bool:
-    """Whether two relations are multiples of each other: left - right of one is a non-zero constant times the other's.
+    """Return whether two relations are multiples of each other: left - right of one is a non-zero constant times the other's.
 
     positive: the constant must be positive, as the direction of an inequality requires.
     """
@@ -172,7 +172,7 @@ def parse_or_none(text: str, tight: bool = False) -> Tree | None:
 
 
 def expressions_equal(answer: str, gold: str) -> bool | None:
-    """Whether two texts are equal as expressions; None if either cannot be parsed or evaluated.
+    """Return whether two texts are equal as expressions; None if either cannot be parsed or evaluated.
 
     A text with "/" is tried with both readings of a/2b: (a/2)b and a/(2b).
     """
@@ -189,7 +189,7 @@ def expressions_equal(answer: str, gold: str) -> bool | None:
 
 
 def is_not_computable(text: str) -> bool:
-    """Whether the text is a number that is undefined or too large to compute: 1/0, 10^{10^{10}}."""
+    """Return whether the text is a number that is undefined or too large to compute: 1/0, 10^{10^{10}}."""
     tree = parse_or_none(text)
     if tree is None or symbols(tree) - CONSTANTS:
         return False

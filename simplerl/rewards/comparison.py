@@ -73,6 +73,7 @@ class Comparator:
         return Verdict(DIFFERENT, self.gold_unread)
 
     def equal(self, a: Structure, g: Structure) -> bool:  # noqa: PLR0911 - one return per pair of kinds
+        """Compare two structures of any kind."""
         if isinstance(a, Equation) and isinstance(g, Equation):
             return self.equations(a, g)
         if isinstance(g, Equation):
@@ -84,7 +85,7 @@ class Comparator:
         if isinstance(a, Congruence) or isinstance(g, Congruence):
             return self.congruences(a, g)
         if isinstance(a, Ordered) and isinstance(g, Ordered):
-            if a.variable and g.variable and equality_key(a.variable) != equality_key(g.variable):
+            if a.variable and g.variable and not _same_text(a.variable, g.variable):
                 return False
             return (a.opening, a.closing) == (g.opening, g.closing) and self.in_order(a.items, g.items)
         if isinstance(a, Inequality) and isinstance(g, Inequality):
@@ -96,6 +97,7 @@ class Comparator:
         return False
 
     def in_order(self, a: tuple[Structure, ...], g: tuple[Structure, ...]) -> bool:
+        """Compare two sequences item by item."""
         return len(a) == len(g) and all(self.equal(x, y) for x, y in zip(a, g, strict=True))
 
     def unordered(self, a: Structure, g: Structure) -> bool:  # noqa: PLR0911 - two collections, then one
@@ -131,9 +133,7 @@ class Comparator:
     def congruences(self, a: Structure, g: Structure) -> bool:
         """Compare congruences: x \\equiv 3 (mod 5) equals 3 (mod 5), but not 3."""
         if isinstance(a, Congruence) and isinstance(g, Congruence):
-            if (a.modulus, len(a.sides)) != (g.modulus, len(g.sides)) or equality_key(a.sides[0]) != equality_key(
-                g.sides[0]
-            ):
+            if (a.modulus, len(a.sides)) != (g.modulus, len(g.sides)) or not _same_text(a.sides[0], g.sides[0]):
                 return False
             return all(self.values(x, y) for x, y in zip(a.sides[1:], g.sides[1:], strict=True))
         stated, value = (a, g) if isinstance(a, Congruence) else (g, a)
@@ -149,13 +149,13 @@ class Comparator:
         return self.values(stated.sides[1], residue) if stated is a else self.values(residue, stated.sides[1])
 
     def equations(self, a: Equation, g: Equation) -> bool:
+        """Compare the right sides if the left sides are the same, otherwise the equations as relations."""
         if len(a.sides) == len(g.sides) == 2:
-            if equality_key(a.sides[0]) == equality_key(g.sides[0]) or _both_name_y(a.sides[0], g.sides[0]):
+            if _same_text(a.sides[0], g.sides[0]) or _both_name_y(a.sides[0], g.sides[0]):
                 return self.equal(parse_structure(a.sides[1]), parse_structure(g.sides[1]))
             return _is_same_relation(a.sides, g.sides)
-        return self.equal(parse_structure(a.sides[-1]), parse_structure(g.sides[-1])) and equality_key(
-            a.sides[0]
-        ) == equality_key(g.sides[0])
+        same_value = self.equal(parse_structure(a.sides[-1]), parse_structure(g.sides[-1]))
+        return same_value and _same_text(a.sides[0], g.sides[0])
 
     def stated_value(self, a: Equation, g: Structure) -> bool:
         """Compare x = 5, x = 2+3 = 5 or 5 = 10/2 with a gold answer that is a bare 5; all values stated must agree."""
@@ -174,15 +174,17 @@ class Comparator:
         return self.equal(parse_structure(last), g)
 
     def inequalities(self, a: Inequality, g: Inequality) -> bool:
+        """Compare inequalities with the same operators side by side, then as relations."""
         if a.operators != g.operators:
             return False
-        if [equality_key(side) for side in a.sides] == [equality_key(side) for side in g.sides]:
+        if len(a.sides) == len(g.sides) and all(map(_same_text, a.sides, g.sides)):
             return True
-        return len(a.sides) == len(g.sides) == 2 and _is_same_relation(
-            a.sides, g.sides, positive=a.operators[0] != "!="
-        )
+        if not len(a.sides) == len(g.sides) == 2:
+            return False
+        return _is_same_relation(a.sides, g.sides, positive=a.operators[0] != "!=")
 
     def matrices(self, a: Structure, g: Structure) -> bool:
+        """Compare two matrices cell by cell, or a row or column vector with a tuple."""
         if isinstance(a, Matrix) and isinstance(g, Matrix):
             return len(a.rows) == len(g.rows) and all(self.in_order(x, y) for x, y in zip(a.rows, g.rows, strict=True))
         matrix, other = (a, g) if isinstance(a, Matrix) else (g, a)
@@ -207,7 +209,7 @@ class Comparator:
         x, y = parse_number_or_word(a.value), parse_number_or_word(g.value)
         if x is not None and y is not None:
             return self.numbers(x, a.percent, y, g.percent)
-        if equality_key(a.value) == equality_key(g.value):
+        if _same_text(a.value, g.value):
             return True
         if (chosen := chosen_option(a.value, g.value)) is not None:
             return chosen
@@ -223,16 +225,16 @@ class Comparator:
         return bool(verdict)
 
     def numbers(self, x: Number, x_percent: bool, y: Number, y_percent: bool) -> bool:
+        """Compare an answer x with a gold y; if only one has a percent sign, it may also mean a hundredth."""
         if is_close(x, y, measured=self.measured):
             return True
         if x_percent == y_percent:
             return False
-        hundredth = replace(x, value=x.value / 100) if x_percent else replace(y, value=y.value / 100)
-        return (
-            is_close(hundredth, y, measured=self.measured)
-            if x_percent
-            else is_close(x, hundredth, measured=self.measured)
-        )
+        if x_percent:
+            x = replace(x, value=x.value / 100)
+        else:
+            y = replace(y, value=y.value / 100)
+        return is_close(x, y, measured=self.measured)
 
     def value_against_number(self, a: Quantity, g: Quantity) -> bool:
         """Compare an expression with a gold number: a root or power may equal it, an unfinished computation may not."""
@@ -245,6 +247,7 @@ class Comparator:
         return False
 
     def by_math_verify(self, answer: str, gold: str) -> bool:
+        """Ask math-verify; remember a call that did not finish and a gold answer that nothing can parse."""
         status = math_verify_status(answer, gold)
         self.gold_unread |= status == DIFFERENT and algebra.parse_or_none(gold) is None and is_unparseable(gold)
         if status in (TIMEOUT, FAILED):
@@ -252,12 +255,16 @@ class Comparator:
         return status == EQUAL
 
 
+def _same_text(a: str, g: str) -> bool:
+    return equality_key(a) == equality_key(g)
+
+
 def _is_same_angle(degrees: Quantity, radians: Quantity) -> bool:
     return algebra.expressions_equal(f"({DEGREES.sub('', degrees.value)})*\\pi/180", radians.value) is True
 
 
 def _is_same_relation(a: tuple[str, ...], g: tuple[str, ...], *, positive: bool = False) -> bool:
-    """Whether two equations or inequalities are multiples of each other.
+    """Return whether two equations or inequalities are multiples of each other.
 
     Relations are never passed to math-verify, which would call sympy's solve(), which may not terminate.
     """
@@ -286,6 +293,7 @@ _ROMAN = re.compile(r"\\mathrm\s*\{\s*([A-Za-z]{1,3})\s*\}")
 
 
 def _both_name_y(a: str, g: str) -> bool:
+    """Return whether one side is y and the other a function of x such as f(x)."""
     return any(one.strip() == "y" and re.fullmatch(r"[fgh]\s*\(\s*x\s*\)", other) for one, other in ((a, g), (g, a)))
 
 
@@ -299,7 +307,7 @@ _LETTER = re.compile(r"(?<![A-Za-z\\])[A-J](?![A-Za-z])")
 
 
 def chosen_option(answer: str, gold: str) -> bool | None:
-    """Whether an answer like `(B) 12` chooses the gold letter; None if the gold answer is not a letter or the answer
+    """Return whether an answer like `(B) 12` chooses the gold letter; None if the gold answer is not a letter or the answer
     names no option.
 
     An answer that names another letter as well, such as `(A) or (B)` and `(A) not B`, chooses none, and neither does
@@ -322,7 +330,7 @@ _MATH_COMMAND = re.compile(r"\\(?:frac|sqrt|pi|infty|binom|ldots|sum|int|lim|log
 
 
 def is_words(text: str) -> bool:
-    r"""Whether a value is words and not mathematics: \text{west}, three letters or more, option letters like (C)."""
+    r"""Return whether a value is words and not mathematics: \text{west}, three letters or more, option letters like (C)."""
     if _MATH_COMMAND.search(text):
         return False
     bare = equality_key(text).strip("(){}.")

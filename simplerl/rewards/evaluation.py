@@ -191,7 +191,7 @@ def constant_value(tree: Tree) -> Any:
 
 
 def is_unfinished_computation(tree: Tree) -> bool:
-    """Whether the tree leaves arithmetic on given numbers undone, so that a policy could box the question.
+    """Return whether the tree leaves arithmetic on given numbers undone, so that a policy could box the question.
 
     True for 16-3-4, 17*23, 3!, log_2 8 and 7+0x; false for 2^10 and sqrt(2)/2, which are ways to write a number.
     The root of a square counts as a number: sqrt(16) alone may mean 4, but sqrt(16)+1 is an undone sum.
@@ -210,7 +210,7 @@ def _is_rational(tree: Tree) -> bool:
 
 
 def _is_rational_value(tree: Tree) -> bool:
-    """Whether a root is rational: sqrt(16) and the cube root of 27 are, sqrt(2) is not."""
+    """Return whether a root is rational: sqrt(16) and the cube root of 27 are, sqrt(2) is not."""
     try:
         value = constant_value(tree)
     except NotComputable:

@@ -152,7 +152,7 @@ def _last_formula_or_number(text: str) -> str | None:
 
 
 def _is_math(math: re.Match[str]) -> bool:
-    """Whether a match between delimiters is mathematics, not the text between two dollar amounts."""
+    """Return whether a match between delimiters is mathematics, not the text between two dollar amounts."""
     words: list[str] = [] if math.group(2) is None else _PLAIN_WORD.findall(math.group(2))
     return len([word for word in words if not word.startswith("\\")]) < 3
 

@@ -50,7 +50,7 @@ def parse(text: str, *, tight: bool = False) -> Tree:
 
 
 class _Parser:
-    """Recursive descent over a list of tokens, one method per rule of the grammar."""
+    """Parses a list of tokens by recursive descent, with one method per rule of the grammar."""
 
     def __init__(self, tokens: list[str], tight: bool) -> None:
         self.tokens, self.position, self.tight, self.depth, self.bars = tokens, 0, tight, 0, 0
@@ -284,14 +284,14 @@ def symbols(tree: Tree) -> set[str]:
 
 
 def contains(tree: Tree, *heads: str) -> bool:
-    """Whether a node, or a function that is called, has one of these names."""
+    """Return whether a node, or a function that is called, has one of these names."""
     if tree[0] in heads or (tree[0] == "call" and tree[1] in heads):
         return True
     return any(contains(part, *heads) for part in tree[1:] if isinstance(part, tuple))
 
 
 def has_decimal(tree: Tree) -> bool:
-    """Whether a number in the tree is written with a decimal point."""
+    """Return whether a number in the tree is written with a decimal point."""
     if tree[0] == "num":
         return bool(tree[2])
     return any(has_decimal(part) for part in tree[1:] if isinstance(part, tuple))

@@ -171,7 +171,7 @@ def _unwrap_boxes(text: str) -> str:
 
 
 def _is_closed_by_last_brace(text: str) -> bool:
-    """Whether the brace that opens the text is closed by the last character of the text."""
+    """Return whether the brace that opens the text is closed by the last character of the text."""
     depth = 0
     for i, character in enumerate(text):
         if character == "{" and text[i - 1 : i] != "\\":

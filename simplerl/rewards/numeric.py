@@ -31,7 +31,7 @@ _GROUPED = re.compile(r"[+-]?\s*[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?")
 
 @dataclass(frozen=True)
 class Number:
-    """An exact value, and whether it was written as a decimal."""
+    """Holds an exact value and whether it was written as a decimal."""
 
     value: Fraction
     decimal: bool = False  # written with a decimal point or in e notation, so possibly rounded
@@ -88,7 +88,7 @@ def _signed(sign: str, value: Fraction) -> Fraction:
 
 
 def is_close(answer: Number, gold: Number, *, measured: bool = False) -> bool:
-    """Whether an answer is close enough to a gold answer.
+    """Return whether an answer is close enough to a gold answer.
 
     Integers and exact fractions must be equal. A decimal gold answer allows DECIMAL_TOLERANCE, a decimal answer to an
     exact fraction EXACT_TOLERANCE. measured: gold answers are measurements, so that even 56.0 is a rounded decimal.
@@ -123,7 +123,7 @@ _LITERAL = re.compile(
 
 
 def needs_literal_match(text: str) -> bool:
-    """Whether a value equals only the same string.
+    """Return whether a value equals only the same string.
 
     True for lists that end in dots, numbers in another base, adjacent numbers, dates, times, ratios and minutes of arc.
     """
@@ -131,6 +131,6 @@ def needs_literal_match(text: str) -> bool:
 
 
 def is_ratio_equal_to(text: str, other: Number | None) -> bool:
-    """Whether the text is a ratio like 5:8 that equals an exact number."""
+    """Return whether the text is a ratio like 5:8 that equals an exact number."""
     found = re.fullmatch(r"([1-9]\d*)\s*:\s*([1-9]\d*)", text.strip())
     return bool(found and other and not other.decimal and other.value * int(found[2]) == int(found[1]))

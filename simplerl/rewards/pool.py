@@ -39,7 +39,7 @@ CHUNK = 16  # answers per message; a larger chunk saves nothing, a smaller one s
 
 @dataclass
 class _Call:
-    """One call of `grade`, with the results so far by index."""
+    """Collects the results of one call of `grade`, by index."""
 
     results: dict[int, tuple[Score, float]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
@@ -49,7 +49,7 @@ _Item = tuple[_Call, int, Response, Problem]
 
 
 class Grader:
-    """Scores responses in `workers` processes; use it as a context manager.
+    """Scores responses in `workers` processes. Use it as a context manager, which starts and ends the processes.
 
     reward: called as reward(response, problem); `response` is a `simplerl.types.Response`.
     seconds_per_answer: a worker that takes longer is killed, and the answer gets status "timeout".

@@ -19,7 +19,7 @@ PUBLISHED_RULES: tuple[Rule, ...] = ("qwen", "qwen_train")
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of comparing an answer with a gold answer.
+    """Holds the outcome of comparing an answer with a gold answer.
 
     gold_unread: the answer differs, and no parser could read the gold answer that it was compared with.
     """

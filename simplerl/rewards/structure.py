@@ -20,14 +20,14 @@ MAX_NESTING = 6
 
 @dataclass(frozen=True)
 class Value:
-    """Anything without further structure."""
+    """Holds a text without further structure: a number, an expression or words."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Unordered:
-    """A list, set or union; `braces` if it is written as a set."""
+    """Holds the items of a list, set or union; `braces` is set for {...}."""
 
     items: tuple[Structure, ...]
     braces: bool = False
@@ -35,7 +35,7 @@ class Unordered:
 
 @dataclass(frozen=True)
 class Ordered:
-    """A point, a sequence or an interval; `variable` is set if it was written as an inequality."""
+    """Holds a point, a sequence or an interval; `variable` is set if it was written as an inequality."""
 
     opening: str
     items: tuple[Structure, ...]
@@ -45,14 +45,14 @@ class Ordered:
 
 @dataclass(frozen=True)
 class Equation:
-    """Two or more sides joined by "="."""
+    """Holds two or more sides joined by "="."""
 
     sides: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Inequality:
-    """left < right, left <= right or left != right that does not describe an interval of one variable."""
+    """Holds left < right, left <= right or left != right, if it does not describe an interval of one variable."""
 
     sides: tuple[str, ...]
     operators: tuple[str, ...]  # "<", "<=" or "!="
@@ -60,7 +60,7 @@ class Inequality:
 
 @dataclass(frozen=True)
 class Congruence:
-    """A statement such as x \\equiv 3 (mod 5)."""
+    """Holds a statement such as x \\equiv 3 (mod 5)."""
 
     sides: tuple[str, ...]
     modulus: str
@@ -68,7 +68,7 @@ class Congruence:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Rows of cells; a vector has one row or one column."""
+    """Holds rows of cells; a vector has one row or one column."""
 
     rows: tuple[tuple[Structure, ...], ...]
 
@@ -276,7 +276,7 @@ def _parse_relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: i
 
 
 def is_label(text: str, *, gold: bool) -> bool:
-    """Whether the left side of an equation only names what is asked for: x, f(x), S_{n}, (x, y), AB, \\text{Area}.
+    """Return whether the left side of an equation only names what is asked for: x, f(x), S_{n}, (x, y), AB, \\text{Area}.
 
     In a gold answer it must be one name. In an answer it may also be a sum or product of names (m+n = 371) without
     numbers: 2x+z = 1 is an equation and not the value 1.

@@ -65,7 +65,7 @@ def _parse(text: str) -> tuple[Any, ...]:
 
 
 def is_refused(text: str) -> bool:
-    """Whether a text is too long, too deeply nested, or of a kind whose evaluation may not terminate."""
+    """Return whether a text is too long, too deeply nested, or of a kind whose evaluation may not terminate."""
     depth = deepest = 0
     for character in text:
         depth += (character in "{([") - (character in "})]")
@@ -127,7 +127,7 @@ def math_verify_status(answer: str, gold: str) -> str:
 
 
 def is_unparseable(gold: str) -> bool:
-    """Whether math-verify cannot parse a normalised gold answer."""
+    """Return whether math-verify cannot parse a normalised gold answer."""
     if is_refused(gold):
         return True
     try:

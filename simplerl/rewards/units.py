@@ -75,7 +75,7 @@ _MODULUS = re.compile(
 
 @dataclass(frozen=True)
 class Quantity:
-    """A value, and what was written after it."""
+    """Holds a value and what was written after it."""
 
     value: str
     unit: str = ""
@@ -136,7 +136,7 @@ def _split_last_unit(value: str, named: frozenset[str] | None) -> tuple[str | No
 
 
 def _is_unit(word: str, named: frozenset[str] | None, *, mathematical: bool) -> bool:
-    """Whether the words after a value are a unit.
+    """Return whether the words after a value are a unit.
 
     named: the words of the gold answer's unit, or None if the text is the gold answer. mathematical: the words are
     written in \\mathrm.
@@ -158,7 +158,7 @@ def _is_unit(word: str, named: frozenset[str] | None, *, mathematical: bool) -> 
 
 
 def _all_known(words: list[str], named: frozenset[str]) -> bool:
-    """Whether all words are units or their modifiers; any word may follow "of", as in cups of flour."""
+    """Return whether all words are units or their modifiers; any word may follow "of", as in cups of flour."""
     words = [word.strip(".") for word in words]
     head = words[: words.index("of")] if "of" in words[1:-1] else words
     head = head[:-1] if len(head) > 1 and head[-1] in TRAILING_MODIFIERS else head
@@ -233,7 +233,7 @@ def angle_unit(measured: Quantity) -> str:
 
 
 def units_conflict(a: str, b: str) -> bool:
-    """Whether both sides have a unit and the units differ: cm and m, m and m^2, north and south."""
+    """Return whether both sides have a unit and the units differ: cm and m, m and m^2, north and south."""
     if not (a and b) or _unit_key(a) == _unit_key(b) or not (_unit_key(a) and _unit_key(b)):
         return False
     factors = _factors(a)

@@ -21,7 +21,7 @@ START_ATTEMPTS = 3
 
 
 class PackedResponse(Response):
-    """A Response that holds its tokens as 32-bit integers, so that it is cheap to send to another process.
+    """Stores the tokens of a Response as 32-bit integers, so that it is cheap to send to another process.
 
     `tokens` is a tuple as in any Response, built when a reward reads it.
     """
@@ -43,7 +43,7 @@ class PackedResponse(Response):
 
 
 class GradingResult(NamedTuple):
-    """The grading of one answer; if `score` is None, `error` or `status` says why."""
+    """Holds the score of one answer or, if `score` is None, the reason in `error` or `status`."""
 
     score: Score | None
     seconds: float  # time in the reward function
@@ -52,7 +52,7 @@ class GradingResult(NamedTuple):
 
 
 class GradingWorker(Protocol):
-    """A worker process on any machine, used by one thread. It replaces its process if that breaks."""
+    """Defines a worker on any machine. One thread uses it, and it restarts its process if that dies or hangs."""
 
     def start(self) -> None: ...
     def grade(self, items: list[tuple[Response, Problem]]) -> Iterator[GradingResult]: ...
@@ -60,11 +60,11 @@ class GradingWorker(Protocol):
 
 
 class _WorkerDied(Exception):
-    """Raised if the worker process has ended."""
+    """Raised if the worker process has died."""
 
 
 class LocalGradingWorker:
-    """A worker that is a subprocess of this process.
+    """Runs a worker as a subprocess of this process.
 
     payload: the pickled reward function. seconds_per_answer: the process is killed if one answer takes longer.
     memory_gib: address space of the process. uses_math_grader: load math-verify before the first answer.
