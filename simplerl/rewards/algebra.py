@@ -143,7 +143,7 @@ def _is_constant_at_points(tree: Tree) -> bool:
 
 
 def equations_equal(answer: tuple[Tree, Tree], gold: tuple[Tree, Tree], *, positive: bool = False) -> bool:
-    """Return whether two relations are multiples of each other: left - right of one is a non-zero constant times the other's.
+    """Return whether left - right of one relation is a non-zero constant multiple of that of the other.
 
     positive: the constant must be positive, as the direction of an inequality requires.
     """

@@ -307,8 +307,7 @@ _LETTER = re.compile(r"(?<![A-Za-z\\])[A-J](?![A-Za-z])")
 
 
 def chosen_option(answer: str, gold: str) -> bool | None:
-    """Return whether an answer like `(B) 12` chooses the gold letter; None if the gold answer is not a letter or the answer
-    names no option.
+    """Return whether an answer like `(B) 12` chooses the gold letter; None if either is not a multiple-choice option.
 
     An answer that names another letter as well, such as `(A) or (B)` and `(A) not B`, chooses none, and neither does
     one that negates its option: `(A) is wrong`.
@@ -330,7 +329,7 @@ _MATH_COMMAND = re.compile(r"\\(?:frac|sqrt|pi|infty|binom|ldots|sum|int|lim|log
 
 
 def is_words(text: str) -> bool:
-    r"""Return whether a value is words and not mathematics: \text{west}, three letters or more, option letters like (C)."""
+    r"""Return whether a value is words, not mathematics: \text{west}, three letters or more, an option like (C)."""
     if _MATH_COMMAND.search(text):
         return False
     bare = equality_key(text).strip("(){}.")
