@@ -18,7 +18,6 @@ from light_rewards import generation
 from simplerl.errors import ConfigError
 from simplerl.rewards import strict
 from simplerl.rewards.pool import Grader
-from simplerl.rewards.worker_client import PackedResponse
 from simplerl.types import FINISH_LENGTH, FINISH_STOP, Problem, Prompt, Response, Rollout, Score
 
 
@@ -229,14 +228,10 @@ def test_a_reward_reads_tokens_finish_reason_and_truncation() -> None:
         assert grader.grade_pairs([("empty", problem("p"))]) == expected[2:]  # a plain string has no tokens
 
 
-def test_a_packed_response_is_a_response() -> None:
-    import pickle
-
-    packed = PackedResponse("text", (1, 2, 70_000), FINISH_LENGTH)
-    for response in (packed, pickle.loads(pickle.dumps(packed))):
-        assert isinstance(response, Response)
-        assert (response, response.tokens, response.truncated) == ("text", (1, 2, 70_000), True)
-    assert len(pickle.dumps(PackedResponse("", range(3000)))) < 4 * 3000 + 200
+def test_pairs_may_be_responses() -> None:
+    pairs = [(Response(text, *how), problem("p")) for text, (*how, _) in GENERATED.items()]
+    with Grader(generation) as grader:
+        assert grader.grade_pairs(pairs) == [score for _, _, score in GENERATED.values()]
 
 
 def test_a_grader_outside_its_context_is_refused() -> None:

@@ -20,7 +20,8 @@ import ray
 from simplerl.cluster.stacks import DEATHS, Process, this_process
 from simplerl.rewards.pool import Grader
 from simplerl.rewards.worker_client import START_ATTEMPTS, START_SECONDS, GradingResult, LocalGradingWorker
-from simplerl.types import Problem, Response, Reward
+from simplerl.rewards.worker_process import PackedResponse
+from simplerl.types import Problem, Reward
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class GradingActor:
         self.worker.start()
         return this_process()
 
-    def grade(self, items: list[tuple[Response, Problem]]) -> Iterator[list[GradingResult]]:
+    def grade(self, items: list[tuple[PackedResponse, Problem]]) -> Iterator[list[GradingResult]]:
         """Yield the results in order, a few at a time."""
         begin, results = time.monotonic(), []
         for result in self.worker.grade(items):
@@ -97,7 +98,7 @@ class RayGradingWorker:
             except (*DEATHS, ray.exceptions.GetTimeoutError) as error:
                 self._kill_and_count(error)
 
-    def grade(self, items: list[tuple[Response, Problem]]) -> Iterator[GradingResult]:
+    def grade(self, items: list[tuple[PackedResponse, Problem]]) -> Iterator[GradingResult]:
         """Yield one result per item, in order; items that a dead actor left ungraded are graded by its successor."""
         while items:
             stream = self.actor.grade.options(num_returns="streaming").remote(items)

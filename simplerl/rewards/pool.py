@@ -14,6 +14,7 @@ import inspect
 import logging
 import pickle
 import threading
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,8 +27,9 @@ from simplerl.errors import ConfigError
 from simplerl.rewards import binary, lenient, strict
 from simplerl.rewards.rules import FAILED, TIMEOUT, check_rule
 from simplerl.rewards.symbolic import math_verify_alone
-from simplerl.rewards.worker_client import GradingResult, GradingWorker, LocalGradingWorker, PackedResponse
-from simplerl.types import Problem, Prompt, Response, Reward, Rollout, Score
+from simplerl.rewards.worker_client import GradingResult, GradingWorker, LocalGradingWorker
+from simplerl.rewards.worker_process import PackedResponse
+from simplerl.types import FINISH_STOP, Problem, Prompt, Response, Reward, Rollout, Score
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,8 @@ class _Call:
     errors: list[str] = field(default_factory=list)
 
 
-_Item = tuple[_Call, int, Response, Problem]
+_Answer = tuple[str, Sequence[int], str, Problem]  # text, tokens, finish reason
+_Item = tuple[_Call, int, _Answer]
 
 
 class Grader:
@@ -112,13 +115,13 @@ class Grader:
         """
         received: list[Rollout] = []
 
-        def pairs() -> Iterable[tuple[Response, Problem]]:
+        def answers() -> Iterable[_Answer]:
             for rollout in rollouts:
                 received.append(rollout)
-                response = PackedResponse(rollout.text, rollout.token_ids, rollout.finish_reason)
-                yield response, rollout.prompt.problem
+                yield rollout.text, rollout.token_ids, rollout.finish_reason, rollout.prompt.problem
 
-        scored = [replace(r, score=score) for (score, _), r in zip(self.grade_timed(pairs()), received, strict=True)]
+        results = self._grade(answers())
+        scored = [replace(r, score=score) for (score, _), r in zip(results, received, strict=True)]
         if prompts is None:
             return sorted(scored, key=lambda r: (r.prompt.problem.id, r.sample))
         position = {prompt.problem.id: i for i, prompt in enumerate(prompts)}
@@ -130,14 +133,25 @@ class Grader:
 
     def grade_timed(self, pairs: Iterable[tuple[str, Problem]]) -> list[tuple[Score, float]]:
         """Return (score, seconds in the reward function) of each (response, problem), in order."""
+
+        def answers() -> Iterable[_Answer]:
+            for text, problem in pairs:
+                if isinstance(text, Response):
+                    yield str(text), text.tokens, text.finish_reason, problem
+                else:
+                    yield text, (), FINISH_STOP, problem
+
+        return self._grade(answers())
+
+    def _grade(self, answers: Iterable[_Answer]) -> list[tuple[Score, float]]:
+        """Queue the answers as they come, and wait for their results."""
         if not self._threads[0].is_alive() and self._failure is None:
             raise RuntimeError("A Grader has no workers outside its context: use `with Grader(...) as grader:`.")
         with self._busy:
             call, count = _Call(), 0
             try:
-                for text, problem in pairs:
-                    response = text if isinstance(text, Response) else Response(text)
-                    self._put((call, count, response, problem))
+                for answer in answers:
+                    self._put((call, count, answer))
                     count += 1
                 return self._collect(call, count)
             finally:
@@ -191,8 +205,11 @@ class Grader:
         try:
             worker.start()
             while chunk := self._take():
-                pairs = [(response, problem) for _, _, response, problem in chunk]
-                for item, result in zip(chunk, worker.grade(pairs), strict=True):
+                items = [
+                    (PackedResponse(text, array("i", tokens), finish_reason), problem)
+                    for _, _, (text, tokens, finish_reason, problem) in chunk
+                ]
+                for item, result in zip(chunk, worker.grade(items), strict=True):
                     self._store(item, result)
                     if self._closing:
                         return
@@ -213,7 +230,7 @@ class Grader:
             return [self._queue.popleft() for _ in range(min(CHUNK, share))]
 
     def _store(self, item: _Item, result: GradingResult) -> None:
-        call, index, _, _ = item
+        call, index, _ = item
         score, seconds, error, status = result
         if score is None:
             score = Score(self.failure_reward, False, status, None, {})

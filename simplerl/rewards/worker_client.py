@@ -6,40 +6,17 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol
 
 from simplerl.errors import ConfigError
 from simplerl.rewards.rules import FAILED, TIMEOUT
-from simplerl.rewards.worker_process import READY, RETIRED, UNUSABLE
-from simplerl.types import FINISH_STOP, Problem, Response, Score
+from simplerl.rewards.worker_process import READY, RETIRED, UNUSABLE, PackedResponse
+from simplerl.types import Problem, Score
 
 START_SECONDS = 120.0  # time for a worker's imports on a busy machine
 START_ATTEMPTS = 3
-
-
-class PackedResponse(Response):
-    """Stores the tokens of a Response as 32-bit integers, so that it is cheap to send to another process.
-
-    `tokens` is a tuple as in any Response, built when a reward reads it.
-    """
-
-    def __new__(cls, text: str, tokens: Iterable[int] = (), finish_reason: str = FINISH_STOP) -> PackedResponse:
-        response = str.__new__(cls, text)
-        response.packed_tokens = array("i", tokens)
-        response.finish_reason = finish_reason
-        return response
-
-    packed_tokens: array[int]
-
-    @property
-    def tokens(self) -> tuple[int, ...]:  # type: ignore[override]
-        return tuple(self.packed_tokens)
-
-    def __reduce__(self) -> tuple[type[Response], tuple[str, Any, str]]:
-        return PackedResponse, (str(self), self.packed_tokens, self.finish_reason)
 
 
 class GradingResult(NamedTuple):
@@ -55,7 +32,7 @@ class GradingWorker(Protocol):
     """Defines a worker on any machine. One thread uses it, and it restarts its process if that dies or hangs."""
 
     def start(self) -> None: ...
-    def grade(self, items: list[tuple[Response, Problem]]) -> Iterator[GradingResult]: ...
+    def grade(self, items: list[tuple[PackedResponse, Problem]]) -> Iterator[GradingResult]: ...
     def kill(self) -> None: ...
 
 
@@ -76,7 +53,7 @@ class LocalGradingWorker:
         self.process: subprocess.Popen[bytes] | None = None
         self.pipe: Connection | None = None
 
-    def grade(self, items: list[tuple[Response, Problem]]) -> Iterator[GradingResult]:
+    def grade(self, items: list[tuple[PackedResponse, Problem]]) -> Iterator[GradingResult]:
         """Yield one result per item, in order. An answer that kills or hangs the process costs only that answer."""
         while items:
             done = 0
@@ -145,7 +122,7 @@ class LocalGradingWorker:
             self.pipe.close()
             self.process = self.pipe = None
 
-    def _send(self, items: list[tuple[int, Response, Problem]]) -> None:
+    def _send(self, items: list[tuple[int, PackedResponse, Problem]]) -> None:
         assert self.pipe is not None
         try:
             self.pipe.send(items)

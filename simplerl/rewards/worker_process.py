@@ -15,16 +15,40 @@ import signal
 import sys
 import time
 import traceback
+from array import array
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 from simplerl.types import Problem, Response, Score
 
 READY, UNUSABLE, IDLE, RETIRED = "ready", "unusable", "idle", "retired"  # what a worker says of itself
 MAX_ANSWERS = 20_000  # a worker that has graded as many is replaced
 MAX_GROWTH = 400 * 2**20  # bytes above the size after its first answers
+
+
+class PackedResponse(NamedTuple):
+    """Holds a response in the form in which it is sent to a worker process: tokens are 32-bit integers."""
+
+    text: str
+    tokens: array[int]
+    finish_reason: str
+
+
+class _ReceivedResponse(Response):
+    """Builds the tuple `tokens` only when a reward reads it, because most rewards do not."""
+
+    packed_tokens: array[int]
+
+    def __new__(cls, packed: PackedResponse) -> _ReceivedResponse:
+        response = str.__new__(cls, packed.text)
+        response.packed_tokens, response.finish_reason = packed.tokens, packed.finish_reason
+        return response
+
+    @property
+    def tokens(self) -> tuple[int, ...]:  # type: ignore[override]
+        return tuple(self.packed_tokens)
 
 
 def resident_bytes() -> int:
@@ -103,7 +127,8 @@ def serve(pipe: Connection) -> None:
         except EOFError:
             return
         out_of_memory = False
-        for index, response, problem in items:
+        for index, packed, problem in items:
+            response = _ReceivedResponse(packed)
             start = time.perf_counter()
             score, error = _score(reward, response, problem)
             out_of_memory |= error is not None and "MemoryError" in error
