@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from simplerl.rewards.equal import MAX_CHARACTERS
-from simplerl.rewards.normalize import clean, plain
-from simplerl.rewards.numeric import number
+from simplerl.rewards.equality import MAX_CHARACTERS
+from simplerl.rewards.normalize import equality_key, normalize
+from simplerl.rewards.numeric import parse_number
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -204,6 +204,6 @@ def _normalised(answer: str) -> Hashable:
     """
     if len(answer) > MAX_CHARACTERS:
         return answer
-    text = clean(answer)
-    found = number(text)
-    return plain(text) if found is None else found.value
+    text = normalize(answer)
+    found = parse_number(text)
+    return equality_key(text) if found is None else found.value

@@ -35,7 +35,7 @@ from simplerl.config import Config
 from simplerl.config.schema import without_effect
 from simplerl.errors import ConfigError
 from simplerl.io.files import atomic_file, read_json, read_jsonl, read_yaml, write_text
-from simplerl.rewards.pool import source_of
+from simplerl.rewards.pool import source_digest
 from simplerl.runs.checkpoints import CHECKPOINT, STATE, checkpoints, write_checkpoint
 from simplerl.runs.provenance import differ, environment
 from simplerl.runs.rollout_table import rollout_table
@@ -124,7 +124,7 @@ class Run:
         write_text(path, json.dumps({**now, "earlier": earlier}, indent=1))
 
     def _environment(self) -> dict[str, Any]:
-        return environment() | {"reward": source_of(self.config.reward)}
+        return environment() | {"reward": source_digest(self.config.reward)}
 
     @property
     def changed(self) -> bool:
