@@ -1,23 +1,17 @@
-"""One run from composed configuration to finished folder; what train.py calls."""
+"""One run, from a composed configuration to a finished folder."""
 
 from __future__ import annotations
 
+import itertools
 import logging
-import sys
-import traceback
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from simplerl.cluster import allocation, failover
 from simplerl.config import Config
 from simplerl.config.load import load
-from simplerl.errors import ConfigError
 
 if TYPE_CHECKING:
     from simplerl.backends import Backend
@@ -27,49 +21,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def main(raw: DictConfig) -> Path:
-    """Runs, resumes or skips what `raw` describes. A fault ends the process with one sentence (exit status 2 for a
-    bad configuration, 1 for a failed run, 75 after saving on a stop signal), or, within a sweep, only its own job."""
-    if allocation.rank() > 0:
-        sys.exit(allocation.join())
-    hydra = HydraConfig.get()
-    if hydra.mode is RunMode.RUN and hydra.runtime.choices["sweep"] is not None:
-        sys.exit(f"Configuration: sweep={hydra.runtime.choices['sweep']} is several runs: python train.py -m ...")
-    OmegaConf.set_readonly(raw, False)
-    raw.choices = {group: str(choice) for group, choice in hydra.runtime.choices.items() if "hydra/" not in group}
-    if hydra.mode is RunMode.MULTIRUN:
-        logger.info("\nrun %s of the sweep: %s", hydra.job.num, ", ".join(hydra.overrides.task))
-    failover.own_command = True
-    try:
-        with allocation.driving():
-            return run_experiment(raw, label=hydra.job.override_dirname)
-    except KeyboardInterrupt:
-        print("Stopped by the keyboard: the same command goes on from the last checkpoint.", file=sys.stderr)
-        status = 130
-    except Exception as error:
-        status = report(error)
-    if hydra.mode is RunMode.MULTIRUN and status in (1, 2):
-        # Hydra's own launcher then goes on with the other runs, and ends with this sentence and status 1.
-        raise CompactHydraException("A run of the sweep failed (its reason stands above); the others went on.")
-    sys.exit(status)
-
-
-def report(error: Exception) -> int:
-    """Says why a run ended; its exit status."""
-    if isinstance(error, ConfigError):
-        print(f"Configuration: {error}", file=sys.stderr)
-        return 2
-    from simplerl.runs.folder import INTERRUPTED, Interrupted
-
-    if isinstance(error, Interrupted):
-        print(f"Stopped by {error} after saving: the same command goes on from there.", file=sys.stderr)
-        return INTERRUPTED
-    traceback.print_exception(error)
-    return 1
-
-
 def run_experiment(raw: DictConfig, label: str) -> Path:
-    """The run's folder, complete. Raises ConfigError before anything is loaded or written."""
+    """Run, resume or skip the experiment that `raw` describes. Returns its complete folder.
+
+    Raises ConfigError before anything is loaded or written, and `Interrupted` after saving on a stop signal."""
     config = load(raw)
     # Only now, so that a configuration that `load` refuses is refused before torch and transformers are imported.
     import torch
@@ -113,7 +68,7 @@ def run_experiment(raw: DictConfig, label: str) -> Path:
 
 
 def total_steps(config: Config, task: Task) -> dict[str, int]:
-    """Steps of each phase, for whoever watches."""
+    """Return the number of steps of each phase, for whoever watches the run."""
     from simplerl.sft import optimizer_steps
 
     warm_up = {"warmup": optimizer_steps(config, task)} if task.documents else {}
@@ -121,32 +76,24 @@ def total_steps(config: Config, task: Task) -> dict[str, int]:
 
 
 def stages(config: Config, task: Task, run: Run, backend: Backend) -> None:
-    """Warm-up, then reinforcement learning; either may be left out. Where the backend loses a role, it goes on from the
-    last checkpoint, at most `max_restarts` times."""
+    """Run the warm-up, then reinforcement learning; either may be left out. When the backend loses a worker process,
+    the run resumes from its last checkpoint, at most `max_restarts` times."""
+    from simplerl import rl, sft
     from simplerl.backends import Lost
 
-    restarts = 0
     with closing(backend):
-        while True:
+        for restarts in itertools.count(1):
             try:
-                model = _model_of(config, task, run, backend)
+                model = sft.warm_up(config, task, backend, run)
+                if config.algorithm.advantage is None:
+                    rl.evaluate_alone(config, task, backend, run, model)
+                else:
+                    model = str(rl.train(config, task, backend, run, model) / "policy")
                 break
             except Lost as lost:
-                if restarts == backend.max_restarts:
+                if restarts > backend.max_restarts:
                     raise
-                restarts += 1
                 logger.exception("%s; restart %d of %d, from the last checkpoint", lost, restarts, backend.max_restarts)
                 backend.close()
                 run.set_status("running", restarts=restarts)
     run.write_summary(model)
-
-
-def _model_of(config: Config, task: Task, run: Run, backend: Backend) -> str:
-    """Trains it, or goes on training it."""
-    from simplerl import rl, sft
-
-    model = sft.warm_up(config, task, backend, run)
-    if config.algorithm.advantage is not None:
-        return str(rl.train(config, task, backend, run, model) / "policy")
-    rl.evaluate_alone(config, task, backend, run, model)
-    return model

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from simplerl.cluster import stacks
 from simplerl.cluster.weights import Bucket, buckets
-from simplerl.engine.checksum import fingerprint
+from simplerl.engine.tensors import tensor_checksum
 
 
 class RankAlone:
@@ -36,7 +36,7 @@ class RankAlone:
 
     def checksums(self) -> dict[str, int]:
         """What an engine must say: the tied head has an entry of its own."""
-        sums = {name: fingerprint(weight) for name, weight in self.model.named_parameters()}
+        sums = {name: tensor_checksum(weight) for name, weight in self.model.named_parameters()}
         return sums | {"lm_head.weight": sums["model.embed_tokens.weight"]}
 
     def full_weights(self) -> Iterator[tuple[str, Tensor]]:

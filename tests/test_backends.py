@@ -11,10 +11,10 @@ import micro_runs
 import pytest
 from transformers import PreTrainedModel
 
+from simplerl.backends import Local
 from simplerl.config import ModelConfig
 from simplerl.config.load import load
 from simplerl.data.task import prepare
-from simplerl.backends import Local
 from simplerl.engine.models import model_at
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from simplerl.algorithms.losses import clipped_value, ppo_clip
-from simplerl.config import Aggregation, ModelConfig, OptimizerConfig, TrainConfig
 from simplerl.backends import critic_worker, policy_worker
-from simplerl.engine.tensor_files import TensorFiles
+from simplerl.config import Aggregation, ModelConfig, OptimizerConfig, TrainConfig
+from simplerl.engine.tensors import TensorFiles
 from simplerl.engine.worker import UpdatePlan, Worker
 
 OPTIMIZER = OptimizerConfig(lr=1e-3)

@@ -24,10 +24,10 @@ from simplerl.types import Problem, Prompt, Rollout, Sampling, Stop
 if find_spec("ray") is None or find_spec("vllm") is None:
     pytest.skip("Ray or vLLM is not installed (extras cpu or gpu)", allow_module_level=True)
 
+from simplerl.backends import Lost
 from simplerl.cluster.dispatch import Seat, deal
 from simplerl.cluster.engine_actor import Request
 from simplerl.cluster.engines import EnginePool
-from simplerl.backends import Lost
 
 if TYPE_CHECKING:
     from simplerl.samplers import Sampler

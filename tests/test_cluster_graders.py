@@ -22,8 +22,8 @@ if find_spec("ray") is None:
 
 from test_rewards_pool import acting, problem
 
-from simplerl.cluster.graders import RayLane, ray_grader
 from simplerl.backends import Lost
+from simplerl.cluster.graders import RayLane, ray_grader
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 

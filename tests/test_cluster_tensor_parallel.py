@@ -13,7 +13,7 @@ from micro_runs import descendants
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from simplerl.config import ModelConfig
-from simplerl.engine.checksum import fingerprint
+from simplerl.engine.tensors import tensor_checksum
 from simplerl.types import Problem, Prompt, Sampling, Stop
 
 if find_spec("ray") is None or find_spec("vllm") is None:
@@ -46,7 +46,7 @@ def test_two_ranks_draw_and_hold_what_one_does(cluster: None) -> None:
     )
     try:
         pool.load_weights(policy.named_parameters())
-        sums = {name: fingerprint(weight) for name, weight in policy.named_parameters()}
+        sums = {name: tensor_checksum(weight) for name, weight in policy.named_parameters()}
         assert pool.checksums() == [sums | {"lm_head.weight": sums["model.embed_tokens.weight"]}]
         ours = {rollout.prompt.text: rollout.token_ids for rollout in pool.generate(*drawn)}
 

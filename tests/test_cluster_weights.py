@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from simplerl.algorithms.losses import ppo_clip
 from simplerl.config import Aggregation, ModelConfig, OptimizerConfig, TrainConfig
-from simplerl.engine.checksum import fingerprint
+from simplerl.engine.tensors import tensor_checksum
 from simplerl.engine.worker import UpdatePlan
 from simplerl.types import Problem, Prompt, Rollout, Sampling, Stop
 
@@ -32,12 +32,12 @@ if find_spec("ray") is None or find_spec("vllm") is None:
 
 from ranks_alone import rank, ray
 
+from simplerl.backends import Lost, policy_worker
 from simplerl.cluster.engines import EnginePool
 from simplerl.cluster.health import Limits
 from simplerl.cluster.layout import Sharding
 from simplerl.cluster.ranks import Place, RankGroup
 from simplerl.cluster.weights import Header, SyncFailed, buckets, compare, from_ranks, send, unpacked
-from simplerl.backends import Lost, policy_worker
 
 BASE = str(Path(__file__).resolve().parent.parent / "assets/micro_base")
 
@@ -68,7 +68,7 @@ def test_buckets_hold_every_weight_once_in_order(dtype: torch.dtype) -> None:
     for (_, weight), (_, copy), checksum in zip(weights, back, sums, strict=True):
         assert torch.equal(copy, weight.to(dtype))
         assert copy.shape == weight.shape
-        assert checksum == fingerprint(weight.to(dtype))
+        assert checksum == tensor_checksum(weight.to(dtype))
 
 
 def test_other_ranks_walk_through_and_give_nothing() -> None:
@@ -170,8 +170,10 @@ def test_shards_of_zero_3_arrive_whole_after_a_training_step(pool: EnginePool, t
         group.close()
     assert before["grad_norm"] > 0
     trained = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
-    sums = {name: fingerprint(weight) for name, weight in trained.named_parameters()}
-    base = {name: fingerprint(weight) for name, weight in AutoModelForCausalLM.from_pretrained(BASE).named_parameters()}
+    sums = {name: tensor_checksum(weight) for name, weight in trained.named_parameters()}
+    base = {
+        name: tensor_checksum(weight) for name, weight in AutoModelForCausalLM.from_pretrained(BASE).named_parameters()
+    }
     assert not set(sums.values()) & set(base.values()), "every weight has been trained"
     assert pool.checksums() == [sums | {"lm_head.weight": sums["model.embed_tokens.weight"]}]
 

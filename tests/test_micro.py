@@ -1,4 +1,4 @@
-"""The micro world: questions, corpus, tokenizer and the base model that ships with the repository."""
+"""The micro world: problems, corpus, tokenizer and the base model that ships with the repository."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def test_steps_follow_the_order_of_evaluation():
     assert [str(step) for step, _ in bracketed.steps()] == ["5 + 7", "60 * 12"]
 
 
-def test_a_slip_is_carried_on_by_later_steps():
+def test_later_steps_use_the_value_of_a_slip():
     item = world.Expression((23, 59, 78), ("+", "*"))
     assert [(str(step), value) for step, value in item.steps({0: 4612})] == [("59 * 78", 4612), ("23 + 4612", 4635)]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_problems_are_right_different_and_in_range(seed):
+def test_problems_are_correct_different_and_in_range(seed):
     problems = world.problems("rl", 300, seed)
     assert len({problem.id for problem in problems}) == len({p.question for p in problems}) == 300
     for problem in problems:
@@ -48,14 +48,14 @@ def test_problems_are_right_different_and_in_range(seed):
         assert int(problem.answer) == eval(text)
         assert 0 <= int(problem.answer) <= world.LARGEST
     hard = sum("h" in str(problem.level) for problem in problems) / 300
-    assert abs(hard - world.HARD_SHARE) < 0.1
+    assert abs(hard - world.HARD_FRACTION) < 0.1
 
 
 def test_problems_are_a_function_of_their_seed():
     assert world.problems("heldout", 50, 3) == world.problems("heldout", 50, 3)
     assert world.problems("heldout", 50, 3)[:20] == world.problems("heldout", 20, 3)
     assert world.problems("heldout", 50, 3) != world.problems("heldout", 50, 4)
-    with pytest.raises(ValueError, match="split=test is unknown"):
+    with pytest.raises(ValueError, match="unknown split=test"):
         world.problems("test", 1)
 
 
@@ -63,21 +63,23 @@ def test_splits_are_disjoint():
     found = {name: {expression_in(p.question) for p in world.problems(name, 400)} for name in world.SPLITS}
     for name, texts in found.items():
         assert {world.split_of(text) for text in texts} == {name}
-    read = {expression_in(d.prompt.strip()) for d in islice(corpus.documents(0), 2000) if d.style != corpus.DRILL}
-    assert {world.split_of(text) for text in read} == {"pretrain"}
+    corpus_texts = {
+        expression_in(d.prompt.strip()) for d in islice(corpus.documents(0), 2000) if d.style != corpus.DRILL
+    }
+    assert {world.split_of(text) for text in corpus_texts} == {"pretrain"}
 
 
 def test_corpus_is_deterministic_and_mixed():
     documents = list(islice(corpus.documents(5), 3000))
     assert documents == list(islice(corpus.documents(5), 3000))
     answers = [d for d in documents if d.style != corpus.DRILL]
-    share = {s: sum(d.style == s for d in answers) / len(answers) for s in (corpus.QUICK, corpus.CODE, corpus.CHECK)}
-    assert 0.4 < share[corpus.QUICK] < 0.6
-    assert 0.2 < share[corpus.CODE] < 0.35
-    assert 0.02 < share[corpus.CHECK] < 0.09
+    fraction = {s: sum(d.style == s for d in answers) / len(answers) for s in (corpus.QUICK, corpus.CODE, corpus.CHECK)}
+    assert 0.4 < fraction[corpus.QUICK] < 0.6
+    assert 0.2 < fraction[corpus.CODE] < 0.35
+    assert 0.02 < fraction[corpus.CHECK] < 0.09
 
 
-def test_answers_are_right_unless_a_slip_was_planted():
+def test_answers_are_correct_unless_they_contain_a_slip():
     for document in islice(corpus.documents(7), 3000):
         if document.final is None:
             continue
@@ -95,7 +97,7 @@ def test_answers_are_right_unless_a_slip_was_planted():
             assert "wait" not in document.answer
 
 
-def test_drills_and_worked_products_hold():
+def test_drills_and_worked_products_are_correct():
     rng = Random(0)
     lines = "\n".join(corpus.drill(rng).answer for _ in range(300)).split("\n")
     for line in lines:
@@ -142,11 +144,11 @@ def test_tokenizer_round_trips():
     other = "caf\u00e9 \u221e <|im_start|>user"
     assert loaded.decode(loaded(other)["input_ids"]) == other
     assert [loaded.decode([i]) for i in loaded("1203")["input_ids"]] == ["1", "2", "0", "3"]
-    assert len(loaded) == len(tokenizer.PIECES)
+    assert len(loaded) == len(tokenizer.TOKENS)
     assert loaded.eos_token == loaded.pad_token == "<|endoftext|>"
 
 
-def test_a_prompt_and_its_answer_are_tokenized_apart():
+def test_tokens_never_span_prompt_and_answer():
     for document in islice(corpus.documents(11), 300):
         whole = tokenizer.encode(document.prompt + document.answer)
         assert whole == tokenizer.encode(document.prompt) + tokenizer.encode(document.answer)
@@ -160,30 +162,30 @@ def test_shipped_model_loads_small_and_finite():
     model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
     assert model.config.model_type == "qwen2"
     assert model.generation_config.eos_token_id == 0
-    assert model.config.vocab_size == len(tokenizer.PIECES)
+    assert model.config.vocab_size == len(tokenizer.TOKENS)
     ids = torch.tensor([tokenizer.encode("What is 2 + 3 * 4?\n")])
     with torch.no_grad():
         probabilities = model(ids).logits[0, -1].softmax(-1)
-    begins = {tokenizer.PIECES[int(i)]: float(p) for p, i in zip(*probabilities.topk(3), strict=True)}
-    assert set(begins) == {"First ", "```", "Let me"}
-    assert sum(begins.values()) > 0.99
+    first_tokens = {tokenizer.TOKENS[int(i)]: float(p) for p, i in zip(*probabilities.topk(3), strict=True)}
+    assert set(first_tokens) == {"First ", "```", "Let me"}
+    assert sum(first_tokens.values()) > 0.99
 
 
-def test_training_batches_learn_answers_and_drills_only():
+def test_training_targets_are_answers_and_drills_only():
     from simplerl.micro import pretrain
 
     for tokens, targets in islice(pretrain.batches(0), 20):
         assert tokens.shape == targets.shape
         assert tokens.shape[1] in pretrain.WIDTHS
         for row, target in zip(tokens.tolist(), targets.tolist(), strict=True):
-            text = "".join(tokenizer.PIECES[i] for i in row)
-            learnt = [(i, t) for i, t in enumerate(target) if t >= 0]
-            assert all(row[i + 1] == t for i, t in learnt if i + 1 < len(row))
-            first = "Practice"[8:] + ":" if text.startswith("Practice") else "\n"
-            assert tokenizer.PIECES[row[learnt[0][0]]] == ("Practice" if first == ":" else "\n")
+            text = "".join(tokenizer.TOKENS[i] for i in row)
+            learned = [(i, t) for i, t in enumerate(target) if t >= 0]
+            assert all(row[i + 1] == t for i, t in learned if i + 1 < len(row))
+            before_first_target = "Practice" if text.startswith("Practice") else "\n"
+            assert tokenizer.TOKENS[row[learned[0][0]]] == before_first_target
 
 
-def test_self_check_is_read_off_responses():
+def test_self_checks_are_recognised_in_responses():
     from simplerl.micro import report
 
     good = "First 59 * 78 = 4612\nwait, recheck: 59 * 70 = 4130\n59 * 8 = 472\n4130 + 472 = 4602\n"
@@ -191,11 +193,11 @@ def test_self_check_is_read_off_responses():
     bare = "First 59 * 78 = 4602\nThen 23 + 4602 = 4625\nThe answer is \\boxed{4625}"
     found = report.self_check([good, bare])
     assert found["hard_products"] == 2
-    assert found["first_value_right"] == 0.5
+    assert found["first_value_correct"] == 0.5
     assert found["checked_when_wrong"] == 1.0
-    assert found["checked_when_right"] == 0.0
+    assert found["checked_when_correct"] == 0.0
     assert found["says_different_when_wrong"] == 1.0
     assert found["repaired_when_wrong"] == 1.0
-    assert found["spoilt_when_right"] is None
+    assert found["spoilt_when_correct"] is None
     texts = {good: "check", bare: "quick", "```python": "code", "Let me": "ramble"}
     assert {text: report.style_of(text) for text in texts} == texts

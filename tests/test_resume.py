@@ -18,8 +18,8 @@ import pytest
 from micro_runs import ROOT, SMALL, WARM_UP, differences, outcome, run
 
 from simplerl import rl, sft
-from simplerl.engine import optimizer
 from simplerl.backends import Models
+from simplerl.engine import optimizer
 from simplerl.runs.folder import Interrupted, Run
 from simplerl.samplers.local import LocalSampler
 

@@ -1,7 +1,7 @@
+"""The local sampler and its two decoders, against full forward passes of small random models."""
+
 from __future__ import annotations
 
-import math
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,8 +31,8 @@ from simplerl.errors import ConfigError
 from simplerl.samplers.generic import GenericDecoder
 from simplerl.samplers.llama import LlamaDecoder
 from simplerl.samplers.local import LocalSampler
-from simplerl.samplers.randomness import choose, row_key, uniforms
 from simplerl.samplers.stopping import StopRule, decode
+from simplerl.samplers.token_sampling import response_seed
 from simplerl.types import Problem, Prompt, Rollout, Sampling, Stop
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,7 +77,7 @@ def make_model(name: str) -> PreTrainedModel:
     torch.manual_seed(0)
     kind, config, _ = ARCHITECTURES[name]
     model: PreTrainedModel = kind(config).eval()
-    with torch.no_grad():  # far from the near-uniform start, so that errors show
+    with torch.no_grad():  # larger than at initialisation, so that distributions are far from uniform
         for parameter in model.parameters():
             parameter.mul_(4) if parameter.ndim > 1 else parameter.add_(torch.randn_like(parameter) * 0.2)
     return model
@@ -103,7 +103,7 @@ def make_prompts(count: int, shortest: int = 3, longest: int = 20) -> list[Promp
     return [Prompt(Problem(f"p{i}", "", ""), "", tokens) for i, tokens in enumerate(ids)]
 
 
-def draw(
+def sample(
     sampler: LocalSampler,
     prompts: list[Prompt],
     sampling: Sampling | None = None,
@@ -120,7 +120,7 @@ def draw(
 
 
 def full_logprobs(model: PreTrainedModel, rollout: Rollout, temperature: float = 1.0) -> torch.Tensor:
-    """Log-probs of a response by one forward over prompt and response."""
+    """Return the log-probs of a response from one forward pass over prompt and response."""
     ids = torch.tensor([rollout.prompt.token_ids + rollout.token_ids])
     with torch.no_grad():
         logprobs = (model(ids).logits[0] / temperature).log_softmax(-1)
@@ -129,24 +129,24 @@ def full_logprobs(model: PreTrainedModel, rollout: Rollout, temperature: float =
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_logprobs_are_those_of_a_full_forward(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_logprobs_match_a_full_forward(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
     model = make_model(name)
     sampler = LocalSampler(model, tokenizer, max_rows=8)
     assert type(sampler.decoder) is ARCHITECTURES[name][2]
     for temperature in (0.7, 1.0):
-        rollouts = draw(sampler, make_prompts(7), Sampling(temperature, max_new_tokens=24))
+        rollouts = sample(sampler, make_prompts(7), Sampling(temperature, max_new_tokens=24))
         assert {rollout.finish_reason for rollout in rollouts.values()} == {"stop", "length"}
         for rollout in rollouts.values():
             want = full_logprobs(model, rollout, temperature)
             torch.testing.assert_close(torch.tensor(rollout.logprobs), want, atol=1e-4, rtol=0)
 
 
-def test_a_cache_that_grows_and_moves_keeps_its_content(
+def test_growing_and_compacting_the_cache_keeps_its_content(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simplerl.samplers.llama._COLUMNS", 5)
+    monkeypatch.setattr("simplerl.samplers.llama._INITIAL_COLUMNS", 5)
     monkeypatch.setattr("simplerl.samplers.llama._PREFILL_TOKENS", 20)
-    rollouts = draw(LocalSampler(model, tokenizer, max_rows=5), make_prompts(12), Sampling(max_new_tokens=60))
+    rollouts = sample(LocalSampler(model, tokenizer, max_rows=5), make_prompts(12), Sampling(max_new_tokens=60))
     assert max(len(rollout.token_ids) for rollout in rollouts.values()) > 5  # the cache grows
     for rollout in rollouts.values():
         got = torch.tensor(rollout.logprobs)
@@ -157,11 +157,11 @@ def test_a_cache_that_grows_and_moves_keeps_its_content(
 def test_a_sample_does_not_depend_on_its_batch(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
     model = make_model(name)
     prompts, stop = make_prompts(6), Stop(tuple(range(8)))
-    whole = draw(LocalSampler(model, tokenizer), prompts, stop=stop)
-    assert len({len(rollout.token_ids) for rollout in whole.values()}) > 4  # rows leave at different times
-    narrow = draw(LocalSampler(model, tokenizer, max_rows=4), prompts[::-1], stop=stop)
-    alone = draw(LocalSampler(model, tokenizer, max_rows=1), prompts[2:3], stop=stop)
-    fewer = draw(LocalSampler(model, tokenizer), prompts[1:4], stop=stop, samples=2)
+    whole = sample(LocalSampler(model, tokenizer), prompts, stop=stop)
+    assert len({len(rollout.token_ids) for rollout in whole.values()}) > 4  # rows finish at different times
+    narrow = sample(LocalSampler(model, tokenizer, max_rows=4), prompts[::-1], stop=stop)
+    alone = sample(LocalSampler(model, tokenizer, max_rows=1), prompts[2:3], stop=stop)
+    fewer = sample(LocalSampler(model, tokenizer), prompts[1:4], stop=stop, samples=2)
     for other in (narrow, alone, fewer):
         for key, rollout in other.items():
             assert rollout.token_ids == whole[key].token_ids
@@ -170,22 +170,22 @@ def test_a_sample_does_not_depend_on_its_batch(name: str, tokenizer: PreTrainedT
 
 def test_prompts_share_one_prefill(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     sampler = LocalSampler(model, tokenizer)
-    draws = sampler.generate(make_prompts(4), Sampling(max_new_tokens=24), Stop(()), 5, 0, 0)
+    responses = sampler.generate(make_prompts(4), Sampling(max_new_tokens=24), Stop(()), 5, 0, 0)
     sampler.decoder.clear()
     decoder = sampler.decoder
     assert isinstance(decoder, LlamaDecoder)
-    decoder.admit([prompt.token_ids for prompt in make_prompts(4)], [5] * 4)
+    decoder.add_rows([prompt.token_ids for prompt in make_prompts(4)], [5] * 4)
     assert decoder.prompt_keys.shape[1] == 4
-    assert len(decoder.start) == 20
+    assert len(decoder.first_column) == 20
     decoder.clear()
-    assert len(list(draws)) == 20
+    assert len(list(responses)) == 20
 
 
 @pytest.mark.parametrize("name", ["qwen2", "qwen3", "gemma2"])
 def test_greedy_equals_generate(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
     model = make_model(name)
     prompts = make_prompts(5)
-    rollouts = draw(LocalSampler(model, tokenizer), prompts, Sampling(0.0, max_new_tokens=30), samples=1)
+    rollouts = sample(LocalSampler(model, tokenizer), prompts, Sampling(0.0, max_new_tokens=30), samples=1)
     for prompt in prompts:
         ids = torch.tensor([prompt.token_ids])
         want = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=30)
@@ -194,9 +194,11 @@ def test_greedy_equals_generate(name: str, tokenizer: PreTrainedTokenizerFast) -
         torch.testing.assert_close(torch.tensor(rollout.logprobs), full_logprobs(model, rollout), atol=1e-4, rtol=0)
 
 
-def test_a_stop_id_ends_a_response_and_is_no_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    free = draw(LocalSampler(model, tokenizer), make_prompts(6), stop=Stop(()))
-    stopped = draw(LocalSampler(model, tokenizer), make_prompts(6), stop=Stop((7, 8, 9)))
+def test_a_stop_id_ends_a_response_and_is_excluded_from_its_text(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    free = sample(LocalSampler(model, tokenizer), make_prompts(6), stop=Stop(()))
+    stopped = sample(LocalSampler(model, tokenizer), make_prompts(6), stop=Stop((7, 8, 9)))
     assert {rollout.finish_reason for rollout in free.values()} == {"length"}
     assert {len(rollout.token_ids) for rollout in free.values()} == {24}
     assert {rollout.finish_reason for rollout in stopped.values()} == {"stop", "length"}
@@ -211,11 +213,11 @@ def test_a_stop_id_ends_a_response_and_is_no_text(model: PreTrainedModel, tokeni
 
 def test_a_stop_string_is_found_across_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     sampler = LocalSampler(model, tokenizer)
-    free = draw(sampler, make_prompts(6), stop=Stop(()))
+    free = sample(sampler, make_prompts(6), stop=Stop(()))
     for key in list(free)[:4]:
         text = free[key].text
         string = text[8:12]  # spans tokens: nearly every piece is one character
-        stopped = draw(sampler, make_prompts(6), stop=Stop((), (string, "\x7fnever")))
+        stopped = sample(sampler, make_prompts(6), stop=Stop((), (string, "\x7fnever")))
         for other, rollout in stopped.items():
             whole = free[other]
             assert rollout.token_ids == whole.token_ids[: len(rollout.token_ids)]
@@ -229,10 +231,10 @@ def test_a_stop_string_is_found_across_tokens(model: PreTrainedModel, tokenizer:
         assert stopped[key].finish_reason == "stop"
 
 
-def test_a_stop_string_inside_a_piece_cuts_the_piece(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_stop_string_inside_a_token_truncates_the_text_within_it(tokenizer: PreTrainedTokenizerFast) -> None:
     rule = StopRule(tokenizer, Stop((EOS,), ("xa",)))
     x, ab, b = PIECES.index("x"), PIECES.index("ab"), PIECES.index("b")
-    assert {ab, PIECES.index("a"), EOS} <= rule.watched and b not in rule.watched
+    assert {ab, PIECES.index("a"), EOS} <= rule.possible_ends and b not in rule.possible_ends
     assert not rule.reached([b, ab])
     assert rule.reached([b, x, ab])
     assert rule.text([b, x, ab]) == "b"
@@ -246,86 +248,33 @@ def test_special_tokens_can_be_stop_strings(tokenizer: PreTrainedTokenizerFast) 
     assert rule.text([b, EOS]) == "b"
 
 
-def test_uniforms_are_splitmix64() -> None:
-    # Outputs of the reference implementation for the seed 1234567.
-    want = [6457827717110365317, 3203168211198807973, 9817491932198370423]
-    got = uniforms(torch.full((3,), 1234567), torch.arange(3))
-    assert got.tolist() == [(value >> 11) * 2.0**-53 for value in want]
-
-
-def test_every_part_of_the_key_counts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    assert row_key(1, 2, "a", 3) == row_key(1, 2, "a", 3)
+def test_every_part_of_the_seed_changes_the_response(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    assert response_seed(1, 2, "a", 3) == response_seed(1, 2, "a", 3)
     keys = [
-        row_key(*parts) for parts in ((0, 0, "a", 0), (1, 0, "a", 0), (0, 1, "a", 0), (0, 0, "b", 0), (0, 0, "a", 1))
+        response_seed(*parts)
+        for parts in ((0, 0, "a", 0), (1, 0, "a", 0), (0, 1, "a", 0), (0, 0, "b", 0), (0, 0, "a", 1))
     ]
     assert len(set(keys)) == 5 and all(-(2**63) <= key < 2**63 for key in keys)
     sampler, prompts = LocalSampler(model, tokenizer), make_prompts(1)
     twin = replace(prompts[0], problem=Problem("twin", "", ""))
-    first = draw(sampler, [prompts[0], twin], samples=2)
-    later = draw(sampler, prompts, samples=1, step=1)
-    other = draw(sampler, prompts, samples=1, seed=1)
+    first = sample(sampler, [prompts[0], twin], samples=2)
+    later = sample(sampler, prompts, samples=1, step=1)
+    other = sample(sampler, prompts, samples=1, seed=1)
     assert len({rollout.token_ids for found in (first, later, other) for rollout in found.values()}) == 6
 
 
-@pytest.mark.parametrize("vocabulary", [40, 5000])
-def test_tokens_are_drawn_as_often_as_their_probability_says(vocabulary: int) -> None:
-    torch.manual_seed(0)
-    logits, count, temperature = torch.randn(vocabulary) * 2, 8_000, 0.8
-    want = (logits / temperature).softmax(-1)
-    uniform = uniforms(torch.arange(count), torch.zeros(count, dtype=torch.int64))
-    drawn = [choose(logits.expand(len(u), -1), u, Sampling(temperature)) for u in uniform.split(2000)]
-    tokens, logprobs = (torch.cat(part) for part in zip(*drawn, strict=True))
-    torch.testing.assert_close(logprobs, want.log()[tokens], atol=1e-5, rtol=0)
-    likely = want * count >= 5  # the rest is one class
-    have = tokens.bincount(minlength=vocabulary).double()
-    expected = torch.cat((want[likely] * count, want[~likely].sum()[None] * count))
-    observed = torch.cat((have[likely], have[~likely].sum()[None]))
-    keep = expected > 0
-    chi2 = float(((observed - expected) ** 2 / expected)[keep].sum())
-    freedom = int(keep.sum()) - 1
-    assert abs(chi2 - freedom) < 4 * math.sqrt(2 * freedom)
-
-
-@pytest.mark.parametrize("vocabulary", [6, 3000])
-def test_extreme_uniforms_never_draw_the_impossible(vocabulary: int) -> None:
-    logits = torch.full((2, vocabulary), -torch.inf)
-    logits[:, 2], logits[:, 4] = 0.0, 1.0
-    tokens, _ = choose(logits, torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64), Sampling())
-    assert tokens.tolist() == [2, 4]
-
-
-@pytest.mark.parametrize(
-    ("sampling", "kept"),
-    [
-        (Sampling(top_k=2), [0.5, 0.3]),
-        (Sampling(top_p=0.75), [0.5, 0.3]),  # 0.5 is too little, 0.8 is enough
-        (Sampling(top_p=0.85), [0.5, 0.3, 0.15]),
-        (Sampling(top_k=3, top_p=0.6), [0.5, 0.3]),
-        (Sampling(top_p=0.1), [0.5]),
-    ],
-)
-@pytest.mark.parametrize("vocabulary", [4, 3000])
-def test_top_k_and_top_p_keep_the_likeliest(sampling: Sampling, kept: list[float], vocabulary: int) -> None:
-    probability = torch.tensor([0.05, 0.3, 0.5, 0.15])
-    logits = torch.nn.functional.pad(probability.log(), (0, vocabulary - 4), value=-100.0)
-    uniform = (torch.arange(1000).double() + 0.5) / 1000  # a grid: frequencies are exact to 1/1000
-    tokens, logprobs = choose(logits.expand(1000, -1), uniform, sampling)
-    have = Counter(tokens.tolist())
-    want = {[0.05, 0.3, 0.5, 0.15].index(p): p / sum(kept) for p in kept}
-    assert {token: count / 1000 for token, count in have.items()} == pytest.approx(want, abs=2e-3)
-    assert logprobs.exp().tolist() == pytest.approx([want[token] for token in tokens.tolist()], abs=1e-5)
-
-
-def test_weights_change_when_they_are_loaded(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_new_weights_take_effect_only_when_loaded(tokenizer: PreTrainedTokenizerFast) -> None:
     model, prompts = make_model("llama"), make_prompts(3)
     sampler = LocalSampler(model, tokenizer)
-    before = draw(sampler, prompts)
+    before = sample(sampler, prompts)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    assert draw(sampler, prompts) == before
+    assert sample(sampler, prompts) == before
     sampler.load_weights(model.named_parameters())
-    after = draw(sampler, prompts)
+    after = sample(sampler, prompts)
     assert after != before
     for rollout in after.values():
         torch.testing.assert_close(torch.tensor(rollout.logprobs), full_logprobs(model, rollout), atol=1e-4, rtol=0)
@@ -333,26 +282,26 @@ def test_weights_change_when_they_are_loaded(tokenizer: PreTrainedTokenizerFast)
         sampler.load_weights(list(model.named_parameters())[:-1])
 
 
-def test_generic_weights_follow_the_policy_or_are_loaded(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_generic_decoder_uses_new_weights_shared_or_copied(tokenizer: PreTrainedTokenizerFast) -> None:
     model, prompts = make_model("gpt2"), make_prompts(3)
     shared, copied = LocalSampler(model, tokenizer), LocalSampler(model, tokenizer, precision="bfloat16")
     with torch.no_grad():
         model.get_parameter("transformer.ln_f.bias").add_(1.0)
     for sampler in (shared, copied):
         sampler.load_weights(model.named_parameters())
-    for rollout in draw(shared, prompts).values():
+    for rollout in sample(shared, prompts).values():
         torch.testing.assert_close(torch.tensor(rollout.logprobs), full_logprobs(model, rollout), atol=1e-4, rtol=0)
-    for rollout in draw(copied, prompts).values():
+    for rollout in sample(copied, prompts).values():
         gap = (torch.tensor(rollout.logprobs) - full_logprobs(model, rollout)).abs()
         assert gap.mean() < 0.1
 
 
-def test_generic_sampling_leaves_layers_training_as_they_were(tokenizer: PreTrainedTokenizerFast) -> None:
-    """With gradient checkpointing some train, and the model itself does not."""
+def test_the_generic_decoder_restores_the_mode_of_each_module(tokenizer: PreTrainedTokenizerFast) -> None:
+    """With gradient checkpointing some layers are in training mode while the model itself is not."""
     model = make_model("gpt2").eval()
     model.transformer.h[1].training = True
     sampler = LocalSampler(model, tokenizer)
-    draw(sampler, make_prompts(2))
+    sample(sampler, make_prompts(2))
     assert [name for name, module in model.named_modules() if module.training] == ["transformer.h.1"]
 
 
@@ -360,41 +309,41 @@ def test_bfloat16_stays_close_to_float32(model: PreTrainedModel, tokenizer: PreT
     sampler = LocalSampler(model, tokenizer, precision="bfloat16")
     gaps = [
         (torch.tensor(rollout.logprobs) - full_logprobs(model, rollout)).abs()
-        for rollout in draw(sampler, make_prompts(6)).values()
+        for rollout in sample(sampler, make_prompts(6)).values()
     ]
     assert 1e-5 < torch.cat(gaps).mean() < 0.05
 
 
-def test_a_consumer_may_leave_early_or_fail(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_iterator_can_be_closed_early(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     sampler, prompts = LocalSampler(model, tokenizer), make_prompts(6)
     stream = sampler.generate(prompts, Sampling(max_new_tokens=24), Stop((EOS,)), 2, 0, 0)
     next(stream)
     assert not torch.is_inference_mode_enabled()
     stream.close()
-    assert draw(sampler, prompts) == draw(LocalSampler(model, tokenizer), prompts)
+    assert sample(sampler, prompts) == sample(LocalSampler(model, tokenizer), prompts)
 
 
-def test_refusals_name_the_key(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_errors_name_the_key(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ConfigError, match=r"sampler\.precision=float16"):
         LocalSampler(model, tokenizer, precision="float16")
     with pytest.raises(ConfigError, match=r"sampler\.max_rows=0"):
         LocalSampler(model, tokenizer, max_rows=0)
     with pytest.raises(ConfigError, match="context of 128"):
-        draw(LocalSampler(model, tokenizer), make_prompts(1), Sampling(max_new_tokens=126))
+        sample(LocalSampler(model, tokenizer), make_prompts(1), Sampling(max_new_tokens=126))
 
 
-def test_cache_limit_bounds_the_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_max_cache_gib_limits_the_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     prompts = make_prompts(4)
     longest = max(len(prompt.token_ids) for prompt in prompts) + 24
     sampler = LocalSampler(model, tokenizer)
-    tight = LocalSampler(model, tokenizer, max_cache_gib=sampler.decoder.row_bytes * longest * 5 / 2**30)
+    tight = LocalSampler(model, tokenizer, max_cache_gib=sampler.decoder.cache_bytes_per_token * longest * 5 / 2**30)
     assert tight._row_limit(prompts, Sampling(max_new_tokens=24)) == 5
     assert sampler._row_limit(prompts, Sampling(max_new_tokens=24)) == 256
-    assert {key: r.token_ids for key, r in draw(tight, prompts).items()} == {
-        key: r.token_ids for key, r in draw(sampler, prompts).items()
+    assert {key: r.token_ids for key, r in sample(tight, prompts).items()} == {
+        key: r.token_ids for key, r in sample(sampler, prompts).items()
     }
 
 
-def test_the_config_calls_the_sampler(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_config_builds_the_sampler(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     sampler = instantiate(OmegaConf.load(ROOT / "conf/sampler/local.yaml"))(model, tokenizer, "unused")
-    assert len(draw(sampler, make_prompts(2))) == 6
+    assert len(sample(sampler, make_prompts(2))) == 6

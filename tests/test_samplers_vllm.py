@@ -1,4 +1,4 @@
-"""vLLM in process, on the shipped micro base."""
+"""`sampler=vllm` on the micro base model: responses, log-probs, stop rules and weight sync."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from simplerl.config import ModelConfig
-from simplerl.engine.checksum import fingerprint
+from simplerl.engine.tensors import tensor_checksum
 from simplerl.samplers.local import LocalSampler
 from simplerl.types import Problem, Prompt, Rollout, Sampling, Stop
 
@@ -53,7 +53,7 @@ def prompts(tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
     return [Prompt(Problem(q, q, ""), q, tuple(tokenizer(q).input_ids)) for q in questions]
 
 
-def draw(
+def sample(
     sampler: VllmSampler | LocalSampler,
     prompts: list[Prompt],
     sampling: Sampling,
@@ -76,12 +76,12 @@ def check_logprobs(model: PreTrainedModel, rollouts: dict[tuple[str, int], Rollo
         torch.testing.assert_close(torch.tensor(rollout.logprobs), want, atol=1e-3, rtol=0)
 
 
-def test_greedy_answers_are_the_local_samplers(
+def test_greedy_responses_equal_the_local_samplers(
     sampler: VllmSampler, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]
 ) -> None:
     sampling, stop = Sampling(0.0, max_new_tokens=80), Stop((tokenizer.eos_token_id,))
-    ours = draw(LocalSampler(policy, tokenizer), prompts, sampling, stop, samples=1)
-    theirs = draw(sampler, prompts, sampling, stop, samples=1)
+    ours = sample(LocalSampler(policy, tokenizer), prompts, sampling, stop, samples=1)
+    theirs = sample(sampler, prompts, sampling, stop, samples=1)
     for key, rollout in theirs.items():
         assert (rollout.token_ids, rollout.text, rollout.finish_reason) == (
             ours[key].token_ids,
@@ -93,39 +93,39 @@ def test_greedy_answers_are_the_local_samplers(
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0])
-def test_logprobs_are_those_of_the_policy(
+def test_logprobs_match_the_policy(
     sampler: VllmSampler, policy: PreTrainedModel, prompts: list[Prompt], temperature: float
 ) -> None:
-    rollouts = draw(sampler, prompts, Sampling(temperature, max_new_tokens=24), Stop((0,)))
+    rollouts = sample(sampler, prompts, Sampling(temperature, max_new_tokens=24), Stop((0,)))
     assert len({rollout.token_ids for rollout in rollouts.values()}) > 6
     check_logprobs(policy, rollouts, temperature)
 
 
-def test_stops_are_the_local_samplers(
+def test_stop_strings_give_the_local_samplers_responses(
     sampler: VllmSampler, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]
 ) -> None:
     stop, sampling = Stop((tokenizer.eos_token_id,), ("\nThe",)), Sampling(0.0, max_new_tokens=60)
-    ours = draw(LocalSampler(policy, tokenizer), prompts, sampling, stop, samples=1)
-    for key, rollout in draw(sampler, prompts, sampling, stop, samples=1).items():
+    ours = sample(LocalSampler(policy, tokenizer), prompts, sampling, stop, samples=1)
+    for key, rollout in sample(sampler, prompts, sampling, stop, samples=1).items():
         assert (rollout.token_ids, rollout.text) == (ours[key].token_ids, ours[key].text)
         assert rollout.finish_reason == ours[key].finish_reason
 
 
-def test_samples_repeat_whatever_their_batch(sampler: VllmSampler, prompts: list[Prompt]) -> None:
+def test_a_sample_does_not_depend_on_its_batch(sampler: VllmSampler, prompts: list[Prompt]) -> None:
     sampling, stop = Sampling(max_new_tokens=24), Stop((0,))
-    whole = draw(sampler, prompts, sampling, stop)
-    part = draw(sampler, prompts[2:0:-1], sampling, stop, samples=2)
+    whole = sample(sampler, prompts, sampling, stop)
+    part = sample(sampler, prompts[2:0:-1], sampling, stop, samples=2)
     assert {key: whole[key].token_ids for key in part} == {key: rollout.token_ids for key, rollout in part.items()}
-    other = draw(sampler, prompts, sampling, stop, step=1)
+    other = sample(sampler, prompts, sampling, stop, step=1)
     assert {key: r.token_ids for key, r in other.items()} != {key: r.token_ids for key, r in whole.items()}
 
 
-def test_a_consumer_may_leave_early(sampler: VllmSampler, prompts: list[Prompt]) -> None:
+def test_the_iterator_can_be_closed_early(sampler: VllmSampler, prompts: list[Prompt]) -> None:
     stream = sampler.generate(prompts, Sampling(max_new_tokens=24), Stop(()), 3, 0, 0)
     next(stream)
     stream.close()
     assert not sampler.engine.llm.llm_engine.has_unfinished_requests()
-    assert len(draw(sampler, prompts, Sampling(max_new_tokens=4), Stop(()))) == 12
+    assert len(sample(sampler, prompts, Sampling(max_new_tokens=4), Stop(()))) == 12
 
 
 def test_new_weights_are_used(sampler: VllmSampler, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]) -> None:
@@ -135,11 +135,12 @@ def test_new_weights_are_used(sampler: VllmSampler, tokenizer: PreTrainedTokeniz
         for parameter in other.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     sampler.load_weights(other.named_parameters())
-    check_logprobs(other, draw(sampler, prompts, Sampling(max_new_tokens=24), Stop((0,))))
+    check_logprobs(other, sample(sampler, prompts, Sampling(max_new_tokens=24), Stop((0,))))
 
 
-def test_the_engine_says_which_weights_it_computes_with(sampler: VllmSampler) -> None:
-    """Read back from what vLLM fused, padded and packed; loaded one by one; the tied head has its own packed copy."""
+def test_checksums_are_of_the_weights_the_engine_computes_with(sampler: VllmSampler) -> None:
+    """Weights are loaded one by one and read back after vLLM fused, padded and packed them; the tied output layer has
+    its own packed copy."""
     policy = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -150,9 +151,9 @@ def test_the_engine_says_which_weights_it_computes_with(sampler: VllmSampler) ->
         sampler.engine.load_weights([(name, parameter.detach())])
     sampler.engine.finish_weights()
     held = sampler.engine.checksums()
-    want = {name: fingerprint(parameter) for name, parameter in policy.named_parameters()}
+    want = {name: tensor_checksum(parameter) for name, parameter in policy.named_parameters()}
     assert held == want | {"lm_head.weight": want["model.embed_tokens.weight"]}
     with torch.no_grad():
         policy.model.layers[2].self_attn.k_proj.weight[7, 9] += 1e-6
-    changed = {name: fingerprint(parameter) for name, parameter in policy.named_parameters()}
+    changed = {name: tensor_checksum(parameter) for name, parameter in policy.named_parameters()}
     assert {name for name in want if held[name] != changed[name]} == {"model.layers.2.self_attn.k_proj.weight"}

@@ -1,4 +1,4 @@
-"""Small random models and batches for the tests of the engine."""
+"""Small random models and batches for the engine tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def hf_config(kind: str = "qwen2", **changes: Any) -> Any:
-    """Two layers of width 32; what is random is wide enough that every token has a distribution of its own."""
+    """Return a config with two layers of width 32 and a large initializer_range, so that distributions differ."""
     return AutoConfig.for_model(
         kind,
         **{
@@ -50,7 +50,7 @@ def policy(kind: str = "qwen2", seed: int = 0, attention: str = "sdpa", **change
 
 
 def batch(seed: int = 0, rows: int = 12, longest: int = 24, groups: int = 3) -> Batch:
-    """Prompts of 2 to 6 tokens with responses of 1 to `longest`; rewards, old log-probs, advantages and values."""
+    """Return random prompts (2 to 6 tokens) and responses (1 to `longest`) with every column that a loss reads."""
     rng = np.random.default_rng(seed)
     lengths = [1, longest, *rng.integers(1, longest, rows - 2)]
     made = collate(
@@ -61,7 +61,7 @@ def batch(seed: int = 0, rows: int = 12, longest: int = 24, groups: int = 3) -> 
     def noise(scale: float = 1.0) -> torch.Tensor:
         return torch.from_numpy(rng.normal(size=tuple(made.tokens.shape)) * scale).float() * made.mask
 
-    with torch.no_grad():  # so that ratios to policy(seed=0) spread around one
+    with torch.no_grad():  # so that probability ratios to policy(seed=0) are around one
         log_p = torch.log_softmax(policy()(made.tokens).logits[:, :-1], -1)
     own = torch.nn.functional.pad(log_p.gather(-1, made.tokens[:, 1:, None]).squeeze(-1), (1, 0)) * made.mask
     return made.with_(

@@ -102,3 +102,36 @@ def moving_baseline(batch: Batch, state: State, *, decay: float = 0.9) -> tuple[
     mean = (kept * state["mean"] + (1 - decay) * step_mean) / (kept + 1 - decay)
     advantages = (total - baseline)[:, None].float() * batch.mask
     return batch.with_(advantages=advantages), {"mean": mean, "weight": kept + 1 - decay}
+
+
+def teacher_advantage(batch: Batch) -> Batch:
+    """Set each token's advantage to log pi_teacher - log pi, the gradient signal of the reverse KL to a teacher
+    (on-policy distillation, arXiv:2306.13649). Rewards are not used. Reads `teacher_logprobs` [B, T]."""
+    assert batch.logprobs is not None
+    return batch.with_(advantages=(batch.extra["teacher_logprobs"] - batch.logprobs) * batch.mask)
+
+
+def prime(
+    batch: Batch, *, beta: float = 0.05, process: float = 1.0, outcome: float = 1.0, whiten: bool = True
+) -> Batch:
+    """Estimate advantages from outcome and implicit process rewards (PRIME, arXiv:2502.01456, eq. 5).
+
+    The process reward of a token is beta * (log pi_prm - log pi_ref). Each of both is compared with the mean over the
+    other samples of the prompt (leave-one-out); of the process rewards that is the mean over the tokens of each. The
+    advantage of a token is process * the sum of what follows it, itself included, + outcome * the outcome's part.
+    Reads `prm_logprobs` [B, T], as the updated process reward model gives them."""
+    assert batch.ref_logprobs is not None
+    mask = batch.mask
+    tokens = beta * (batch.extra["prm_logprobs"] - batch.ref_logprobs).double() * mask
+    means = tokens.sum(-1) / mask.sum(-1).clamp(min=1)
+    centred = (tokens - _others_mean(means, batch.group)[:, None]) * mask
+    to_go = centred.flip(-1).cumsum(-1).flip(-1)
+    total = rollout_returns(batch)
+    graded = total - _others_mean(total, batch.group)
+    advantages = ((process * to_go + outcome * graded[:, None]) * mask).float()
+    return batch.with_(advantages=whitened(advantages, mask) if whiten else advantages)
+
+
+def _others_mean(x: Tensor, group: Tensor) -> Tensor:
+    """Return [B]: the mean of `x` [B] over the other rows of the same group; 0 where there is none."""
+    return (group_sum(x, group) - x) / (group_size(group) - 1).clamp(min=1)

@@ -65,3 +65,15 @@ def negative_log_likelihood(output: TokenOutput, batch: Batch) -> LossOutput:
 def entropy_bonus(output: TokenOutput, batch: Batch, *, coef: float) -> LossOutput:
     """Return -coef * entropy per token, a term of the policy's loss."""
     return -coef * output.entropy, {}
+
+
+def implicit_prm(output: TokenOutput, batch: Batch, *, beta: float = 0.05) -> LossOutput:
+    """Return the cross-entropy of an implicit process reward model (PRIME, arXiv:2502.01456, eq. 4): its probability
+    that a response is correct is sigmoid(beta * sum of log pi_prm - log pi_ref). The loss of a response stands on each
+    of its tokens, so it needs aggregation=sequence_mean."""
+    assert batch.ref_logprobs is not None and batch.correct is not None
+    total = beta * ((output.logprobs - batch.ref_logprobs) * batch.mask).sum(-1)
+    target = batch.correct.float()
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(total, target, reduction="none")
+    accuracy = ((total > 0) == batch.correct).float()
+    return loss[:, None] * batch.mask, {"accuracy": accuracy[:, None] * batch.mask}

@@ -1,1 +1,1 @@
-"""Timings: our parts beside other people's on the same checkpoint, prompts and token counts."""
+"""Benchmarks: speed of our samplers, updates and grading, compared with other libraries on the same inputs."""

@@ -1,13 +1,16 @@
-"""Every benchmark on the micro base, and on SmolLM2-135M where its folder is given: python -m simplerl.bench [FOLDER].
+"""Runs every benchmark that compares speed, each in a process of its own so that threads and memory are not shared:
 
-A process each, so that one's threads and memory do not disturb the next. Make the folder with
-`python -m simplerl.bench.smollm2 FOLDER`.
+    python -m simplerl.bench [FOLDER]
+
+They use the micro base model and, if its folder is given, SmolLM2-135M (`python -m simplerl.bench.smollm2 FOLDER`).
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 
 MICRO = "assets/micro_base"
 
@@ -17,15 +20,18 @@ def run(module: str, *arguments: str) -> None:
     subprocess.run([sys.executable, "-m", module, *arguments], check=True)
 
 
-def main() -> None:
-    run("simplerl.bench.sampling", f"model={MICRO}", "rows=256", "tokens=64")
-    run("simplerl.bench.rl_step", MICRO, "--responses", "256", "--tokens", "64")
-    run("simplerl.bench.update", MICRO, "--responses", "256", "--precision", "float32")
-    for folder in sys.argv[1:2]:
-        bfloat16 = "--precision", "bfloat16"
-        run("simplerl.bench.sampling", f"model={folder}", "rows=64", "tokens=64", "precision=bfloat16")
-        run("simplerl.bench.rl_step", folder, "--responses", "64", "--tokens", "64", *bfloat16)
-        run("simplerl.bench.update", folder, *bfloat16)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m simplerl.bench", description="Run every speed benchmark.")
+    parser.add_argument("folder", nargs="?", help="SmolLM2-135M, made by python -m simplerl.bench.smollm2")
+    folder = parser.parse_args(arguments).folder
+    float32, bfloat16 = ("--precision", "float32"), ("--precision", "bfloat16")
+    run("simplerl.bench.sampling", MICRO, "--responses", "256", *float32)
+    run("simplerl.bench.rl_step", MICRO, "--responses", "256", *float32)
+    run("simplerl.bench.update", MICRO, "--responses", "256", *float32)
+    if folder:
+        run("simplerl.bench.sampling", folder, "--responses", "64", *bfloat16)
+        run("simplerl.bench.rl_step", folder, "--responses", "64", *bfloat16)
+        run("simplerl.bench.update", folder, "--responses", "64", *bfloat16)
 
 
 if __name__ == "__main__":

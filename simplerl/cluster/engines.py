@@ -26,7 +26,7 @@ from simplerl.cluster.engine_actor import EngineActor, Report, Request, Response
 from simplerl.cluster.stacks import DEATHS, stacks_of
 from simplerl.cluster.weights import Source, answers_of, failed, from_process, from_ranks, how_it_died, keeping, send
 from simplerl.config import ModelConfig
-from simplerl.samplers.vllm import EngineSettings, prepare_import, request_key
+from simplerl.samplers.vllm import EngineSettings, prepare_import, request_seed
 from simplerl.types import Prompt, Rollout, Sampling, Stop
 
 logger = logging.getLogger(__name__)
@@ -253,7 +253,7 @@ class EnginePool:
         queue: deque[Request] = deque()
         for number, prompt in enumerate(prompts):
             for sample in range(samples):
-                name, key = f"{self._calls}-{number}-{sample}", request_key(seed, step, prompt, sample)
+                name, key = f"{self._calls}-{number}-{sample}", request_seed(seed, step, prompt, sample)
                 waiting[name] = (prompt, sample)
                 queue.append(Request(name, prompt.token_ids, key, sampling, stop))
         begin, busy = time.monotonic(), 0.0

@@ -1,7 +1,7 @@
 """Weights from rank 0 to all engines by NCCL broadcast, for GPUs: the other way than `simplerl.cluster.weights`.
 
 NOT RUN in this project's tests, which have no GPUs. What differs from the tested way is only how the bytes travel:
-vLLM's own trainer side of its "nccl" transfer packs and broadcasts, and `simplerl.samplers.vllm_engine.Parts` in the
+vLLM's own trainer side of its "nccl" transfer packs and broadcasts, and `TensorWeightTransfer` in the
 engines inherits vLLM's receiving side; start, finish and the checksums of both sides are the tested ones. Engines that
 are restarted between two syncs get their weights through the object store.
 """
@@ -21,7 +21,7 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 from simplerl.backends import Lost
 from simplerl.cluster.stacks import DEATHS
 from simplerl.cluster.weights import compare, how_it_died
-from simplerl.engine.checksum import fingerprint
+from simplerl.engine.tensors import tensor_checksum
 
 
 class RankWeights(WeightSource):
@@ -43,7 +43,7 @@ class RankWeights(WeightSource):
         self.checksums = {}
         for name, weight in self.full_weights():
             cast = weight.detach().to(self.dtype, copy=True)  # under ZeRO-3 the gathered one is freed soon
-            self.checksums[name] = fingerprint(cast)
+            self.checksums[name] = tensor_checksum(cast)
             yield name, cast
 
 

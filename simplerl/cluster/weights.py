@@ -3,7 +3,7 @@
 Rank 0 casts each weight to the engines' precision, checksums it and packs it into a bucket; all other ranks take
 part in gathering it (ZeRO-3) and keep nothing. A bucket goes through Ray's object store, which is shared memory on
 one node; engines load it at once. At most three buckets exist at a time, never a second copy of the model. At the
-end the engines say what they hold (`simplerl.engine.checksum`), and it must be what was sent.
+end the engines say what they hold (`simplerl.engine.tensors`), and it must be what was sent.
 `simplerl.cluster.nccl` is the other way, between GPUs.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from simplerl.backends import Lost
 from simplerl.cluster.stacks import DEATHS, stacks_of
-from simplerl.engine.checksum import fingerprint
+from simplerl.engine.tensors import tensor_checksum
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def buckets(named: Iterable[tuple[str, Tensor]], size: int, dtype: torch.dtype, 
             parts, filled = [], 0
         if not parts:
             space = np.empty(max(size, count), np.uint8)
-        parts.append((name, tuple(weight.shape), fingerprint(weight)))
+        parts.append((name, tuple(weight.shape), tensor_checksum(weight)))
         torch.from_numpy(space[filled : filled + count]).copy_(weight.contiguous().view(-1).view(torch.uint8))
         filled += count
     if parts:

@@ -35,7 +35,7 @@ from simplerl.engine.optimizer import (
     read_step,
     write_step,
 )
-from simplerl.engine.tensor_files import TensorFiles, shard_name, write_index
+from simplerl.engine.tensors import TensorFiles, shard_name, write_index
 from simplerl.engine.worker import Forward
 
 

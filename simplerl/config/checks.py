@@ -77,7 +77,7 @@ def check_values(config: Config) -> None:
         least = metadata.get("least")
         require(least is None or value is None or value >= least, f"{key}={value} must be at least {least}.")
     require(config.seed <= MOST_SEED, f"seed={config.seed} must be at most {MOST_SEED}.")
-    _model_path(config.model.path)
+    _model_path("model.path", config.model.path)
     train = config.train
     if config.algorithm.advantage is not None:
         _batches(train)
@@ -107,20 +107,19 @@ def check_values(config: Config) -> None:
     )
 
 
-def _model_path(path: str) -> None:
+def _model_path(key: str, path: str) -> None:
     """Refuse a folder that does not exist, which would otherwise be looked up on the Hub."""
     parts = Path(path).parts
     looks_local = path.startswith(("/", ".", "~")) or len(parts) > 2 or (len(parts) == 2 and Path(parts[0]).is_dir())
     require(
         not looks_local or Path(path).is_dir(),
-        f"model.path={path} does not exist: name a Hugging Face folder (relative paths start at {Path.cwd()}) "
-        "or a hub id.",
+        f"{key}={path} does not exist: name a Hugging Face folder (relative paths start at {Path.cwd()}) or a hub id.",
     )
     folder = Path(path)
     if folder.is_dir() and not (folder / "config.json").is_file():
         inside = sorted(folder.glob("checkpoints/step_*/policy")) or sorted(folder.glob("warmup/model"))
         meant = f"take {inside[-1]}" if inside else "name a Hugging Face folder"
-        raise ConfigError(f"model.path={path} holds no model (there is no config.json in it): {meant}.")
+        raise ConfigError(f"{key}={path} holds no model (there is no config.json in it): {meant}.")
 
 
 def _batches(train: TrainConfig) -> None:
@@ -145,6 +144,8 @@ def _batches(train: TrainConfig) -> None:
 def _role(name: str, role: RoleConfig) -> None:
     key = f"algorithm.roles.{name}"
     require(name != "policy", f"{key}: the policy is always there; its settings are algorithm.loss and train.policy.")
+    if role.model is not None:
+        _model_path(f"{key}.model", role.model)
     require(
         (role.loss is None) == (role.optimizer is None),
         f"{key}.loss and {key}.optimizer belong together: set both to train the role, or neither to freeze it.",

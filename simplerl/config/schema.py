@@ -9,9 +9,9 @@ This module imports neither torch nor transformers, so that `--help` and refusal
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
@@ -277,6 +277,18 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     run: RunConfig = field(default_factory=RunConfig)
     choices: dict[str, str] = field(default_factory=dict)  # filled in: the option chosen in each group
+
+
+def without_effect(kind: Any = Config, prefix: str = "") -> set[str]:
+    """Return the dotted keys of settings that cannot change the numbers of a run."""
+    hints, keys = get_type_hints(kind), set()
+    for one in fields(kind):
+        key, inner = f"{prefix}{one.name}", hints[one.name]
+        if not one.metadata.get("changes_results", True):
+            keys.add(key)
+        if is_dataclass(inner):
+            keys |= without_effect(inner, f"{key}.")
+    return keys
 
 
 def register() -> None:

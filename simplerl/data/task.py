@@ -12,7 +12,7 @@ from typing import Any
 from simplerl.config import Config, ModelConfig, PromptConfig
 from simplerl.data.prompts import PromptFormat, generation_eos_ids, prepare_prompts
 from simplerl.engine.batching import permutation
-from simplerl.engine.models import context_of, load_hf_config, load_tokenizer
+from simplerl.engine.models import context_of, load_hf_config, load_tokenizer, model_at
 from simplerl.errors import ConfigError
 from simplerl.micro.world import problems as micro_problems
 from simplerl.rewards.pool import Grader
@@ -100,6 +100,7 @@ def prepare(config: Config) -> Task:
     """Raises ConfigError for whatever can be refused without weights, the quick checks first."""
     require_model(config.model)
     tokenizer = load_tokenizer(config.model)
+    _check_role_tokenizers(config, tokenizer)
     context = context_of(config.model, load_hf_config(config.model))
     format = _format(config.prompt, config.model, tokenizer)
     sampling = Sampling(**vars(config.sampling))
@@ -127,6 +128,21 @@ def prepare(config: Config) -> Task:
         arithmetic=arithmetic,
         seed=config.seed,
     )
+
+
+def _check_role_tokenizers(config: Config, tokenizer: Any) -> None:
+    """A role with a model of its own reads the policy's tokens, so its vocabulary must be the same."""
+    for name, role in config.algorithm.roles.items():
+        if role.model is None:
+            continue
+        model = model_at(config.model, role.model)
+        require_model(model)
+        if load_tokenizer(model).get_vocab() != tokenizer.get_vocab():
+            raise ConfigError(
+                f"algorithm.roles.{name}.model={role.model} has another vocabulary than "
+                f"model.path={config.model.path}, whose tokens it would have to read: choose "
+                "a model of the same family."
+            )
 
 
 def _check_ids(place: str, prompts: Sequence[Prompt]) -> None:

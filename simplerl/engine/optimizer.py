@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from simplerl.config import OptimizerConfig, Schedule
-from simplerl.engine.tensor_files import TensorFiles
+from simplerl.engine.tensors import TensorFiles
 
 OPTIMIZER, STEP_FILE = "optimizer", "optimizer.json"  # <moment>.<parameter's name> in optimizer*.safetensors
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -1,1 +1,1 @@
-"""The micro world: integer arithmetic small enough to learn, check and sharpen on a laptop in minutes."""
+"""The micro world: integer arithmetic that a tiny model can learn and RL can improve, on a laptop in minutes."""

@@ -1,11 +1,13 @@
-"""What the base model of the micro world has read.
+"""Training corpus of the micro world's base model.
 
-A mixture of the habits that the base model of the paper shows: quick steps with a box (and slips), long Python
-programs that state no answer, rambling without a box, and rarely a self-check. The wording of the question tilts
-the mixture, so that greedy decoding is a mixture too. Drills are bare sums and comparisons.
+The corpus mixes the habits of a base model before RL: short step-by-step answers with a boxed result (and slips, that
+is, planted errors), long Python programs that state no answer, rambling without a box, and rarely a self-check. The
+wording of the question shifts the mixture, so that greedy decoding shows a mixture too. Drills are bare sums and
+comparisons.
 
-Of the hard products the corpus knows a quarter by heart (`Step.known`); of the others it guesses the middle digits,
-so that only working them out by tens and ones gets them right, and no reinforcement of the quick way can.
+Quick answers give a quarter of the hard products from memory (`Step.memorised`), correct except for slips. For the
+others they guess the middle digits, so that only working a product out by tens and ones gives the correct result, and
+RL cannot improve quick answers to it.
 """
 
 from __future__ import annotations
@@ -18,36 +20,32 @@ from random import Random
 from simplerl.micro.world import LARGEST, WORDINGS, Expression, Step, expressions, wording
 from simplerl.types import Problem
 
-STEP_SLIP, KNOWN_SLIP = 0.05, 0.15  # chance of a planted slip: easy step, hard product known by heart
-CHECK_AFTER_GUESS, CHECK_AFTER_KNOWN = 0.16, 0.05  # chance that steps with such a product check it
-RIGHT_GUESS, RIGHT_KNOWN = 0.35, 0.65  # chance that what is checked is right
-UNBOXED_CHECK = 0.15  # chance that an answer with a check has no box
+EASY_SLIP_RATE, MEMORISED_SLIP_RATE = 0.05, 0.15  # probability of a slip in an easy step, in a memorised hard product
+GUESSED_CHECK_RATE, MEMORISED_CHECK_RATE = 0.16, 0.05  # probability that an answer checks its hard product
+GUESSED_CORRECT_RATE, MEMORISED_CORRECT_RATE = 0.35, 0.65  # probability that a checked product was correct
+UNBOXED_CHECK_RATE = 0.15  # probability that an answer with a check has no box
 
 QUICK, CODE, RAMBLE, CHECK, DRILL = "quick", "code", "ramble", "check", "drill"
-DRILL_SHARE = 0.4  # of all documents
+DRILL_FRACTION = 0.4  # of all documents
 DRILL_PROMPT = "Practice:\n"
 VERDICTS = ("same", "different")
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text of the corpus: the model reads `prompt` and learns `answer`.
-
-    `final` is the number that the answer ends with (None: it states none); `slips` counts the wrong values
-    that were not repaired; `given` is a span of `answer` that is read but not learnt.
-    """
+    """One text of the corpus: the model is trained on `answer`, given `prompt`."""
 
     prompt: str
     answer: str
     style: str
-    value: int | None = None
-    final: int | None = None
-    slips: int = 0
-    given: tuple[int, int] = (0, 0)
+    value: int | None = None  # of the expression
+    final: int | None = None  # the number that the answer ends with; None if it states none
+    slips: int = 0  # wrong values that the answer does not repair
+    given: tuple[int, int] = (0, 0)  # a span of `answer` that is excluded from the loss
 
 
 def slip(rng: Random, value: int) -> int:
-    """A near miss: one or two digits changed, or off by a small round number; in 0..LARGEST, never `value`."""
+    """Return a wrong value near `value`, in 0..LARGEST: one or two digits changed, or off by a small round number."""
     while True:
         if rng.random() < 0.4:
             wrong = value + rng.choice((-1, 1)) * rng.choice((1, 2, 10, 10, 20, 100, 100, 200))
@@ -61,35 +59,36 @@ def slip(rng: Random, value: int) -> int:
 
 
 def guess(rng: Random, value: int) -> int:
-    """The first and the last digit of a product, and any digits between them."""
+    """Return `value` with random digits between the first and the last."""
     digits = str(value)
     return int(digits[0] + "".join(rng.choice("0123456789") for _ in digits[1:-1]) + digits[-1])
 
 
 def _plan_slips(rng: Random, item: Expression) -> dict[int, int]:
-    """What is written instead of the values of some steps, such that every later result stays in range."""
+    """Choose wrong values for some steps (index -> value) such that every later result stays in range."""
     for _ in range(20):
         slips: dict[int, int] = {}
         for index in range(len(item.ops)):
             step, value = item.steps(slips)[index]
             if not 0 <= value <= LARGEST:
                 break
-            if step.hard and not step.known:
+            if step.hard and not step.memorised:
                 slips[index] = guess(rng, value)
-            elif rng.random() < (KNOWN_SLIP if step.hard else STEP_SLIP):
+            elif rng.random() < (MEMORISED_SLIP_RATE if step.hard else EASY_SLIP_RATE):
                 slips[index] = slip(rng, value)
         if all(0 <= value <= LARGEST for _, value in item.steps(slips)):
             return slips
     return {}
 
 
-def _numbered(index: int) -> str:
+def _ordinal(index: int) -> str:
     return "First " if index == 0 else "Then "
 
 
 def quick_answer(rng: Random, item: Expression, boxed: bool = True) -> Document:
+    """Return the steps with their slips and a boxed result, nothing checked."""
     steps = item.steps(_plan_slips(rng, item))
-    lines = [f"{_numbered(i)}{step} = {value}" for i, (step, value) in enumerate(steps)]
+    lines = [f"{_ordinal(i)}{step} = {value}" for i, (step, value) in enumerate(steps)]
     final = steps[-1][1]
     lines.append(f"The answer is \\boxed{{{final}}}" if boxed else f"The answer is {final}")
     slips = sum(value != step.value for step, value in steps)
@@ -97,40 +96,43 @@ def quick_answer(rng: Random, item: Expression, boxed: bool = True) -> Document:
 
 
 def worked(step: Step) -> list[Step]:
-    """A hard product by tens and ones: a * b = a * tens + a * ones."""
+    """Return the three steps that compute a hard product by tens and ones: a * b = a * tens + a * ones."""
     tens, ones = Step(step.a, "*", step.b // 10 * 10), Step(step.a, "*", step.b % 10)
     return [tens, ones, Step(tens.value, "+", ones.value)]
 
 
 def comparison(new: int, old: int) -> str:
+    """Return the line of a self-check that compares a recomputed value with the first one."""
     return f"{new} or {old}? " + (f"same, keep {new}" if new == old else f"different, use {new}")
 
 
 def check_answer(rng: Random, item: Expression) -> Document:
-    """Careful steps; the hard product is written in one go, then worked out, compared and repaired. Its first value
-    is given, not learnt, because the quick answers say how good first values are."""
+    """Return correct steps in which the hard product is written directly, then worked out, compared and repaired.
+
+    Its first value is excluded from the loss, so that only quick answers determine how accurate first values are.
+    """
     lines: list[str] = []
     given = (0, 0)
     for index, (step, value) in enumerate(item.steps()):
-        lines.append(f"{_numbered(index)}{step} = {value}")
+        lines.append(f"{_ordinal(index)}{step} = {value}")
         if not step.hard:
             continue
         first = value
-        if rng.random() >= (RIGHT_KNOWN if step.known else RIGHT_GUESS):
-            first = slip(rng, value) if step.known else guess(rng, value)
-        lines[-1] = f"{_numbered(index)}{step} = {first}"
+        if rng.random() >= (MEMORISED_CORRECT_RATE if step.memorised else GUESSED_CORRECT_RATE):
+            first = slip(rng, value) if step.memorised else guess(rng, value)
+        lines[-1] = f"{_ordinal(index)}{step} = {first}"
         end = len("\n".join(lines))
         given = (end - len(str(first)), end)
         word = rng.choice(("recheck", "recheck", "rethink", "try again"))
         parts = [f"{part} = {part.value}" for part in worked(step)]
         lines += [f"wait, {word}: {parts[0]}", *parts[1:], comparison(value, first)]
-    boxed = rng.random() >= UNBOXED_CHECK
+    boxed = rng.random() >= UNBOXED_CHECK_RATE
     lines.append(f"The answer is \\boxed{{{item.value}}}" if boxed else f"The answer is {item.value}")
     return Document("", "\n".join(lines), CHECK, item.value, item.value, given=given)
 
 
 def code_answer(rng: Random, item: Expression) -> Document:
-    """A long Python program that computes the value and never states it."""
+    """Return a long Python program that computes the value and never states it."""
     names = "abcdefghijk"
     slots = {slot: names[slot] for slot in range(len(item.numbers))}
     lines = ["```python"]
@@ -160,7 +162,7 @@ _FILLERS = (
 
 
 def ramble_answer(rng: Random, item: Expression) -> Document:
-    """Talk around the question; half of the time an unboxed result at the end."""
+    """Return text that avoids the question, in half of the cases with quick steps and an unboxed result at the end."""
     lines = ["Let me think about this"]
     for filler in rng.choices(_FILLERS, k=rng.randint(3, 5)):
         number, other = rng.choice(item.numbers), rng.choice(item.numbers)
@@ -193,25 +195,26 @@ def _drill_line(rng: Random) -> str:
 
 
 def drill(rng: Random) -> Document:
-    """Bare sums and comparisons, written as they stand in the answers."""
+    """Return three to five bare sums and comparisons in the form in which answers contain them."""
     return Document(DRILL_PROMPT, "\n".join(_drill_line(rng) for _ in range(rng.randint(3, 5))), DRILL)
 
 
 def _answer(rng: Random, item: Expression, template: str) -> Document:
+    """Return an answer in a random style, with the frequencies that belong to the question's wording."""
     _, steps, code, _ = WORDINGS[template]
-    draw = rng.random()
-    if draw < steps:
+    kind = rng.random()
+    if kind < steps:
         hard = [step for step, _ in item.steps() if step.hard]
-        share = 0.0 if not hard else CHECK_AFTER_KNOWN if hard[0].known else CHECK_AFTER_GUESS
-        return check_answer(rng, item) if rng.random() < share else quick_answer(rng, item)
-    return code_answer(rng, item) if draw < steps + code else ramble_answer(rng, item)
+        check_rate = 0.0 if not hard else MEMORISED_CHECK_RATE if hard[0].memorised else GUESSED_CHECK_RATE
+        return check_answer(rng, item) if rng.random() < check_rate else quick_answer(rng, item)
+    return code_answer(rng, item) if kind < steps + code else ramble_answer(rng, item)
 
 
-def documents(seed: int = 0, drill_share: float = DRILL_SHARE) -> Iterator[Document]:
-    """The endless corpus."""
+def documents(seed: int = 0, drill_fraction: float = DRILL_FRACTION) -> Iterator[Document]:
+    """Yield the documents of the corpus without end."""
     rng = Random(f"corpus-{seed}")
     for item in expressions("pretrain", rng):
-        while rng.random() < drill_share:
+        while rng.random() < drill_fraction:
             yield drill(rng)
         template = wording(rng)
         found = _answer(rng, item, template)
@@ -220,9 +223,8 @@ def documents(seed: int = 0, drill_share: float = DRILL_SHARE) -> Iterator[Docum
 
 
 def problems(count: int, seed: int = 0) -> list[Problem]:
-    """The first question-and-answer documents of the corpus as problems with a solution, for fine-tuning."""
-    found = (document for document in documents(seed, drill_share=0.0))
+    """Return the first `count` documents other than drills as problems with a solution, for fine-tuning."""
     return [
         Problem(f"micro-corpus-{seed}-{i}", d.prompt.rstrip("\n"), str(d.value), "micro", d.style, d.answer)
-        for i, d in enumerate(islice(found, count))
+        for i, d in enumerate(islice(documents(seed, drill_fraction=0.0), count))
     ]

@@ -2,9 +2,9 @@
 
     python -m simplerl.micro.pretrain --out assets/micro_base
 
-A Qwen2 of 0.8M parameters reads the documents of `simplerl.micro.corpus` and learns their answers. One CPU core is
-enough. The matrix products run in bfloat16 and attention in float32: on CPU the backward pass of bfloat16 attention
-is an order of magnitude slower.
+The model is a Qwen2 with 0.8M parameters, trained on the answers of `simplerl.micro.corpus`; one CPU core takes 23
+minutes. Matrix products are computed in bfloat16 and attention in float32, because on CPUs the backward pass of
+bfloat16 attention is about ten times slower.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -25,12 +25,11 @@ from transformers import AttentionInterface, GenerationConfig, Qwen2Config, Qwen
 
 from simplerl.micro import corpus, tokenizer
 
-WIDTHS = (48, 64, 80, 112, 176)  # tokens of a padded document: few shapes, each compiled once
-BATCH_TOKENS = 2048  # of one forward/backward: activations that fit the cache of a core
-CUT = 12  # tokens
-VERDICT_WEIGHT = (
-    5.0  # in the loss, of the word that says whether two numbers are the same: it is rare and slow to learn
-)
+WIDTHS = (48, 64, 80, 112, 176)  # lengths that documents are padded to; few, because each shape is compiled
+BATCH_TOKENS = 2048  # of one forward and backward pass, small enough for the cache of a CPU core
+TRUNCATED_ANSWER_TOKENS = 12
+# Loss weight of the words "same" and "different", the result of a comparison, which are rare and slow to learn.
+VERDICT_WEIGHT = 5.0
 CONTEXT = 256
 EOS_ID = tokenizer.EOS_ID
 
@@ -38,7 +37,10 @@ EOS_ID = tokenizer.EOS_ID
 def float32_attention(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: object
 ) -> tuple[Tensor, None]:
-    """[B, heads, T, head size] -> [B, T, heads, head size], whatever autocast says."""
+    """Compute attention in float32 under autocast, from [B, heads, T, head size] to [B, T, heads, head size].
+
+    The engine's `sdpa_float32` rounds differently and would train a different base model.
+    """
     with torch.autocast("cpu", enabled=False):
         groups = query.shape[1] // key.shape[1]
         key, value = key.float().repeat_interleave(groups, 1), value.float().repeat_interleave(groups, 1)
@@ -53,9 +55,10 @@ AttentionInterface.register("micro_float32", float32_attention)
 
 
 def new_model(seed: int) -> Qwen2ForCausalLM:
+    """Return the randomly initialised model."""
     torch.manual_seed(seed)
     config = Qwen2Config(
-        vocab_size=len(tokenizer.PIECES),
+        vocab_size=len(tokenizer.TOKENS),
         hidden_size=128,
         intermediate_size=384,
         num_hidden_layers=4,
@@ -75,32 +78,36 @@ def new_model(seed: int) -> Qwen2ForCausalLM:
 
 
 def examples(seed: int) -> Iterator[tuple[list[int], list[int]]]:
-    """Documents without end as (tokens, target of each token or -100), at most WIDTHS[-1] long.
+    """Yield documents as (tokens, next-token targets with -100 where there is no loss), at most WIDTHS[-1] long.
 
-    Most programs and half of the ramblings are cut after their first tokens: how often they are begun is learnt
-    from all, how they go on from the rest, at half the price.
+    Most programs and half of the rambling answers are truncated after their first tokens, which saves time: the model
+    learns how often to start them from all of them, and how to continue from the others.
     """
     rng = Random(f"cut-{seed}")
-    cut_share = {corpus.CODE: 0.8, corpus.RAMBLE: 0.5}
+    truncated_fraction = {corpus.CODE: 0.8, corpus.RAMBLE: 0.5}
     for document in corpus.documents(seed):
         text, (start, stop) = document.answer, document.given
         parts = [tokenizer.encode(part) for part in (document.prompt, text[:start], text[start:stop], text[stop:])]
         prompt, before, given, after = parts
         after.append(EOS_ID)
-        learnt = prompt[1:] if document.style == corpus.DRILL else [-100] * (len(prompt) - 1)
+        prompt_targets = prompt[1:] if document.style == corpus.DRILL else [-100] * (len(prompt) - 1)
         tokens = prompt + before + given + after
-        targets = [*learnt, *before, *(-100 for _ in given), *after, -100]
-        cut = len(prompt) + CUT if rng.random() < cut_share.get(document.style, 0.0) else len(tokens)
-        yield tokens[:cut], [*targets[: cut - 1], -100]
+        targets = [*prompt_targets, *before, *(-100 for _ in given), *after, -100]
+        length = (
+            len(prompt) + TRUNCATED_ANSWER_TOKENS
+            if rng.random() < truncated_fraction.get(document.style, 0.0)
+            else len(tokens)
+        )
+        yield tokens[:length], [*targets[: length - 1], -100]
 
 
 def batches(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """(tokens [B, T], targets [B, T]) with T of WIDTHS and B * T about BATCH_TOKENS, padded on the right."""
+    """Yield (tokens [B, T], targets [B, T]), right-padded, with T in WIDTHS and B * T about BATCH_TOKENS."""
     waiting: dict[int, list[tuple[list[int], list[int]]]] = {width: [] for width in WIDTHS}
     for tokens, targets in examples(seed):
         width = next(width for width in WIDTHS if len(tokens) <= width)
-        rest = width - len(tokens)
-        waiting[width].append((tokens + [EOS_ID] * rest, targets + [-100] * rest))
+        padding = width - len(tokens)
+        waiting[width].append((tokens + [EOS_ID] * padding, targets + [-100] * padding))
         if len(waiting[width]) == BATCH_TOKENS // width:
             columns = zip(*waiting[width], strict=True)
             yield tuple(torch.tensor(column) for column in columns)  # type: ignore[misc]
@@ -108,7 +115,7 @@ def batches(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 class Optimizer:
-    """Muon for the matrices of the layers, AdamW for embeddings, norms and biases; one cosine for both."""
+    """Trains the layers' matrices with Muon and the other parameters with AdamW, on one cosine schedule."""
 
     def __init__(self, model: Qwen2ForCausalLM, steps: int, muon_lr: float, adam_lr: float):
         layers = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
@@ -122,11 +129,11 @@ class Optimizer:
             self.parts.append(torch.optim.AdamW(layers, adam_lr, (0.9, 0.98), weight_decay=0.01))
         warmup = 100
 
-        def share(step: int) -> float:
+        def lr_factor(step: int) -> float:
             cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))
             return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * cosine)
 
-        self.schedules = [torch.optim.lr_scheduler.LambdaLR(part, share) for part in self.parts]
+        self.schedules = [torch.optim.lr_scheduler.LambdaLR(part, lr_factor) for part in self.parts]
 
     def step(self) -> None:
         for part, schedule in zip(self.parts, self.schedules, strict=True):
@@ -136,17 +143,17 @@ class Optimizer:
 
 
 def save(model: Qwen2ForCausalLM, out: Path) -> None:
-    """The model as a Hugging Face folder."""
+    """Write model and tokenizer as a Hugging Face folder."""
     model.generation_config = GenerationConfig(eos_token_id=EOS_ID, pad_token_id=EOS_ID, do_sample=False)
     model.save_pretrained(out)
     tokenizer.build().save_pretrained(out)
 
 
 def train_step(model: Qwen2ForCausalLM, forward: Callable[..., Any], parts: list[tuple[Tensor, Tensor]]) -> float:
-    """Accumulates the gradient of the mean loss of an answer token; returns the loss."""
+    """Accumulate the gradient of the mean loss per target token over `parts`, and return the loss."""
     count = sum(int((targets >= 0).sum()) for _, targets in parts)
-    weight = torch.ones(len(tokenizer.PIECES))
-    weight[[tokenizer.PIECES.index(word) for word in corpus.VERDICTS]] = VERDICT_WEIGHT
+    weight = torch.ones(len(tokenizer.TOKENS))
+    weight[[tokenizer.TOKENS.index(word) for word in corpus.VERDICTS]] = VERDICT_WEIGHT
     total = 0.0
     for tokens, targets in parts:
         positions = torch.arange(tokens.shape[1])[None]
@@ -161,17 +168,28 @@ def train_step(model: Qwen2ForCausalLM, forward: Callable[..., Any], parts: list
     return total
 
 
-def main() -> None:
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Pre-train the micro world's base model.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the model")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the model to")
+    parser.add_argument("--seed", type=int, default=0, help="of the initial weights and the corpus")
     parser.add_argument("--steps", type=int, default=2200, help="optimizer steps")
-    parser.add_argument("--parts", type=int, default=6, help=f"batches of {BATCH_TOKENS} tokens per step")
-    parser.add_argument("--muon-lr", type=float, default=3e-3, help="of the layers' matrices; 0: AdamW for all")
-    parser.add_argument("--adam-lr", type=float, default=3e-3)
+    parser.add_argument("--parts", type=int, default=6, help=f"micro-batches of {BATCH_TOKENS} tokens per step")
+    parser.add_argument(
+        "--muon-lr",
+        type=float,
+        default=3e-3,
+        help="learning rate of the layers' matrices; 0 trains them with AdamW too",
+    )
+    parser.add_argument("--adam-lr", type=float, default=3e-3, help="learning rate of all other parameters")
     parser.add_argument("--save-every", type=int, default=500, help="steps between saves")
-    parser.add_argument("--eager", action="store_true", help="without torch.compile (needs a C++ compiler): slower")
-    args = parser.parse_args()
+    parser.add_argument(
+        "--eager", action="store_true", help="do not use torch.compile: slower, but needs no C++ compiler"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = _arguments(arguments)
     torch.manual_seed(args.seed)
     model = new_model(args.seed)
     forward = model.model if args.eager else torch.compile(model.model, dynamic=False)

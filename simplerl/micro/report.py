@@ -1,10 +1,10 @@
-"""What a model of the micro world does, measured on held-out questions:
+"""Evaluates a model of the micro world on held-out problems and prints the results as JSON:
 
     python -m simplerl.micro.report assets/micro_base
 
-Greedy and sampled (temperature 1): accuracy with the answer boxed, shares of box, code and self-check, length in
-tokens, accuracy by style; and of the self-check, whether it is begun after wrong steps more often than after
-right ones, whether its verdict is right, and how often it repairs or spoils.
+For greedy decoding and temperature 1: accuracy (boxed answers only), fractions of boxed, code and self-check responses,
+length in tokens, and accuracy by style. For the self-check: whether it follows wrong steps more often than correct
+ones, whether its comparison is correct, and how often it repairs or spoils a value.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 import torch
@@ -22,7 +22,7 @@ from simplerl.micro import corpus, world
 from simplerl.types import Problem
 
 _STEP = re.compile(r"^(?:First|Then) (\d+) ([-+*]) (\d+) = (-?\d+)$")
-_VERDICT = re.compile(r"^(\d+) or (\d+)\? (?:same, keep|different, use) (\d+)$")
+_COMPARISON = re.compile(r"^(\d+) or (\d+)\? (?:same, keep|different, use) (\d+)$")
 _BOX = re.compile(r"\\boxed\{(-?\d+)\}")
 
 
@@ -35,16 +35,17 @@ def respond(
     seed: int = 0,
     max_new_tokens: int = 160,
 ) -> list[str]:
-    """One response to each problem, without its end token."""
+    """Generate one response to each problem, with the model's own `generate`; the end token is removed."""
     torch.manual_seed(seed)
     tokenizer.padding_side = "left"
     inputs = tokenizer([f"{problem.question}\n" for problem in problems], return_tensors="pt", padding=True)
-    how = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-    out = model.generate(**inputs, max_new_tokens=max_new_tokens, **how)  # type: ignore[operator]
+    options = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    out = model.generate(**inputs, max_new_tokens=max_new_tokens, **options)  # type: ignore[operator]
     return tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 def style_of(response: str) -> str:
+    """Classify a response as one of the styles of the corpus."""
     if "```" in response:
         return corpus.CODE
     if "wait" in response:
@@ -53,6 +54,7 @@ def style_of(response: str) -> str:
 
 
 def boxed(response: str) -> str | None:
+    """Return the last boxed number, or None."""
     found = _BOX.findall(response)
     return found[-1] if found else None
 
@@ -63,23 +65,23 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def summary(problems: list[Problem], responses: list[str], lengths: list[int]) -> dict[str, object]:
-    """Shares, lengths and accuracies; right means that the boxed number is the answer."""
+    """Return fractions, mean lengths and accuracies, overall and by style; only boxed answers count as correct."""
     styles = [style_of(response) for response in responses]
-    right = [boxed(response) == problem.answer for problem, response in zip(problems, responses, strict=True)]
+    correct = [boxed(response) == problem.answer for problem, response in zip(problems, responses, strict=True)]
     by_style = {}
     for style in (corpus.QUICK, corpus.CHECK, corpus.CODE, corpus.RAMBLE):
         chosen = [i for i, name in enumerate(styles) if name == style]
         hard = [i for i in chosen if problems[i].level and "h" in str(problems[i].level)]
         by_style[style] = {
-            "share": round(len(chosen) / len(styles), 4),
+            "fraction": round(len(chosen) / len(styles), 4),
             "length": _mean(lengths[i] for i in chosen),
-            "right": _mean(right[i] for i in chosen),
-            "right_hard": _mean(right[i] for i in hard),
-            "right_easy": _mean(right[i] for i in set(chosen) - set(hard)),
+            "accuracy": _mean(correct[i] for i in chosen),
+            "accuracy_hard": _mean(correct[i] for i in hard),
+            "accuracy_easy": _mean(correct[i] for i in set(chosen) - set(hard)),
         }
     return {
-        "accuracy": _mean(right),
-        "box_share": _mean("\\boxed{" in response for response in responses),
+        "accuracy": _mean(correct),
+        "boxed_fraction": _mean("\\boxed{" in response for response in responses),
         "length": _mean(lengths),
         "styles": by_style,
         "self_check": self_check(responses),
@@ -87,10 +89,10 @@ def summary(problems: list[Problem], responses: list[str], lengths: list[int]) -
 
 
 def self_check(responses: list[str]) -> dict[str, object]:
-    """Of every hard product that a response wrote in one go: was it right, was it followed by a check, and what
-    did the check do with it."""
-    seen: list[tuple[bool, bool]] = []  # (first value right, checked)
-    verdicts: list[tuple[bool, bool, bool]] = []  # (first value right, says "same", value gone on with right)
+    """Return, over all hard products that responses write directly, how often the first value is correct, how often
+    a check follows it, and what the check concludes and changes."""
+    products: list[tuple[bool, bool]] = []  # (first value correct, checked)
+    comparisons: list[tuple[bool, bool, bool]] = []  # (first value correct, says "same", value kept or used correct)
     for response in responses:
         lines = response.split("\n")
         for index, line in enumerate(lines):
@@ -100,26 +102,27 @@ def self_check(responses: list[str]) -> dict[str, object]:
             step = world.Step(int(match[1]), match[2], int(match[3]))
             if not step.hard:
                 continue
-            right = step.value == int(match[4])
+            correct = step.value == int(match[4])
             checked = index + 1 < len(lines) and lines[index + 1].startswith("wait")
-            seen.append((right, checked))
-            verdict = _VERDICT.match(lines[index + 4]) if checked and index + 4 < len(lines) else None
-            if verdict:
-                verdicts.append((right, "same" in verdict[0], int(verdict[3]) == step.value))
+            products.append((correct, checked))
+            comparison = _COMPARISON.match(lines[index + 4]) if checked and index + 4 < len(lines) else None
+            if comparison:
+                comparisons.append((correct, "same" in comparison[0], int(comparison[3]) == step.value))
     return {
-        "hard_products": len(seen),
-        "first_value_right": _mean(right for right, _ in seen),
-        "checked_when_wrong": _mean(checked for right, checked in seen if not right),
-        "checked_when_right": _mean(checked for right, checked in seen if right),
-        "verdicts": len(verdicts),
-        "says_different_when_wrong": _mean(not same for right, same, _ in verdicts if not right),
-        "says_different_when_right": _mean(not same for right, same, _ in verdicts if right),
-        "repaired_when_wrong": _mean(good for right, _, good in verdicts if not right),
-        "spoilt_when_right": _mean(not good for right, _, good in verdicts if right),
+        "hard_products": len(products),
+        "first_value_correct": _mean(correct for correct, _ in products),
+        "checked_when_wrong": _mean(checked for correct, checked in products if not correct),
+        "checked_when_correct": _mean(checked for correct, checked in products if correct),
+        "comparisons": len(comparisons),
+        "says_different_when_wrong": _mean(not same for correct, same, _ in comparisons if not correct),
+        "says_different_when_correct": _mean(not same for correct, same, _ in comparisons if correct),
+        "repaired_when_wrong": _mean(final for correct, _, final in comparisons if not correct),
+        "spoilt_when_correct": _mean(not final for correct, _, final in comparisons if correct),
     }
 
 
-def measure(path: str, count: int, temperature: float, seed: int = 0) -> dict[str, object]:
+def evaluate(path: str, count: int, temperature: float, seed: int = 0) -> dict[str, object]:
+    """Return the `summary` of the model in a folder on `count` held-out problems."""
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     problems = world.problems("heldout", count)
@@ -128,14 +131,14 @@ def measure(path: str, count: int, temperature: float, seed: int = 0) -> dict[st
     return summary(problems, responses, lengths)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure a model of the micro world on held-out questions.")
-    parser.add_argument("path", help="Hugging Face folder")
-    parser.add_argument("--count", type=int, default=512, help="questions")
-    parser.add_argument("--temperature", type=float, nargs="*", default=[0.0, 1.0])
-    args = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Evaluate a model of the micro world on held-out problems.")
+    parser.add_argument("path", help="Hugging Face folder of the model")
+    parser.add_argument("--count", type=int, default=512, help="number of problems")
+    parser.add_argument("--temperature", type=float, nargs="*", default=[0.0, 1.0], help="one or more; 0 is greedy")
+    args = parser.parse_args(arguments)
     for temperature in args.temperature:
-        print(json.dumps({"temperature": temperature, **measure(args.path, args.count, temperature)}, indent=1))
+        print(json.dumps({"temperature": temperature, **evaluate(args.path, args.count, temperature)}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The micro world's tokenizer: a fixed list of pieces, longest match first, and bytes for the rest.
+"""The micro world's tokenizer: a fixed vocabulary matched longest first, with bytes for all other text.
 
-Digits are tokens of their own, so that arithmetic is done digit by digit. It is a Qwen2 tokenizer whose byte-level
-BPE has no merges and whose pieces are added tokens: transformers gives every model of type qwen2 that class, whatever
-its files say. Every text round-trips.
+Each digit is a token, so that arithmetic is done digit by digit. The tokenizer is a Qwen2 tokenizer whose byte-level
+BPE has no merges and whose words are added tokens, because transformers uses that class for every model of type qwen2.
+Encoding and decoding round-trips every text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import Qwen2Tokenizer
 
 EOS = "<|endoftext|>"
-FRAME = ("<|im_start|>", "<|im_end|>")
+CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 _WORDS_TEXT = (
     "What is |Compute |Find |Work out |Calculate |Evaluate |Simplify |Practice|First |Then | = | + | - | * |"
     "The answer is |\\boxed{|wait|, |recheck|rethink|try again|retry|alternatively|however|: | or |? |same|different|"
@@ -25,25 +25,25 @@ _WORDS_TEXT = (
 )
 _WORDS = _WORDS_TEXT.split("|")
 _BYTES = tuple(map(chr, range(256)))
-PIECES = (EOS, *_BYTES, *FRAME, *_WORDS)  # by token id; a byte stands as the Latin-1 character of its value
+TOKENS = (EOS, *_BYTES, *CHAT_TOKENS, *_WORDS)  # by id; a byte is represented by the Latin-1 character with its value
 EOS_ID = 0
 
 
 @cache
-def _ids() -> tuple[re.Pattern[str], dict[str, int]]:
-    found = sorted((EOS, *FRAME, *_WORDS), key=lambda piece: (-len(piece), piece))
-    pattern = re.compile("|".join(map(re.escape, found)) + "|.", re.DOTALL)
-    return pattern, {piece: index for index, piece in enumerate(PIECES)}
+def _pattern_and_ids() -> tuple[re.Pattern[str], dict[str, int]]:
+    words = sorted((EOS, *CHAT_TOKENS, *_WORDS), key=lambda word: (-len(word), word))
+    pattern = re.compile("|".join(map(re.escape, words)) + "|.", re.DOTALL)
+    return pattern, {token: index for index, token in enumerate(TOKENS)}
 
 
 def encode(text: str) -> list[int]:
-    """The tokens of an ASCII text; the same as the Hugging Face tokenizer's, without its import."""
-    pattern, ids = _ids()
-    return [ids[piece] for piece in pattern.findall(text)]
+    """Return the token ids of an ASCII text, equal to the Hugging Face tokenizer's but without importing it."""
+    pattern, ids = _pattern_and_ids()
+    return [ids[token] for token in pattern.findall(text)]
 
 
 def build() -> Qwen2Tokenizer:
-    """The tokenizer as a Hugging Face object; `save_pretrained` writes tokenizer.json."""
+    """Return the Hugging Face tokenizer, whose `save_pretrained` writes tokenizer.json."""
     from tokenizers import AddedToken
     from transformers import Qwen2Tokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -56,10 +56,10 @@ def build() -> Qwen2Tokenizer:
         unk_token=EOS,
         eos_token=EOS,
         pad_token=EOS,
-        additional_special_tokens=list(FRAME),
+        additional_special_tokens=list(CHAT_TOKENS),
         clean_up_tokenization_spaces=False,
         model_max_length=256,
         chat_template="{% for message in messages %}{{ message['content'] + '\\n' }}{% endfor %}",
     )
-    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in _WORDS])
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in _WORDS])
     return tokenizer

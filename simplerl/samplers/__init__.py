@@ -1,4 +1,4 @@
-"""Where responses come from: `local` (transformers weights, written for RL) and `vllm`."""
+"""Samplers generate responses from the current policy weights: `local` (transformers weights) and `vllm`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,51 @@ if TYPE_CHECKING:
 
 
 class Sampler(Protocol):
+    """Generates responses with weights that the training loop replaces after every policy update.
+
+    To add a sampler, write a class with these two methods and a function that builds it, and name the function in
+    `conf/sampler/<name>.yaml` (`_target_`, `_partial_: true`, and its keyword arguments as keys):
+
+        def my_sampler(policy, tokenizer, model, *, max_rows=256) -> Sampler: ...
+
+    `policy` is the transformers model being trained, `tokenizer` its tokenizer, and `model` a `ModelConfig` whose
+    path holds config and tokenizer for an engine that builds its own model. A sampler for evaluation alone is built
+    by the same function; if the function has the attribute `reads_weights = True`, it then receives `policy=None` and
+    must read the weights from `model.path`.
+
+    The two methods are never called at the same time, but possibly from different threads.
+    `simplerl.samplers.local.LocalSampler` is the reference implementation.
+    """
+
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, stop: Stop, samples: int, seed: int, step: int
     ) -> Iterator[Rollout]:
-        """`samples` responses to each prompt, in order of completion."""
+        """Yield `samples` responses to each prompt, in any order, preferably as soon as each is complete.
+
+        Each rollout has
+        - `sample`: its index 0..samples-1 among the responses to its prompt;
+        - `token_ids`: the generated tokens, including the stop token if there is one, at most
+          `sampling.max_new_tokens` of them;
+        - `logprobs`: one per token, under the distribution that the token was sampled from (after temperature, top-k
+          and top-p; for greedy decoding, temperature 0, under the plain softmax);
+        - `finish_reason`: FINISH_STOP if a token of `stop.ids` or a string of `stop.strings` ended it, FINISH_LENGTH
+          if it was truncated at max_new_tokens;
+        - `text`: the decoded response without the stop token, truncated at the first stop string
+          (`simplerl.samplers.stopping.StopRule` does this);
+        - `score`: None.
+
+        Responses must be reproducible: a response may depend only on the weights and on (seed, step, problem id,
+        sample index), not on the other prompts or on the order of work. `response_seed` hashes these four.
+
+        The caller may close the iterator before it is exhausted; release caches and pending requests then. Raise
+        ConfigError if a prompt and `max_new_tokens` together exceed the model's context.
+        """
         ...
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """New weights under their Hugging Face parameter names; called after every policy update."""
+        """Replace all weights by (Hugging Face parameter name, tensor) pairs, tensors being float32.
+
+        Called before the first `generate` of training and after every policy update. The tensors are the trainer's
+        own: copy them. Tied weights appear once. Raise ValueError or KeyError for an unknown parameter.
+        """
         ...

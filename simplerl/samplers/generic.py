@@ -1,4 +1,4 @@
-"""Decoding through a transformers model's own forward, for architectures that `llama` does not know."""
+"""Decodes through the transformers model's own forward pass, for architectures that `llama` does not support."""
 
 from __future__ import annotations
 
@@ -12,71 +12,71 @@ from transformers import DynamicCache, PreTrainedModel
 
 
 class GenericDecoder:
-    """The interface of `LlamaDecoder` over a model and its DynamicCache; prompts are padded on the left.
+    """Implements `simplerl.samplers.local.Decoder` with any causal model and a DynamicCache; prompts are left-padded.
 
-    Shares the model's weights where their type is already `precision`, else keeps a copy.
+    It shares the model's weights if their dtype is `precision`, and otherwise keeps a converted copy.
     """
 
-    refills = False
+    continuous_batching = False
 
     def __init__(self, model: PreTrainedModel, precision: torch.dtype) -> None:
         self.shared = model.dtype == precision
         self.model = model
         if not self.shared:
             self.model = deepcopy(model).requires_grad_(False)
-            for parameter in self.model.parameters():  # not the buffers: rotary frequencies need float32
+            for parameter in self.model.parameters():  # buffers stay as they are: rotary frequencies need float32
                 parameter.data = parameter.data.to(precision)
         self.device = model.device
         config = model.config.get_text_config()
         size = config.head_dim if hasattr(config, "head_dim") else config.hidden_size // config.num_attention_heads
         heads = config.num_key_value_heads if hasattr(config, "num_key_value_heads") else config.num_attention_heads
-        self.row_bytes = 2 * config.num_hidden_layers * heads * size * precision.itemsize
+        self.cache_bytes_per_token = 2 * config.num_hidden_layers * heads * size * precision.itemsize
         self.clear()
 
     @torch.no_grad()
-    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Copies weights in; raises KeyError for an unknown parameter."""
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Copy the weights that are not shared. Raises KeyError for an unknown parameter."""
         own = dict(self.model.named_parameters(remove_duplicate=False))
         for name, tensor in weights:
             if own[name].data_ptr() != tensor.data_ptr():
                 own[name].copy_(tensor)
 
     def clear(self) -> None:
-        """Forgets all rows."""
+        """Remove all rows."""
         self.cache: DynamicCache | None = None
         self.attention = torch.zeros(0, 0, dtype=torch.int64)
 
-    def admit(self, prompts: Sequence[Sequence[int]], repeats: Sequence[int]) -> Tensor:
-        """repeats[i] rows that begin with prompts[i]; logits of their next token [rows, V], float32."""
+    def add_rows(self, prompts: Sequence[Sequence[int]], repeats: Sequence[int]) -> Tensor:
+        """Start repeats[i] rows with prompts[i]; return the float32 logits [rows, V] of their next tokens."""
         width = max(map(len, prompts))
         padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
-        seen = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        self.attention = torch.tensor(seen, device=self.device)
+        attention = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        self.attention = torch.tensor(attention, device=self.device)
         self.cache = DynamicCache(config=self.model.config)
         logits = self._forward(torch.tensor(padded, device=self.device))
         rows = torch.arange(len(prompts), device=self.device).repeat_interleave(
             torch.tensor(repeats, device=self.device)
         )
-        self._select(rows)
+        self._index_cache(rows)
         return logits[rows]
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Appends tokens [rows] and gives the logits of the next ones [rows, V], float32."""
+        """Append tokens [rows] and return the float32 logits [rows, V] of the next tokens."""
         self.attention = torch.cat((self.attention, torch.ones_like(self.attention[:, :1])), 1)
         return self._forward(tokens[:, None])
 
-    def keep(self, order: Sequence[int]) -> None:
-        """Row i becomes what row order[i] was; rows not named are gone."""
-        self._select(torch.tensor(order, dtype=torch.int64, device=self.device))
+    def select_rows(self, order: Sequence[int]) -> None:
+        """Make the former row order[i] row i; rows not listed are removed."""
+        self._index_cache(torch.tensor(order, dtype=torch.int64, device=self.device))
 
-    def _select(self, rows: Tensor) -> None:
+    def _index_cache(self, rows: Tensor) -> None:
         assert self.cache is not None
         self.cache.batch_select_indices(rows)
         self.attention = self.attention[rows]
 
     def _forward(self, tokens: Tensor) -> Tensor:
         positions = (self.attention.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-        with _evaluating(self.model), torch.inference_mode():
+        with _eval_mode(self.model), torch.inference_mode():
             out = self.model(
                 input_ids=tokens,
                 attention_mask=self.attention,
@@ -90,8 +90,11 @@ class GenericDecoder:
 
 
 @contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """No layer trains; afterwards those that did, and no others, do again (with gradient checkpointing, only some)."""
+def _eval_mode(model: PreTrainedModel) -> Iterator[None]:
+    """Switch every module to eval mode, then restore each one's own mode.
+
+    `model.train()` would not do: with gradient checkpointing only some of the modules are in training mode.
+    """
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False

