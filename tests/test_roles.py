@@ -28,7 +28,7 @@ from simplerl.config import (
     RoleKind,
     UpdateTime,
 )
-from simplerl.engine.models import Critic
+from simplerl.engine.models import Critic, output_weight
 from simplerl.engine.roles import Roles, Trainable, role_updates
 from simplerl.engine.worker import UpdatePlan, Worker
 from simplerl.types import Batch
@@ -86,7 +86,7 @@ def test_only_the_policys_entropy_is_computed(monkeypatch: pytest.MonkeyPatch) -
         return real(hidden, weight, *arguments)
 
     made = models()
-    layer: dict[int, str] = {id(one.model.get_output_embeddings().weight): name for name, one in made.items() if name != "critic"}  # type: ignore[attr-defined]  # fmt: skip
+    layer = {id(output_weight(made[name].model)): name for name in ("policy", "reference", "teacher")}  # type: ignore[attr-defined]
     monkeypatch.setattr(module, "token_logprobs", recorded)
     Roles(made, SPECS, sampler=None).score(unscored(), {}, [0])  # type: ignore[arg-type]
     found = {(layer[weight], entropy) for weight, entropy in asked}

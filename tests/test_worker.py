@@ -297,7 +297,7 @@ def test_bfloat16_rounds_neither_logits_nor_values() -> None:
         log_p = torch.log_softmax(hidden_states(w) @ output_weight(w.model).double().T, -1)
         exact = log_p.gather(-1, batch.tokens[batch.mask][:, None]).squeeze(-1)
         gaps[logits] = float((output_of(w) - exact).abs().max())
-    assert gaps[Precision.float32] < 1e-4 < 0.005 < gaps[Precision.bfloat16]
+    assert gaps[Precision.float32] < 1e-4 and gaps[Precision.bfloat16] > 0.005, gaps
 
     w = worker(critic(), precision=Precision.bfloat16, optimizer=None)
     values = output_of(w)
