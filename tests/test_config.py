@@ -16,12 +16,13 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-import simplerl.backends
-from simplerl.config import Config, register
+import simplerl.rewards
+from simplerl.config import Config, RoleConfig, register
 from simplerl.config.load import load
 from simplerl.data.task import prepare
+from simplerl.engine import models
 from simplerl.errors import ConfigError
-from simplerl.types import Problem
+from simplerl.types import Problem, Score
 
 ROOT = Path(__file__).resolve().parent.parent
 # Small, so that what can only be seen with the data in hand is seen quickly.
@@ -30,7 +31,6 @@ SMALL = {
     "evals": "evals.sets.micro.count=8",
     "model": f"model.path={ROOT}/assets/micro_base",
 }
-CRITIC = "algorithm.value_loss={_target_: simplerl.algorithms.losses.clipped_value, _partial_: true}"
 
 
 def configured(*overrides: str) -> Config:
@@ -47,7 +47,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(simplerl.backends, "load_policy", refuse)
+    monkeypatch.setattr(models, "_loaded", refuse)
 
 
 def test_the_default_is_accepted() -> None:
@@ -70,7 +70,7 @@ BY_HYDRA = {
         "train.gradient_checkpointing",
         "not a valid bool",
     ),
-    "value outside an enum": (["algorithm.kl=sometimes"], "algorithm.kl=sometimes", "none, reward, loss"),
+    "value outside an enum": (["algorithm.kl.place=sometimes"], "algorithm.kl.place=sometimes", "none, reward, loss"),
     "unknown option": (["reward=stric"], "Could not find 'reward/stric'", "lenient\n\tstrict"),
     "unknown group": (["rewards=strict"], "rewards", "Key 'rewards' not in 'Config'"),
     "unknown experiment": (["experiment=simplerl_one"], "Could not find 'experiment/simplerl_one'", "simplerl_zero"),
@@ -101,24 +101,36 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "function that is not there": (["reward._target_=simplerl.rewards.nice"], "reward._target_=simplerl.rewards.nice"),
     "module that is not there": (["data._target_=my_data.load"], "data._target_=my_data.load cannot be imported"),
     "function with other arguments": (
-        ["algorithm.policy_loss._target_=simplerl.algorithms.losses.clipped_value"],
-        "clip_low is unknown: perhaps algorithm.policy_loss.clip is meant; "
+        ["algorithm.loss._target_=simplerl.algorithms.losses.clipped_value"],
+        "clip_low is unknown: perhaps algorithm.loss.clip is meant; "
         "simplerl.algorithms.losses.clipped_value takes clip",
     ),
     "minibatch that does not divide": (
         ["train.minibatch_size=100"],
         "train.minibatch_size=100 does not divide the 128 responses of a step",
     ),
-    "minibatch of nothing": (["train.minibatch_size=0"], "train.minibatch_size is 0, but must be at least 1"),
+    "minibatch of nothing": (["train.minibatch_size=0"], "train.minibatch_size=0 must be at least 1"),
     "steps and passes": (["train.passes=1"], "train.steps=60 and train.passes=1.0 both say how long to train"),
     "neither steps nor passes": (["train.steps=null"], "train.steps and train.passes are both null"),
-    "no step": (["train.steps=0"], "train.steps is 0, but must be at least 1"),
+    "no step": (["train.steps=0"], "train.steps=0 must be at least 1"),
     "part of a step": (["train.steps=null", "train.passes=0.1"], "train.passes=0.1 makes no whole step of 16 prompts"),
-    "missing critic": (["algorithm.value_loss=null"], "algorithm.advantage=gae needs a critic"),
-    "critic that nothing uses": (["algorithm=grpo", CRITIC], "algorithm.value_loss trains a critic that"),
-    "kl without coefficient": (["algorithm.kl_coef=0"], "algorithm.kl=reward needs a coefficient"),
-    "coefficient without kl": (["algorithm.kl=none"], "algorithm.kl_coef=0.01 has no effect under algorithm.kl=none"),
-    "negative coefficient": (["algorithm.entropy_coef=-0.1"], "algorithm.entropy_coef is -0.1"),
+    "trained role without a loss": (
+        ["algorithm.roles.critic.loss=null"],
+        "algorithm.roles.critic.loss and algorithm.roles.critic.optimizer belong together",
+    ),
+    "critic without a learning rate": (
+        ["train.critic.lr=-1"],
+        "train.critic.lr=-1.0 is negative",
+    ),
+    "kl without a reference": (["algorithm/kl=none", "algorithm.kl.place=reward"], "place=reward needs a reference"),
+    "coefficient without kl": (
+        ["algorithm.kl.place=none"],
+        "algorithm.kl.coef=0.01 has no effect under algorithm.kl.place=none",
+    ),
+    "negative kl": (["algorithm.kl.coef=-0.1"], "algorithm.kl.coef=-0.1 must be at least 0"),
+    "advantage without a loss": (["algorithm/loss=none"], "algorithm.loss is null, but algorithm.advantage is set"),
+    "unknown key of kl": (["+algorithm.kl.place_=loss"], "algorithm.kl.place_ is unknown: perhaps algorithm.kl.place"),
+    "negative coefficient": (["algorithm.entropy_coef=-0.1"], "algorithm.entropy_coef=-0.1 must be at least 0"),
     "prompt and response over the context": (
         ["sampling.max_new_tokens=200"],
         "prompt.max_tokens=64 + sampling.max_new_tokens=200 = 264 tokens is over the 256",
@@ -132,13 +144,34 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "data file that does not exist": (["data=jsonl", "data.path=no/such.jsonl"], "no/such.jsonl does not exist"),
     "benchmarks that do not exist": (["evals=suite8", "evals.path=/no"], "/no/gsm8k.jsonl does not exist"),
     "benchmarks without a folder": (["evals=suite8"], "evals.path is not set"),
-    "temperature 0": (["sampling.temperature=0"], "sampling.temperature=0.0 draws the same response every time"),
+    "temperature 0": (["sampling.temperature=0"], "sampling.temperature=0.0 gives the same response every time"),
     "one sample of a group": (
         ["algorithm=grpo", "train.samples_per_prompt=1", "train.minibatch_size=16"],
-        "algorithm.advantage=group_relative compares the samples of a prompt",
+        "algorithm=grpo compares the samples of a prompt",
     ),
     "negative learning rate": (["train.policy.lr=-1e-4"], "train.policy.lr=-0.0001 is negative"),
     "no learning rate": (["train.critic.lr=0"], "train.critic.lr is 0, so nothing would be learnt"),
+    "no learning rate of another role": (
+        ["algorithm=prime", "algorithm.roles.prm.optimizer.lr=0"],
+        "algorithm.roles.prm.optimizer.lr is 0, so nothing would be learnt",
+    ),
+    "teacher without a model": (["algorithm=on_policy_distillation"], "algorithm.roles.teacher.model is empty"),
+    "keyword of a role's loss": (
+        ["algorithm=prime", "+algorithm.roles.prm.loss.betta=1"],
+        "algorithm.roles.prm.loss.betta is unknown: perhaps algorithm.roles.prm.loss.beta is meant",
+    ),
+    "keyword of a stage of rewards": (
+        ["algorithm=dapo", "+algorithm.shape.soft_overlong.cache=1"],
+        "algorithm.shape.soft_overlong.cache is unknown",
+    ),
+    "keyword of a correction": (
+        ["algorithm/correction=truncated_importance", "algorithm.correction.cap=0"],
+        "algorithm.correction.cap=0 must be at least 0.001",
+    ),
+    "refill without groups": (
+        ["algorithm/rollouts=refill", "train.samples_per_prompt=1", "train.minibatch_size=16"],
+        "algorithm=ppo compares the samples of a prompt",
+    ),
     "betas": (["train.policy.betas=[0.9,1.0]"], "train.policy.betas=[0.9, 1.0] must be two numbers"),
     "top_p 0": (["sampling.top_p=0"], "sampling.top_p=0.0 is outside (0, 1]"),
     "several greedy samples": (["evals.samples=4"], "evals.samples=4 greedy responses are all the same"),
@@ -150,73 +183,77 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "mandatory value": (["data=jsonl"], "data.path has no value: set it on the command line"),
     "mandatory model": (["model=rstar_math_7b"], "model.path has no value"),
     "environment variable": (["model.path=${oc.env:NO_SUCH_VARIABLE}"], "NO_SUCH_VARIABLE"),
-    "no checkpoint": (["run.keep=0"], "run.keep is 0, but must be at least 1"),
+    "no checkpoint": (["run.keep=0"], "run.keep=0 must be at least 1"),
     "sampling ahead on one device": (["rollout.ahead=1"], "rollout.ahead=1 samples while the policy trains"),
     "sampling ahead without correction": (
         ["rollout.ahead=1", "backend=ray_cpu"],
-        "needs truncated importance sampling: set algorithm.importance_cap=2",
+        "rollout.ahead=1 trains on responses of older weights: set algorithm/correction=truncated_importance",
     ),
     "added key": (["+rewrad=lenient"], "rewrad is unknown: perhaps reward is meant"),
     "added key of a group": (["+train.stepz=4"], "train.stepz is unknown: perhaps train.steps is meant"),
-    "kl whose gradient is nothing": (["algorithm.kl=loss"], "algorithm.kl=loss with algorithm.kl_estimator=k1"),
+    "kl whose gradient is nothing": (["algorithm.kl.place=loss"], "algorithm.kl.estimator=k1 in the loss has zero"),
     "number that is not finite": (["train.policy.lr=inf"], "train.policy.lr=inf is not a finite number"),
-    "huge seed": (["seed=99999999999"], "seed=99999999999 is more than"),
+    "huge seed": (["seed=99999999999"], "seed=99999999999 must be at most 2147483647"),
     "temperature near 0": (["sampling.temperature=1e-9"], "sampling.temperature=1e-09 must be 0 (greedy) or at least"),
-    "clip of nothing": (["algorithm.policy_loss.clip_low=0"], "algorithm.policy_loss.clip_low=0 must be between"),
+    "clip of nothing": (["algorithm.loss.clip_low=0"], "algorithm.loss.clip_low=0 must be between"),
     "no problems": (["data.count=-3"], "data.count=-3 must be at least 1"),
     "sampler without rows": (["sampler.max_rows=0"], "sampler.max_rows=0 must be at least 1"),
     "reward that pays all alike": (["reward.unboxed=1"], "reward.unboxed=1 is not less than reward.correct=1"),
     "run that does nothing": (["algorithm=none", "evals.every=0"], "does nothing"),
-    "warm-up of no tokens": (["warmup=micro_corpus", "warmup.max_tokens=0"], "warmup.max_tokens is 0"),
+    "warm-up of no tokens": (["warmup=micro_corpus", "warmup.max_tokens=0"], "warmup.max_tokens=0 must be at least 2"),
     "newline that is not there": (
         ["oddity=newline", "prompt.template='{question}'"],
         "prompt.strip_newline (oddity=newline) needs a prompt.template that ends with a newline",
     ),
     "sampling two steps ahead": (["rollout.ahead=2"], "rollout.ahead=2 is unknown: choose 0 or 1"),
     "importance weights of another temperature": (
-        ["algorithm.importance_cap=2", "algorithm.logprobs_at_temperature_1=true", "sampling.temperature=0.8"],
-        "algorithm.importance_cap=2.0 compares log-probs at temperature 1 with those drawn at sampling.temperature=0.8",
+        [
+            "algorithm/correction=truncated_importance",
+            "algorithm.logprobs_at_temperature_1=true",
+            "sampling.temperature=0.8",
+        ],
+        "algorithm.correction compares log-probs at temperature 1 with those sampled at sampling.temperature=0.8",
     ),
     "importance weights of a nucleus": (
-        ["algorithm.importance_cap=2", "sampling.top_p=0.95"],
+        ["algorithm/correction=truncated_importance", "sampling.top_p=0.95"],
         "sampling.top_p=0.95 makes those of a truncated distribution: set sampling.top_p=1",
     ),
     "importance weights of the likeliest tokens": (
-        ["algorithm.importance_cap=2", "sampling.top_k=50"],
+        ["algorithm/correction=truncated_importance", "sampling.top_k=50"],
         "sampling.top_k=50 makes those of a truncated distribution: set sampling.top_k=0",
     ),
     "lambda over 1": (["algorithm.advantage.lam=2"], "algorithm.advantage.lam=2 must be between 0 and 1"),
     "negative discount": (["algorithm.advantage.gamma=-1"], "algorithm.advantage.gamma=-1 must be between 0 and 1"),
     "negative clip": (
-        ["algorithm.policy_loss.clip_low=-0.2"],
-        "algorithm.policy_loss.clip_low=-0.2 must be between 0.001 and 1",
+        ["algorithm.loss.clip_low=-0.2"],
+        "algorithm.loss.clip_low=-0.2 must be between 0.001 and 1",
     ),
     "clip below a ratio of 0": (
-        ["algorithm.policy_loss.clip_low=2"],
-        "algorithm.policy_loss.clip_low=2 must be between 0.001 and 1",
+        ["algorithm.loss.clip_low=2"],
+        "algorithm.loss.clip_low=2 must be between 0.001 and 1",
     ),
     "negative upper clip": (
-        ["algorithm=grpo", "algorithm.policy_loss.clip_high=-0.1"],
-        "algorithm.policy_loss.clip_high=-0.1 must be at least 0",
+        ["algorithm=grpo", "algorithm.loss.clip_high=-0.1"],
+        "algorithm.loss.clip_high=-0.1 must be at least 0",
     ),
     "negative clip of values": (
-        ["algorithm.value_loss.clip=-1"],
-        "algorithm.value_loss.clip=-1 must be at least 0",
+        ["algorithm.roles.critic.loss.clip=-1"],
+        "algorithm.roles.critic.loss.clip=-1 must be at least 0",
     ),
-    "no context": (["model.context=0"], "model.context is 0, but must be at least 1"),
+    "no context": (["model.context=0"], "model.context=0 must be at least 1"),
     "nothing to do": (["algorithm=none", "evals=none"], "algorithm=none without a warm-up and without evaluations"),
     "wrong answers worth more": (
         ["reward.wrong=1.5"],
-        "reward.wrong=1.5 is not less than reward.correct=1.0: right answers are not learnt",
+        "reward.wrong=1.5 is not less than reward.correct=1.0, so correct answers are not learnt",
     ),
     "answers without a box worth more": (
         ["~reward.correct", "reward.unboxed=2"],
         "reward.unboxed=2 is not less than reward.correct=1.0",
     ),
-    "workers without memory": (["grading.memory_gib=0.01"], "grading.memory_gib is 0.01, but must be at least 0.25"),
+    "workers without memory": (["grading.memory_gib=0.01"], "grading.memory_gib=0.01 must be at least 0.25"),
     "no time to grade": (
         ["grading.seconds_per_answer=0.0001"],
-        "grading.seconds_per_answer is 0.0001, but must be at least 0.1",
+        "grading.seconds_per_answer=0.0001 must be at least 0.1",
     ),
     "function that Hydra refuses": (
         ["reward._target_=os.system"],
@@ -233,7 +270,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         "evals.path is not set: name the file or folder that evals.sets.heldout reads",
     ),
     "precision of an engine": (["sampler=vllm", "sampler.precision=float16"], "choose one of float32, bfloat16"),
-    "seed": (["seed=-1"], "seed is -1, but must be at least 0"),
+    "seed": (["seed=-1"], "seed=-1 must be at least 0"),
 }
 
 
@@ -262,7 +299,7 @@ def test_functions_of_others_have_their_own_ranges(monkeypatch: pytest.MonkeyPat
     (tmp_path / "my_advantages.py").write_text("def tempered(batch, *, gamma, lam, whiten):\n    return batch\n")
     monkeypatch.syspath_prepend(tmp_path)
     mine = ["algorithm.advantage._target_=my_advantages.tempered", "algorithm.advantage.lam=2"]
-    assert configured(*mine, "algorithm.value_loss=null").algorithm.advantage.keywords["lam"] == 2
+    assert configured(*mine).algorithm.advantage.keywords["lam"] == 2
 
 
 def test_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
@@ -306,8 +343,31 @@ def test_names_of_functions_and_numbers_arrive_as_written() -> None:
     assert config.algorithm.advantage.keywords == {"gamma": 1.0, "lam": 1, "whiten": True}
 
 
+def test_a_role_may_not_be_called_policy() -> None:
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        raw = compose("config", list(SMALL.values()))
+    OmegaConf.update(raw, "algorithm.roles.policy", RoleConfig(column="logprobs"), force_add=True)
+    with pytest.raises(ConfigError, match=r"algorithm.roles.policy: the policy is always there; its settings are"):
+        load(raw)
+
+
+def test_a_reward_need_not_know_every_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`correct` is compared with the scores that the function has: one without `unboxed` is no fault."""
+
+    def plain(response: str, problem: Problem, *, correct: float = 1.0, wrong: float = 0.0) -> Score:
+        return Score(wrong, False, "different")
+
+    plain.__module__, plain.__qualname__ = "simplerl.rewards", "plain"
+    monkeypatch.setattr(simplerl.rewards, "plain", plain, raising=False)
+    mine = ["reward._target_=simplerl.rewards.plain", "~reward.unboxed", "~reward.rule", "~reward.fbox"]
+    assert configured(*mine).reward.keywords["correct"] == 1.0
+    with pytest.raises(ConfigError, match=r"reward.wrong=2 is not less than reward.correct=1.0"):
+        configured(*mine, "reward.wrong=2")
+
+
 def options() -> dict[str, list[str]]:
-    """Of every group but experiment, which tests/test_experiments.py composes."""
+    """Return the options of every group but experiment, which tests/test_experiments.py composes."""
     groups: dict[str, list[str]] = {}
     for path in sorted((ROOT / "conf").glob("*/*.yaml")):
         if path.parent.name not in ("experiment", "local"):

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from simplerl.algorithms.losses import TokenOutput, clipped_value, negative_log_likelihood, policy_objective, ppo_clip
-from simplerl.config import Aggregation, KLEstimator
+from simplerl.algorithms.corrections import truncated_importance
+from simplerl.algorithms.kl import K3_LIMIT
+from simplerl.algorithms.losses import (
+    Loss,
+    LossOutput,
+    TokenOutput,
+    clipped_value,
+    negative_log_likelihood,
+    ppo_clip,
+)
+from simplerl.config import Aggregation, AlgorithmConfig, KLConfig, KLEstimator, KLPlace
 from simplerl.engine.batching import collate, token_weights
+from simplerl.engine.roles import role_updates
+from simplerl.engine.worker import UpdatePlan
 from simplerl.types import Batch
+
+PLAN = UpdatePlan(minibatch_size=4, epochs=1, aggregation=Aggregation.sequence_mean, constant_length=32)
 
 
 def ragged(seed: int = 0, rows: int = 10) -> tuple[Batch, torch.Tensor]:
@@ -30,6 +44,18 @@ def ragged(seed: int = 0, rows: int = 10) -> tuple[Batch, torch.Tensor]:
 
 def output(logprobs: torch.Tensor, entropy: torch.Tensor | None = None) -> TokenOutput:
     return TokenOutput(logprobs, torch.zeros_like(logprobs) if entropy is None else entropy)
+
+
+def policy_losses(kl: KLConfig | None = None, entropy_coef: float = 0.0, loss: Loss = ppo_clip) -> Sequence[Loss]:
+    """The terms of the policy's loss as the configuration composes them."""
+    algorithm = AlgorithmConfig(loss=loss, kl=kl or KLConfig(), entropy_coef=entropy_coef)
+    return role_updates(algorithm, PLAN)["policy"].losses
+
+
+def added(losses: Sequence[Loss], output: TokenOutput, batch: Batch) -> LossOutput:
+    terms = [loss(output, batch) for loss in losses]
+    metrics = {name: values for _, own in terms for name, values in own.items()}
+    return torch.stack([term for term, _ in terms]).sum(0), metrics
 
 
 def numbers(*tensors: torch.Tensor | None) -> list[np.ndarray]:
@@ -122,11 +148,11 @@ def test_negative_log_likelihood() -> None:
 
 
 @pytest.mark.parametrize("estimator", list(KLEstimator))
-def test_policy_objective(estimator: KLEstimator) -> None:
+def test_the_terms_of_the_policy_loss_are_added(estimator: KLEstimator) -> None:
     batch, new = ragged(3)
     entropy = torch.rand(new.shape) * batch.mask
-    objective = policy_objective(partial(ppo_clip, clip_low=0.2), 0.7, estimator, 0.3)
-    found, metrics = objective(output(new, entropy), batch)
+    losses = policy_losses(KLConfig(KLPlace.loss, estimator, 0.7), 0.3, partial(ppo_clip, clip_low=0.2))
+    found, metrics = added(losses, output(new, entropy), batch)
     p, q, h = numbers(new, batch.ref_logprobs, entropy)
     kl = {"k1": p - q, "k2": (p - q) ** 2 / 2, "k3": np.exp(q - p) - 1 - (q - p)}[estimator.name]
     plain = numbers(ppo_clip(output(new), batch)[0])[0]
@@ -143,18 +169,51 @@ def test_kl_and_entropy_pull_the_right_way() -> None:
     )
     new = torch.where(batch.mask, -1.0, 0.0).requires_grad_()
     entropy = torch.ones(batch.tokens.shape).requires_grad_()
-    policy_objective(ppo_clip, 0.5, KLEstimator.k3, 0.1)(output(new, entropy), batch)[0].sum().backward()
+    losses = policy_losses(KLConfig(KLPlace.loss, KLEstimator.k3, 0.5), 0.1)
+    added(losses, output(new, entropy), batch)[0].sum().backward()
     assert new.grad is not None and entropy.grad is not None
     # k3: d/dp (e^(q-p) - 1 - (q-p)) = 1 - e^(q-p); the token is likelier than under the reference: push it down.
     assert float(new.grad[batch.mask]) == pytest.approx(0.5 * (1 - np.exp(-1.0)), abs=1e-6)
     assert float(entropy.grad[batch.mask]) == pytest.approx(-0.1)
 
 
-def test_terms_that_are_off_cost_nothing() -> None:
+@pytest.mark.parametrize(
+    "kl",
+    [
+        KLConfig(),
+        KLConfig(KLPlace.loss, KLEstimator.k3, 0.0),  # measured, not used
+        KLConfig(KLPlace.reward, KLEstimator.k1, 0.1),  # already in the advantages
+    ],
+    ids=["none", "coefficient 0", "in the reward"],
+)
+def test_terms_that_are_off_cost_nothing(kl: KLConfig) -> None:
     batch, new = ragged(5)
-    objective = policy_objective(ppo_clip)
-    found, metrics = objective(output(new), batch.with_(ref_logprobs=None))
+    losses = policy_losses(kl)
+    found, metrics = added(losses, output(new), batch.with_(ref_logprobs=None))
     assert torch.equal(found, ppo_clip(output(new), batch)[0]) and "kl_loss" not in metrics
+    updates = role_updates(AlgorithmConfig(loss=ppo_clip), PLAN)
+    assert not updates["policy"].plan.entropy, "no loss reads the entropy"
+    assert role_updates(AlgorithmConfig(loss=ppo_clip, entropy_coef=0.1), PLAN)["policy"].plan.entropy
+
+
+@pytest.mark.parametrize("advantage", [0.0, 1.0, -1.0])
+@pytest.mark.parametrize("log_ratio", [80.0, -80.0, 200.0, -200.0])
+def test_log_ratios_that_overflow_are_clamped_and_counted(log_ratio: float, advantage: float) -> None:
+    """exp(200) is infinite in float32, and 0 * infinity is no number; exp(80) is finite, but its square is not."""
+    batch, _ = ragged(9)
+    zeros = torch.zeros(batch.tokens.shape)
+    far = torch.zeros_like(batch.mask)
+    far[1::2] = batch.mask[1::2]  # every second response; the others did not move
+    batch = batch.with_(logprobs=zeros, ref_logprobs=zeros, advantages=advantage * batch.mask)
+    new = (log_ratio * far).requires_grad_()
+    losses = policy_losses(KLConfig(KLPlace.loss, KLEstimator.k3, 0.1))
+    found, metrics = added(losses, output(new), batch)
+    found.sum().backward()
+    assert new.grad is not None
+    for tensor in (found, new.grad, *metrics.values()):
+        assert torch.isfinite(tensor.float().square()).all()
+    assert torch.equal(metrics["ratio_clamped"].bool(), far) and torch.equal(metrics["kl_clamped"].bool(), far)
+    assert (metrics["kl_loss"] <= K3_LIMIT).all()
 
 
 @pytest.mark.parametrize("aggregation", list(Aggregation))
@@ -173,14 +232,46 @@ def test_aggregation(aggregation: Aggregation) -> None:
     assert (token_weights(batch.mask, aggregation, 32)[~batch.mask] == 0).all()
 
 
+@pytest.mark.parametrize("aggregation", list(Aggregation))
+def test_wholly_masked_rows_do_not_count_as_responses(aggregation: Aggregation) -> None:
+    """Neither rows without response tokens nor rows that are not trained change the weights of the others."""
+    batch, _ = ragged(7)
+    expected = token_weights(batch.mask[2:], aggregation, 32)
+    masked = batch.mask.clone()
+    masked[:2] = False
+    trained = torch.arange(len(batch)) >= 2
+    for found in (token_weights(masked, aggregation, 32), token_weights(batch.mask, aggregation, 32, trained)):
+        assert (found[:2] == 0).all()
+        torch.testing.assert_close(found[2:], expected, atol=0, rtol=1e-6)
+    nothing = token_weights(torch.zeros_like(batch.mask), aggregation, 32)
+    assert (nothing == 0).all(), "a minibatch without any response token is no division by zero"
+
+
 def test_truncated_importance_weights() -> None:
+    """They scale the clipped surrogate alone: terms of KL and entropy stay as they are."""
     batch, new = ragged()
     sampler = batch.logprobs + 0.9 * torch.from_numpy(np.random.default_rng(1).normal(size=new.shape)) * batch.mask
     batch = batch.with_(sampler_logprobs=sampler.float())
-    plain, _ = policy_objective(ppo_clip)(output(new), batch)
-    found, metrics = policy_objective(ppo_clip, importance_cap=1.5)(output(new), batch)
+    plain, _ = ppo_clip(output(new), batch)
+    corrected, metrics = truncated_importance(batch, cap=1.5)
+    found, _ = ppo_clip(output(new), corrected)
     ratio = np.exp(batch.logprobs.double().numpy() - sampler.numpy())
     mask = batch.mask.numpy()
     assert (ratio[mask] > 1.5).any() and (ratio[mask] < 1.5).any()
     np.testing.assert_allclose(found.numpy()[mask], (plain.numpy() * np.minimum(ratio, 1.5))[mask], rtol=1e-4)
-    np.testing.assert_array_equal(metrics["importance_capped"].numpy()[mask], (ratio > 1.5)[mask])
+    assert metrics["correction/capped_fraction"] == pytest.approx((ratio > 1.5)[mask].mean())
+    assert metrics["correction/weight"] == pytest.approx(np.minimum(ratio, 1.5)[mask].mean(), rel=1e-5)
+    terms = policy_losses(KLConfig(KLPlace.loss, KLEstimator.k3, 0.7), 0.3)[1:]
+    entropy = torch.rand(new.shape) * batch.mask
+    for term in terms:
+        assert torch.equal(term(output(new, entropy), corrected)[0], term(output(new, entropy), batch)[0])
+
+
+def test_importance_weights_of_far_apart_policies_are_finite() -> None:
+    batch, _ = ragged(8)
+    zeros = torch.zeros(batch.tokens.shape)
+    for log_weight in (200.0, -200.0):
+        far = batch.with_(logprobs=log_weight * batch.mask, sampler_logprobs=zeros, advantages=zeros)
+        corrected, metrics = truncated_importance(far)
+        assert corrected.advantages is not None and (corrected.advantages == 0).all()
+        assert metrics["correction/capped_fraction"] == (log_weight > 0)

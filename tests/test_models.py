@@ -91,6 +91,26 @@ def test_a_wide_distribution_is_exact_in_the_tail() -> None:
     assert float(entropy[0]) == pytest.approx(0.0, abs=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1.0, 10.0, 100.0])
+@pytest.mark.parametrize("vocabulary", [37, 5000])
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_entropy_is_exact_and_never_negative(scale: float, vocabulary: int, offset: float) -> None:
+    """Of a nearly certain token it is far below the rounding of logits of size 100 (5e-6)."""
+    logits = scale * torch.randn(64, vocabulary, generator=torch.Generator().manual_seed(0)) + offset
+    hidden, weight = torch.eye(64), logits.T.contiguous()  # so that the product is exact
+    entropy = token_logprobs(hidden, weight, torch.zeros(64, dtype=torch.int64))[1]
+    ranked = logits.double().sort(-1, descending=True).values
+    below = ranked[:, 1:] - ranked[:, :1]  # of the largest logit, whose own probability float64 would round to 1
+    others = below.exp().sum(-1)
+    exact = others.log1p() - (below.exp() * below).sum(-1) / (1 + others)
+    log_p = torch.log_softmax(logits.double(), -1)
+    torch.testing.assert_close(exact, -(log_p.exp() * log_p).sum(-1), atol=1e-12, rtol=0)
+    assert (entropy >= 0).all() and not torch.signbit(entropy).any()
+    normal = exact > 1e-30  # below, float32 has fewer digits
+    assert normal.sum() > 20
+    torch.testing.assert_close(entropy[normal].double(), exact[normal], atol=0, rtol=1e-6)
+
+
 def test_critic_head_is_as_published() -> None:
     """Normal with standard deviation 1 / (hidden + 1), no bias (OpenRLHF's value head)."""
     body: Any = tiny.policy(hidden_size=512, intermediate_size=64, num_hidden_layers=1).base_model

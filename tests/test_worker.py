@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,19 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from simplerl.algorithms.advantages import gae, token_rewards
-from simplerl.algorithms.losses import TokenOutput, clipped_value, negative_log_likelihood, policy_objective, ppo_clip
-from simplerl.config import Aggregation, KLEstimator, OptimizerConfig, Precision
+from simplerl.algorithms.advantages import gae
+from simplerl.algorithms.kl import kl_loss, token_rewards
+from simplerl.algorithms.losses import (
+    Loss,
+    TokenOutput,
+    clipped_value,
+    entropy_bonus,
+    negative_log_likelihood,
+    ppo_clip,
+)
+from simplerl.config import Aggregation, KLConfig, KLEstimator, KLPlace, OptimizerConfig, Precision
 from simplerl.engine.batching import token_weights
-from simplerl.engine.models import Critic
+from simplerl.engine.models import Critic, output_weight
 from simplerl.engine.worker import NonFinite, UpdatePlan, Worker
 from simplerl.types import Batch
 
@@ -26,7 +34,11 @@ from simplerl.types import Batch
 # without memory and with a large eps a step is proportional to the gradient.
 PROPORTIONAL = OptimizerConfig(lr=0.02, betas=[0.0, 0.0], eps=1.0, grad_clip=1e9)
 PLAN = UpdatePlan(minibatch_size=6, epochs=2, aggregation=Aggregation.sequence_mean, constant_length=32, entropy=True)
-OBJECTIVE = policy_objective(partial(ppo_clip, clip_high=0.28), 0.1, KLEstimator.k3, 0.01)
+LOSSES: list[Loss] = [
+    partial(ppo_clip, clip_high=0.28),
+    partial(kl_loss, coef=0.1, estimator=KLEstimator.k3),
+    partial(entropy_bonus, coef=0.01),
+]
 
 
 def worker(model: torch.nn.Module | None = None, tokens: int = 10**9, **options: Any) -> Worker:
@@ -108,12 +120,12 @@ def test_padding_content_is_never_seen() -> None:
 # Update
 
 
-def reference_step(model: Any, batch: Batch, loss: Callable[[Any, Batch], Any], plan: UpdatePlan) -> dict[str, Tensor]:
+def reference_step(model: Any, batch: Batch, losses: Sequence[Loss], plan: UpdatePlan) -> dict[str, Tensor]:
     """Weights after one proportional step on the whole batch, through plain logits and autograd."""
     log_p = torch.log_softmax(model(batch.tokens, attention_mask=batch.attention.long()).logits[:, :-1], -1)
     shifted = torch.nn.functional.pad(log_p.gather(-1, batch.tokens[:, 1:, None]).squeeze(-1), (1, 0)) * batch.mask
     entropy = torch.nn.functional.pad(-(log_p.exp() * log_p).sum(-1), (1, 0)) * batch.mask
-    per_token, _ = loss(TokenOutput(shifted, entropy), batch)
+    per_token = torch.stack([loss(TokenOutput(shifted, entropy), batch)[0] for loss in losses]).sum(0)
     (per_token * token_weights(batch.mask, plan.aggregation, plan.constant_length)).sum().backward()
     return {n: (p - 0.02 * p.grad / (p.grad.abs() + 1)).detach() for n, p in model.named_parameters()}
 
@@ -123,9 +135,9 @@ def reference_step(model: Any, batch: Batch, loss: Callable[[Any, Batch], Any], 
 def test_update_is_the_plain_gradient(aggregation: Aggregation, tokens: int) -> None:
     batch = tiny.batch()
     plan = UpdatePlan(len(batch), 1, aggregation, 32, entropy=True)
-    expected = reference_step(tiny.policy(), batch, OBJECTIVE, plan)
+    expected = reference_step(tiny.policy(), batch, LOSSES, plan)
     w = worker(tokens=tokens)
-    w.update(batch, OBJECTIVE, plan, [0])
+    w.update(batch, LOSSES, plan, [0])
     same(weights(w.model), expected, 2e-6)
     assert max(float((expected[n] - p).abs().max()) for n, p in weights(tiny.policy()).items()) > 1e-3
 
@@ -135,11 +147,11 @@ def test_update_is_the_plain_gradient(aggregation: Aggregation, tokens: int) -> 
 def test_micro_batch_size_does_not_change_an_update(role: str, optimizer: OptimizerConfig) -> None:
     """Four optimizer steps; the denominators are those of the minibatch, whatever it is cut into."""
     batch = tiny.batch()
-    loss = {"ppo": OBJECTIVE, "sft": negative_log_likelihood, "critic": clipped_value}[role]
+    losses = {"ppo": LOSSES, "sft": [negative_log_likelihood], "critic": [clipped_value]}[role]
     results = []
     for tokens in (10**9, 150, 40, 1):
         w = worker(critic() if role == "critic" else tiny.policy(), tokens, optimizer=optimizer, total_steps=4)
-        metrics = w.update(batch, loss, PLAN, [0, 3])
+        metrics = w.update(batch, losses, PLAN, [0, 3])
         results.append((weights(w.model), metrics))
     first, expected = results[0]
     moved = max(
@@ -160,9 +172,9 @@ def test_metrics_are_means_over_response_tokens() -> None:
     frozen = OptimizerConfig(lr=0.0)
     w = worker(tokens=50, optimizer=frozen)
     logprobs = w.infer(batch)[0]
-    metrics = w.update(batch, negative_log_likelihood, plan, [0])
+    metrics = w.update(batch, [negative_log_likelihood], plan, [0])
     assert metrics["loss"] == pytest.approx(-float(logprobs[batch.mask].mean()), abs=1e-5)
-    ppo = w.update(batch, ppo_clip, plan, [0])
+    ppo = w.update(batch, [ppo_clip], plan, [0])
     assert batch.logprobs is not None
     ratio = (logprobs - batch.logprobs)[batch.mask].exp()
     assert ppo["ratio"] == pytest.approx(float(ratio.mean()), rel=1e-4)
@@ -174,7 +186,7 @@ def test_ratios_start_at_one() -> None:
     w = worker(tokens=70, temperature=0.6, optimizer=OptimizerConfig(lr=0.0))
     batch = tiny.batch()
     logprobs, entropy = w.infer(batch)
-    metrics = w.update(batch.with_(logprobs=logprobs, entropy=entropy), ppo_clip, PLAN, [0])
+    metrics = w.update(batch.with_(logprobs=logprobs, entropy=entropy), [ppo_clip], PLAN, [0])
     assert metrics["ratio"] == pytest.approx(1.0, abs=1e-5)
     assert metrics["clip_fraction"] == 0.0 and metrics["approx_kl"] == pytest.approx(0.0, abs=1e-6)
 
@@ -187,7 +199,7 @@ def test_policy_learns_what_the_advantages_say() -> None:
     good = batch.reward > 0
     assert good.any() and not good.all()
     advantages = torch.where(good, 1.0, -1.0)[:, None] * batch.mask
-    w.update(batch.with_(logprobs=logprobs, advantages=advantages), ppo_clip, PLAN, [0])
+    w.update(batch.with_(logprobs=logprobs, advantages=advantages), [ppo_clip], PLAN, [0])
     change = (w.infer(batch)[0] - logprobs).sum(-1)
     assert float(change[good].mean()) > 0 > float(change[~good].mean())
 
@@ -202,7 +214,7 @@ def test_critic_learns_the_returns() -> None:
 
     before = error()
     for step in range(10):
-        w.update(batch.with_(values=w.infer(batch)[0]), clipped_value, PLAN, [step])
+        w.update(batch.with_(values=w.infer(batch)[0]), [clipped_value], PLAN, [step])
     assert error() < 0.7 * before
 
 
@@ -211,8 +223,8 @@ def test_scored_batch_flows_through_gae() -> None:
     batch = batch.with_(logprobs=worker(optimizer=None).infer(batch)[0])
     batch = batch.with_(ref_logprobs=worker(tiny.policy(seed=1), optimizer=None).infer(batch)[0])
     batch = batch.with_(values=worker(critic(), optimizer=None).infer(batch)[0])
-    batch = gae(token_rewards(batch, 0.01, KLEstimator.k1))
-    metrics = worker().update(batch, ppo_clip, PLAN, [0])
+    batch = gae(token_rewards(batch, KLConfig(KLPlace.reward, KLEstimator.k1, 0.01)))
+    metrics = worker().update(batch, [ppo_clip], PLAN, [0])
     assert all(np.isfinite(value) for value in metrics.values())
 
 
@@ -226,7 +238,7 @@ def test_gradient_checkpointing_changes_nothing(kind: str) -> None:
     for checkpointing in (False, True):
         w = worker(tiny.policy(kind), 60, gradient_checkpointing=checkpointing)
         logprobs = w.infer(batch)[0]
-        metrics = w.update(batch, OBJECTIVE, PLAN, [0])
+        metrics = w.update(batch, LOSSES, PLAN, [0])
         results.append((logprobs, weights(w.model), metrics["loss"]))
     torch.testing.assert_close(results[0][0], results[1][0], atol=1e-6, rtol=0)
     same(results[0][1], results[1][1], 1e-6)
@@ -240,7 +252,7 @@ def test_gradient_checkpointing_is_on() -> None:
         w = worker(model, gradient_checkpointing=checkpointing)
         first = model.base_model.layers[0].input_layernorm
         first.register_forward_pre_hook(lambda *_, c=checkpointing: calls.append(c))
-        w.optimizer_step(_weighted(tiny.batch()), negative_log_likelihood)
+        w.optimizer_step(_weighted(tiny.batch()), [negative_log_likelihood])
     assert calls.count(True) == 2 * calls.count(False) > 0  # forward, and again in the backward pass
 
 
@@ -255,14 +267,54 @@ def test_bfloat16_is_close(role: str) -> None:
         model: PreTrainedModel | Critic = critic() if role == "critic" else tiny.policy(attention="sdpa_float32")
         w = worker(model, 100, precision=precision, optimizer=OptimizerConfig(lr=1e-4))
         column = w.infer(batch)[0]
-        loss = clipped_value if role == "critic" else OBJECTIVE
-        metrics = w.update(batch, loss, PLAN, [0])
+        losses = [clipped_value] if role == "critic" else LOSSES
+        metrics = w.update(batch, losses, PLAN, [0])
         assert {p.dtype for p in w.model.parameters()} == {torch.float32}
         results.append((column[batch.mask], metrics["loss"], metrics["grad_norm"]))
     (exact, loss, norm), (rough, rough_loss, rough_norm) = results
     gap = float((exact - rough).abs().max())
     assert 0 < gap < 0.2
     assert rough_loss == pytest.approx(loss, abs=0.05) and rough_norm == pytest.approx(norm, rel=0.1)
+
+
+def test_bfloat16_rounds_neither_logits_nor_values() -> None:
+    """Autocast would multiply by the output layer and the value head in bfloat16, which keeps 8 bits: the same hidden
+    states must give the log-probs and values of float32 products, unless logits_precision says otherwise."""
+    batch = tiny.batch()
+
+    def hidden_states(w: Worker) -> Tensor:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return w._before(batch).double()
+
+    def output_of(w: Worker) -> Tensor:
+        """Of the whole batch at once, as in `hidden_states`: other shapes round differently."""
+        with torch.no_grad():
+            return w.forward(batch)[0][batch.mask]
+
+    gaps = {}
+    for logits in Precision:
+        w = worker(tiny.policy(), precision=Precision.bfloat16, logits_precision=logits, optimizer=None)
+        log_p = torch.log_softmax(hidden_states(w) @ output_weight(w.model).double().T, -1)
+        exact = log_p.gather(-1, batch.tokens[batch.mask][:, None]).squeeze(-1)
+        gaps[logits] = float((output_of(w) - exact).abs().max())
+    assert gaps[Precision.float32] < 1e-4 and gaps[Precision.bfloat16] > 0.005, gaps
+
+    w = worker(critic(), precision=Precision.bfloat16, optimizer=None)
+    values = output_of(w)
+    exact = (hidden_states(w) @ w.model.value_head.weight[0].double()).float()
+    assert float((values - exact).abs().max()) < 1e-5
+    assert float((values - values.bfloat16().float()).abs().max()) > 1e-3, "they have more than bfloat16's 8 bits"
+
+
+def test_losses_are_added_and_metrics_kept_together() -> None:
+    batch, plan = tiny.batch(), UpdatePlan(12, 1, Aggregation.token_mean, 0, entropy=True)
+    frozen = OptimizerConfig(lr=0.0)
+    both = worker(optimizer=frozen).update(batch, LOSSES, plan, [0])
+    each = [worker(optimizer=frozen).update(batch, [loss], plan, [0]) for loss in LOSSES]
+    assert both["loss"] == pytest.approx(sum(one["loss"] for one in each), abs=1e-5)
+    for one in each:
+        for name in one.keys() - {"loss", "grad_norm"}:
+            assert both[name] == pytest.approx(one[name], abs=1e-6), name
 
 
 # Faults, files
@@ -275,7 +327,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch() -> None:
     w = worker(tokens=60)
     before = weights(w.model)
     with pytest.raises(NonFinite, match="the loss is not finite") as caught:
-        w.update(batch.with_(advantages=broken), ppo_clip, PLAN, [0])
+        w.update(batch.with_(advantages=broken), [ppo_clip], PLAN, [0])
     assert caught.value.batch.advantages is not None and torch.isnan(caught.value.batch.advantages).any()
     assert len(caught.value.batch) == PLAN.minibatch_size
     assert w.stepper is not None and w.stepper.step_count == 0
@@ -289,7 +341,7 @@ def test_a_gradient_that_is_not_finite_stops_with_its_batch() -> None:
     w = worker()
     before = weights(w.model)
     with pytest.raises(NonFinite, match="the gradient is not finite"):
-        w.update(tiny.batch(), overflowing, PLAN, [0])
+        w.update(tiny.batch(), [overflowing], PLAN, [0])
     same(weights(w.model), before, 0.0)
 
 
@@ -297,20 +349,20 @@ def test_a_frozen_model_holds_no_gradients() -> None:
     w = worker(optimizer=None)
     assert not any(p.requires_grad for p in w.model.parameters())
     with pytest.raises(AssertionError, match="frozen"):
-        w.optimizer_step(_weighted(tiny.batch()), negative_log_likelihood)
+        w.optimizer_step(_weighted(tiny.batch()), [negative_log_likelihood])
 
 
 def test_saved_and_loaded_worker_goes_on_bit_for_bit(tmp_path: Path) -> None:
     batch, optimizer = tiny.batch(), OptimizerConfig(lr=1e-2)
     straight = worker(tokens=60, optimizer=optimizer, total_steps=8)
     for step in range(2):
-        straight.update(batch, OBJECTIVE, PLAN, [step])
+        straight.update(batch, LOSSES, PLAN, [step])
         if step == 0:
             straight.save(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     again = worker(model, 60, optimizer=optimizer, total_steps=8)
     again.load_optimizer(tmp_path)
-    again.update(batch, OBJECTIVE, PLAN, [1])
+    again.update(batch, LOSSES, PLAN, [1])
     same(weights(again.model), weights(straight.model), 0.0)
 
 

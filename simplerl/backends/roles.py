@@ -94,7 +94,7 @@ class Roles:
         batch = self._add_columns(batch, [name for name in self.models if name not in early])
         if not early:
             return batch, {}
-        metrics = self.update(batch, {name: updates[name] for name in early}, seed)
+        metrics = self._train(batch, {name: updates[name] for name in early}, seed)
         return self._add_columns(batch, early), metrics
 
     def _add_columns(self, batch: Batch, names: Sequence[str]) -> Batch:
@@ -106,7 +106,11 @@ class Roles:
         return batch
 
     def update(self, batch: Batch, updates: Mapping[str, RoleUpdate], seed: Sequence[int]) -> dict[str, float]:
-        """Take the optimizer steps of these roles. Returns metrics named <role>/<metric>."""
+        """Take the optimizer steps of the roles that are trained after the advantage. Returns metrics named
+        <role>/<metric>."""
+        return self._train(batch, {n: one for n, one in updates.items() if one.time is UpdateTime.after}, seed)
+
+    def _train(self, batch: Batch, updates: Mapping[str, RoleUpdate], seed: Sequence[int]) -> dict[str, float]:
         calls = {
             name: partial(self.models[name].update, batch, one.losses, one.plan, seed) for name, one in updates.items()
         }

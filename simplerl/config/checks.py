@@ -88,7 +88,7 @@ def check_values(config: Config) -> None:
         )
         _optimizer("train.policy", train.policy)
         for name, role in config.algorithm.roles.items():
-            _role(name, role)
+            _role(name, role, train)
     if config.warmup.data is not None:
         _optimizer("warmup.optimizer", config.warmup.optimizer)
     _kl(config.algorithm)
@@ -141,17 +141,18 @@ def _batches(train: TrainConfig) -> None:
     require(train.passes is None or train.passes > 0, f"train.passes is {train.passes}, but must be positive.")
 
 
-def _role(name: str, role: RoleConfig) -> None:
+def _role(name: str, role: RoleConfig, train: TrainConfig) -> None:
     key = f"algorithm.roles.{name}"
     require(name != "policy", f"{key}: the policy is always there; its settings are algorithm.loss and train.policy.")
+    require(role.model != "", f"{key}.model is empty: name a Hugging Face folder or hub id.")
     if role.model is not None:
         _model_path(f"{key}.model", role.model)
     require(
         (role.loss is None) == (role.optimizer is None),
         f"{key}.loss and {key}.optimizer belong together: set both to train the role, or neither to freeze it.",
     )
-    if role.optimizer is not None:
-        _optimizer(f"{key}.optimizer", role.optimizer)
+    if role.optimizer is not None:  # the critic's is ${train.critic}, where it can be set
+        _optimizer("train.critic" if role.optimizer == train.critic else f"{key}.optimizer", role.optimizer)
 
 
 def _optimizer(place: str, optimizer: OptimizerConfig) -> None:

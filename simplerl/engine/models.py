@@ -185,8 +185,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 lse = normalizer[at] = logits.logsumexp(-1)
                 logprobs[at] = logits.gather(-1, targets[at, None]).squeeze(-1) - lse
                 if entropy:
-                    log_p = logits.sub_(lse[:, None])
-                    entropies[at] = -log_p.exp().mul_(log_p).sum(-1)  # lse - sum(p * logits) would lose digits
+                    entropies[at] = _entropy(logits)
         ctx.save_for_backward(hidden, weight, targets, normalizer, entropies)
         ctx.temperature, ctx.dtype = temperature, dtype
         ctx.set_materialize_grads(False)
@@ -213,6 +212,18 @@ class _TokenLogprobs(torch.autograd.Function):
             grad_hidden[rows] = chunk @ weight_
             grad_weight += chunk.T @ hidden_[rows]
         return grad_hidden.to(hidden.dtype), grad_weight, None, None, None, None
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    """Return the entropy of softmax(logits) [n, V]; `logits` is overwritten.
+
+    The largest logit is subtracted first and left out of the sum: lse = log1p(sum of the others' exp), so that both
+    terms are positive and keep their digits even where one token is nearly certain."""
+    top, at_top = logits.max(-1, keepdim=True)
+    shifted = logits.sub_(top)
+    others = shifted.exp().scatter_(-1, at_top, 0.0)
+    total = others.sum(-1)
+    return total.log1p() - others.mul_(shifted).sum(-1) / (1 + total)
 
 
 def _cached(tensor: Tensor) -> int:
