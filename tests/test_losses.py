@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from simplerl.engine.roles import role_updates
 
 from simplerl.algorithms.corrections import truncated_importance
 from simplerl.algorithms.kl import K3_LIMIT
@@ -21,7 +22,6 @@ from simplerl.algorithms.losses import (
 )
 from simplerl.config import Aggregation, AlgorithmConfig, KLConfig, KLEstimator, KLPlace
 from simplerl.engine.batching import collate, token_weights
-from simplerl.engine.roles import role_updates
 from simplerl.engine.worker import UpdatePlan
 from simplerl.types import Batch
 
