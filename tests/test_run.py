@@ -318,7 +318,7 @@ def test_what_a_run_leaves(small_run: Path) -> None:
     for name in ("reward/mean", "reward/correct", "reward/share", "rollout/response_length", "rollout/box_share",
                  "rollout/entropy", "rollout/kl", "rollout/logprob_gap", "policy/loss", "policy/clip_fraction",
                  "policy/grad_norm", "policy/lr", "policy/padding_share", "critic/loss", "critic/explained_variance",
-                 "time/step", "time/draw", "time/sample_tokens_per_second"):  # fmt: skip
+                 "time/step", "time/sample", "time/rollouts", "rollout/lag", "rollout/sampled", "time/sample_tokens_per_second"):  # fmt: skip
         assert all(name in m for m in lines[4:7]), name
     for step, name in ((0, "eval/micro/accuracy"), (2, "eval/mean/accuracy"), (3, "eval/mean/response_length")):
         assert name in lines[4 + step]
