@@ -28,10 +28,11 @@ test: .venv/test lint  ## install the test and CPU-cluster extras, then lint and
 test-fast: .venv/test  ## the unit tests, 70 to 90 s on two cores
 	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
 
-lint: .venv/test  ## ruff and mypy
+lint: .venv/test  ## ruff, mypy and the layers of the house
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: .venv/test  ## our sampler and RL step against transformers, vLLM and TRL
 	$(BIN)/pip install --quiet --editable '.[bench]'

@@ -1,23 +1,19 @@
-"""Evaluates a model or checkpoint: python evaluate.py model.path=DIR evals=suite8 evals.path=DIR evals.limit=16
+"""Evaluate a model or checkpoint: python evaluate.py model.path=DIR evals=suite8 evals.path=DIR evals.limit=16
 
-The configuration is that of train.py; prompt=, reward=, sampler= and evals= count, the rest is not used.
+The configuration is that of train.py; prompt, reward, sampler and evals are used, the rest is not.
 """
 
-import hydra
-from omegaconf import DictConfig
+from pathlib import Path
 
-from simplerl.cli import started
-from simplerl.config import register
-
-register()
+from simplerl.cli import hydra_command
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(raw: DictConfig) -> None:
-    from simplerl.evals.standalone import main as run  # torch and transformers load only when something runs
+def show(folder: Path) -> None:
+    """Print the table of results."""
+    from simplerl.evals.standalone import show as show_results
 
-    run(raw)
+    show_results(folder)
 
 
 if __name__ == "__main__":
-    started(main)
+    hydra_command("simplerl.evals.standalone.evaluate_model", show, label="eval_")

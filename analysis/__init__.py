@@ -1,1 +1,1 @@
-"""From run folders and W&B exports to tables, figures and a report."""
+"""Tables, figures and reports of finished runs; every command is `python -m analysis.NAME`."""

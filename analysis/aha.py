@@ -1,13 +1,13 @@
-"""When does a run begin to reflect? python -m analysis.aha RUN... [--examples 3]
+"""Find when a run begins to reflect on its own answers: python -m analysis.aha RUN... [--examples 3]
 
-For each family of words: the share of responses with one, step by step, against the base model's own share at step 0
-(a base model reflects, too). A family has emerged at the first step from which its share stays above the upper end of
-the base's 95 % interval, and whose own interval lies above it. Then the first examples: right answers that reflect in
-their middle, where the same question was also answered wrongly without."""
+Prints, for each family of reflection words, the fraction of responses that contain one at step 0 (the base model
+reflects too) and at the last step, and the step at which the family emerges. That is the first step from which the
+fraction stays above the upper end of step 0's 95 % interval and whose own interval lies above it. Then prints the first
+convincing examples: correct answers with reflection in the middle, preferably to questions that were answered
+incorrectly without it."""
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
@@ -16,12 +16,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.folders import read_responses, rollout_steps
-from analysis.sources import SourceError, run_folders
+from analysis.commands import make_parser, reports_source_errors
+from analysis.folders import read_responses, rollout_files
+from analysis.run_data import SourceError
+from analysis.sources import find_run_folders
 from simplerl.evals.behaviour import REFLECTION_WORDS, is_code, reflects, repetition
 from simplerl.evals.statistics import wilson
+from simplerl.io.tables import Table, markdown, text_cells
 
-# Families of words; "any" is simplerl.evals.behaviour' own list, which the training metrics count.
+# Words of each family; "any" is the list that the training metric reflection_share uses.
 FAMILIES = {
     "any": REFLECTION_WORDS,
     "recheck": ("recheck", "re-check", "double-check", "let me check", "let's check", "verify", "check again"),
@@ -32,121 +35,122 @@ FAMILIES = {
     "however": ("however",),
 }
 COLUMNS = ["step", "problem_id", "question", "gold", "sample", "response", "finish_reason", "correct", "extracted"]
-STAYS = 3  # steps after the first that must stay above the base
-MIDDLE = (0.05, 0.95)  # of a response: where a convincing reflection stands
-REPETITIVE = 0.2
+STEPS_ABOVE = 3  # following steps that must stay above step 0, too
+MIDDLE = (0.05, 0.95)  # relative positions in a response between which a reflection is convincing
+MAX_REPETITION = 0.2
 
 
 @dataclass(frozen=True)
 class Emergence:
-    """One family in one run; `shares` has a row a step: step, count, responses, share, low, high."""
+    """One family of words in one run; `shares` has columns step, count, responses, share, low and high."""
 
     family: str
     shares: pd.DataFrame
-    step: int | None  # None: it never stayed above the base
+    step: int | None  # None: it never stayed above step 0
 
     @property
     def base(self) -> tuple[float, float, float]:
-        """Share at the first step, and its interval."""
+        """The fraction of responses at the first step and its 95 % interval."""
         first = self.shares.iloc[0]
         return float(first["share"]), float(first["low"]), float(first["high"])
 
 
-def pattern(words: Sequence[str]) -> re.Pattern[str]:
+def word_pattern(words: Sequence[str]) -> re.Pattern[str]:
+    """Return a pattern that matches any of `words` as whole words, in any case and with any spacing."""
     return re.compile(r"\b(?:" + "|".join(map(re.escape, words)).replace(r"\ ", r"\s+") + r")\b", re.IGNORECASE)
 
 
-def emergence(responses: pd.DataFrame, family: str) -> Emergence:
-    """Of the rollouts of one run (columns step, response). Counts responses, not words."""
-    found = pattern(FAMILIES[family])
-    has = responses["response"].map(lambda text: found.search(text) is not None)
+def find_emergence(responses: pd.DataFrame, family: str) -> Emergence:
+    """Return when a family emerges in one run's rollouts (columns step and response); responses are counted, not
+    words."""
+    pattern = word_pattern(FAMILIES[family])
+    matches = responses["response"].map(lambda text: pattern.search(text) is not None)
     rows = []
-    for step, own in has.groupby(responses["step"]):
+    for step, own in matches.groupby(responses["step"]):
         low, high = wilson(float(own.sum()), len(own))
         rows.append((int(step), int(own.sum()), len(own), float(own.mean()), low, high))  # type: ignore[call-overload]
     shares = pd.DataFrame(rows, columns=["step", "count", "responses", "share", "low", "high"])
-    return Emergence(family, shares, _emerged(shares))
+    return Emergence(family, shares, _first_step_above(shares))
 
 
-def _emerged(shares: pd.DataFrame) -> int | None:
+def _first_step_above(shares: pd.DataFrame) -> int | None:
     ceiling = shares["high"].iloc[0]
-    for place in range(1, len(shares)):
-        after = shares.iloc[place : place + 1 + STAYS]
-        if shares["low"].iloc[place] > ceiling and len(after) > 1 and bool((after["share"] > ceiling).all()):
-            return int(shares["step"].iloc[place])
+    for index in range(1, len(shares)):
+        after = shares.iloc[index : index + 1 + STEPS_ABOVE]
+        if shares["low"].iloc[index] > ceiling and len(after) > 1 and bool((after["share"] > ceiling).all()):
+            return int(shares["step"].iloc[index])
     return None
 
 
-def examples(responses: pd.DataFrame, count: int, since: int = 0) -> pd.DataFrame:
-    """The first convincing ones: right, ended by themselves, no code, little repetition, the word in the middle; those
-    whose question was answered wrongly without reflection at the same step come first within a step."""
-    words = pattern(FAMILIES["any"])
+def convincing_examples(responses: pd.DataFrame, count: int, since: int = 0) -> pd.DataFrame:
+    """Return the first `count` convincing responses from step `since`, at most one per problem.
+
+    They are correct, not truncated, without code and with little repetition, and have a reflection word in the middle.
+    Within a step, those whose problem was answered incorrectly without reflection come first (column `needed`)."""
+    pattern = word_pattern(FAMILIES["any"])
     rows = responses[(responses["step"] >= since) & responses["correct"] & (responses["finish_reason"] == "stop")]
-    rows = rows[rows["response"].map(lambda text: _in_middle(words, text))]
-    rows = rows[~rows["response"].map(is_code) & (rows["response"].map(repetition) < REPETITIVE)]
-    plain_wrong = responses[~responses["correct"] & ~responses["response"].map(reflects)]
-    beaten = set(zip(plain_wrong["step"], plain_wrong["problem_id"], strict=True))
-    needed = [pair in beaten for pair in zip(rows["step"], rows["problem_id"], strict=True)]
+    rows = rows[rows["response"].map(lambda text: _matches_in_middle(pattern, text))]
+    rows = rows[~rows["response"].map(is_code) & (rows["response"].map(repetition) < MAX_REPETITION)]
+    incorrect = responses[~responses["correct"] & ~responses["response"].map(reflects)]
+    failed = set(zip(incorrect["step"], incorrect["problem_id"], strict=True))
+    needed = [key in failed for key in zip(rows["step"], rows["problem_id"], strict=True)]
     rows = rows.assign(needed=needed).sort_values(["step", "needed"], ascending=[True, False], kind="stable")
     return rows.drop_duplicates("problem_id").head(count)
 
 
-def _in_middle(words: re.Pattern[str], text: str) -> bool:
-    return any(MIDDLE[0] <= found.start() / max(len(text), 1) <= MIDDLE[1] for found in words.finditer(text))
+def _matches_in_middle(pattern: re.Pattern[str], text: str) -> bool:
+    return any(MIDDLE[0] <= found.start() / max(len(text), 1) <= MIDDLE[1] for found in pattern.finditer(text))
 
 
 def read_rollouts(folder: Path) -> pd.DataFrame:
-    """Every response that a run sampled for training. Raises SourceError."""
-    files = rollout_steps(folder)
+    """Return every response that a run sampled for training. Raises SourceError if none were saved."""
+    files = rollout_files(folder)
     if not files:
-        raise SourceError(f"{folder} holds no rollouts (rollouts/step_*.parquet).")
+        raise SourceError(f"{folder} holds no rollouts (rollouts/step_*.parquet): name a run that saved them.")
     return pd.concat([read_responses(file, COLUMNS) for file in files.values()], ignore_index=True)
 
 
 def describe(folder: Path, count: int) -> str:
-    """What was found, in Markdown."""
+    """Return one run's emergence table and up to `count` examples in Markdown."""
     responses = read_rollouts(folder)
-    lines = [
-        f"# {folder.name}",
-        "",
-        "| family | base, step 0 (95 %) | last step | emerged at step |",
-        "|---|---:|---:|---:|",
-    ]
-    found = {family: emergence(responses, family) for family in FAMILIES}
-    for family, one in found.items():
-        share, low, high = one.base
-        step = "never" if one.step is None else str(one.step)
-        base = f"{100 * share:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-        lines.append(f"| {family} | {base} | {100 * one.shares['share'].iloc[-1]:.1f} % | {step} |")
-    since = found["any"].step or 0
-    chosen = examples(responses, count, since)
-    place = f"from step {since}" if since else "of any step: it did not emerge" if found["any"].step is None else ""
-    lines += ["", f"{len(chosen)} first convincing examples {place}".rstrip() + ":", ""]
+    found = {family: find_emergence(responses, family) for family in FAMILIES}
+    since = found["any"].step
+    chosen = convincing_examples(responses, count, since or 0)
+    when = f"from step {since}" if since else "at any step (reflection did not emerge)"
+    table = markdown(_emergence_table(found)).rstrip()
+    lines = [f"# {folder.name}", "", table, "", f"First convincing examples {when}:", ""]
     for row in chosen.to_dict("records"):
-        title = f"## Step {row['step']}, {row['problem_id']}, sample {row['sample']}, right answer {row['gold']}"
+        title = f"## Step {row['step']}, {row['problem_id']}, sample {row['sample']}, correct answer {row['gold']}"
         if row["needed"]:
-            title += " (without reflection it was answered wrongly at the same step)"
+            title += " (answered incorrectly without reflection at the same step)"
         body = "\n".join(f"    {line}" for line in f"{row['question']}\n\n{row['response']}".splitlines())
         lines += [title, "", body, ""]
-    return "\n".join(lines)
+    return "\n".join(lines if len(chosen) else [*lines[:-2], "No convincing example was found.", ""])
 
 
+def _emergence_table(found: dict[str, Emergence]) -> Table:
+    rows = []
+    for family, one in found.items():
+        share, low, high = one.base
+        base = f"{100 * share:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+        last = f"{100 * one.shares['share'].iloc[-1]:.1f} %"
+        rows.append(text_cells([family, base, last, "never" if one.step is None else one.step]))
+    return Table("emergence", "", ["family", "base, step 0 (95 %)", "last step", "emerged at step"], rows)
+
+
+@reports_source_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.aha", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--examples", type=int, default=3)
+    parser = make_parser("aha", __doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, or folder of run folders")
+    parser.add_argument("--examples", type=int, default=3, help="number of examples (default: %(default)s)")
     chosen = parser.parse_args(arguments)
-    folders = [folder for path in chosen.runs for folder in run_folders(path)]
-    try:
-        if not folders:
-            raise SourceError(f"{chosen.runs[0]} holds no run folder: reflection is counted in a run's rollouts.")
-        for folder in folders:
-            print(describe(folder, chosen.examples))
-    except SourceError as error:
-        print(error, file=sys.stderr)
-        return 2
+    folders = [folder for path in chosen.runs for folder in find_run_folders(path)]
+    if not folders:
+        raise SourceError(
+            f"{chosen.runs[0]} holds no run folder: reflection is counted in the rollouts of run folders."
+        )
+    for folder in folders:
+        print(describe(folder, chosen.examples))
     return 0
 
 

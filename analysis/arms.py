@@ -1,4 +1,4 @@
-"""Which settings differ between runs, and which runs are the same but for their seed."""
+"""Group runs into arms: runs whose settings are equal except for the seed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import pandas as pd
 
 from analysis.frames import Frames
 
-# Settings that say where, when and how a run was watched, not what it computes.
+# Settings that say where, when and how a run was observed, not what it computes.
 NOT_AXES = re.compile(
     r"^(?:seed|run\..*|tracking\..*|choices\.(?:tracking|local|experiment|debug)|wandb_version|_wandb.*|sampler\..*threads"
     r"|slurm\..*|.*(?:job_id|git_sha|commit|hostname))$"
 )
-RUN = "run"  # the axis of runs whose settings are not known
-ENDED_BADLY = ("failed", "crashed", "killed", "preempted")
+RUN = "run"  # the axis of runs whose settings are unknown
+FAILED_STATES = ("failed", "crashed", "killed", "preempted")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ in nothing but their seed."""
+    """Runs that differ only in their seed."""
 
     label: str
     values: dict[str, Any]  # axis -> value
@@ -31,43 +31,45 @@ class Arm:
 
 @dataclass(frozen=True)
 class Arms:
+    """The settings that differ between arms (`axes`), the arms in their order, and notes on ambiguous settings."""
+
     axes: list[str]
     arms: list[Arm]
     notes: list[str]
 
-    def of(self, run: str) -> Arm:
-        return next(arm for arm in self.arms if run in arm.runs)
+
+def differing_settings(config: pd.DataFrame) -> list[str]:
+    """Return the settings that do not have the same value in all runs, in the order of their columns."""
+    return [str(key) for key in config.columns if len(set(map(repr, _without_nan(config[key])))) > 1]
 
 
-def varying(config: pd.DataFrame) -> list[str]:
-    """Settings whose value is not the same in all runs, in their order."""
-    return [str(key) for key in config.columns if len(set(map(repr, _shown(config[key])))) > 1]
+def _without_nan(column: pd.Series) -> list[Any]:
+    return [None if is_missing(value) else value for value in column]
 
 
-def _shown(column: pd.Series) -> list[Any]:
-    return [None if _missing(value) else value for value in column]
-
-
-def _missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Return whether a setting is None or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def axes_of(config: pd.DataFrame, notes: list[str]) -> list[str]:
-    """The settings that tell arms apart, fewest first: choices of a group stand for what they bring with them, and of
-    settings that always change together the first is named."""
-    candidates = [key for key in varying(config) if not NOT_AXES.match(key)]
+def _find_axes(config: pd.DataFrame, notes: list[str]) -> list[str]:
+    """Return the fewest settings that distinguish the arms.
+
+    The choice of a group represents the settings it brings along. Among settings that always change together the first
+    is returned, and a note names the others."""
+    candidates = [key for key in differing_settings(config) if not NOT_AXES.match(key)]
     candidates.sort(key=lambda key: (not key.startswith("choices."), not key.endswith(".name")))
     axes: list[str] = []
     partitions: dict[str, tuple[int, ...]] = {}
     for key in candidates:
         partition = _partition(config[key])
         group = key.split(".")[0]
-        chosen = [axis for axis in axes if axis in (f"choices.{group}", f"{group}.name")]
-        if any(_refines(partitions[axis], partition) for axis in chosen):
+        choices = [axis for axis in axes if axis in (f"choices.{group}", f"{group}.name")]
+        if any(_refines(partitions[axis], partition) for axis in choices):
             continue
-        twin = next((axis for axis in axes if partitions[axis] == partition), None)
-        if twin is not None:
-            notes.append(f"{key} changes together with {twin}: the two cannot be told apart.")
+        same = next((axis for axis in axes if partitions[axis] == partition), None)
+        if same is not None:
+            notes.append(f"{key} changes together with {same}: their effects cannot be separated.")
             continue
         axes.append(key)
         partitions[key] = partition
@@ -75,59 +77,61 @@ def axes_of(config: pd.DataFrame, notes: list[str]) -> list[str]:
 
 
 def _partition(column: pd.Series) -> tuple[int, ...]:
-    """Runs with the same value have the same number."""
+    """Return a number for each run; runs with equal values have equal numbers."""
     numbers: dict[str, int] = {}
-    return tuple(numbers.setdefault(repr(value), len(numbers)) for value in _shown(column))
+    return tuple(numbers.setdefault(repr(value), len(numbers)) for value in _without_nan(column))
 
 
 def _refines(fine: tuple[int, ...], coarse: tuple[int, ...]) -> bool:
     return len(set(zip(fine, coarse, strict=True))) == len(set(fine))
 
 
-def short(axis: str) -> str:
-    """choices.reward -> reward; reward.name -> reward; train.policy.lr stays."""
+def short_name(axis: str) -> str:
+    """Return an axis as labels show it: choices.reward and reward.name become reward."""
     return axis.removeprefix("choices.").removesuffix(".name")
 
 
-def arms_of(frames: Frames) -> Arms:
-    """Runs by what differs between them. With nothing but seeds differing there is one arm; runs whose settings are not
-    known are an arm each."""
+def group_runs(frames: Frames) -> Arms:
+    """Group runs by the settings that differ between them. Each run whose settings are unknown is an arm of its own."""
     notes: list[str] = []
-    bare = settings_unknown(frames)
-    axes = axes_of(frames.config.drop(index=list(bare)), notes)
+    unknown = _runs_without_settings(frames)
+    axes = _find_axes(frames.config.drop(index=list(unknown)), notes)
     groups: dict[tuple[str, ...], list[str]] = {}
     values: dict[tuple[str, ...], dict[str, Any]] = {}
     for run in map(str, frames.config.index):
-        own = {axis: None if run in bare else frames.config.at[run, axis] for axis in axes}
-        own = {axis: None if _missing(value) else value for axis, value in own.items()}
-        own |= {RUN: bare.get(run)} if bare else {}
-        key = ("", run) if run in bare else tuple(map(repr, own.values()))
+        own = {axis: None if run in unknown else frames.config.at[run, axis] for axis in axes}
+        own = {axis: None if is_missing(value) else value for axis, value in own.items()}
+        own |= {RUN: unknown.get(run)} if unknown else {}
+        key = ("", run) if run in unknown else tuple(map(repr, own.values()))
         groups.setdefault(key, []).append(run)
         values[key] = own
     arms = [Arm(_label(values[key], frames, runs), values[key], runs) for key, runs in groups.items()]
-    arms.sort(key=lambda arm: tuple(_order(value) for value in arm.values.values()))
-    if bare:
+    arms.sort(key=lambda arm: tuple(_sort_key(value) for value in arm.values.values()))
+    if unknown:
         notes.append(
-            f"{'; '.join(bare.values())}: settings not known, so each is an arm of its own and seeds are not averaged. "
-            "Give the runs table's export (with ID and the settings shown), run folders or wandb:PROJECT, too."
+            f"{'; '.join(unknown.values())}: settings unknown, so each run is an arm of its own and seeds are not "
+            "averaged. Add the runs table's export (with the ID and settings columns shown), run folders or "
+            "wandb:ENTITY/PROJECT."
         )
         axes = [*axes, RUN]
     return Arms(axes, arms, notes)
 
 
-def settings_unknown(frames: Frames) -> dict[str, str]:
-    """Of several runs those of which no setting is known but the seed (curves of a line plot) -> what they are called:
-    their name, where no other run has it."""
+def _runs_without_settings(frames: Frames) -> dict[str, str]:
+    """Return run -> label for runs of which no setting but the seed is known, such as curves of a line plot.
+
+    The label is the run's name, or its id if the name repeats. A single run is not reported."""
     if len(frames.runs) < 2:
         return {}
     settings = [key for key in frames.config.columns if not NOT_AXES.match(str(key))]
     known = frames.config[settings].notna().any(axis=1)
     names = frames.runs["name"].astype(str)
-    alone = ~names.duplicated(keep=False)
-    return {str(run): names[run] if alone[run] else str(run) for run in frames.runs.index if not known[run]}
+    unique = ~names.duplicated(keep=False)
+    return {str(run): names[run] if unique[run] else str(run) for run in frames.runs.index if not known[run]}
 
 
-def _order(value: Any) -> tuple[int, float, str]:
+def _sort_key(value: Any) -> tuple[int, float, str]:
+    """Numbers by value, then everything else by text."""
     if isinstance(value, int | float):
         return (0, float(value), "")
     return (1, 0.0, str(value))
@@ -136,66 +140,69 @@ def _order(value: Any) -> tuple[int, float, str]:
 def _label(values: dict[str, Any], frames: Frames, runs: list[str]) -> str:
     if values.get(RUN) is not None:
         return str(values[RUN])
-    stated = {axis: value for axis, value in values.items() if axis != RUN}
-    if stated:
-        return ", ".join(f"{short(axis)}={'-' if value is None else value}" for axis, value in stated.items())
-    choices = {key: frames.config.at[runs[0], key] for key in ("choices.reward", "reward.name") if key in frames.config}
-    known = [f"{short(key)}={value}" for key, value in choices.items() if not _missing(value)]
+    settings = {axis: value for axis, value in values.items() if axis != RUN}
+    if settings:
+        return ", ".join(f"{short_name(axis)}={'-' if value is None else value}" for axis, value in settings.items())
+    rewards = {key: frames.config.at[runs[0], key] for key in ("choices.reward", "reward.name") if key in frames.config}
+    known = [f"{short_name(key)}={value}" for key, value in rewards.items() if not is_missing(value)]
     return known[0] if known else str(frames.runs.at[runs[0], "name"])
 
 
-def titles(frames: Frames, arms: Arms) -> dict[str, str]:
-    """Run -> what people call it: its arm, and its seed where the arm has several; its id where that is not unique."""
+def run_titles(frames: Frames, arms: Arms) -> dict[str, str]:
+    """Return run -> title: its arm, with the seed if the arm has several runs; its id if that is not unique."""
     found: dict[str, str] = {}
     for arm in arms.arms:
         for run in arm.runs:
             seed = frames.config.at[run, "seed"] if "seed" in frames.config else None
-            found[run] = arm.label if len(arm.runs) == 1 or _missing(seed) else f"{arm.label}, seed {seed}"
+            found[run] = arm.label if len(arm.runs) == 1 or is_missing(seed) else f"{arm.label}, seed {seed}"
     counts = list(found.values())
     return {run: run if counts.count(title) > 1 else title for run, title in found.items()}
 
 
-def without_ended_badly(frames: Frames) -> Frames:
-    """Without failed and crashed runs, where others of the same set came to an end; says which."""
-    bad = [str(run) for run, state in frames.runs["state"].items() if state in ENDED_BADLY]
-    kept = [str(run) for run in frames.runs.index if run not in bad]
-    if not bad or not kept:
+def select_runs(frames: Frames, *, unfinished: bool = False) -> tuple[Frames, Arms]:
+    """Return the runs that tables and figures show, and their arms.
+
+    Failed and crashed runs are dropped unless `unfinished` or there are no others; of runs with equal settings and
+    seed the one with the most steps is kept. Notes name what was dropped."""
+    if not unfinished:
+        frames = _drop_failed_runs(frames)
+    return _drop_repeated_runs(frames, group_runs(frames))
+
+
+def _drop_failed_runs(frames: Frames) -> Frames:
+    failed = [str(run) for run, state in frames.runs["state"].items() if state in FAILED_STATES]
+    kept = [str(run) for run in frames.runs.index if run not in failed]
+    if not failed or not kept:
         return frames
-    notes = [f"{run}: left out, it {frames.runs.at[run, 'state']} (name {frames.runs.at[run, 'name']})." for run in bad]
-    return frames.only(kept, notes)
+    facts = frames.runs
+    notes = [f"{run} (name {facts.at[run, 'name']}): skipped, its state is {facts.at[run, 'state']}." for run in failed]
+    return frames.select(kept, notes)
 
 
-def twins(frames: Frames, arms: Arms) -> tuple[Frames, Arms]:
-    """Of runs with the same settings and the same seed, the one that got furthest (then the newest) stays."""
+def _drop_repeated_runs(frames: Frames, arms: Arms) -> tuple[Frames, Arms]:
+    """Of runs with equal settings and seed keep the one with the most steps, or else the newest."""
     if "seed" not in frames.config:
         return frames, arms
+
+    def progress(run: str) -> tuple[int, str]:
+        step = frames.last_step([run])
+        return (-1 if step is None else step, str(frames.runs.at[run, "created"] or ""))
+
     notes, kept = [], []
     for arm in arms.arms:
-        seeds: dict[str, list[str]] = {}
+        by_seed: dict[str, list[str]] = {}
         for run in arm.runs:
             seed = frames.config.at[run, "seed"]
-            seeds.setdefault(f"only {run}" if _missing(seed) else repr(seed), []).append(run)
-        for seed, runs in seeds.items():
-            best = max(runs, key=lambda run: (_last_step(frames, run), str(frames.runs.at[run, "created"] or "")))
+            by_seed.setdefault(f"only {run}" if is_missing(seed) else repr(seed), []).append(run)
+        for seed, runs in by_seed.items():
+            best = max(runs, key=progress)
             kept.append(best)
             notes += [
-                f"{run}: left out, {best} is the same run (seed {seed}) and got further or is newer."
+                f"{run}: skipped, {best} has the same settings and seed ({seed}) and more steps, or is newer."
                 for run in runs
                 if run != best
             ]
     if not notes:
         return frames, arms
-    frames = frames.only([str(run) for run in frames.runs.index if run in kept], notes)
-    return frames, arms_of(frames)
-
-
-def _last_step(frames: Frames, run: str) -> int:
-    steps = frames.metrics.loc[frames.metrics["run"] == run, "step"]
-    return int(steps.max()) if len(steps) else -1
-
-
-def prepared(frames: Frames, *, unfinished: bool = False) -> tuple[Frames, Arms]:
-    """What tables and figures show: ended runs, one for each arm and seed."""
-    if not unfinished:
-        frames = without_ended_badly(frames)
-    return twins(frames, arms_of(frames))
+    frames = frames.select([str(run) for run in frames.runs.index if run in kept], notes)
+    return frames, group_runs(frames)

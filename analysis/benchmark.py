@@ -1,13 +1,11 @@
-"""How long and how much memory reading and drawing take: python -m analysis.benchmark [--runs 200] [--steps 5000]
-[--metrics 60]
+"""Measure how long reading runs and drawing figures take, and their memory: python -m analysis.benchmark [--runs 200]
 
-Writes made-up run folders to a temporary folder (five seeds an arm; so many metrics at every step, and at fifty of the
-steps an evaluation's besides), reads them in a fresh process and draws every figure there. At full size the folders
-take about 1.8 GB of disk for a while."""
+Writes synthetic run folders (five seeds per arm; `metrics` metrics at each step and those of an evaluation at fifty
+steps) to a temporary folder, then reads them and draws every figure in a fresh process. The defaults need about 1.8 GB
+of disk."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import resource
@@ -21,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.commands import make_parser, reports_source_errors
+
 SEEDS, EVALUATIONS = 5, 50
 _TRAINING = "response_length response_length_correct response_length_wrong truncated_share box_share code_share "
 _TRAINING += "reflection_share repetition entropy"
@@ -30,8 +30,8 @@ EVALUATION = [f"eval/{name}/{leaf}" for name in _SETS for leaf in ("accuracy", "
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Seconds; peak memory of the process so far in GB."""
+class Measurement:
+    """Seconds, and peak memory of the process up to then in GB."""
 
     load: float
     load_memory: float
@@ -40,9 +40,9 @@ class Measured:
     figures: int
 
 
-def write_runs(root: Path, runs: int, steps: int, metrics: int) -> None:
-    """Run folders as `simplerl.runs.folder` leaves them, without responses."""
-    names = [*TRAINING, *(f"other/{place}" for place in range(metrics))][:metrics] + EVALUATION
+def write_synthetic_runs(root: Path, runs: int, steps: int, metrics: int) -> None:
+    """Write run folders with the files of `simplerl.runs.folder`, without responses."""
+    names = [*TRAINING, *(f"other/{index}" for index in range(metrics))][:metrics] + EVALUATION
     every = max(steps // EVALUATIONS, 1)
     for run in range(runs):
         folder = root / f"run-{run:03d}"
@@ -56,41 +56,43 @@ def write_runs(root: Path, runs: int, steps: int, metrics: int) -> None:
         values = np.random.default_rng(run).random((steps, len(names))).tolist()
         with (folder / "metrics.jsonl").open("w", encoding="utf-8") as file:
             for step, row in enumerate(values):
-                facts = {"phase": "rl", "step": step, "attempt": 0}
+                keys = {"phase": "rl", "step": step, "attempt": 0}
                 logged = zip(names, row if step % every == 0 else row[:metrics], strict=False)
-                file.write(json.dumps(facts | dict(logged)) + "\n")
+                file.write(json.dumps(keys | dict(logged)) + "\n")
 
 
-def measure(root: Path, out: Path) -> Measured:
-    """Of this process, which has imported nothing yet: imports count."""
+def measure(root: Path, out: Path) -> Measurement:
+    """Read the runs under `root` and draw their figures into `out`.
+
+    Run it in a process that has not imported the readers yet: the time and memory of imports are included."""
     start = time.perf_counter()
     from analysis.sources import load
 
     frames = load([root])
-    loaded, load_memory = time.perf_counter(), _peak()
-    from analysis.arms import prepared
-    from analysis.plots import draw
+    loaded, load_memory = time.perf_counter(), _peak_memory()
+    from analysis.arms import select_runs
+    from analysis.plots import draw_figures
 
-    paths = draw(*prepared(frames), out)
-    return Measured(loaded - start, load_memory, time.perf_counter() - loaded, _peak(), len(paths) // 2)
+    paths = draw_figures(*select_runs(frames), out)
+    return Measurement(loaded - start, load_memory, time.perf_counter() - loaded, _peak_memory(), len(paths) // 2)
 
 
-def _peak() -> float:
+def _peak_memory() -> float:
+    """Return the peak memory of this process in GB; ru_maxrss is in KiB on Linux and in bytes on macOS."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
+@reports_source_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--metrics", type=int, default=60)
+    parser = make_parser("benchmark", __doc__)
+    parser.add_argument("--runs", type=int, default=200, help="number of runs (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=5000, help="steps per run (default: %(default)s)")
+    parser.add_argument("--metrics", type=int, default=60, help="metrics per step (default: %(default)s)")
     chosen = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="simplerl-benchmark-") as place:
-        root, out = Path(place) / "runs", Path(place) / "figures"
-        write_runs(root, chosen.runs, chosen.steps, chosen.metrics)
+    with tempfile.TemporaryDirectory(prefix="simplerl-benchmark-") as folder:
+        root, out = Path(folder) / "runs", Path(folder) / "figures"
+        write_synthetic_runs(root, chosen.runs, chosen.steps, chosen.metrics)
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
             found = fresh.submit(measure, root, out).result()
     print(f"{chosen.runs} runs x {chosen.steps} steps x {chosen.metrics} metrics:")

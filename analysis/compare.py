@@ -1,13 +1,12 @@
-"""Two evaluations item by item: python -m analysis.compare A B [--step S]
+"""Compare two evaluations item by item: python -m analysis.compare A B [--step S]
 
-A and B are evaluation folders (results.json, samples.parquet) or their results.json, or run folders, of which the last
-evaluation counts (or that of --step). The difference B - A of each benchmark comes with the 95 % interval of a paired
-bootstrap over its items: the items are the same, so their difficulty cancels out. Where all differences are equal,
-it is what the items that were not asked may change."""
+A and B are evaluation folders (results.json, samples.parquet), their results.json, or run folders, of which the last
+evaluation (or that of --step) is used. The difference B - A on each benchmark comes with a 95 % interval from a paired
+bootstrap over items, in which the difficulty of the items cancels out. If all items differ equally, the interval
+is the Wilson bound on what a sample of this many items could have missed."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,18 +16,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.folders import evaluation_steps, read_responses, read_results
-from analysis.render import Cell, Table, markdown
-from analysis.sources import SourceError
+from analysis.commands import make_parser, reports_source_errors
+from analysis.folders import evaluation_folders, read_responses, read_results
+from analysis.run_data import SourceError
 from simplerl.evals.statistics import Array, Interval, bounded_mean_of_sets, paired_difference
+from simplerl.io.tables import Table, markdown, text_cells
 
-SETTINGS = ("prompt", "sampling", "stop", "reward", "reward_keywords")  # whose difference is worth a word
+SETTINGS = ("prompt", "sampling", "stop", "reward", "reward_keywords")  # a note names those that differ
 COLUMNS = ["set", "problem_id", "question", "gold", "sample", "correct"]
 
 
 @dataclass(frozen=True)
 class SetComparison:
-    """One benchmark; accuracies as shares, difference is B - A; wins: items that B answers better than A."""
+    """One benchmark: accuracies as fractions, their difference B - A, and the number of items that B answers better
+    (`wins`) and worse (`losses`)."""
 
     items: int
     first: float
@@ -40,117 +41,117 @@ class SetComparison:
 
 @dataclass(frozen=True)
 class Comparison:
+    """Every shared benchmark, the unweighted mean of the differences, and notes on what was skipped."""
+
     sets: dict[str, SetComparison]
-    mean: Interval  # of the differences, unweighted over the sets
+    mean: Interval
     notes: list[str]
 
 
-def evaluation_of(path: Path, step: int | None = None) -> Path:
-    """The folder of samples.parquet that `path` means. Raises SourceError."""
+def find_evaluation(path: Path, step: int | None = None) -> Path:
+    """Return the evaluation folder that `path` stands for: itself, or that of a run's last evaluation or of `step`.
+
+    Raises SourceError if there is none."""
     if path.name == "results.json":
         path = path.parent
     if (path / "samples.parquet").is_file():
         return path
-    steps = evaluation_steps(path)
-    if not steps:
-        raise SourceError(f"{path} holds no finished evaluation (results.json and samples.parquet).")
-    if step is not None and step not in steps:
-        raise SourceError(f"{path} has no evaluation of step {step}: there are {', '.join(map(str, steps))}.")
-    return steps[max(steps) if step is None else step]
+    folders = evaluation_folders(path)
+    if not folders:
+        raise SourceError(f"{path} holds no finished evaluation: name a run folder or one with samples.parquet.")
+    if step is not None and step not in folders:
+        raise SourceError(f"{path} has no evaluation at step {step}: choose from {', '.join(map(str, folders))}.")
+    return folders[max(folders) if step is None else step]
 
 
 def compare(first: Path, second: Path) -> Comparison:
-    """Of two evaluation folders. Items that only one has are left out and said. Raises SourceError where nothing is
-    shared, or an item of one name is another question."""
+    """Compare two evaluation folders on the items that both have; a note counts the others.
+
+    Raises SourceError if they share no item, or if an item has different questions or answers in the two."""
     one, two = (read_responses(folder / "samples.parquet", COLUMNS) for folder in (first, second))
-    notes = _settings(read_results(first), read_results(second))
+    notes = _differing_settings(read_results(first), read_results(second))
     sets: dict[str, SetComparison] = {}
     differences: list[Array] = []
     for name in dict.fromkeys([*one["set"], *two["set"]]):
         mine, other = one[one["set"] == name], two[two["set"] == name]
-        shared = [item for item in dict.fromkeys(mine["problem_id"]) if item in set(other["problem_id"])]
-        left_out = mine["problem_id"].nunique() + other["problem_id"].nunique() - 2 * len(shared)
-        if left_out:
-            notes.append(f"{name}: {left_out} items that only one of the two has are left out.")
+        theirs = set(other["problem_id"])
+        shared = [item for item in dict.fromkeys(mine["problem_id"]) if item in theirs]
+        skipped = mine["problem_id"].nunique() + other["problem_id"].nunique() - 2 * len(shared)
+        if skipped:
+            notes.append(f"{name}: {skipped} items that only one of the two has were skipped.")
         if shared:
-            _refuse_other_questions(name, mine, other)
-            sets[name], difference = _one_set(_by_item(mine, shared), _by_item(other, shared))
+            _require_equal_questions(name, mine, other)
+            sets[name], difference = _compare_set(_item_means(mine, shared), _item_means(other, shared))
             differences.append(difference)
     if not sets:
         raise SourceError(f"{first} and {second} share no item: compare evaluations of the same benchmarks.")
     return Comparison(sets, bounded_mean_of_sets(differences, -1.0, 1.0), notes)
 
 
-def _settings(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
-    return [f"{key} is not the same in the two." for key in SETTINGS if one.get(key) != two.get(key)]
+def _differing_settings(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
+    return [f"{key} differs between A and B." for key in SETTINGS if one.get(key) != two.get(key)]
 
 
-def _refuse_other_questions(name: str, mine: pd.DataFrame, other: pd.DataFrame) -> None:
+def _require_equal_questions(name: str, mine: pd.DataFrame, other: pd.DataFrame) -> None:
     both = mine.merge(other, on="problem_id", suffixes=("", "_other"))
     for column in ("question", "gold"):
-        wrong = both[both[column].fillna("") != both[f"{column}_other"].fillna("")]
-        if len(wrong):
-            item = wrong["problem_id"].iloc[0]
-            raise SourceError(f"{name}: item {item} has another {column} in the two: they cannot be paired.")
+        different = both[both[column].fillna("") != both[f"{column}_other"].fillna("")]
+        if len(different):
+            item = different["problem_id"].iloc[0]
+            raise SourceError(
+                f"{name}: item {item} has a different {column} in A and B, so they cannot be paired: evaluate both "
+                "with the same benchmark files."
+            )
 
 
-def _by_item(rows: pd.DataFrame, items: Sequence[str]) -> Array:
-    """[N] shares of right samples."""
+def _item_means(rows: pd.DataFrame, items: Sequence[str]) -> Array:
+    """Return the fraction of correct samples of each item, [N]."""
     means = rows.groupby("problem_id")["correct"].mean()
     return np.array([means[item] for item in items], dtype=np.float64)
 
 
-def _one_set(one: Array, two: Array) -> tuple[SetComparison, Array]:
+def _compare_set(one: Array, two: Array) -> tuple[SetComparison, Array]:
+    """Return the comparison and the difference of each item, [N]."""
     difference = two - one
-    found = SetComparison(
-        len(one),
-        float(one.mean()),
-        float(two.mean()),
-        paired_difference(one, two),
-        int((difference > 0).sum()),
-        int((difference < 0).sum()),
-    )
-    return found, difference
+    wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
+    means = float(one.mean()), float(two.mean())
+    return SetComparison(len(one), *means, paired_difference(one, two), wins, losses), difference
 
 
-def table(found: Comparison, first: str, second: str) -> Table:
-    rows = []
+def comparison_table(found: Comparison, first: str, second: str) -> Table:
+    """Return one row per benchmark and, for several, their mean; `first` and `second` name A and B in the caption."""
+    rows: list[list[str]] = []
     for name, one in found.sets.items():
-        numbers = [f"{100 * one.first:.1f}", f"{100 * one.second:.1f}"]
-        rows.append([name, str(one.items), *numbers, *_difference(one.difference), f"{one.wins} : {one.losses}"])
+        accuracies = [f"{100 * one.first:.1f}", f"{100 * one.second:.1f}"]
+        rows.append([name, str(one.items), *accuracies, *_difference(one.difference), f"{one.wins} : {one.losses}"])
     if len(found.sets) > 1:
         means = [float(np.mean([getattr(one, part) for one in found.sets.values()])) for part in ("first", "second")]
         rows.append(["mean", "", *(f"{100 * mean:.1f}" for mean in means), *_difference(found.mean), ""])
-    columns = ["benchmark", "items", "A (%)", "B (%)", "B - A", "95 % interval", "told apart", "B better : A better"]
-    cells = [[Cell(text) for text in row] for row in rows]
-    return Table("compare", f"A: {first}; B: {second}; paired over items.", columns, cells, (), found.notes)
+    columns = ["benchmark", "items", "A (%)", "B (%)", "B - A", "95 % interval", "significant", "B better : A better"]
+    caption = f"A: {first}; B: {second}; paired over items."
+    return Table("compare", caption, columns, [text_cells(row) for row in rows], (), found.notes)
 
 
 def _difference(interval: Interval) -> list[str]:
+    """Return the cells B - A, 95 % interval and significant."""
     if interval.low is None or interval.high is None:
         return [f"{100 * interval.mean:+.1f}", "-", "-"]
-    apart = interval.low > 0 or interval.high < 0
     return [
         f"{100 * interval.mean:+.1f}",
         f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}",
-        "yes" if apart else "no",
+        "yes" if interval.low > 0 or interval.high < 0 else "no",
     ]
 
 
+@reports_source_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("first", type=Path, metavar="A")
-    parser.add_argument("second", type=Path, metavar="B")
-    parser.add_argument("--step", type=int, help="of run folders: this evaluation instead of the last")
+    parser = make_parser("compare", __doc__)
+    parser.add_argument("first", type=Path, metavar="A", help="run or evaluation folder, or its results.json")
+    parser.add_argument("second", type=Path, metavar="B", help="the other one")
+    parser.add_argument("--step", type=int, help="in run folders, use the evaluation at this step (default: the last)")
     chosen = parser.parse_args(arguments)
-    try:
-        folders = [evaluation_of(path, chosen.step) for path in (chosen.first, chosen.second)]
-        print(markdown(table(compare(*folders), str(folders[0]), str(folders[1]))))
-    except SourceError as error:
-        print(error, file=sys.stderr)
-        return 2
+    folders = [find_evaluation(path, chosen.step) for path in (chosen.first, chosen.second)]
+    print(markdown(comparison_table(compare(*folders), str(folders[0]), str(folders[1]))))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Means over seeds with their intervals, and whether two numbers can be told apart."""
+"""Means over seeds with 95 % intervals, and tests whether two of them differ significantly."""
 
 from __future__ import annotations
 
@@ -6,83 +6,88 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scipy.stats import t
+
 from simplerl.data.benchmarks import BENCHMARKS
 from simplerl.evals.statistics import Z
-
-# 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom.
-_T = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
-    *(2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
+from simplerl.io.tables import Quantity
 
 
 def t_quantile(df: float) -> float:
-    """Between the table's entries the wider one, so that an interval is never too short."""
-    if math.isinf(df):
-        return Z
-    return _T[min(max(int(df), 1), len(_T)) - 1]
+    """Return the 97.5 % quantile of Student's t with `df` degrees of freedom, which may be infinite."""
+    return float(t.ppf(0.975, df))
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, its standard error (None: unknown), the error's degrees of freedom, how many seeds stand behind it (0:
-    published), and the error that the choice of items makes, below which that of few seeds does not count."""
+    """A mean over `n` seeds (0: a published number) with its standard error `se` (None: unknown).
+
+    `df` are the degrees of freedom of `se`. `item_se` is the standard error due to the choice of the benchmark's items;
+    the interval is never narrower than it implies."""
 
     mean: float
     se: float | None = None
     df: float = math.inf
     n: int = 1
-    floor: float = 0.0
+    item_se: float = 0.0
 
     @property
     def half_width(self) -> float | None:
-        """Of the 95 % interval."""
-        return None if self.se is None else max(t_quantile(self.df) * self.se, Z * self.floor)
+        """Half-width of the 95 % interval; None if unknown."""
+        return None if self.se is None else max(t_quantile(self.df) * self.se, Z * self.item_se)
+
+    def quantity(self) -> Quantity:
+        """Return the value for a table cell; published numbers are shown without an interval."""
+        return Quantity(self.mean, self.half_width if self.n else None, self.n)
 
 
-def over_seeds(values: Sequence[float], item_errors: Sequence[float | None] = ()) -> Estimate:
-    """The mean of several seeds with the t interval of their spread, or with that of the items (`item_errors`, one a
-    seed, where all are known) if it is wider. Of one seed, or of seeds that agree, the items' alone: without it there
-    is no interval. Infinite values have none."""
+def mean_over_seeds(values: Sequence[float], item_errors: Sequence[float | None] = ()) -> Estimate:
+    """Return the mean over seeds with the wider of two intervals: the t interval over seeds and that over items.
+
+    `item_errors` are the standard errors over the benchmark's items, one per seed; they are used only if all are
+    known. With one seed, or seeds with equal values, the interval over items alone is used, so there may be none.
+    Infinite values have no interval."""
     count = len(values)
     if not all(map(math.isfinite, values)):
         return Estimate(sum(values) / count, n=count)
     mean = math.fsum(values) / count
-    # An error of 0 (other code's, of all right or all wrong) is no certainty.
+    # A standard error of 0 (from other code, if all items are correct or all incorrect) is treated as unknown.
     known = [error for error in item_errors if error]
-    by_items = math.hypot(*known) / count if len(known) == count else None
+    item_se = math.hypot(*known) / count if len(known) == count else None
     if math.isclose(min(values), max(values), rel_tol=1e-9, abs_tol=1e-12):
-        return Estimate(mean, by_items, n=count)
+        return Estimate(mean, item_se, n=count)
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    return Estimate(mean, spread / math.sqrt(count), count - 1, count, by_items or 0.0)
+    return Estimate(mean, spread / math.sqrt(count), count - 1, count, item_se or 0.0)
 
 
 def published_estimate(name: str, percent: float, sets: Sequence[str] = ()) -> Estimate:
-    """A published accuracy (per cent) with the error that the benchmark's number of items makes (binomial); for
-    `name` "mean", that of the mean over `sets` with every one at the mean."""
+    """Return a published accuracy in per cent with the binomial standard error over the benchmark's items.
+
+    For `name` "mean" it is the error of the unweighted mean over `sets`, as if each had this accuracy."""
     names = sets if name == "mean" else (name,)
-    share = percent / 100
-    variance = sum(share * (1 - share) / BENCHMARKS[one].items for one in names) / len(names) ** 2
+    fraction = percent / 100
+    variance = sum(fraction * (1 - fraction) / BENCHMARKS[one].items for one in names) / len(names) ** 2
     return Estimate(percent, 100 * math.sqrt(variance), n=0)
 
 
-def distinguishable(one: Estimate, two: Estimate) -> bool:
-    """The 95 % interval of the difference (Welch, and never shorter than what the items make of it) excludes 0. Items
-    that both share are counted as independent, so a paired comparison (`python -m analysis.compare`) may tell more
-    apart."""
+def differ_significantly(one: Estimate, two: Estimate) -> bool:
+    """Return whether the 95 % interval of the difference excludes 0 (Welch, never narrower than the error over items).
+
+    The items are treated as independent although both share them, so the paired `python -m analysis.compare` is more
+    powerful."""
     if not one.se or not two.se:
         return False
     variance = one.se**2 + two.se**2
     parts = sum(e.se**4 / e.df for e in (one, two) if e.se is not None and not math.isinf(e.df))
     df = variance**2 / parts if parts else math.inf
-    least = Z * math.hypot(max(one.se, one.floor), max(two.se, two.floor))
-    return abs(one.mean - two.mean) > max(t_quantile(df) * math.sqrt(variance), least)
+    over_items = Z * math.hypot(max(one.se, one.item_se), max(two.se, two.item_se))
+    return abs(one.mean - two.mean) > max(t_quantile(df) * math.sqrt(variance), over_items)
 
 
-def best(cells: Sequence[Estimate | None], *, higher: bool = True) -> int | None:
-    """The place of the best cell, if it can be told apart from every other; else None."""
-    known = [(place, cell) for place, cell in enumerate(cells) if cell is not None]
+def significantly_best(cells: Sequence[Estimate | None], *, higher: bool = True) -> int | None:
+    """Return the index of the best estimate if it differs significantly from every other one, else None."""
+    known = [(index, cell) for index, cell in enumerate(cells) if cell is not None]
     if len(known) < 2:
         return None
-    place, top = (max if higher else min)(known, key=lambda pair: pair[1].mean)
-    return place if all(distinguishable(top, cell) for other, cell in known if other != place) else None
+    best, top = (max if higher else min)(known, key=lambda pair: pair[1].mean)
+    return best if all(differ_significantly(top, cell) for index, cell in known if index != best) else None

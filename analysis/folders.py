@@ -1,4 +1,4 @@
-"""Run folders (see `simplerl.runs.folder`) -> frames; their responses and evaluations are read on demand."""
+"""Read run folders (layout: `simplerl.runs.folder`): settings and metrics, and on demand responses and evaluations."""
 
 from __future__ import annotations
 
@@ -13,21 +13,18 @@ import pyarrow.json
 import pyarrow.parquet as pq
 import yaml
 
-from analysis.frames import RunData
-from analysis.parsing import flatten, number
+from analysis.run_data import RunData, flatten_config, parse_number
 from simplerl.runs.rollout_table import SCHEMA
 
-# Every column of simplerl.runs.rollout_table but the per-token ones.
-RESPONSES = [name for name in SCHEMA.names if name not in ("tokens", "logprobs")]
+RESPONSE_COLUMNS = [name for name in SCHEMA.names if name not in ("tokens", "logprobs")]  # all but per-token ones
 
 
-def read_folder(folder: Path, notes: list[str]) -> RunData:
-    """One run folder; broken lines are left out and counted in `notes`."""
-    config = flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
-    status = _json(folder / "status.json")
+def read_run_folder(folder: Path, notes: list[str]) -> RunData:
+    """Return one run; unreadable lines of metrics.jsonl are skipped and counted in `notes`."""
+    config = flatten_config(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    status = _read_json(folder / "status.json")
     run = folder.resolve().name
     metrics = read_metrics(folder / "metrics.jsonl", run, notes)
-    attempts = 1 + int(status.get("attempt", 0))
     return RunData(
         id=run,
         name=run,
@@ -36,28 +33,28 @@ def read_folder(folder: Path, notes: list[str]) -> RunData:
         where=str(folder),
         config=config,
         metrics=metrics,
-        created=_json(folder / "environment.json").get("started"),
+        created=_read_json(folder / "environment.json").get("started"),
         seconds=float(metrics["time/step"].sum()) if metrics is not None and "time/step" in metrics else None,
-        attempts=attempts,
+        attempts=1 + int(status.get("attempt", 0)),
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return found
 
 
 def read_metrics(path: Path, run: str, notes: list[str]) -> pd.DataFrame | None:
-    """phase, step and a float64 column for each metric; None where nothing was logged."""
+    """Return columns phase and step and a float64 column for each metric; None if nothing was logged."""
     if not path.is_file() or not path.stat().st_size:
         return None
     content = path.read_bytes()
-    # One block: Arrow infers the types of each block alone, and "1" and "1.5" may stand in different ones.
+    # Arrow infers types per block, and "1" and "1.5" may fall into different ones, so read a single block.
     options = pyarrow.json.ReadOptions(block_size=len(content) + 1)
     try:
         table = pyarrow.json.read_json(BytesIO(content), read_options=options).to_pandas()
-    except pa.ArrowInvalid:  # a line cut by a kill, or strings such as "NaN" among the numbers
-        table = _read_slowly(content.decode("utf-8", errors="replace"), run, notes)
+    except pa.ArrowInvalid:  # an incomplete last line, or strings such as "NaN" among the numbers
+        table = _read_line_by_line(content.decode("utf-8", errors="replace"), run, notes)
     table = table.drop(columns="attempt", errors="ignore")
     table["phase"] = table.get("phase", "rl")
     values = {
@@ -68,7 +65,7 @@ def read_metrics(path: Path, run: str, notes: list[str]) -> pd.DataFrame | None:
     return pd.DataFrame({"phase": table["phase"], "step": table["step"].astype("int64"), **values})
 
 
-def _read_slowly(text: str, run: str, notes: list[str]) -> pd.DataFrame:
+def _read_line_by_line(text: str, run: str, notes: list[str]) -> pd.DataFrame:
     rows, broken = [], 0
     for line in text.splitlines():
         try:
@@ -77,24 +74,26 @@ def _read_slowly(text: str, run: str, notes: list[str]) -> pd.DataFrame:
         except (json.JSONDecodeError, KeyError, TypeError, ValueError):
             broken += 1
             continue
-        named = {"step": step, "phase": row.get("phase", "rl")}
-        rows.append({**named, **{k: number(v) for k, v in row.items() if k not in named}})
+        keys = {"step": step, "phase": row.get("phase", "rl")}
+        rows.append({**keys, **{name: parse_number(value) for name, value in row.items() if name not in keys}})
     if broken:
-        notes.append(f"{run}: {broken} broken lines of metrics.jsonl left out (cut by a kill?).")
+        notes.append(
+            f"{run}: {broken} unreadable lines of metrics.jsonl were skipped (was the run killed while writing?)."
+        )
     table = pd.DataFrame(rows, columns=None if rows else ["step", "phase"])
     return table.astype({name: "float64" for name in table.columns if name not in ("step", "phase")})
 
 
-# Responses
+# Responses and evaluations
 
 
-def rollout_steps(folder: Path) -> dict[int, Path]:
-    """Step -> file of the responses sampled for training."""
+def rollout_files(folder: Path) -> dict[int, Path]:
+    """Return the Parquet file of the responses sampled for training at each step."""
     return {int(path.stem.partition("_")[2]): path for path in sorted((folder / "rollouts").glob("step_*.parquet"))}
 
 
-def evaluation_steps(folder: Path) -> dict[int, Path]:
-    """Step -> folder of a finished evaluation (results.json and samples.parquet)."""
+def evaluation_folders(folder: Path) -> dict[int, Path]:
+    """Return the folder (results.json, samples.parquet) of the finished evaluation at each step."""
     return {
         int(path.parent.name.partition("_")[2]): path.parent
         for path in sorted((folder / "evals").glob("step_*/results.json"))
@@ -102,12 +101,12 @@ def evaluation_steps(folder: Path) -> dict[int, Path]:
 
 
 def read_responses(file: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """Rows of rollouts/step_*.parquet or of an evaluation's samples.parquet, without the per-token columns."""
+    """Return the responses in a rollout or samples.parquet file: `columns`, or all but the per-token ones."""
     present = pq.read_schema(file).names
-    wanted = columns or ["set", *RESPONSES]
+    wanted = columns or ["set", *RESPONSE_COLUMNS]
     return pq.read_table(file, columns=[name for name in wanted if name in present]).to_pandas()
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """results.json of an evaluation."""
-    return _json(folder / "results.json")
+    """Return results.json of an evaluation folder."""
+    return _read_json(folder / "results.json")

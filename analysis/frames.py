@@ -1,89 +1,77 @@
-"""The tidy frames that everything in this package reads, whatever the numbers came from.
+"""The tables that all of this package reads, whatever source the numbers came from.
 
-    runs      one row a run, index `run` (its id): name, state, source, where, created, seconds, attempts
-    config    one row a run, the same index: a column for each dotted setting (None where a run lacks it)
-    metrics   one row for each (run, phase, step): a column for each metric, NaN where it was not logged
-    summary   one row a run: the last value of each metric, where only a summary is known
-    notes     what reading dropped, merged or could not tell, one sentence each
+    runs      one row per run, index `run` (its id): name, state, source, where, created, seconds, attempts
+    config    one row per run, same index: a column for each dotted setting, None if the run lacks it
+    metrics   one row per (run, phase, step): a column for each metric, NaN if it was not logged
+    summary   one row per run: the last value of each metric, for sources that know only this
+    notes     what was dropped, merged or ambiguous while reading, one sentence each
 
-A run is known by its id and a row by the suite's own step; names and W&B's `_step` decide nothing.
+Runs are identified by id, never by name, and rows by the suite's own step, never by W&B's `_step`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.run_data import RunData
+
 KEYS = ["run", "phase", "step"]
 CSV_SOURCES = ("wandb table", "wandb plot")
 
 
 @dataclass(frozen=True)
-class RunData:
-    """One run as one source knows it."""
-
-    id: str
-    name: str
-    state: str | None  # finished, running, failed, crashed, interrupted, killed; None: the source does not say
-    source: str  # folder, wandb table, wandb plot, wandb api, wandb offline, group
-    where: str
-    config: dict[str, Any] = field(default_factory=dict)
-    summary: dict[str, float] = field(default_factory=dict)
-    metrics: pd.DataFrame | None = None  # phase, step, and a column for each metric
-    created: str | None = None
-    seconds: float | None = None
-    attempts: int = 1
-
-
-@dataclass(frozen=True)
 class Frames:
+    """Settings and metrics of a set of runs; the module's docstring describes the fields."""
+
     runs: pd.DataFrame
     config: pd.DataFrame
     metrics: pd.DataFrame
     summary: pd.DataFrame
     notes: list[str]
 
-    def names(self) -> list[str]:
-        """Every metric."""
+    def metric_names(self) -> list[str]:
+        """Return every metric that has a curve."""
         return [str(name) for name in self.metrics.columns if name not in KEYS]
 
-    def eval_sets(self) -> list[str]:
-        """Benchmarks, in the order in which they were logged, without the mean over them."""
-        found = [name.split("/")[1] for name in [*self.names(), *map(str, self.summary.columns)] if _is_accuracy(name)]
+    def benchmarks(self) -> list[str]:
+        """Return the evaluated benchmarks in the order in which they were logged, without "mean"."""
+        names = [*self.metric_names(), *map(str, self.summary.columns)]
+        found = [name.split("/")[1] for name in names if _is_accuracy(name)]
         return [name for name in dict.fromkeys(found) if name != "mean"]
 
     def curve(self, run: str, name: str, phase: str = "rl") -> pd.Series:
-        """One metric of one run, index step, without its gaps."""
-        place = self._blocks.get(run)
-        if place is None or name not in self.metrics:
+        """Return one metric of one run by step, without NaN; empty if it was not logged."""
+        rows = self._rows_of_run.get(run)
+        if rows is None or name not in self.metrics:
             return pd.Series(dtype=float)
-        values = self.metrics[name].to_numpy()[place]
-        steps, phases = self._steps[0][place], self._steps[1][place]
+        values = self.metrics[name].to_numpy()[rows]
+        steps, phases = self._steps_and_phases[0][rows], self._steps_and_phases[1][rows]
         chosen = ~np.isnan(values) & (phases == phase)
         steps, values = steps[chosen], values[chosen]
         order = np.argsort(steps, kind="stable")
         return pd.Series(values[order], index=steps[order], name=name)
 
     @cached_property
-    def _blocks(self) -> dict[str, slice]:
-        """Where each run's rows stand: `assemble` puts them together."""
+    def _rows_of_run(self) -> dict[str, slice]:
+        """The rows of each run in `metrics`; `assemble` makes them contiguous."""
         codes = self.metrics["run"].cat.codes.to_numpy()
         starts: list[int] = np.flatnonzero(np.diff(codes, prepend=-1)).tolist() if len(codes) else []
         ends = [*starts[1:], len(codes)]
         names = self.metrics["run"].cat.categories
-        return {str(names[codes[a]]): slice(a, b) for a, b in zip(starts, ends, strict=False)}
+        return {str(names[codes[start]]): slice(start, end) for start, end in zip(starts, ends, strict=False)}
 
     @cached_property
-    def _steps(self) -> tuple[Any, Any]:
+    def _steps_and_phases(self) -> tuple[Any, Any]:
         return self.metrics["step"].to_numpy(), self.metrics["phase"].astype(object).to_numpy()
 
-    def last(self, run: str, name: str) -> float | None:
-        """The last value of a metric: of its curve, else of the run's summary."""
+    def last_value(self, run: str, name: str) -> float | None:
+        """Return the last value of a metric from its curve, or else from the run's summary; None if unknown."""
         curve = self.curve(run, name)
         if len(curve):
             return float(curve.iloc[-1])
@@ -91,12 +79,20 @@ class Frames:
             return float(value)
         return None
 
-    def only(self, runs: Sequence[str], notes: Iterable[str] = ()) -> Frames:
-        """Some of the runs."""
-        metrics = self.metrics[self.metrics["run"].isin(list(runs))]
+    def last_step(self, runs: Sequence[str]) -> int | None:
+        """Return the last step that any of `runs` logged; None if they logged nothing."""
+        steps = self.metrics.loc[self.metrics["run"].isin(list(runs)), "step"]
+        return int(steps.max()) if len(steps) else None
+
+    def select(self, runs: Sequence[str], notes: Iterable[str] = ()) -> Frames:
+        """Return the frames of `runs` alone, with `notes` appended."""
         chosen = list(runs)
         return Frames(
-            self.runs.loc[chosen], self.config.loc[chosen], metrics, self.summary.loc[chosen], [*self.notes, *notes]
+            self.runs.loc[chosen],
+            self.config.loc[chosen],
+            self.metrics[self.metrics["run"].isin(chosen)],
+            self.summary.loc[chosen],
+            [*self.notes, *notes],
         )
 
 
@@ -106,29 +102,29 @@ def _is_accuracy(name: str) -> bool:
 
 
 def assemble(found: Sequence[RunData], notes: Iterable[str] = ()) -> Frames:
-    """One set of frames of the runs that any number of sources gave. A run that several sources know is one run."""
+    """Return the frames of the runs that any number of sources gave; parts with one id are merged into one run."""
     notes = list(notes)
     by_id: dict[str, list[RunData]] = {}
     for one in found:
         by_id.setdefault(one.id, []).append(one)
     ids = list(by_id)
     for run, parts in by_id.items():
-        if len(parts) > 1 and not all(
-            part.source in CSV_SOURCES for part in parts
-        ):  # charts and tables complete each other
+        # CSV charts and tables are meant to complete each other, so merging them needs no note.
+        if len(parts) > 1 and not all(part.source in CSV_SOURCES for part in parts):
             sources = " and ".join(dict.fromkeys(f"{part.source} {part.where}" for part in parts))
-            notes.append(f"{run}: put together from {len(parts)} parts ({sources}).")
+            notes.append(f"{run}: merged from {len(parts)} parts ({sources}).")
     facts = [_facts(run, parts) for run, parts in by_id.items()]
     runs = pd.DataFrame(facts, columns=["run", "name", "state", "source", "where", "created", "seconds", "attempts"])
-    config = pd.DataFrame([_later_wins(part.config for part in by_id[run]) for run in ids], index=ids, dtype=object)
-    summary = pd.DataFrame([_later_wins(part.summary for part in by_id[run]) for run in ids], index=ids, dtype=float)
+    config = pd.DataFrame([_merge(part.config for part in by_id[run]) for run in ids], index=ids, dtype=object)
+    summary = pd.DataFrame([_merge(part.summary for part in by_id[run]) for run in ids], index=ids, dtype=float)
     index = pd.Index(ids, name="run")
-    metrics = _metrics(by_id, notes)
-    _say_infinite(metrics, summary.set_axis(index), notes)
+    metrics = _join_metrics(by_id, notes)
+    _note_infinite_values(metrics, summary.set_axis(index), notes)
     return Frames(runs.set_index("run"), config.set_axis(index), metrics, summary.set_axis(index), notes)
 
 
 def _facts(run: str, parts: list[RunData]) -> dict[str, Any]:
+    """The run's row of `Frames.runs`; later parts take precedence."""
     last = parts[-1]
     known = [part for part in parts if part.state is not None]
     seconds = [part.seconds for part in parts if part.seconds is not None]
@@ -144,24 +140,24 @@ def _facts(run: str, parts: list[RunData]) -> dict[str, Any]:
     }
 
 
-def _later_wins(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def _merge(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Later values take precedence."""
     merged: dict[str, Any] = {}
     for part in parts:
         merged |= part
     return merged
 
 
-def _metrics(by_id: dict[str, list[RunData]], notes: list[str]) -> pd.DataFrame:
+def _join_metrics(by_id: dict[str, list[RunData]], notes: list[str]) -> pd.DataFrame:
     tables, owners = [], []
     for run, parts in by_id.items():
         own = [part.metrics for part in parts if part.metrics is not None and len(part.metrics)]
         if own:
             rows = own[0] if len(own) == 1 else pd.concat(own, ignore_index=True)
-            tables.append(one_row_a_step(rows, run, notes))
+            tables.append(_merge_repeated_steps(rows, run, notes))
             owners.append(run)
     if not tables:
         return pd.DataFrame({"run": pd.Categorical([]), "phase": pd.Categorical([]), "step": pd.Series(dtype="int64")})
-    # float32 steps of thousands of rows would be exact, too; int64 keeps arithmetic simple.
     table = pd.concat(tables, ignore_index=True)
     lengths = [len(one) for one in tables]
     codes = [code for code, length in enumerate(lengths) for _ in range(length)]
@@ -170,8 +166,8 @@ def _metrics(by_id: dict[str, list[RunData]], notes: list[str]) -> pd.DataFrame:
     return table
 
 
-def _say_infinite(metrics: pd.DataFrame, summary: pd.DataFrame, notes: list[str]) -> None:
-    """A loss that diverged is kept as it is: means over seeds become infinite, too."""
+def _note_infinite_values(metrics: pd.DataFrame, summary: pd.DataFrame, notes: list[str]) -> None:
+    """Infinite values are kept, so means over seeds become infinite too; add a note that names the metrics."""
     where: dict[str, list[str]] = {}
     for name in metrics.columns.difference(KEYS, sort=False):
         for run in metrics.loc[np.isinf(metrics[name].to_numpy(dtype=float)), "run"].unique():
@@ -183,18 +179,15 @@ def _say_infinite(metrics: pd.DataFrame, summary: pd.DataFrame, notes: list[str]
             notes.append(f"{run}: infinite values are shown as inf: {', '.join(dict.fromkeys(found))}.")
 
 
-def one_row_a_step(rows: pd.DataFrame, run: str, notes: list[str]) -> pd.DataFrame:
-    """Rows that repeat a (phase, step) become one: for each metric the last that was written wins."""
-    double = rows.duplicated(["phase", "step"], keep=False)
-    if not double.any():
+def _merge_repeated_steps(rows: pd.DataFrame, run: str, notes: list[str]) -> pd.DataFrame:
+    """Merge rows with the same (phase, step); for each metric the last written value counts."""
+    repeated = rows.duplicated(["phase", "step"], keep=False)
+    if not repeated.any():
         return rows
     merged = rows.groupby(["phase", "step"], sort=False, observed=True, as_index=False).last()
-    written = rows[double].groupby(["phase", "step"], sort=False, observed=True).count()
+    written = rows[repeated].groupby(["phase", "step"], sort=False, observed=True).count()
     steps = sorted({step for _, step in written.index[(written > 1).any(axis=1)]})
     if steps:
-        notes.append(f"{run}: {_span(steps)} written more than once; the last written value of each metric counts.")
+        which = f"step {steps[0]} was" if len(steps) == 1 else f"{len(steps)} steps ({steps[0]} to {steps[-1]}) were"
+        notes.append(f"{run}: {which} written more than once; the last written value of each metric counts.")
     return merged.sort_values(["phase", "step"], ignore_index=True)
-
-
-def _span(steps: list[int]) -> str:
-    return f"step {steps[0]} was" if len(steps) == 1 else f"{len(steps)} steps ({steps[0]} to {steps[-1]}) were"

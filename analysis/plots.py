@@ -1,42 +1,38 @@
-"""The figures of any set of runs: python -m analysis.plots RUN... --out DIR
-
-RUN is a run folder, a folder of run folders, or anything that W&B exports (see `analysis.sources`)."""
+"""Draw the figures of any set of runs as PNG and PDF: python -m analysis.plots RUN... --out figures"""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from analysis.arms import Arms, prepared
+from analysis.arms import Arms, select_runs
+from analysis.commands import add_run_arguments, comma_separated, make_parser, print_notes, reports_source_errors
 from analysis.frames import Frames
-from analysis.sources import SourceError, load
+from analysis.run_data import SourceError
+from analysis.sources import load
+
+MATPLOTLIB_SETTINGS: dict[Any, Any] = {
+    "font.size": 9,
+    "font.family": "DejaVu Sans",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "figure.dpi": 110,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,  # TrueType: text stays text
+}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m analysis.plots", description=__doc__)
-    parser.add_argument("sources", nargs="+", metavar="RUN")
-    parser.add_argument("--out", type=Path, default=Path("figures"))
-    parser.add_argument("--metrics", default="", help="draw these metrics, too (names with commas between them)")
-    parser.add_argument("--only", default="", help="draw these figures only (names with commas between them)")
-    parser.add_argument("--unfinished", action="store_true", help="show failed and crashed runs, too")
-    chosen = parser.parse_args(arguments)
-    try:
-        names = [name for name in chosen.only.split(",") if name]
-        paths = draw_all(chosen.sources, chosen.out, names, _split(chosen.metrics), unfinished=chosen.unfinished)
-    except SourceError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{len(paths) // 2} figures in {chosen.out}: {', '.join(path.stem for path in paths[::2])}")
-    return 0
-
-
-def _split(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
-
-
-def draw_all(
+def write_figures(
     sources: Sequence[str | Path],
     out: Path,
     only: Sequence[str] = (),
@@ -44,42 +40,68 @@ def draw_all(
     *,
     unfinished: bool = False,
 ) -> list[Path]:
-    """Writes <figure>.png and .pdf for every figure that the runs have numbers for; says what was left out. Raises
-    SourceError for a source that cannot be read and for a figure that does not exist or has no numbers."""
+    """Write NAME.png and NAME.pdf into `out` for every figure that the runs have metrics for, and return the paths.
+
+    `only` restricts the figures, `metrics` adds a figure with a panel for each of them. Notes go to stderr. Raises
+    SourceError if a source cannot be read, or if a requested figure or metric is unknown or was not logged."""
     from analysis.figures import FIGURES
 
     if unknown := [name for name in only if name not in FIGURES]:
-        raise SourceError(f"There is no figure {unknown[0]!r}: choose from {', '.join(FIGURES)}.")
-    frames, arms = prepared(load(sources), unfinished=unfinished)
-    for note in [*frames.notes, *arms.notes]:
-        print(f"note: {note}", file=sys.stderr)
-    return draw(frames, arms, out, only, metrics)
+        raise SourceError(f"unknown figure {unknown[0]!r}: choose from {', '.join(FIGURES)}.")
+    frames, arms = select_runs(load(sources), unfinished=unfinished)
+    print_notes([*frames.notes, *arms.notes])
+    return draw_figures(frames, arms, out, only, metrics)
 
 
-def draw(frames: Frames, arms: Arms, out: Path, only: Sequence[str] = (), metrics: Sequence[str] = ()) -> list[Path]:
-    """`draw_all` of frames that are read. Raises SourceError for a figure or a metric without numbers."""
+def draw_figures(
+    frames: Frames, arms: Arms, out: Path, only: Sequence[str] = (), metrics: Sequence[str] = ()
+) -> list[Path]:
+    """Do the work of `write_figures` for frames that are already loaded."""
     from matplotlib import rc_context
 
     from analysis.figures import FIGURES, panels
-    from analysis.style import RC, save
 
     if absent := [name for name in metrics if name not in frames.metrics]:
-        raise SourceError(f"No run logged {absent[0]!r}: these were: {', '.join(frames.names())}.")
+        raise SourceError(f"no run logged the metric {absent[0]!r}: choose from {', '.join(frames.metric_names())}.")
     paths: list[Path] = []
-    with rc_context(RC):
+    with rc_context(MATPLOTLIB_SETTINGS):
         for name in only or FIGURES:
             figure = FIGURES[name](frames, arms)
             if figure is not None:
-                paths += save(figure, out, name)
+                paths += save_figure(figure, out, name)
             elif only:
-                raise SourceError(f"The runs logged nothing that the figure {name!r} shows.")
-        known = metrics or (frames.names() if not paths else [])
-        if known:
-            figure = panels(frames, arms, known)
-            paths += save(figure, out, "metrics")
+                raise SourceError(f"the figure {name!r} cannot be drawn: the runs logged none of its metrics.")
+        shown = metrics or (frames.metric_names() if not paths else [])
+        if shown:
+            paths += save_figure(panels(frames, arms, shown), out, "metrics")
     if not paths:
-        raise SourceError("The runs logged no metrics: there is nothing to draw.")
+        raise SourceError("there is nothing to draw: the runs logged no metrics.")
     return paths
+
+
+def save_figure(figure: Any, out: Path, name: str) -> list[Path]:
+    """Write NAME.png and NAME.pdf, without dates, so that equal numbers give equal bytes; close the figure."""
+    import matplotlib.pyplot as plt
+
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / f"{name}.png", out / f"{name}.pdf"]
+    figure.savefig(paths[0], bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(paths[1], bbox_inches="tight", metadata={"CreationDate": None})
+    plt.close(figure)
+    return paths
+
+
+@reports_source_errors
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = make_parser("plots", __doc__)
+    add_run_arguments(parser)
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to write to (default: %(default)s)")
+    parser.add_argument("--metrics", type=comma_separated, default="", help="also draw these metrics (A,B,...)")
+    parser.add_argument("--only", type=comma_separated, default="", help="draw only these figures (A,B,...)")
+    chosen = parser.parse_args(arguments)
+    paths = write_figures(chosen.sources, chosen.out, chosen.only, chosen.metrics, unfinished=chosen.unfinished)
+    print(f"{len(paths) // 2} figures in {chosen.out}: {', '.join(path.stem for path in paths[::2])}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
-"""Tables 1 to 3 of the SimpleRL blog post, as published; their numbers are `simplerl.evals.published`."""
+"""Row and column names of tables 1 to 3 of the SimpleRL blog post; the numbers are in `simplerl.data.benchmarks`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-from simplerl.evals.published import PUBLISHED
 
 HEADINGS = {
     "aime24": "AIME 2024",
@@ -18,7 +16,7 @@ HEADINGS = {
     "mean": "Avg.",
 }
 
-# The row's name in the table -> its key in `simplerl.evals.published`.
+# The row's name in the blog post's table -> its key in `simplerl.data.benchmarks`.
 TABLE_1 = {
     "Qwen2.5-Math-7B-Base": "Qwen2.5-Math-7B",
     "Qwen2.5-Math-7B-Base + 8K MATH SFT": "Qwen2.5-Math-7B + 8K MATH SFT",
@@ -36,9 +34,9 @@ TABLE_3 = {
     "Qwen2.5-7B-SimpleRL-Zero": "SimpleRL-Zero (table 3)",
     "Qwen2.5-7B-SimpleRL": "SimpleRL",
 }
-TWO_ROWS = (
-    "The published SimpleRL-Zero row is not the same in tables 1 and 3 (48.8 and 49.7 on average): "
-    "both stand as published."
+TWO_ZERO_ROWS = (
+    "The blog post's SimpleRL-Zero row differs between tables 1 and 3 (averages 48.8 and 49.7); each table shows its "
+    "own."
 )
 
 TABLE_2_COLUMNS = ("Qwen2.5-Math-7B-Instruct", "rStar-Math-7B", "Eurus-2-7B-PRIME", "Qwen2.5-7B-SimpleRL-Zero")
@@ -50,8 +48,8 @@ TABLE_2 = (
     ("RL data", "66K queries x 32 samples", "~3.647M x 16", "150K queries x 4 samples", "8K queries x 8 samples"),
 )
 
-# What a run of ours is to be held against, by its experiment (conf/experiment).
-OF_EXPERIMENT = {
+# Experiment (conf/experiment) -> key of the published row that it reproduces.
+ROW_OF_EXPERIMENT = {
     "simplerl_zero": "SimpleRL-Zero",
     "simplerl": "SimpleRL",
     "sft_math_8k": "Qwen2.5-Math-7B + 8K MATH SFT",
@@ -64,9 +62,6 @@ OF_EXPERIMENT = {
 }
 
 
-def row_of(key: str, rows: Mapping[str, str]) -> str:
-    """A recipe's row as the table itself has it: table 3's SimpleRL-Zero is not table 1's."""
+def row_in_table(key: str, rows: Mapping[str, str]) -> str:
+    """Return the key that a table uses for the recipe `key`: table 3 has its own SimpleRL-Zero row."""
     return next((own for own in rows.values() if own.partition(" (")[0] == key), key)
-
-
-assert set(TABLE_1.values()) | set(TABLE_3.values()) <= set(PUBLISHED)

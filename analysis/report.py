@@ -1,11 +1,10 @@
-"""One self-contained page about any runs: python -m analysis.report RUN... --out report.html
+"""Write one self-contained HTML page about any set of runs: python -m analysis.report RUN... --out report.html
 
-It opens from disk without a network: summary and configuration of each run, the tables, interactive curves, and a
-browser for the responses. RUN is whatever `analysis.sources` reads; responses come from run folders only."""
+The page opens from disk without a network. It holds a summary and the settings of each run, tables, interactive curves,
+and a browser for the responses, which come from run folders only."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import html
 import json
@@ -13,72 +12,70 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import pandas as pd
 
-from analysis.arms import Arms, prepared, short, titles, varying
-from analysis.curves import label
+from analysis.arms import Arms, differing_settings, is_missing, run_titles, select_runs, short_name
+from analysis.commands import add_run_arguments, make_parser, reports_source_errors
+from analysis.curves import in_percent, metric_label
 from analysis.frames import Frames
-from analysis.render import Cell, Table, as_html
-from analysis.report_data import POINTS, Responses, curve_data, response_data
-from analysis.sources import SourceError, load, run_folders
-from analysis.tables import tables_of
-from simplerl.evals.published import FIVE
+from analysis.report_data import MAX_POINTS, Responses, curve_data, response_data
+from analysis.run_data import SourceError
+from analysis.sources import find_run_folders, load
+from analysis.tables import AVERAGES, build_tables
+from simplerl.data.benchmarks import SUITE5
+from simplerl.io.tables import Table, as_html, text_cells
 
 PAGE = Path(__file__).parent / "page"
-FIRST_AND_LAST = ("eval/mean/accuracy", "eval/mean/response_length", "reward/mean", "rollout/code_share")
-NOT_SHOWN = ("choices.", "run.", "tracking.", "_")
-SETTINGS = 40  # rows of the table of differences
+SUMMARY_METRICS = ("eval/mean/accuracy", "eval/mean/response_length", "reward/mean", "rollout/code_share")
+HIDDEN_SETTINGS = ("choices.", "run.", "tracking.", "_")
+MAX_SETTINGS = 40  # rows of the table of settings
 
 
 def write_report(
     sources: Sequence[str | Path], out: Path, title: str = "", *, average: str = "five", unfinished: bool = False
 ) -> Path:
-    """Raises SourceError where a source cannot be read."""
-    frames, arms = prepared(load(sources), unfinished=unfinished)
+    """Write the page about all runs of `sources` to `out` and return `out`.
+
+    Raises SourceError if a source cannot be read or holds no run."""
+    frames, arms = select_runs(load(sources), unfinished=unfinished)
     if frames.runs.empty:
-        raise SourceError("There is no run to report on.")
-    kept = set(frames.runs.index)
-    folders = [folder for source in sources if Path(source).exists() for folder in run_folders(Path(source))]
-    names = [(folder.resolve().name, folder) for folder in folders]
-    called = titles(frames, arms)
-    responses = response_data([(called[name], folder) for name, folder in dict(names).items() if name in kept])
-    text = page(frames, arms, responses, title or _title(arms), average)
+        raise SourceError("there is no run to report on: name a run folder or a folder that holds some.")
+    shown = set(frames.runs.index)
+    folders = [folder for source in sources if Path(source).exists() for folder in find_run_folders(Path(source))]
+    by_name = {folder.resolve().name: folder for folder in folders}
+    titles = run_titles(frames, arms)
+    responses = response_data([(titles[name], folder) for name, folder in by_name.items() if name in shown])
+    text = render_page(frames, arms, responses, title or _default_title(arms), average)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
     return out
 
 
-def _title(arms: Arms) -> str:
+def _default_title(arms: Arms) -> str:
     return "SimpleRL: " + (" · ".join(arm.label for arm in arms.arms[:6]) + (" · …" if len(arms.arms) > 6 else ""))
 
 
-def page(frames: Frames, arms: Arms, responses: Responses, title: str, average: str) -> str:
-    """The whole HTML. Text from runs is escaped, or stands in data that scripts only read as text."""
+def render_page(frames: Frames, arms: Arms, responses: Responses, title: str, average: str) -> str:
+    """Return the page's HTML. Text from runs is escaped, or embedded as data that scripts insert as text only."""
     from plotly.offline import get_plotlyjs
 
     curves = json.dumps(curve_data(frames, arms), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     steps = frames.metrics.groupby("run", observed=True)["step"].nunique()
-    thinned = f"Curves of more than {POINTS} points are thinned." if len(steps) and steps.max() > POINTS else ""
-    tables = [table for table in tables_of(frames, arms, average) if _has_ours(table, frames)]
-    notes = [*frames.notes, *arms.notes]
-    nonce = hashlib.sha256((curves + responses.packed + title).encode()).hexdigest()[:24]
-    seeds = (
-        ""
-        if all(len(arm.runs) == 1 for arm in arms.arms)
-        else "; lines are means over seeds, bands the least to the greatest"
-    )
+    thinned = len(steps) and steps.max() > MAX_POINTS
+    tables = [table for table in build_tables(frames, arms, average) if _has_own_rows(table, frames)]
+    several = any(len(arm.runs) > 1 for arm in arms.arms)
+    seeds = "; lines are means over seeds, bands range from the minimum to the maximum over seeds" if several else ""
     return Template((PAGE / "page.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
-        subtitle=html.escape(f"{_counted(len(frames.runs), 'run')}, {_counted(len(arms.arms), 'arm')}{seeds}."),
+        subtitle=html.escape(f"{_count(len(frames.runs), 'run')}, {_count(len(arms.arms), 'arm')}{seeds}."),
         css=(PAGE / "report.css").read_text(encoding="utf-8"),
         js=(PAGE / "report.js").read_text(encoding="utf-8"),
-        nonce=nonce,
-        runs="".join(map(as_html, (summary_table(frames, arms), difference_table(frames, titles(frames, arms))))),
-        notes=_notes(notes),
+        nonce=hashlib.sha256((curves + responses.packed + title).encode()).hexdigest()[:24],
+        runs=as_html(summary_table(frames, arms)) + as_html(settings_table(frames, run_titles(frames, arms))),
+        notes=_notes_html([*frames.notes, *arms.notes]),
         tables="".join(map(as_html, tables)),
-        curves_note=thinned,
+        curves_note=f"Curves of more than {MAX_POINTS} points are thinned." if thinned else "",
         rollouts_note=html.escape(responses.note),
         curve_data=curves,
         rollout_data=responses.packed,
@@ -86,105 +83,81 @@ def page(frames: Frames, arms: Arms, responses: Responses, title: str, average: 
     )
 
 
-def _has_ours(table: Table, frames: Frames) -> bool:
-    """The published tables only where a run has their benchmarks."""
-    return table.name == "runs" or (table.name != "table2" and bool(set(frames.eval_sets()) & set(FIVE)))
+def _has_own_rows(table: Table, frames: Frames) -> bool:
+    """Return whether a table has rows of ours; the published ones have some only if a run has their benchmarks."""
+    return table.name == "runs" or (table.name != "table2" and bool(set(frames.benchmarks()) & set(SUITE5)))
 
 
-def _notes(notes: Sequence[str]) -> str:
+def _notes_html(notes: Sequence[str]) -> str:
     if not notes:
         return ""
     items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
-    return (
-        f"<details><summary>{len(notes)} notes on what was left out or put together</summary><ul>{items}</ul></details>"
-    )
+    summary = f"{_count(len(notes), 'note')} on what was skipped or merged while reading"
+    return f"<details><summary>{summary}</summary><ul>{items}</ul></details>"
 
 
 def summary_table(frames: Frames, arms: Arms) -> Table:
-    """A run a row: state, steps, time, first and last values."""
-    metrics = [name for name in FIRST_AND_LAST if name in frames.metrics]
-    called = titles(frames, arms)
+    """Return one row per run with its state, last step, time, and the first and last value of some metrics."""
+    metrics = [name for name in SUMMARY_METRICS if name in frames.metrics]
+    titles = run_titles(frames, arms)
     rows = []
-    for arm in arms.arms:
-        for run in arm.runs:
-            facts = frames.runs.loc[run]
-            steps = frames.metrics.loc[frames.metrics["run"] == run, "step"]
-            seconds = facts["seconds"]
-            cells = [facts["name"], facts["state"] or "unknown", str(steps.max()) if len(steps) else "-"]
-            cells += ["-" if pd.isna(seconds) else f"{seconds / 60:.1f} min", str(facts["created"] or "-")[:16]]
-            cells += [_first_to_last(frames, run, name) for name in metrics]
-            rows.append([Cell(text) for text in (called[run], *map(str, cells))])
-    columns = [
-        "arm",
-        "run",
-        "state",
-        "last step",
-        "time",
-        "started",
-        *(f"{label(name)}: first → last" for name in metrics),
-    ]
+    for run in (run for arm in arms.arms for run in arm.runs):
+        facts = frames.runs.loc[run]
+        seconds = facts["seconds"]
+        cells = [titles[run], facts["name"], facts["state"] or "unknown", frames.last_step([run])]
+        cells += [None if pd.isna(seconds) else f"{seconds / 60:.1f} min", str(facts["created"] or "-")[:16]]
+        rows.append(text_cells([*cells, *(_first_to_last(frames, run, name) for name in metrics)]))
+    columns = ["arm", "run", "state", "last step", "time", "started"]
+    columns += [f"{metric_label(name)}: first → last" for name in metrics]
     return Table("summary", "Each run", columns, rows)
 
 
-def _first_to_last(frames: Frames, run: str, name: str) -> str:
-    from analysis.curves import is_share
-
-    curve = frames.curve(run, name) * (100 if is_share(name) else 1)
+def _first_to_last(frames: Frames, run: str, name: str) -> str | None:
+    curve = frames.curve(run, name) * (100 if in_percent(name) else 1)
     if not len(curve):
-        return "-"
-    return (
-        f"{curve.iloc[0]:.1f} → {curve.iloc[-1]:.1f}"
-        if abs(curve).max() > 10
-        else f"{curve.iloc[0]:.2f} → {curve.iloc[-1]:.2f}"
-    )
+        return None
+    digits = 1 if abs(curve).max() > 10 else 2
+    return f"{curve.iloc[0]:.{digits}f} → {curve.iloc[-1]:.{digits}f}"
 
 
-def difference_table(frames: Frames, called: dict[str, str]) -> Table:
-    """A setting a row, where runs differ; the choices first."""
-    keys = varying(frames.config)
-    keys = [key for key in keys if key.startswith("choices.")] + [key for key in keys if not key.startswith(NOT_SHOWN)]
-    rows = [
-        [Cell(key), *(Cell("-" if _absent(value) else str(value)) for value in frames.config[key])]
-        for key in keys[:SETTINGS]
+def settings_table(frames: Frames, titles: dict[str, str]) -> Table:
+    """Return one row per setting that differs between runs, choices of groups first; if none differs, the choices."""
+    keys = differing_settings(frames.config)
+    keys = [key for key in keys if key.startswith("choices.")] + [
+        key for key in keys if not key.startswith(HIDDEN_SETTINGS)
     ]
-    caption = "What differs between their configurations" if rows else "Their configurations are the same"
-    if len(keys) > SETTINGS:
-        caption += f" ({SETTINGS} of {len(keys)} settings)"
+    rows = [[key, *_shown_values(frames, key)] for key in keys[:MAX_SETTINGS]]
+    caption = "Settings that differ" if rows else "All settings are equal"
+    if len(keys) > MAX_SETTINGS:
+        caption += f" ({MAX_SETTINGS} of {len(keys)})"
     if not rows and "choices.reward" in frames.config:
-        chosen = [
-            str(key) for key in frames.config.columns if str(key).startswith("choices.") and key != "choices.local"
-        ]
-        chosen = [key for key in chosen if str(frames.config[key].iloc[0]) != "None"]
-        rows = [[Cell(short(key)), *(Cell(str(value)) for value in frames.config[key])] for key in chosen]
-        caption = "The option of each group"
-    return Table("differences", caption, ["setting", *(called[str(run)] for run in frames.runs.index)], rows)
+        choices = [key for key in map(str, frames.config.columns) if key.startswith("choices.")]
+        choices = [key for key in choices if key != "choices.local" and str(frames.config[key].iloc[0]) != "None"]
+        rows = [[short_name(key), *_shown_values(frames, key)] for key in choices]
+        caption = "Chosen option of each configuration group"
+    columns = ["setting", *(titles[str(run)] for run in frames.runs.index)]
+    return Table("differences", caption, columns, [text_cells(row) for row in rows])
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+def _shown_values(frames: Frames, key: str) -> list[str | None]:
+    return [None if is_missing(value) else str(value) for value in frames.config[key]]
 
 
-def _absent(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and pd.isna(value))
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+@reports_source_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = make_parser("report", __doc__)
+    add_run_arguments(parser)
+    parser.add_argument("--out", type=Path, default=Path("report.html"), help="file to write (default: %(default)s)")
+    parser.add_argument("--title", default="", help="title of the page (default: the arms)")
+    parser.add_argument(
+        "--average", choices=AVERAGES, default="five", help="benchmarks of tables 1 and 3 (default: %(default)s)"
     )
-    parser.add_argument("sources", nargs="+", metavar="RUN")
-    parser.add_argument("--out", type=Path, default=Path("report.html"))
-    parser.add_argument("--title", default="")
-    parser.add_argument("--average", choices=("five", "eight"), default="five", help="benchmarks of tables 1 and 3")
-    parser.add_argument("--unfinished", action="store_true", help="show failed and crashed runs, too")
     chosen = parser.parse_args(arguments)
-    try:
-        out = write_report(
-            chosen.sources, chosen.out, chosen.title, average=chosen.average, unfinished=chosen.unfinished
-        )
-    except SourceError as error:
-        print(error, file=sys.stderr)
-        return 2
+    out = write_report(chosen.sources, chosen.out, chosen.title, average=chosen.average, unfinished=chosen.unfinished)
     print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
     return 0
 

@@ -1,4 +1,4 @@
-"""What the report's page holds: curves, and as many responses as fit, packed."""
+"""The data embedded in the report's page: curves, and as many responses as fit, compressed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.arms import Arms, titles
-from analysis.curves import band, is_share, label
+from analysis.arms import Arm, Arms, run_titles
+from analysis.curves import PALETTE, arm_styles, in_percent, metric_label, seed_band
 from analysis.figures import OVERVIEW
-from analysis.folders import evaluation_steps, read_responses, rollout_steps
+from analysis.folders import evaluation_folders, read_responses, rollout_files
 from analysis.frames import Frames
-from analysis.style import looks
 from simplerl.evals.behaviour import REFLECTION_WORDS, has_box, is_code, reflects
 from simplerl.types import FINISH_LENGTH
 
-POINTS = 400  # of a curve; longer ones are thinned
-RESPONSES, PACKED_BYTES = 60_000, 11_000_000  # at most, of a report
+MAX_POINTS = 400  # of a curve; longer ones are thinned
+MAX_RESPONSES, MAX_PACKED_BYTES = 60_000, 11_000_000  # of a report
 TRAINING = "training"
 BOX, CODE, REFLECT = 1, 2, 4  # bits, as in page/report.js
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
@@ -37,57 +36,56 @@ COLUMNS = [
 
 
 def curve_data(frames: Frames, arms: Arms) -> dict[str, Any]:
-    """Of every metric: per arm the mean over seeds with its band, and each run."""
-    styles = looks([arm.label for arm in arms.arms])
+    """Return, for page/report.js, the arms and for each metric every arm's seed band and every run's curve."""
+    styles = arm_styles([arm.label for arm in arms.arms])
     order = list(styles)
     shown = [
         {
             "label": arm.label,
             "colour": styles[arm.label].colour,
             "dash": _DASHES[
-                0 if isinstance(styles[arm.label].dash, str) else order.index(arm.label) // 7 % len(_DASHES)
+                0 if isinstance(styles[arm.label].dash, str) else order.index(arm.label) // len(PALETTE) % len(_DASHES)
             ],
             "runs": len(arm.runs),
         }
         for arm in arms.arms
     ]
+    titles = run_titles(frames, arms)
     metrics: dict[str, Any] = {}
-    for name in frames.names():
-        bands = [_band(frames, arms, place, name) for place in range(len(arms.arms))]
+    for name in frames.metric_names():
+        bands = [_band_data(frames, arm, name, titles) for arm in arms.arms]
         if any(bands):
-            metrics[name] = {"label": label(name), "bands": bands}
+            metrics[name] = {"label": metric_label(name), "bands": bands}
     first = [name for name in OVERVIEW if name in metrics] or list(metrics)[:6]
     return {"arms": shown, "metrics": metrics, "names": list(metrics), "shown": first}
 
 
-def _band(frames: Frames, arms: Arms, place: int, name: str) -> dict[str, Any] | None:
-    arm = arms.arms[place]
-    found = band(frames, arm, name)
-    if found is None:
+def _band_data(frames: Frames, arm: Arm, name: str, titles: dict[str, str]) -> dict[str, Any] | None:
+    band = seed_band(frames, arm, name)
+    if band is None:
         return None
-    table = thin(found.table)
-    called = titles(frames, arms)
-    packed = {column: _numbers(table[column]) for column in ("mean", "low", "high")}
-    scale = 100.0 if is_share(name) else 1.0
+    table = thin_curve(band.table)
+    columns = {column: _rounded(table[column]) for column in ("mean", "low", "high")}
+    scale = 100.0 if in_percent(name) else 1.0
     runs = []
     for run in arm.runs:
-        curve = thin(frames.curve(run, name).mul(scale).to_frame())
-        runs.append({"name": called[run], "x": curve.index.tolist(), "y": _numbers(curve[name])})
-    return {"x": table.index.tolist(), "seeds": found.seeds, "runs": runs, **packed}
+        curve = thin_curve(frames.curve(run, name).mul(scale).to_frame())
+        runs.append({"name": titles[run], "x": curve.index.tolist(), "y": _rounded(curve[name])})
+    return {"x": table.index.tolist(), "seeds": band.seeds, "runs": runs, **columns}
 
 
-def thin(table: pd.DataFrame) -> pd.DataFrame:
-    """At most POINTS rows: means over runs of neighbouring steps, at their first step; the last row stays."""
-    every = math.ceil(len(table) / POINTS)
+def thin_curve(table: pd.DataFrame) -> pd.DataFrame:
+    """Return at most about MAX_POINTS rows: means over neighbouring steps, placed at the first, and the last row."""
+    every = math.ceil(len(table) / MAX_POINTS)
     if every < 2:
         return table
-    groups = [place // every for place in range(len(table))]
+    groups = [row // every for row in range(len(table))]
     thinned = table.groupby(groups).mean()
     thinned.index = table.index[::every]
     return pd.concat([thinned, table.iloc[[-1]]]) if thinned.index[-1] != table.index[-1] else thinned
 
 
-def _numbers(values: pd.Series) -> list[float | None]:
+def _rounded(values: pd.Series) -> list[float | None]:
     return [float(f"{value:.5g}") if math.isfinite(value) else None for value in values]
 
 
@@ -96,69 +94,72 @@ def _numbers(values: pd.Series) -> list[float | None]:
 
 @dataclass(frozen=True)
 class Responses:
-    """Packed for the page, and a sentence on what of it is there."""
+    """Responses packed for the page, and a sentence that says which fraction of all responses this is."""
 
-    packed: str  # base64 of gzip of JSON; empty: no responses
+    packed: str  # base64 of gzip of JSON; empty without responses
     note: str
     count: int
 
 
 def response_data(runs: Sequence[tuple[str, Path]]) -> Responses:
-    """Responses of run folders (name, folder): of evaluations and of training, at evenly spaced steps, the first and
-    the last among them, as many as a report holds."""
-    limit = RESPONSES
+    """Return the responses of run folders, given as (title, folder), within the report's size limits.
+
+    If not all fit, training and evaluation responses are taken at evenly spaced steps including the first and last."""
+    limit = MAX_RESPONSES
     while True:
-        tables, total = _chosen(runs, limit)
+        tables, total = _sample_responses(runs, limit)
         if not tables:
             return Responses("", "", 0)
         table = pd.concat(tables, ignore_index=True)
-        packed = _pack(table, [name for name, _ in runs])
-        if len(packed) <= PACKED_BYTES or limit < 50:
+        packed = _pack(table, [title for title, _ in runs])
+        if len(packed) <= MAX_PACKED_BYTES or limit < 50:
             break
-        limit = int(min(len(table), limit) * 0.9 * PACKED_BYTES / len(packed))
-    note = f"All {total:,} responses." if len(table) == total else f"{len(table):,} of {total:,} responses: {_SPACED}"
-    return Responses(packed, note, len(table))
+        limit = int(min(len(table), limit) * 0.9 * MAX_PACKED_BYTES / len(packed))
+    count = len(table)
+    rule = "evenly spaced steps including the first and the last, and the first problems of each step."
+    return Responses(
+        packed, f"All {total:,} responses." if count == total else f"{count:,} of {total:,} responses: {rule}", count
+    )
 
 
-_SPACED = "evenly spaced steps, the first and the last among them, and within a step the first problems."
-
-
-def _chosen(runs: Sequence[tuple[str, Path]], limit: int) -> tuple[list[pd.DataFrame], int]:
-    """The tables, and how many responses there are in all."""
-    share = max(limit // max(len(runs), 1), 2)
+def _sample_responses(runs: Sequence[tuple[str, Path]], limit: int) -> tuple[list[pd.DataFrame], int]:
+    """Return tables of at most about `limit` responses, and the number of all responses."""
+    per_run = max(limit // max(len(runs), 1), 2)
     tables, total = [], 0
-    for place, (_, folder) in enumerate(runs):
-        evaluations = {step: path / "samples.parquet" for step, path in evaluation_steps(folder).items()}
-        training = rollout_steps(folder)
-        # What one kind does not use of its half, the other may.
-        sizes = [_rows(files) for files in (evaluations, training)]
+    for index, (_, folder) in enumerate(runs):
+        evaluations = {step: path / "samples.parquet" for step, path in evaluation_folders(folder).items()}
+        training = rollout_files(folder)
+        # Each of the two kinds gets half, and what one does not need goes to the other.
+        sizes = [_count_rows(files) for files in (evaluations, training)]
         total += sum(sizes)
-        half = share // 2
-        budgets = [max(half, share - sizes[1]), max(half, share - sizes[0])]
+        half = per_run // 2
+        budgets = [max(half, per_run - sizes[1]), max(half, per_run - sizes[0])]
         for files, budget in zip((evaluations, training), budgets, strict=True):
-            tables += [one.assign(run=place) for one in _spaced(files, budget)]
+            tables += [table.assign(run=index) for table in _read_spaced(files, budget)]
     return tables, total
 
 
-def _rows(files: dict[int, Path]) -> int:
+def _count_rows(files: dict[int, Path]) -> int:
     import pyarrow.parquet as pq
 
     return sum(pq.read_metadata(path).num_rows for path in files.values())
 
 
-def _spaced(files: dict[int, Path], budget: int) -> list[pd.DataFrame]:
+def _read_spaced(files: dict[int, Path], budget: int) -> list[pd.DataFrame]:
+    """Read about `budget` responses at evenly spaced steps, the first and the last among them."""
     steps = sorted(files)
     if not steps or budget < 1:
         return []
-    whole = max(_rows(files) / len(steps), 1.0)
-    count = min(len(steps), max(2, int(budget / whole)))
-    places = {round(i * (len(steps) - 1) / max(count - 1, 1)) for i in range(count)}
-    chosen = [steps[place] for place in sorted(places)]
+    per_step = max(_count_rows(files) / len(steps), 1.0)
+    count = min(len(steps), max(2, int(budget / per_step)))
+    indices = {round(i * (len(steps) - 1) / max(count - 1, 1)) for i in range(count)}
+    chosen = [steps[index] for index in sorted(indices)]
     most = max(1, budget // len(chosen))
     return [read_responses(files[step], COLUMNS).head(most) for step in chosen]
 
 
-def _pack(table: pd.DataFrame, names: list[str]) -> str:
+def _pack(table: pd.DataFrame, titles: list[str]) -> str:
+    """Return the responses as columns of equal length in base64 of gzip of JSON; report.js reads them."""
     if "set" not in table:
         table["set"] = None
     kinds = table["set"].astype(object).where(table["set"].notna(), TRAINING)
@@ -171,14 +172,14 @@ def _pack(table: pd.DataFrame, names: list[str]) -> str:
     status_codes, statuses = pd.factorize(table["status"].fillna(""))
     part_codes, partsets = pd.factorize(table["parts"].fillna("{}"))
     data = {
-        "runs": names,
+        "runs": titles,
         "kinds": [str(name) for name in kind_names],
         "statuses": list(statuses),
         "partsets": list(partsets),
         "reflection": list(REFLECTION_WORDS),
         "problems": {
             "id": unique["problem_id"].astype(str).tolist(),
-            "kind": [int(kind_codes[place]) for place in unique.index],
+            "kind": [int(kind_codes[row]) for row in unique.index],
             "question": unique["question"].fillna("").tolist(),
             "gold": unique["gold"].fillna("").tolist(),
             "level": unique["level"].fillna("").tolist(),
@@ -190,7 +191,7 @@ def _pack(table: pd.DataFrame, names: list[str]) -> str:
         "problem": problem_codes.tolist(),
         "sample": table["sample"].tolist(),
         "response": text.tolist(),
-        "cut": (table["finish_reason"] == FINISH_LENGTH).astype(int).tolist(),
+        "truncated": (table["finish_reason"] == FINISH_LENGTH).astype(int).tolist(),
         "length": table["length"].tolist(),
         "reward": [_finite(value) for value in table["reward"]],
         "correct": table["correct"].astype(int).tolist(),

@@ -1,69 +1,72 @@
-"""The paper's tables with the suite's runs beside the published rows, and a table for any ablation.
+"""Write the blog post's tables with own runs beside the published rows, and a table of the runs by their settings:
 
-python -m analysis.tables RUN... --out DIR [--average five|eight]
-RUN is a run folder, a folder of run folders, or anything that W&B exports (see `analysis.sources`); without any, the
-published tables alone are written."""
+    python -m analysis.tables RUN... --out tables
+
+Each table is written as Markdown, LaTeX, CSV and HTML. Without RUN only the published tables are written."""
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from analysis.arms import Arm, Arms, prepared, short
-from analysis.curves import is_share, label
-from analysis.estimates import Estimate, best, over_seeds, published_estimate
+from analysis.arms import Arm, Arms, select_runs, short_name
+from analysis.commands import add_run_arguments, comma_separated, make_parser, print_notes, reports_source_errors
+from analysis.curves import in_percent, metric_label
+from analysis.estimates import Estimate, mean_over_seeds, published_estimate, significantly_best
 from analysis.frames import Frames, assemble
 from analysis.published_tables import (
     HEADINGS,
-    OF_EXPERIMENT,
+    ROW_OF_EXPERIMENT,
     TABLE_1,
     TABLE_2,
     TABLE_2_COLUMNS,
     TABLE_3,
-    TWO_ROWS,
-    row_of,
+    TWO_ZERO_ROWS,
+    row_in_table,
 )
-from analysis.render import Cell, Table, write
-from analysis.sources import SourceError, load
-from simplerl.data.benchmarks import BENCHMARKS
-from simplerl.evals.published import FIVE, PUBLISHED
+from analysis.sources import load
+from simplerl.data.benchmarks import BENCHMARKS, PUBLISHED, SUITE5
+from simplerl.io.tables import Cell, Table, markdown, text_cells, write
 
-AVERAGES = {"five": FIVE, "eight": (*FIVE, *(name for name in BENCHMARKS if name not in FIVE))}
+AVERAGES = {"five": SUITE5, "eight": (*SUITE5, *(name for name in BENCHMARKS if name not in SUITE5))}
 BEHAVIOUR = ("response_length", "truncated_share", "box_share", "code_share", "reflection_share")
 LOWER_IS_BETTER = ("loss", "truncated_share", "no_answer_fraction", "timeout_fraction", "failed_fraction", "repetition")
 NEUTRAL = ("response_length", "code_share", "reflection_share", "box_share", "entropy", "kl", "lr", "step")
-INTERVAL = (
-    "Ours: mean over n seeds, ± half of the 95 % t interval over seeds, or of that over the benchmark's items where "
-    "this is known and wider; with one seed, or seeds that agree, ± that over the items alone."
+INTERVAL_NOTE = (
+    "Own runs: mean over n seeds, ± half-width of the 95 % interval (t over seeds, or over the benchmark's items if "
+    "that is known and wider; with one seed or equal seeds over items alone)."
 )
-AGAINST = (
-    "Δ published: ± is our own error alone (what the published row's items could have made of it is left out; bold "
-    "counts it)."
+PUBLISHED_NOTE = (
+    "Δ published: ± covers the error of our runs only, not that of the published row; bold takes both into account."
 )
-BOLD = "Bold: best of its column, where its difference from every other row excludes 0 (95 %)."
+BOLD_NOTE = "Bold: best of its column and significantly different from every other row (95 %)."
 
 
-def estimate(frames: Frames, arm: Arm, name: str) -> Estimate | None:
-    """The last value of a metric over the arm's seeds; shares in per cent; None where no run has it."""
-    scale = 100.0 if is_share(name) else 1.0
-    found = {run: scale * value for run in arm.runs if (value := frames.last(run, name)) is not None}
+# Estimates
+
+
+def metric_estimate(frames: Frames, arm: Arm, name: str) -> Estimate | None:
+    """Return a metric's last value over the arm's seeds, fractions in per cent; None if no run has it."""
+    scale = 100.0 if in_percent(name) else 1.0
+    found = {run: scale * value for run in arm.runs if (value := frames.last_value(run, name)) is not None}
     if not found:
         return None
-    errors = [frames.last(run, f"{name}_se") if name.endswith("/accuracy") else None for run in found]
-    return over_seeds(list(found.values()), [scale * error if error else None for error in errors])
+    errors = [frames.last_value(run, f"{name}_se") if name.endswith("/accuracy") else None for run in found]
+    return mean_over_seeds(list(found.values()), [scale * error if error else None for error in errors])
 
 
-def set_mean(frames: Frames, run: str, sets: Sequence[str], *, start: bool = False) -> float | None:
-    """The unweighted mean accuracy (per cent) over the sets at the last evaluation, or at step 0 where another came
-    after it; None where the run lacks a set."""
+def _mean_accuracy(frames: Frames, run: str, sets: Sequence[str], *, at_start: bool = False) -> float | None:
+    """Return the unweighted mean accuracy over `sets` in per cent; None if the run lacks one of them.
+
+    It is that of the last evaluation, or with `at_start` of the one at step 0 if a later one exists."""
     values = []
     for name in sets:
-        value = frames.last(run, f"eval/{name}/accuracy")
-        if start:
+        value = frames.last_value(run, f"eval/{name}/accuracy")
+        if at_start:
             curve = frames.curve(run, f"eval/{name}/accuracy")
             value = float(curve.iloc[0]) if len(curve) > 1 and curve.index[0] == 0 else None
         if value is None:
@@ -72,103 +75,123 @@ def set_mean(frames: Frames, run: str, sets: Sequence[str], *, start: bool = Fal
     return math.fsum(values) / len(values) if values else None
 
 
-def average(frames: Frames, arm: Arm, sets: Sequence[str]) -> Estimate | None:
-    """Over the seeds that have every set: of each the mean over the sets, whose errors add up."""
+def average_estimate(frames: Frames, arm: Arm, sets: Sequence[str]) -> Estimate | None:
+    """Return the mean accuracy over `sets`, over the seeds that have all of them."""
     means, errors = [], []
     for run in arm.runs:
-        mean = set_mean(frames, run, sets)
+        mean = _mean_accuracy(frames, run, sets)
         if mean is not None:
             means.append(mean)
-            parts = [frames.last(run, f"eval/{name}/accuracy_se") for name in sets]
+            parts = [frames.last_value(run, f"eval/{name}/accuracy_se") for name in sets]
             known = [100 * part for part in parts if part]
             errors.append(math.hypot(*known) / len(sets) if len(known) == len(sets) else None)
-    return over_seeds(means, errors) if means else None
+    return mean_over_seeds(means, errors) if means else None
 
 
-def gain(frames: Frames, arm: Arm, sets: Sequence[str]) -> Estimate | None:
-    """From step 0, paired within each seed, over the seeds that were evaluated there."""
-    pairs = [(set_mean(frames, run, sets), set_mean(frames, run, sets, start=True)) for run in arm.runs]
-    differences = [last - first for last, first in pairs if last is not None and first is not None]
-    return over_seeds(differences) if differences else None
+def gain_estimate(frames: Frames, arm: Arm, sets: Sequence[str]) -> Estimate | None:
+    """Return the gain in mean accuracy since step 0, paired by seed, over the seeds evaluated at step 0."""
+    pairs = [(_mean_accuracy(frames, run, sets), _mean_accuracy(frames, run, sets, at_start=True)) for run in arm.runs]
+    gains = [last - first for last, first in pairs if last is not None and first is not None]
+    return mean_over_seeds(gains) if gains else None
 
 
-def without_start(frames: Frames, arms: Arms, sets: Sequence[str]) -> list[str]:
-    """A note on runs whose evaluations do not begin at step 0."""
-    late = []
+def _missing_start_note(frames: Frames, arms: Arms, sets: Sequence[str]) -> list[str]:
+    """Return a note on runs that were not evaluated at step 0; none if all were."""
+    missing = []
     for arm in arms.arms:
-        runs = [run for run in arm.runs if set_mean(frames, run, sets) is not None]
-        lack = [run for run in runs if not all(_starts(frames, run, name) for name in sets)]
-        if lack:
-            late.append(arm.label if len(lack) == len(runs) else f"{len(lack)} of {len(runs)} of {arm.label}")
-    return [f"No evaluation at step 0, so left out of the difference from there: {'; '.join(late)}."] if late else []
+        runs = [run for run in arm.runs if _mean_accuracy(frames, run, sets) is not None]
+        late = [run for run in runs if any(0 not in frames.curve(run, f"eval/{name}/accuracy").index for name in sets)]
+        if late:
+            missing.append(arm.label if len(late) == len(runs) else f"{len(late)} of {len(runs)} seeds of {arm.label}")
+    return [f"Without a gain since step 0 (not evaluated there): {'; '.join(missing)}."] if missing else []
 
 
-def _starts(frames: Frames, run: str, name: str) -> bool:
-    return 0 in frames.curve(run, f"eval/{name}/accuracy").index
+def _estimate_cell(estimate: Estimate | None, seeds: int, **style: Any) -> Cell:
+    """Return the estimate's cell, with the remark "n=..." if it has fewer seeds than the row."""
+    if estimate is None:
+        return Cell(**style)
+    return Cell(estimate.quantity(), remark=f"n={estimate.n}" if estimate.n != seeds else "", **style)
+
+
+# Published tables
 
 
 def accuracy_table(
     name: str, caption: str, rows: dict[str, str], frames: Frames, arms: Arms, sets: Sequence[str], against: str | None
 ) -> Table:
-    """Published rows, then an arm a row; columns: benchmarks, average, its difference from the published row of the
-    same recipe and from the run's own start, seeds."""
+    """Return a table of published rows followed by one row per arm.
+
+    `rows` maps the title of each published row to its key. The columns are the benchmarks, their average, its
+    difference from the published row `against` (default: that of the arm's experiment), its gain since step 0, and the
+    number of seeds."""
     columns = ["model", *(HEADINGS[one] for one in sets), HEADINGS["mean"], "Δ published", "Δ base", "n"]
-    table: list[list[Estimate | None]] = []
-    names, tails = [], list[list[Cell]]()
+    titles: list[str] = []
+    estimates: list[list[Estimate | None]] = []
+    tails: list[list[Cell]] = []
     for title, key in rows.items():
-        own = PUBLISHED[key]
-        complete = tuple(sets) == FIVE and "mean" in own
-        cells = [published_estimate(one, own[one]) if one in own else None for one in sets]
-        table.append([*cells, published_estimate("mean", own["mean"], FIVE) if complete else None])
-        names.append(title)
+        titles.append(title)
+        estimates.append(_published_row(key, sets))
         tails.append([Cell(), Cell(), Cell("published")])
-    ours = [arm for arm in arms.arms if any(estimate(frames, arm, f"eval/{one}/accuracy") for one in sets)]
-    for arm in ours:
-        mean = average(frames, arm, sets)
-        table.append([*(estimate(frames, arm, f"eval/{one}/accuracy") for one in sets), mean])
-        names.append(arm.label)
-        own_row = _own_row(frames, arm, rows, against) if tuple(sets) == FIVE else None
-        published = None if mean is None or own_row is None else replace(mean, mean=mean.mean - own_row)
-        base = gain(frames, arm, sets)
-        differences = [Cell(one, signed=True, mark=_fewer(one, len(arm.runs))) for one in (published, base)]
-        tails.append([*differences, Cell(str(len(arm.runs)))])
-    tops = [best([row[i] for row in table]) for i in range(len(sets) + 1)]
-    seeds = [0] * len(rows) + [len(arm.runs) for arm in ours]
+    own = [arm for arm in arms.arms if any(metric_estimate(frames, arm, f"eval/{one}/accuracy") for one in sets)]
+    for arm in own:
+        mean = average_estimate(frames, arm, sets)
+        titles.append(arm.label)
+        estimates.append([*(metric_estimate(frames, arm, f"eval/{one}/accuracy") for one in sets), mean])
+        published = _published_average(frames, arm, rows, against) if tuple(sets) == SUITE5 else None
+        difference = None if mean is None or published is None else replace(mean, mean=mean.mean - published)
+        gain = gain_estimate(frames, arm, sets)
+        seeds = len(arm.runs)
+        tails.append([*(_estimate_cell(one, seeds, signed=True) for one in (difference, gain)), Cell(str(seeds))])
+    best = [significantly_best([row[column] for row in estimates]) for column in range(len(sets) + 1)]
+    seeds_of = [0] * len(rows) + [len(arm.runs) for arm in own]
     body = [
         [
             Cell(title),
-            *(Cell(cell, bold=tops[i] == place, mark=_fewer(cell, n)) for i, cell in enumerate(cells)),
+            *(_estimate_cell(one, seeds, bold=best[column] == index) for column, one in enumerate(cells)),
             *tail,
         ]
-        for place, (title, cells, tail, n) in enumerate(zip(names, table, tails, seeds, strict=True))
+        for index, (title, cells, tail, seeds) in enumerate(zip(titles, estimates, tails, seeds_of, strict=True))
     ]
-    notes = [INTERVAL, AGAINST, BOLD, *without_start(frames, arms, sets)] if ours else []
-    if not ours:
+    notes = [INTERVAL_NOTE, PUBLISHED_NOTE, BOLD_NOTE, *_missing_start_note(frames, arms, sets)] if own else []
+    if not own:
         columns, body = columns[: len(sets) + 2], [row[: len(sets) + 2] for row in body]
-    return Table(name, caption, columns, body, (len(rows) - 1,), [*notes, TWO_ROWS])
+    return Table(name, caption, columns, body, (len(rows) - 1,), [*notes, TWO_ZERO_ROWS])
 
 
-def _own_row(frames: Frames, arm: Arm, rows: dict[str, str], against: str | None) -> float | None:
-    """The published average of the same recipe."""
+def _published_row(key: str, sets: Sequence[str]) -> list[Estimate | None]:
+    """Return the published accuracies of `sets` and their average, which is known for the five benchmarks only."""
+    row = PUBLISHED[key]
+    cells = [published_estimate(name, row[name]) if name in row else None for name in sets]
+    has_average = tuple(sets) == SUITE5 and "mean" in row
+    return [*cells, published_estimate("mean", row["mean"], SUITE5) if has_average else None]
+
+
+def _published_average(frames: Frames, arm: Arm, rows: dict[str, str], against: str | None) -> float | None:
+    """Return the published average of the arm's recipe; None if there is none."""
     experiment = frames.config.at[arm.runs[0], "choices.experiment"] if "choices.experiment" in frames.config else None
-    key = against or OF_EXPERIMENT.get(str(experiment))
-    return PUBLISHED[row_of(key, rows)].get("mean") if key is not None else None
+    key = against or ROW_OF_EXPERIMENT.get(str(experiment))
+    return PUBLISHED[row_in_table(key, rows)].get("mean") if key is not None else None
 
 
 def data_table() -> Table:
-    rows = [[Cell(text) for text in row] for row in TABLE_2]
+    """Return table 2 of the blog post, which has no rows of ours."""
+    rows = [text_cells(row) for row in TABLE_2]
     return Table("table2", "Table 2: data used, as published.", ["", *TABLE_2_COLUMNS], rows)
 
 
+# Table of the runs
+
+
 def ablation_metrics(frames: Frames) -> list[str]:
-    """What an ablation's columns are: accuracies and behaviour of the suite's own runs; of others, every eval/ metric,
-    or else everything."""
-    known = [*frames.names(), *map(str, frames.summary.columns)]
-    sets = frames.eval_sets()
+    """Return the metrics that an ablation shows by default: accuracies, behaviour and training reward.
+
+    For runs of other code, which lack these, every eval/ metric is returned, or else every metric."""
+    known = [*frames.metric_names(), *map(str, frames.summary.columns)]
+    sets = frames.benchmarks()
     wanted = [f"eval/{name}/accuracy" for name in sets]
     wanted += ["eval/mean/accuracy"] if len(sets) != 1 else []
-    behind = "mean" if "eval/mean/response_length" in known else sets[0] if sets else "mean"
-    wanted += [f"eval/{behind}/{leaf}" for leaf in BEHAVIOUR]
+    shown_set = "mean" if "eval/mean/response_length" in known else sets[0] if sets else "mean"
+    wanted += [f"eval/{shown_set}/{leaf}" for leaf in BEHAVIOUR]
     wanted += ["reward/mean"]
     found = [name for name in wanted if name in known]
     others = [name for name in dict.fromkeys(known) if name.startswith("eval/")]
@@ -176,92 +199,84 @@ def ablation_metrics(frames: Frames) -> list[str]:
 
 
 def ablation_table(frames: Frames, arms: Arms, metrics: Sequence[str] = ()) -> Table:
-    """Rows: what differs between the runs. Columns: metrics at the last step, the change of the accuracy from step 0,
-    seeds and the last step."""
+    """Return a table with one row per arm.
+
+    The columns are the settings that differ, the last values of `metrics` (default: `ablation_metrics`), the gain in
+    accuracy since step 0, the number of seeds, and the last step."""
     names = list(metrics) or ablation_metrics(frames)
-    axes = [short(axis) for axis in arms.axes] or ["run"]
-    cells = [[estimate(frames, arm, name) for arm in arms.arms] for name in names]
-    tops = [_best(name, column) for name, column in zip(names, cells, strict=True)]
-    sets = frames.eval_sets()
+    axes = [short_name(axis) for axis in arms.axes] or ["run"]
+    estimates = [[metric_estimate(frames, arm, name) for arm in arms.arms] for name in names]
+    best = [_best_row(name, column) for name, column in zip(names, estimates, strict=True)]
+    sets = frames.benchmarks()
     rows = []
-    for place, arm in enumerate(arms.arms):
-        left = [Cell(str(value) if value is not None else None) for value in arm.values.values()] or [Cell(arm.label)]
-        middle = [
-            Cell(
-                column[place],
-                digits=_digits(name, column),
-                bold=top == place,
-                mark=_fewer(column[place], len(arm.runs)),
-            )
-            for name, column, top in zip(names, cells, tops, strict=True)
+    for index, arm in enumerate(arms.arms):
+        seeds = len(arm.runs)
+        values = [
+            _estimate_cell(column[index], seeds, digits=_digits(name, column), bold=top == index)
+            for name, column, top in zip(names, estimates, best, strict=True)
         ]
-        change = gain(frames, arm, sets)
-        base = Cell(change, signed=True, mark=_fewer(change, len(arm.runs)))
-        steps = frames.metrics.loc[frames.metrics["run"].isin(arm.runs), "step"]
-        last = str(steps.max()) if len(steps) else None
-        rows.append([*left, *middle, *([base] if sets else []), Cell(str(len(arm.runs))), Cell(last)])
-    columns = [*axes, *map(label, names), *(["Δ accuracy from step 0"] if sets else []), "n", "step"]
-    caption = "Runs by what differs between them" if arms.axes else "The run"
-    notes = [INTERVAL, BOLD, *arms.notes, *without_start(frames, arms, sets)]
+        gain = [_estimate_cell(gain_estimate(frames, arm, sets), seeds, signed=True)] if sets else []
+        settings = text_cells(arm.values.values()) or [Cell(arm.label)]
+        rows.append([*settings, *values, *gain, *text_cells([seeds, frames.last_step(arm.runs)])])
+    columns = [*axes, *map(metric_label, names), *(["Δ accuracy from step 0"] if sets else []), "n", "step"]
+    caption = "Runs by the settings that differ" if arms.axes else "The run"
+    notes = [INTERVAL_NOTE, BOLD_NOTE, *arms.notes, *_missing_start_note(frames, arms, sets)]
     return Table("runs", f"{caption}; values at the last step.", columns, rows, (), notes)
 
 
-def _fewer(cell: Estimate | None, seeds: int) -> str:
-    """Where not all of the arm's seeds stand behind a number."""
-    return f"n={cell.n}" if cell is not None and cell.n != seeds else ""
-
-
-def _best(name: str, column: Sequence[Estimate | None]) -> int | None:
+def _best_row(name: str, column: Sequence[Estimate | None]) -> int | None:
+    """Return the row that is significantly best; None for metrics that have no better or worse, such as lengths and
+    rewards of different reward functions."""
     leaf = name.rpartition("/")[2]
     if leaf in NEUTRAL or name.startswith(("time/", "reward/mean")):
-        return None  # no better or worse: another reward function's scale, a length
-    return best(column, higher=leaf not in LOWER_IS_BETTER)
+        return None
+    return significantly_best(column, higher=leaf not in LOWER_IS_BETTER)
 
 
 def _digits(name: str, column: Sequence[Estimate | None]) -> int:
-    if is_share(name) or "length" in name:
+    """Return the number of digits after the decimal point in a metric's column."""
+    if in_percent(name) or "length" in name:
         return 1
     return 0 if all(cell is None or cell.mean.is_integer() for cell in column) else 3
 
 
-def tables_of(
-    frames: Frames, arms: Arms, average_of: str = "five", against: str | None = None, metrics: Sequence[str] = ()
+def build_tables(
+    frames: Frames, arms: Arms, average: str = "five", against: str | None = None, metrics: Sequence[str] = ()
 ) -> list[Table]:
-    sets = AVERAGES[average_of]
-    said = f"pass@1 in per cent, the average is over the {average_of} benchmarks shown, unweighted"
+    """Return tables 1 to 3 of the blog post with the arms added and, if there are runs, the table of the runs."""
+    sets = AVERAGES[average]
+    content = f"pass@1 in per cent, the average is over the {average} benchmarks shown, unweighted"
     tables = [
-        accuracy_table("table1", f"Table 1: {said}.", TABLE_1, frames, arms, sets, against),
+        accuracy_table("table1", f"Table 1: {content}.", TABLE_1, frames, arms, sets, against),
         data_table(),
-        accuracy_table("table3", f"Table 3 (part II): {said}.", TABLE_3, frames, arms, sets, against),
+        accuracy_table("table3", f"Table 3 (part II): {content}.", TABLE_3, frames, arms, sets, against),
     ]
     return [*tables, ablation_table(frames, arms, metrics)] if arms.arms else tables
 
 
+@reports_source_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.tables", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = make_parser("tables", __doc__)
+    add_run_arguments(parser, nargs="*")
+    parser.add_argument("--out", type=Path, default=Path("tables"), help="folder to write to (default: %(default)s)")
+    parser.add_argument(
+        "--average", choices=AVERAGES, default="five", help="benchmarks of tables 1 and 3 (default: %(default)s)"
     )
-    parser.add_argument("sources", nargs="*", metavar="RUN")
-    parser.add_argument("--out", type=Path, default=Path("tables"))
-    parser.add_argument("--average", choices=AVERAGES, default="five", help="benchmarks of tables 1 and 3")
-    parser.add_argument("--against", choices=PUBLISHED, help="published row for Δ published (default: by experiment)")
-    parser.add_argument("--metrics", default="", help="columns of the table of runs (names with commas between them)")
-    parser.add_argument("--unfinished", action="store_true", help="show failed and crashed runs, too")
+    parser.add_argument(
+        "--against", choices=PUBLISHED, help="published row for Δ published (default: that of the run's experiment)"
+    )
+    parser.add_argument(
+        "--metrics", type=comma_separated, default="", help="columns of the table of the runs (A,B,...)"
+    )
     chosen = parser.parse_args(arguments)
-    try:
-        found = load(chosen.sources) if chosen.sources else assemble([])
-    except SourceError as error:
-        print(error, file=sys.stderr)
-        return 2
-    frames, arms = prepared(found, unfinished=chosen.unfinished)
-    for note in [*frames.notes, *arms.notes]:
-        print(f"note: {note}", file=sys.stderr)
-    names = [name for name in chosen.metrics.split(",") if name]
-    for table in tables_of(frames, arms, chosen.average, chosen.against, names):
+    found = load(chosen.sources) if chosen.sources else assemble([])
+    frames, arms = select_runs(found, unfinished=chosen.unfinished)
+    print_notes([*frames.notes, *arms.notes])
+    for table in build_tables(frames, arms, chosen.average, chosen.against, chosen.metrics):
         paths = write(table, chosen.out)
         print(f"{paths[0].with_suffix('')}.{{md,tex,csv,html}}")
         if table.name == "runs":
-            print(paths[0].read_text(encoding="utf-8"))
+            print(markdown(table))
     return 0
 
 

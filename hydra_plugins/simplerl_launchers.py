@@ -1,5 +1,7 @@
-"""hydra/launcher=local and hydra/launcher=slurm. Hydra imports this file at every start, so it imports little, and it
-accepts launchers from the package hydra_plugins only; what they do is in simplerl/sweeps/launch.py."""
+"""Defines the launchers hydra/launcher=local and hydra/launcher=slurm, which call `simplerl.sweeps.launch`.
+
+Hydra accepts launchers from the package hydra_plugins only. It imports this file at every start, so heavy imports are
+inside the methods."""
 
 from __future__ import annotations
 
@@ -16,25 +18,25 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class LocalLauncher(BasicLauncher):
-    """Hydra's own, one run after the other; a sweep of runs is checked and written down first."""
+    """Runs one after the other with Hydra's own launcher, after checking and recording the sweep."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from simplerl.sweeps.launch import conclude, launch_local, planned
+        from simplerl.sweeps.launch import launch_local, plan_runs, print_summary
 
         assert self.hydra_context is not None and self.config is not None
-        if self.config.hydra.job.name == "evaluate":  # leaves no runs
+        if self.config.hydra.job.name == "evaluate":  # makes no run folders to record
             return super().launch(job_overrides, initial_job_idx)
         setup_globals()
-        runs = planned(self.hydra_context.config_loader, self.config, job_overrides)
+        runs = plan_runs(self.hydra_context.config_loader, self.config, job_overrides)
         folder = Path(self.config.hydra.sweep.dir)
         launch_local(folder, runs)
         returned = super().launch(job_overrides, initial_job_idx)
-        conclude(folder)
+        print_summary(folder)
         return returned
 
 
 class SlurmLauncher(Launcher):
-    """Every run that is not done and not queued becomes a task of one SLURM array."""
+    """Submits all runs that are neither finished, queued nor running as one SLURM array."""
 
     def __init__(self, wait: bool, poll_s: float, **resources: Any) -> None:
         self.wait, self.poll_s, self.resources = wait, poll_s, resources
@@ -43,15 +45,16 @@ class SlurmLauncher(Launcher):
         self.hydra_context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from simplerl.sweeps.launch import launch_slurm, planned
-        from simplerl.sweeps.slurm_submit import Resources
+        from simplerl.sweeps.launch import launch_slurm, plan_runs
+        from simplerl.sweeps.slurm import Resources
 
         if self.config.hydra.job.name == "evaluate":
             raise CompactHydraException(
-                "hydra/launcher=slurm submits training runs only: put `python evaluate.py ...` into a job of your own."
+                "hydra/launcher=slurm submits training runs only: for evaluations, call `python evaluate.py ...` in a "
+                "batch script of your own."
             )
         setup_globals()
-        runs = planned(self.hydra_context.config_loader, self.config, job_overrides)
+        runs = plan_runs(self.hydra_context.config_loader, self.config, job_overrides)
         plain: dict[str, Any] = {
             k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in self.resources.items()
         }

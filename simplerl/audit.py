@@ -1,101 +1,106 @@
-"""The grading rules side by side: `python -m simplerl.audit rollouts.parquet|in.jsonl [report.md|report.html]`.
+"""Compares the grading rules on the same responses and writes a report in Markdown or HTML.
 
-Rows as for `simplerl.grade`; `--bare` and its settings too. The report (beside the input unless named) has the
-share of right answers under each rule, their agreement, every row on which any two columns disagree, with both
-normal forms, golds that do not equal themselves, and the slowest answers.
+The report lists the fraction of correct responses under each rule, the agreement of each pair of rules, every row on
+which two rules disagree (with both normal forms of the answer), gold answers that are not graded as equal to
+themselves, and the slowest answers. Rows are read as by `simplerl.grade`.
 """
 
 from __future__ import annotations
 
 import html
 import itertools
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from simplerl.errors import ConfigError
 from simplerl.grade import (
-    OPTIONS,
-    asks_for_help,
-    options_of,
-    parse,
-    problem_of,
+    GRADER_HELP,
+    GRADER_SETTINGS,
+    check_writable,
+    command_parser,
+    parse_command,
+    read_answers,
     read_rows,
-    response_of,
-    writable,
-    write_whole,
+    run_command,
+    write_atomically,
 )
 from simplerl.rewards import lenient, strict
-from simplerl.rewards.equal import RULES
-from simplerl.rewards.normalize import clean
+from simplerl.rewards.normalize import normalize
 from simplerl.rewards.pool import Grader
 from simplerl.rewards.qwen import normal_form
-from simplerl.types import Problem, Reward, Score
+from simplerl.rewards.rules import DIFFERENT, EQUAL, FAILED, NO_ANSWER, RULES, TIMEOUT
+from simplerl.types import Problem, Response, Reward, Score
 
-SLOWEST = 10
-COLUMNS: dict[str, Reward] = {rule: partial(strict, rule=rule) for rule in RULES} | {"lenient": partial(lenient)}
-Graded = dict[str, list[tuple[Score, float]]]  # by column: (score, seconds) of each row
+SLOWEST = 10  # number of slowest answers in the report
+REWARDS: dict[str, Reward] = {rule: partial(strict, rule=rule) for rule in RULES} | {"lenient": partial(lenient)}
+Graded = dict[str, list[tuple[Score, float]]]  # rule -> (score, seconds) of each row
 
 
 @dataclass(frozen=True)
 class Table:
+    """Holds one section of the report."""
+
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[object]]
     note: str = ""
 
 
-def grade_all(pairs: list[tuple[str, Problem]], **options: Any) -> Graded:
-    """Every response under every rule with the strict extraction, and leniently under the default one."""
+def grade_by_all_rules(pairs: list[tuple[Response, Problem]], **settings: Any) -> Graded:
+    """Grade every response by the strict reward under every rule, and by the lenient reward under the default rule."""
     graded: Graded = {}
-    for name, reward in COLUMNS.items():
-        with Grader(reward, **options) as grader:
+    for name, reward in REWARDS.items():
+        with Grader(reward, **settings) as grader:
             graded[name] = grader.grade_timed(pairs)
     return graded
 
 
-def unequal_golds(problems: list[Problem], **options: Any) -> list[tuple[Problem, str]]:
-    """Distinct golds that, boxed, do not equal themselves under the default rule, with the status."""
+def unequal_golds(problems: list[Problem], **settings: Any) -> list[tuple[Problem, str]]:
+    """Return the distinct gold answers that, put in a box, are not graded as correct, with the status."""
     distinct = list({(problem.source, problem.answer): problem for problem in problems}.values())
-    with Grader(partial(strict), **options) as grader:
+    with Grader(partial(strict), **settings) as grader:
         scores = grader.grade_pairs((f"\\boxed{{{problem.answer}}}", problem) for problem in distinct)
     return [(problem, score.status) for problem, score in zip(distinct, scores, strict=True) if not score.correct]
 
 
-def tables(pairs: list[tuple[str, Problem]], graded: Graded, golds: list[tuple[Problem, str]]) -> list[Table]:
+def report_tables(
+    pairs: list[tuple[Response, Problem]], graded: Graded, unequal: list[tuple[Problem, str]]
+) -> list[Table]:
+    """Return the sections of the report; `unequal` is the result of `unequal_golds`."""
     count = max(len(pairs), 1)
-    right = {name: [score.correct for score, _ in column] for name, column in graded.items()}
-    statuses = ("equal", "different", "no_answer", "timeout", "failed")
+    correct = {name: [score.correct for score, _ in column] for name, column in graded.items()}
+    statuses = (EQUAL, DIFFERENT, NO_ANSWER, TIMEOUT, FAILED)
     verdicts = [
         [
             name,
-            f"{100 * sum(right[name]) / count:.2f} %",
+            f"{100 * sum(correct[name]) / count:.2f} %",
             *(sum(s.status == status for s, _ in column) for status in statuses),
         ]
         for name, column in graded.items()
     ]
     agreement = [
-        [f"{a} / {b}", f"{100 * sum(x == y for x, y in zip(right[a], right[b], strict=True)) / count:.2f} %",
-         sum(x and not y for x, y in zip(right[a], right[b], strict=True)),
-         sum(y and not x for x, y in zip(right[a], right[b], strict=True))]
+        [f"{a} / {b}", f"{100 * sum(x == y for x, y in zip(correct[a], correct[b], strict=True)) / count:.2f} %",
+         sum(x and not y for x, y in zip(correct[a], correct[b], strict=True)),
+         sum(y and not x for x, y in zip(correct[a], correct[b], strict=True))]
         for a, b in itertools.combinations(graded, 2)
     ]  # fmt: skip
     return [
-        Table("Verdicts", ("rule", "right", *statuses), verdicts, f"{len(pairs)} responses"),
-        Table("Agreement", ("rules", "agree", "only the first", "only the second"), agreement),
+        Table("Verdicts", ("rule", "correct", *statuses), verdicts, f"{len(pairs)} responses"),
+        Table("Agreement", ("rules", "agree", "correct only by the first", "correct only by the second"), agreement),
         _disagreements(pairs, graded),
         Table(
-            "Golds that do not equal themselves",
+            "Gold answers not equal to themselves",
             ("source", "id", "gold", "status"),
-            [(problem.source, problem.id, problem.answer, status) for problem, status in golds],
+            [(problem.source, problem.id, problem.answer, status) for problem, status in unequal],
         ),
         _slowest(pairs, graded),
     ]
 
 
-def _disagreements(pairs: list[tuple[str, Problem]], graded: Graded) -> Table:
+def _disagreements(pairs: list[tuple[Response, Problem]], graded: Graded) -> Table:
     rows = []
     for i, (_, problem) in enumerate(pairs):
         scores = {name: column[i][0] for name, column in graded.items()}
@@ -105,10 +110,10 @@ def _disagreements(pairs: list[tuple[str, Problem]], graded: Graded) -> Table:
         rows.append(
             (
                 problem.id,
-                *("right" if score.correct else score.status for score in scores.values()),
+                *("correct" if score.correct else score.status for score in scores.values()),
                 answer,
                 problem.answer,
-                f"{clean(answer[:2000])} | {clean(problem.answer)}",
+                f"{normalize(answer[:2000])} | {normalize(problem.answer)}",
                 f"{normal_form(answer[:2000], problem.source)} | {normal_form(problem.answer, problem.source)}",
             )
         )
@@ -116,7 +121,7 @@ def _disagreements(pairs: list[tuple[str, Problem]], graded: Graded) -> Table:
     return Table("Disagreements", header, rows)
 
 
-def _slowest(pairs: list[tuple[str, Problem]], graded: Graded) -> Table:
+def _slowest(pairs: list[tuple[Response, Problem]], graded: Graded) -> Table:
     timed = [(seconds, name, i) for name, column in graded.items() for i, (_, seconds) in enumerate(column)]
     rows = [
         (
@@ -169,29 +174,27 @@ def as_html(report: list[Table], title: str) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    if asks_for_help(arguments):
-        print(__doc__.strip())
-        return
-    paths, settings, bare = parse(arguments)
-    if len(paths) not in (1, 2):
-        raise ConfigError(
-            "One file is needed: python -m simplerl.audit rollouts.parquet|in.jsonl [report.md|report.html]."
-        )
-    if unknown := sorted(set(settings) - set(OPTIONS)):
-        raise ConfigError(f"{unknown[0]} is unknown here: the settings are {', '.join(OPTIONS)}.")
-    settings = options_of(settings)
-    target = writable(paths[1] if len(paths) == 2 else paths[0].with_suffix(".audit.md"), paths[0])
-    pairs = [(response_of(row, bare=bare), problem_of(row, i)) for i, row in enumerate(read_rows(paths[0]))]
-    golds = unequal_golds([problem for _, problem in pairs], **settings)
-    report = tables(pairs, grade_all(pairs, **settings), golds)
-    title = f"Audit of {paths[0].name}"
-    write_whole(target, as_html(report, title) if target.suffix == ".html" else as_markdown(report, title))
+    parser = command_parser("audit", "INPUT [REPORT]", str(__doc__), "settings:\n" + GRADER_HELP)
+    parser.add_argument(
+        "report",
+        metavar="REPORT",
+        type=Path,
+        nargs="?",
+        help="report to write, .md or .html (default: INPUT with the suffix .audit.md)",
+    )
+    options, grader_settings, other_settings = parse_command(parser, arguments)
+    if other_settings:
+        raise ConfigError(f"{min(other_settings)} is not a setting of audit: choose from {', '.join(GRADER_SETTINGS)}.")
+    target = check_writable(options.report or options.input.with_suffix(".audit.md"), options.input)
+    answers = list(read_answers(read_rows(options.input), bare=options.bare))
+    unequal = unequal_golds([problem for _, problem in answers], **grader_settings)
+    report = report_tables(answers, grade_by_all_rules(answers, **grader_settings), unequal)
+    title = f"Audit of {options.input.name}"
+    write_atomically(target, as_html(report, title) if target.suffix == ".html" else as_markdown(report, title))
     print(as_markdown(report[:2], title))
-    print(f"{len(report[2].rows)} disagreements, {len(golds)} golds unequal to themselves; report: {target}")
+    disagreements = len(report[2].rows)
+    print(f"{disagreements} disagreements, {len(unequal)} gold answers not equal to themselves; report: {target}")
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

@@ -47,7 +47,7 @@ def hydra_command(command: str, show: Callable[[Path], None], label: str = "") -
 
     def run(raw: DictConfig) -> None:
         if allocation.rank() > 0:
-            sys.exit(allocation.join())
+            sys.exit(allocation.join_ray_cluster())
         job, mode, choices = HydraConfig.get().job, HydraConfig.get().mode, HydraConfig.get().runtime.choices
         if mode is RunMode.RUN and choices["sweep"] is not None:
             sys.exit(f"Configuration: sweep={choices['sweep']} is several runs: add -m.")
@@ -55,10 +55,10 @@ def hydra_command(command: str, show: Callable[[Path], None], label: str = "") -
         raw.choices = {group: str(choice) for group, choice in choices.items() if "hydra/" not in group}
         if mode is RunMode.MULTIRUN:
             logger.info("\nrun %s of the sweep: %s", job.num, ", ".join(HydraConfig.get().overrides.task))
-        failover.own_command = True
+        failover.command_is_restartable = True
         module, _, name = command.rpartition(".")
         try:
-            with allocation.driving():
+            with allocation.driver_role():
                 folder = getattr(importlib.import_module(module), name)(raw, f"{label}{job.override_dirname}")
         except KeyboardInterrupt:
             print("Stopped by Ctrl-C: the same command resumes from the last checkpoint.", file=sys.stderr)
@@ -72,8 +72,18 @@ def hydra_command(command: str, show: Callable[[Path], None], label: str = "") -
         if mode is RunMode.RUN:
             show(folder)
 
+    run.__module__ = Path(sys.argv[0]).stem  # Hydra names the job by it: train or evaluate
     register()
-    started(hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run))
+    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run)
+    shown_whole = FULL in os.environ
+    os.environ[FULL] = "1"  # Hydra then raises what it would print
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        refused = not isinstance(error, ValueError) or any(one in str(error) for one in ("Only one of", "Config group"))
+        if shown_whole or not refused:
+            raise
+        sys.exit(sentence(error))
 
 
 def report(error: Exception) -> int:
@@ -88,20 +98,6 @@ def report(error: Exception) -> int:
         return INTERRUPTED
     traceback.print_exception(error)
     return FAILED
-
-
-def started(main: Callable[[], Any]) -> None:
-    """Call what hydra.main made, and end with one sentence where Hydra refuses the command line."""
-    if os.environ.get(FULL):
-        main()
-        return
-    os.environ[FULL] = "1"  # Hydra then raises what it would print
-    try:
-        main()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if isinstance(error, ValueError) and not any(known in str(error) for known in ("Only one of", "Config group")):
-            raise
-        sys.exit(sentence(error))
 
 
 def sentence(error: Exception) -> str:

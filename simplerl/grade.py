@@ -1,17 +1,19 @@
-"""Grades responses from a file: `python -m simplerl.grade in.jsonl out.jsonl [reward=strict] [rule=...] [--bare]`.
+"""Grades the responses in a file and writes the rows back, in order, with their scores.
 
-Rows are {"response": ..., "answer": ...} in JSON lines, or rollouts in Parquet ("gold" is "answer" too); other
-columns pass through. Each comes back, in order, with reward, correct, extracted, status, seconds and parts.
-`--bare`: "response" is the answer alone, not a text with a box in it.
-Further settings: workers=N, seconds_per_answer=S, memory_gib=G, and any keyword of the reward (wrong=0).
+Rows are JSON lines with "response" and "answer", or the rollouts of a run in Parquet, whose "gold" is the answer.
+Every row gets the columns reward, correct, extracted, status, seconds (spent in the reward function) and parts; all
+other columns are kept. A reward sees "finish_reason" if a row has it, and no tokens.
 """
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,13 +25,97 @@ from yaml import YAMLError
 
 from simplerl.errors import ConfigError
 from simplerl.rewards.pool import Grader
-from simplerl.types import Problem, Reward
+from simplerl.types import FINISH_STOP, Problem, Response, Reward
 
-OPTIONS = {"workers": int, "seconds_per_answer": float, "memory_gib": float}  # of the Grader
+GRADER_SETTINGS = {"workers": int, "seconds_per_answer": float, "memory_gib": float}
+GRADER_HELP = """\
+  workers=1              number of grading processes
+  seconds_per_answer=8   time limit per answer
+  memory_gib=2           memory limit of each process
+"""
+REWARD_HELP = """\
+settings:
+  reward=strict          strict, lenient, binary, or the dotted path of a function
+  rule=math_verify       math_verify, qwen, exact or qwen_train; like wrong=0, a keyword of the reward
+"""
+
+
+def command_parser(command: str, files: str, description: str, settings_help: str) -> argparse.ArgumentParser:
+    """Return the parser that `simplerl.grade` and `simplerl.audit` share: the input file and --bare."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m simplerl.{command}",
+        usage=f"python -m simplerl.{command} [-h] [--bare] {files} [KEY=VALUE ...]",
+        description=description,
+        epilog=settings_help,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("input", metavar="INPUT", type=Path, help="rows with response and answer: .jsonl or .parquet")
+    parser.add_argument("--bare", action="store_true", help='"response" is only the answer, without text and \\boxed{}')
+    return parser
+
+
+def parse_command(
+    parser: argparse.ArgumentParser, arguments: list[str]
+) -> tuple[argparse.Namespace, dict[str, Any], dict[str, Any]]:
+    """Return the parsed options, the settings of the Grader, and all other settings.
+
+    Settings (key=value) may be anywhere among the arguments. Raises ConfigError for an invalid setting.
+    """
+    words = [word for word in arguments if "=" in word and not word.startswith("-")]
+    options = parser.parse_args([word for word in arguments if word not in words])
+    try:
+        settings = OmegaConf.to_container(OmegaConf.from_dotlist(words))
+    except (OmegaConfBaseException, YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"The settings {' '.join(words)} cannot be parsed ({reason}): write key=value.") from error
+    assert isinstance(settings, dict)
+    grader_settings = {}
+    for key in GRADER_SETTINGS.keys() & settings.keys():
+        grader_settings[key] = settings.pop(key)
+        _check_type(key, grader_settings[key], GRADER_SETTINGS[key])
+        if grader_settings[key] <= 0:
+            raise ConfigError(f"{key}={grader_settings[key]} must be greater than 0.")
+    return options, grader_settings, {str(key): value for key, value in settings.items()}
+
+
+def _check_type(key: str, value: object, expected: type) -> None:
+    """Raise ConfigError if a setting does not have the type of its default; an int is accepted as a float."""
+    if expected is bool and not isinstance(value, bool):
+        raise ConfigError(f"{key}={value} must be true or false.")
+    if expected in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, expected))):
+        raise ConfigError(f"{key}={value} must be {'an integer' if expected is int else 'a number'}.")
+    if expected is str and not isinstance(value, str):
+        raise ConfigError(f"{key}={value} must be a name.")
+
+
+def find_reward(name: str, keywords: dict[str, Any]) -> Reward:
+    """Return the reward function called `name`, with its keywords bound.
+
+    name: strict, lenient, binary, or the dotted path of a function. Raises ConfigError for an unknown function, an
+    unknown keyword or a value of the wrong type.
+    """
+    try:
+        reward = partial(get_method(name if "." in name else f"simplerl.rewards.{name}"), **keywords)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"reward={name} is unknown: choose strict, lenient, binary or the dotted path of a function."
+        ) from error
+    signature = inspect.signature(reward.func)
+    try:
+        signature.bind("", None, **keywords)
+    except TypeError as error:
+        raise ConfigError(f"reward={name} does not accept these settings: {error}.") from error
+    for key, value in keywords.items():
+        if key in signature.parameters:
+            _check_type(key, value, type(signature.parameters[key].default))
+    return reward
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines or Parquet file; each has "response" and "answer". Raises ConfigError by row."""
+    """Read a JSON-lines or Parquet file whose rows have "response" and "answer" (or "gold").
+
+    Raises ConfigError that names the file and row if it cannot be read or a column is missing.
+    """
     if not path.is_file():
         raise ConfigError(f"{path} does not exist.")
     if path.suffix == ".parquet":
@@ -41,19 +127,19 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             raise ConfigError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
     else:
         try:
-            rows = list(_json_rows(path))
+            rows = list(_read_json_lines(path))
         except UnicodeDecodeError as error:
-            raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}): write it as UTF-8.") from error
+            raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}): convert it to UTF-8.") from error
     for number, row in enumerate(rows, 1):
         if "answer" not in row and "gold" in row:
             row["answer"] = row["gold"]
         for key in ("response", "answer"):
             if not isinstance(row.get(key), (str, int, float)) or isinstance(row[key], bool):
-                raise ConfigError(f'{path}, row {number}: "{key}" must be a text or a number, not {row.get(key)!r}.')
+                raise ConfigError(f'{path}, row {number}: "{key}" must be a string or a number, not {row.get(key)!r}.')
     return rows
 
 
-def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -61,118 +147,60 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ConfigError(f"{path}, line {number}: not JSON ({error}).") from error
+                raise ConfigError(f"{path}, line {number}: not valid JSON ({error}).") from error
             if not isinstance(row, dict):
-                raise ConfigError(f"{path}, line {number}: a row must be an object with response and answer.")
+                raise ConfigError(f'{path}, line {number}: must be a JSON object with "response" and "answer".')
             yield row
 
 
-def problem_of(row: dict[str, Any], number: int) -> Problem:
-    return Problem(
-        id=str(row.get("problem_id", row.get("id", number))),
-        question=str(row.get("question") or ""),
-        answer=str(row["answer"]),
-        source=str(row.get("source") or ""),
-    )
+def read_answers(rows: list[dict[str, Any]], *, bare: bool) -> Iterator[tuple[Response, Problem]]:
+    """Yield the response and problem of each row. bare: the response is only an answer, so put it into a box."""
+    for number, row in enumerate(rows):
+        text = f"\\boxed{{{row['response']}}}" if bare else str(row["response"])
+        problem = Problem(
+            id=str(row.get("problem_id", row.get("id", number))),
+            question=str(row.get("question") or ""),
+            answer=str(row["answer"]),
+            source=str(row.get("source") or ""),
+        )
+        yield Response(text, finish_reason=str(row.get("finish_reason") or FINISH_STOP)), problem
 
 
-def response_of(row: dict[str, Any], *, bare: bool) -> str:
-    return f"\\boxed{{{row['response']}}}" if bare else str(row["response"])
+def check_writable(path: Path, source: Path) -> Path:
+    """Return `path` if a file can be written there, before the work starts.
 
-
-def reward_named(name: str, keywords: dict[str, Any]) -> Reward:
-    """`strict`, `lenient`, `binary`, or the dotted path of another reward, with keywords bound and checked."""
-    path = name if "." in name else f"simplerl.rewards.{name}"
-    try:
-        reward = partial(get_method(path), **keywords)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(
-            f"reward={name} is unknown: take strict, lenient, binary or the path of a function."
-        ) from error
-    import inspect
-
-    try:
-        signature = inspect.signature(reward.func)
-        signature.bind("", None, **keywords)
-    except TypeError as error:
-        raise ConfigError(f"reward={name}: {error}.") from error
-    for key, value in keywords.items():
-        if key in signature.parameters:
-            _check_kind(key, value, type(signature.parameters[key].default))
-    return reward
-
-
-def _check_kind(key: str, value: object, kind: type) -> None:
-    """Raises ConfigError where a setting is not of the kind of its default."""
-    if kind is bool and not isinstance(value, bool):
-        raise ConfigError(f"{key}={value} must be true or false.")
-    if kind in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, kind))):
-        raise ConfigError(f"{key}={value} must be {'a whole number' if kind is int else 'a number'}.")
-    if kind is str and not isinstance(value, str):
-        raise ConfigError(f"{key}={value} must be a name.")
-
-
-def options_of(settings: dict[str, Any]) -> dict[str, Any]:
-    """Those settings that are the Grader's, checked: numbers above 0."""
-    options = {key: settings[key] for key in OPTIONS if key in settings}
-    for key, value in options.items():
-        _check_kind(key, value, OPTIONS[key])
-        if value <= 0:
-            raise ConfigError(f"{key}={value} must be above 0.")
-    return options
-
-
-def writable(path: Path, source: Path) -> Path:
-    """The path of an output, before the work. Raises ConfigError where no file can be written there, or where it is
-    the input."""
+    Raises ConfigError if the folder is missing or read-only, or if the path is the input file `source`.
+    """
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: the folder {path.parent} does not exist; create it.")
-    is_special = path.exists() and not path.is_file()
-    places = [path] if is_special else [path.resolve().parent, path]
+    is_device = path.exists() and not path.is_file()
+    places = [path] if is_device else [path.resolve().parent, path]
     if path.is_dir() or not all(os.access(place, os.W_OK) for place in places if place.exists()):
-        raise ConfigError(f"{path} cannot be written: name another file.")
+        raise ConfigError(f"{path} cannot be written: choose another output file.")
     if path.exists() and source.exists() and path.samefile(source):
-        raise ConfigError(f"{path} is the input: name another file for the output.")
+        raise ConfigError(f"{path} is the input file: choose another output file.")
     return path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """The file, complete or absent: written beside its place and renamed. A device or pipe is written to."""
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that it is either complete or unchanged. Devices and pipes are written directly."""
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8")
         return
     path = path.resolve()
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def asks_for_help(arguments: list[str]) -> bool:
-    return any(argument in ("--help", "-h") for argument in arguments)
-
-
-def parse(arguments: list[str]) -> tuple[list[Path], dict[str, Any], bool]:
-    """(files, settings, bare) of a command line: files, key=value and --bare in any order."""
-    paths = [Path(a) for a in arguments if "=" not in a and not a.startswith("-")]
-    flags = [a for a in arguments if a.startswith("-")]
-    if unknown := [flag for flag in flags if flag != "--bare"]:
-        raise ConfigError(f"{unknown[0]} is unknown: the only flag is --bare, settings are key=value.")
-    try:
-        settings = OmegaConf.to_container(OmegaConf.from_dotlist([a for a in arguments if "=" in a and a[0] != "-"]))
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise ConfigError(f"a setting cannot be read ({str(error).splitlines()[0]}): write key=value.") from error
-    assert isinstance(settings, dict)
-    return paths, {str(key): value for key, value in settings.items()}, bool(flags)
-
-
-def grade_rows(rows: list[dict[str, Any]], reward: Reward, *, bare: bool, **options: Any) -> Iterator[dict[str, Any]]:
-    """The rows with their verdicts. options: those of `Grader`."""
-    with Grader(reward, **options) as grader:
-        pairs = ((response_of(row, bare=bare), problem_of(row, i)) for i, row in enumerate(rows))
-        for row, (score, seconds) in zip(rows, grader.grade_timed(pairs), strict=True):
+def grade_rows(rows: list[dict[str, Any]], reward: Reward, *, bare: bool, **settings: Any) -> Iterator[dict[str, Any]]:
+    """Yield the rows with their scores. settings: those of `Grader`."""
+    with Grader(reward, **settings) as grader:
+        graded = grader.grade_timed(read_answers(rows, bare=bare))
+        for row, (score, seconds) in zip(rows, graded, strict=True):
             yield row | {
                 "reward": score.reward,
                 "correct": score.correct,
@@ -184,28 +212,27 @@ def grade_rows(rows: list[dict[str, Any]], reward: Reward, *, bare: bool, **opti
 
 
 def main(arguments: list[str]) -> None:
-    if asks_for_help(arguments):
-        print(__doc__.strip())
-        return
-    paths, settings, bare = parse(arguments)
-    if len(paths) != 2:
-        raise ConfigError("Two files are needed: python -m simplerl.grade in.jsonl out.jsonl [reward=strict] [--bare].")
-    options = options_of(settings)
-    settings = {key: value for key, value in settings.items() if key not in OPTIONS}
-    writable(paths[1], paths[0])
-    reward = reward_named(str(settings.pop("reward", "strict")), settings)
-    rows = list(grade_rows(read_rows(paths[0]), reward, bare=bare, **options))
-    write_whole(paths[1], "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["status"]] = counts.get(row["status"], 0) + 1
-    shown = ", ".join(f"{status} {count}" for status, count in sorted(counts.items()))
+    parser = command_parser("grade", "INPUT OUTPUT", str(__doc__), REWARD_HELP + GRADER_HELP)
+    parser.add_argument("output", metavar="OUTPUT", type=Path, help="JSON-lines file to write")
+    options, grader_settings, settings = parse_command(parser, arguments)
+    check_writable(options.output, options.input)
+    reward = find_reward(str(settings.pop("reward", "strict")), settings)
+    rows = list(grade_rows(read_rows(options.input), reward, bare=options.bare, **grader_settings))
+    lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    write_atomically(options.output, "".join(lines))
+    statuses = Counter(row["status"] for row in rows)
+    shown = ", ".join(f"{status} {count}" for status, count in sorted(statuses.items()))
     mean = sum(row["reward"] for row in rows) / max(len(rows), 1)
-    print(f"{len(rows)} rows graded to {paths[1]}: mean reward {mean:.4f}; {shown}")
+    print(f"{len(rows)} rows graded to {options.output}: mean reward {mean:.4f}; {shown}")
+
+
+def run_command(command: Callable[[list[str]], None]) -> None:
+    """Run a command with the arguments of this process; a ConfigError becomes a one-line message and exit status 1."""
+    try:
+        command(sys.argv[1:])
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

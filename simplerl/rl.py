@@ -14,17 +14,17 @@ from pathlib import Path
 
 from simplerl.algorithms.advantages import estimate_advantages
 from simplerl.backends import Backend
+from simplerl.backends.roles import role_updates
 from simplerl.config import Config
 from simplerl.data.task import Task
 from simplerl.engine.batching import collate_rollouts
-from simplerl.engine.roles import role_updates
 from simplerl.engine.worker import UpdatePlan
 from simplerl.evals.evaluate import evaluate
+from simplerl.evals.metrics import batch_metrics, rollout_metrics
 from simplerl.rewards.pool import Grader
 from simplerl.rollouts import Prefetcher, RolloutSource
 from simplerl.runs.checkpoints import last_checkpoint, saved_state
 from simplerl.runs.folder import Interrupted, Run
-from simplerl.runs.metrics import batch_metrics, rollout_metrics
 from simplerl.runs.progress import StepProgress
 from simplerl.samplers import Sampler
 from simplerl.types import Prompt, Rollout
@@ -126,7 +126,7 @@ def evaluate_at(
             config.seed,
             step,
             run.eval_folder(step),
-            watch=run.interruptible,
+            wrap_stream=run.interruptible,
         )
 
 

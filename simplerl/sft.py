@@ -7,9 +7,9 @@ from simplerl.backends import Backend
 from simplerl.config import Aggregation, Config
 from simplerl.data.task import Task
 from simplerl.engine.batching import collate, permutation, token_weights
-from simplerl.runs.checkpoints import last_checkpoint, write_folder
+from simplerl.evals.metrics import prefixed
+from simplerl.runs.checkpoints import last_checkpoint, write_checkpoint
 from simplerl.runs.folder import Interrupted, Run
-from simplerl.runs.metrics import prefixed
 from simplerl.runs.progress import StepProgress
 from simplerl.types import Batch
 
@@ -44,7 +44,7 @@ def warm_up(config: Config, task: Task, backend: Backend, run: Run) -> str:
         except Interrupted:
             run.save(folder, step, lambda place: student.save(place / "policy"))
             raise
-    return str(write_folder(result, step, lambda place: student.save(place / "policy")) / "policy")
+    return str(write_checkpoint(result, step, lambda place: student.save(place / "policy")) / "policy")
 
 
 def optimizer_steps(config: Config, task: Task) -> int:

@@ -1,12 +1,12 @@
-"""Runs of the whole system in which a random process is killed at a random moment, against one that nobody disturbs:
+"""Runs the whole system while random processes are killed at random moments, and compares with an undisturbed run:
 
-    python tests/chaos.py --runs 12 --out /tmp/chaos [--root FOLDER of earlier runs] [overrides of train.py ...]
+    python tests/chaos.py --runs 12 --out /tmp/chaos [overrides of train.py ...]
 
-Kinds of process in turn: the policy's ranks, the critic's, the reference's, vLLM engines, graders, the driver, Ray's
-head. A driver that was killed is started again with the same command; everything else must look after itself. A kill
-that came after the end is tried again. For each run: what was killed and when, how long it took, and which files of its
-folder differ from the undisturbed run's. The exit status is 1 if a run did not finish, or differs in anything but the
-sampler's own log-probs.
+The kinds of processes are taken in turn: ranks of the policy, the critic and the reference, vLLM engines, graders, the
+driver, Ray's head. A driver that was killed is restarted with the same command; everything else must recover by itself.
+If a run ended before the kill, it is repeated. Prints for each run what was killed and when, how long the run took, and
+which files of its folder differ from the undisturbed run's. The exit status is 1 if a run did not finish, or differs in
+anything but the sampler's own log-probabilities.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from micro_runs import ROOT, SMALL, descendants, differences, outcome
 
 RUN = [*SMALL, "train.steps=5", "backend=ray_cpu", "evals.every=2", "algorithm=ppo"]
 KINDS = ("policy", "critic", "reference", "vLLM engine", "grader", "driver", "head")
-LIMIT = 1800.0  # seconds; a run that takes longer hangs
+LIMIT = 1800.0  # seconds; a run that takes longer counts as hanging
 
 
-class Drive:
-    """One start of train.py, and the processes that it names in its log."""
+class TrainProcess:
+    """One start of train.py, with the process ids that its log names."""
 
     def __init__(self, root: Path, overrides: Sequence[str], log: Path) -> None:
         command = [sys.executable, "train.py", *RUN, *overrides, f"run.root={root}"]
@@ -62,39 +62,41 @@ class Drive:
         return status
 
 
-def head_of(driver: int) -> list[int]:
-    """Ray's GCS, a child of the driver."""
+def head_pids(driver: int) -> list[int]:
+    """Return the ids of Ray's GCS processes among the driver's descendants."""
     return [pid for pid in descendants(driver) if b"gcs_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-def finish(drive: Drive, root: Path, overrides: Sequence[str]) -> tuple[int | None, int]:
-    """Waits for it, and starts it again if it was killed. Its exit status (None: it hangs), and the starts."""
-    until, starts = drive.begin + LIMIT, 1
-    while (status := drive.wait(until)) == -signal.SIGKILL:
-        drive, starts = Drive(root, overrides, drive.log), starts + 1
+def finish(training: TrainProcess, root: Path, overrides: Sequence[str]) -> tuple[int | None, int]:
+    """Wait for the run to end, restarting its driver if that was killed. Returns the exit status (None: the run
+    hangs) and the number of starts."""
+    until, starts = training.begin + LIMIT, 1
+    while (status := training.wait(until)) == -signal.SIGKILL:
+        training, starts = TrainProcess(root, overrides, training.log), starts + 1
     if status is None:
-        drive.process.kill()
+        training.process.kill()
     return status, starts
 
 
-def disturb(drive: Drive, kind: str, seconds: float, choice: random.Random) -> str | None:
-    """Kills one process of that kind, `seconds` after the start of the run, or once there is one. What and when; None
-    where the run had ended."""
-    time.sleep(max(0.0, drive.begin + seconds - time.monotonic()))
-    while drive.process.poll() is None:
-        found = head_of(drive.process.pid) if kind == "head" else drive.pids.get(kind, [])
+def kill_one(training: TrainProcess, kind: str, seconds: float, choice: random.Random) -> str | None:
+    """Kill one process of that kind, `seconds` after the start of the run or as soon as there is one. Returns what was
+    killed and when, or None if the run had ended before."""
+    time.sleep(max(0.0, training.begin + seconds - time.monotonic()))
+    while training.process.poll() is None:
+        found = head_pids(training.process.pid) if kind == "head" else training.pids.get(kind, [])
         for pid in choice.sample(found, len(found)):
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-            return f"{kind} at {time.monotonic() - drive.begin:.0f} s"
+            return f"{kind} at {time.monotonic() - training.begin:.0f} s"
         time.sleep(0.05)
     return None
 
 
 def content(root: Path) -> dict[str, object]:
-    """As `micro_runs.outcome`, without what names the folder; rollouts without the sampler's log-probs."""
+    """Return `micro_runs.outcome` without the configuration, which contains the folder's name, and without the
+    sampler's log-probabilities."""
     (folder,) = (path for path in root.iterdir() if path.is_dir())
     found: dict[str, object] = outcome(folder)
     del found["config.yaml"]
@@ -107,28 +109,28 @@ def content(root: Path) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--runs", type=int, default=12, help="number of runs with a kill (default: 12)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random kills")
+    parser.add_argument("--out", type=Path, required=True, help="new folder for runs and logs")
+    parser.add_argument("overrides", nargs="*", help="overrides of train.py")
     options = parser.parse_args()
     choice = random.Random(options.seed)
     options.out.mkdir(parents=True)
-    quiet = Drive(options.out / "quiet", options.overrides, options.out / "quiet.log")
-    status, _ = finish(quiet, options.out / "quiet", options.overrides)
-    usual = time.monotonic() - quiet.begin
+    undisturbed = TrainProcess(options.out / "undisturbed", options.overrides, options.out / "undisturbed.log")
+    status, _ = finish(undisturbed, options.out / "undisturbed", options.overrides)
+    usual = time.monotonic() - undisturbed.begin
     if status != 0:
-        sys.exit(f"the undisturbed run ended with status {status}: {quiet.log}")
-    expected = content(options.out / "quiet")
+        sys.exit(f"the undisturbed run ended with status {status}: {undisturbed.log}")
+    expected = content(options.out / "undisturbed")
     print(f"undisturbed: {usual:.0f} s", flush=True)
     bad = 0
     for number in range(options.runs):
         kind, tries = KINDS[number % len(KINDS)], 0
-        while True:  # a moment that fell behind the end is no test
+        while True:  # until the kill came before the end of the run
             root, tries = options.out / f"run{number}_{tries}", tries + 1
-            drive = Drive(root, options.overrides, options.out / f"{root.name}.log")
-            what = disturb(drive, kind, choice.uniform(0.1, 0.8) * usual, choice)
-            status, starts = finish(drive, root, options.overrides)
+            training = TrainProcess(root, options.overrides, options.out / f"{root.name}.log")
+            what = kill_one(training, kind, choice.uniform(0.1, 0.8) * usual, choice)
+            status, starts = finish(training, root, options.overrides)
             if what is not None:
                 break
         differing = differences(expected, content(root)) if status == 0 else []
@@ -136,7 +138,7 @@ def main() -> None:
         verdict = "same" if not differing else f"differs: {', '.join(differing)}"
         print(
             f"run {number}: killed {what}; status {status}, {starts} start(s), "
-            f"{time.monotonic() - drive.begin:.0f} s; {verdict if status == 0 else 'not finished'}",
+            f"{time.monotonic() - training.begin:.0f} s; {verdict if status == 0 else 'not finished'}",
             flush=True,
         )
     sys.exit(1 if bad else 0)

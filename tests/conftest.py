@@ -35,7 +35,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster() -> Iterator[None]:
     """One Ray for all tests that do not break it. Actors import what the tests import."""
     pytest.importorskip("ray", reason="needs the extra `cpu` or `gpu`")
-    from simplerl.cluster.session import ray_session
+    from simplerl.cluster.ray_session import ray_session
 
     with ray_session(cpus=16):
         yield

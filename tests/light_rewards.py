@@ -1,4 +1,4 @@
-"""Rewards that need no grading libraries, so that their processes start quickly."""
+"""Defines rewards that need no grading libraries, so that their worker processes start quickly."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import time
 import zlib
 from pathlib import Path
 
-from simplerl.types import Problem, Score
+from simplerl.types import Problem, Response, Score
 
 
 def digits(response: str, problem: Problem) -> Score:
-    """The share of digits: even short responses differ."""
+    """Score the fraction of digits, which differs even between short responses."""
     share = sum(c.isdigit() for c in response) / max(1, len(response))
     return Score(share, share > 0.3, "equal", parts={"share": share})
 
 
 def patient(response: str, problem: Problem, *, hold: str, rule: str = "") -> Score:
-    """As `digits`, but slowly as long as there is a file `hold`: to be interrupted in the middle."""
+    """Score like `digits`, but slowly while the file `hold` exists, so that a test can interrupt the grading."""
     if Path(hold).exists():
         time.sleep(0.3)
     return digits(response, problem)
@@ -26,3 +26,9 @@ def chance(response: str, problem: Problem) -> Score:
     """Calls one response in eight correct, by its checksum: groups with and without spread."""
     correct = zlib.crc32(response.encode()) % 8 == 0
     return Score(float(correct), correct, "equal" if correct else "different")
+
+
+def generation(response: Response, problem: Problem) -> Score:
+    """Report how the response was generated: the reward is the sum of its tokens."""
+    parts = {"length": float(len(response.tokens)), "truncated": float(response.truncated)}
+    return Score(float(sum(response.tokens)), response.tokens[:1] == (7,), response.finish_reason, response, parts)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from simplerl.cluster import stacks
+from simplerl.cluster.health import thread_stacks
 from simplerl.cluster.weights import Bucket, buckets
 from simplerl.engine.tensors import tensor_checksum
 
@@ -60,7 +60,7 @@ class RankAlone:
 
     @ray.method(concurrency_group="control")
     def stacks(self) -> str:
-        return stacks.stacks()
+        return thread_stacks()
 
 
 def rank(path: str, number: int = 0) -> Any:

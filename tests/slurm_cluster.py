@@ -1,7 +1,7 @@
-"""A real SLURM for the tests: one controller and a few virtual nodes on this host, all of it in a folder of its own.
+"""Starts a real SLURM for the tests: one controller and a few virtual nodes on this host, in a folder of its own.
 
-Nothing of the system is changed: the configuration is found through SLURM_CONF, messages are not authenticated
-(auth/none, so no munge), every node is a slurmd under its own name on an address 127.0.0.1x. It needs root and the
+The system's own configuration is not changed: SLURM_CONF points to the configuration, messages are not authenticated
+(auth/none, hence no munge), and each node is a slurmd with its own name and an address 127.0.0.1x. Needs root and the
 packages slurmctld, slurmd and slurm-client (`apt-get install slurmctld slurmd slurm-client`).
 """
 
@@ -20,7 +20,7 @@ SEARCH = os.pathsep.join(["/usr/local/sbin", "/usr/sbin", "/sbin", os.environ["P
 
 
 def absent() -> str:
-    """Why no SLURM can be started here; empty if it can."""
+    """Return why SLURM cannot be started here; empty if it can."""
     missing = [name for name in NEEDED if shutil.which(name, path=SEARCH) is None]
     if missing:
         return f"{', '.join(missing)} not installed (apt-get install slurmctld slurmd slurm-client)"
@@ -48,8 +48,11 @@ def wait_for(what: str, condition: Callable[[], object], seconds: float = 60.0) 
 
 
 class SlurmCluster:
-    """Partitions: `debug` (default), `low` whose jobs `high` preempts by requeueing them after `grace` seconds;
-    `user_signal`: preemption sends the signal that a job asked for (--signal), as sites may set, else only SIGTERM."""
+    """A SLURM with the partitions `debug` (default), `low` and `high`; jobs in `high` preempt those in `low`, which are
+    requeued after `grace` seconds.
+
+    user_signal: preemption sends the signal that a job requested (--signal), which sites can configure; else only
+    SIGTERM."""
 
     def __init__(self, folder: Path, nodes: int = 2, cpus: int = 4, grace: int = 20, user_signal: bool = True) -> None:
         self.folder, self.nodes = folder, nodes
@@ -69,7 +72,7 @@ class SlurmCluster:
             f"SlurmctldPort={controller}",
             "AuthType=auth/none",
             "CredType=cred/none",
-            "AuthInfo=cred_expire=5",  # seconds that a requeued job waits
+            "AuthInfo=cred_expire=5",  # seconds for which a requeued job waits
             "SlurmUser=root",
             "SlurmdUser=root",
             f"StateSaveLocation={folder}/controller",
@@ -84,7 +87,7 @@ class SlurmCluster:
             "AccountingStorageType=accounting_storage/none",
             "MpiDefault=none",
             "ReturnToService=2",
-            "SlurmdParameters=config_overrides",  # the CPUs below, not those of the host
+            "SlurmdParameters=config_overrides",  # use the CPUs given below, not those of the host
             "SelectType=select/cons_tres",
             "SelectTypeParameters=CR_CPU",
             "SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=0,sched_min_interval=0",
@@ -133,18 +136,18 @@ class SlurmCluster:
             )
 
     def command(self, *command: str) -> str:
-        """What a SLURM command prints; empty where it fails."""
+        """Return the output of a SLURM command; empty if it fails."""
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False).stdout.strip()
 
     def state(self, job: str) -> str:
-        """PENDING, RUNNING, COMPLETED, FAILED, ... of a job or an array task, also after its end."""
+        """Return the state of a job or array task, also after its end: PENDING, RUNNING, COMPLETED, FAILED ..."""
         return self.command("squeue", "-h", "-t", "all", "-j", job, "-o", "%T")
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
     def stop(self) -> None:
-        """Ends all jobs, then the daemons."""
+        """End all jobs, then the daemons."""
         self.command("scancel", "--full", "--signal=KILL", "--user=root")
         self.command("scancel", "--user=root")
         deadline = time.monotonic() + 30

@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 
 from analysis import benchmark
-from analysis.arms import arms_of, prepared
-from analysis.curves import SMOOTH_FROM, band, label, smoothed
-from analysis.figures import FIGURES, grid, marks_of_curves, panels
-from analysis.frames import Frames, RunData, assemble
-from analysis.render import as_csv, markdown
+from analysis.arms import group_runs, select_runs
+from analysis.curves import SMOOTH_FROM, metric_label, seed_band, smooth
+from analysis.figures import FIGURES, explain_curves, grid, panels
+from analysis.frames import Frames, assemble
+from analysis.run_data import RunData
 from analysis.sources import load
-from analysis.tables import tables_of
+from analysis.tables import build_tables
+from simplerl.io.tables import as_csv, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,7 +46,7 @@ def frames_of(steps: int = 50, start: int = 0) -> Frames:
 
 def test_a_band_is_the_mean_and_the_extremes_over_seeds_in_per_cent() -> None:
     frames = frames_of()
-    found = band(frames, arms_of(frames).arms[0], "eval/x/accuracy")
+    found = seed_band(frames, group_runs(frames).arms[0], "eval/x/accuracy")
     assert found is not None and found.seeds == 2
     assert found.table.loc[40].tolist() == pytest.approx([45.0, 40.0, 50.0])
     assert found.table.index.tolist() == [0, 10, 20, 30, 40]
@@ -55,52 +56,52 @@ def test_steps_that_only_one_seed_reached_are_not_averaged() -> None:
     parts = [pd.DataFrame({"phase": "rl", "step": range(n), "m": 1.0 * n}) for n in (3, 5)]
     own = [{"reward.name": "strict", "seed": seed} for seed in (0, 1)]
     frames = assemble([RunData(str(i), "", None, "", "", own[i], metrics=part) for i, part in enumerate(parts)])
-    found = band(frames, arms_of(frames).arms[0], "m")
+    found = seed_band(frames, group_runs(frames).arms[0], "m")
     assert found is not None and found.table["mean"].tolist() == [4.0, 4.0, 4.0]
 
 
-def test_long_curves_are_means_over_five_steps() -> None:
+def test_long_curves_are_moving_averages() -> None:
     table = pd.DataFrame({"mean": np.arange(SMOOTH_FROM + 1.0)})
-    assert smoothed(table)["mean"].iloc[:4].tolist() == [1.0, 1.5, 2.0, 3.0]
-    assert smoothed(table.iloc[:10]).equals(table.iloc[:10])
-    long = smoothed(pd.DataFrame({"mean": np.arange(5000.0)}))
+    assert smooth(table)["mean"].iloc[:4].tolist() == [1.0, 1.5, 2.0, 3.0]
+    assert smooth(table.iloc[:10]).equals(table.iloc[:10])
+    long = smooth(pd.DataFrame({"mean": np.arange(5000.0)}))
     assert long.index[:3].tolist() == [0, 5, 10] and long.index[-1] == 4999 and long["mean"].iloc[1] == 5.0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_is_drawn_and_says_what_it_shows(name: str) -> None:
+def test_every_figure_is_drawn_and_explained(name: str) -> None:
     import matplotlib.pyplot as plt
 
-    frames, arms = prepared(frames_of())
+    frames, arms = select_runs(frames_of())
     figure = FIGURES[name](frames, arms)
     assert "seed" in figure.get_supxlabel() and figure.legends
     assert all(axis.lines for axis in figure.axes if axis.axison)
     plt.close(figure)
 
 
-def test_repetition_is_called_so() -> None:
-    assert label("rollout/repetition") == "repetition"
+def test_metrics_have_labels() -> None:
+    assert metric_label("rollout/repetition") == "repetition"
 
 
 def test_a_figure_without_numbers_is_none() -> None:
-    frames, arms = prepared(assemble([RunData("r", "r", None, "", "", {"seed": 0})]))
+    frames, arms = select_runs(assemble([RunData("r", "r", None, "", "", {"seed": 0})]))
     assert [FIGURES[name](frames, arms) for name in FIGURES] == [None] * len(FIGURES)
 
 
-def test_marks_say_when_curves_are_smoothed() -> None:
-    frames, arms = prepared(frames_of(30))
-    assert not any("means over" in part for part in marks_of_curves(frames, arms, ["reward/mean"]))
-    frames, arms = prepared(frames_of(60))
-    assert any("means over 5 steps" in part for part in marks_of_curves(frames, arms, ["reward/mean"]))
+def test_the_explanation_says_when_curves_are_smoothed() -> None:
+    frames, arms = select_runs(frames_of(30))
+    assert not any("means over" in part for part in explain_curves(frames, arms, ["reward/mean"]))
+    frames, arms = select_runs(frames_of(60))
+    assert any("means over 5 steps" in part for part in explain_curves(frames, arms, ["reward/mean"]))
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_marks_of_step_0_are_named_where_there_is_one(name: str) -> None:
+def test_step_0_is_explained_only_if_there_is_one(name: str) -> None:
     import matplotlib.pyplot as plt
 
     for start in (0, 1):
-        figure = FIGURES[name](*prepared(frames_of(start=start)))
+        figure = FIGURES[name](*select_runs(frames_of(start=start)))
         assert ("step 0" in figure.get_supxlabel()) == (start == 0)
         plt.close(figure)
 
@@ -111,7 +112,7 @@ def test_a_legend_of_long_names_fits_its_figure() -> None:
 
     metrics = pd.DataFrame({"phase": "rl", "step": range(3), "m": 1.0})
     names = [f"a rather long name of a run, the {place}th" for place in range(30)]
-    frames, arms = prepared(assemble([RunData(name, name, None, "", "", metrics=metrics) for name in names]))
+    frames, arms = select_runs(assemble([RunData(name, name, None, "", "", metrics=metrics) for name in names]))
     figure = panels(frames, arms, ["m"])
     figure.draw_without_rendering()
     (box,) = [found.get_window_extent() for found in figure.legends]
@@ -119,7 +120,7 @@ def test_a_legend_of_long_names_fits_its_figure() -> None:
     plt.close(figure)
 
 
-def test_four_panels_stand_in_a_square() -> None:
+def test_four_panels_form_a_square() -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = grid(4, 3)
@@ -128,7 +129,7 @@ def test_four_panels_stand_in_a_square() -> None:
 
 
 @pytest.mark.slow
-def test_the_benchmark_says_seconds_and_memory(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_benchmark_prints_seconds_and_memory(capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmark.main(["--runs", "6", "--steps", "10", "--metrics", "15"]) == 0
     first, load_line, draw_line = capsys.readouterr().out.splitlines()
     assert first == "6 runs x 10 steps x 15 metrics:"
@@ -137,10 +138,10 @@ def test_the_benchmark_says_seconds_and_memory(capsys: pytest.CaptureFixture[str
 
 
 def test_the_benchmark_writes_runs_that_differ_in_seed_and_arm(tmp_path: Path) -> None:
-    benchmark.write_runs(tmp_path, 6, 100, 15)
-    frames, arms = prepared(load([tmp_path]))
+    benchmark.write_synthetic_runs(tmp_path, 6, 100, 15)
+    frames, arms = select_runs(load([tmp_path]))
     assert [len(arm.runs) for arm in arms.arms] == [5, 1] and arms.axes == ["train.lr"]
-    assert len(frames.names()) == 15 + 18 and len(frames.metrics) == 600 and frames.notes == []
+    assert len(frames.metric_names()) == 15 + 18 and len(frames.metrics) == 600 and frames.notes == []
     assert frames.curve("run-000", "eval/mean/accuracy").index.tolist() == list(range(0, 100, 2))
 
 
@@ -153,8 +154,8 @@ def test_wandb_and_run_folders_give_the_same_tables_for_real_runs(tmp_path: Path
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     folders = sorted(path.parent for path in tmp_path.glob("*/config.yaml"))
-    own = tables_of(*prepared(load(folders)))
-    exported = tables_of(*prepared(load([folder / "wandb" for folder in folders])))
+    own = build_tables(*select_runs(load(folders)))
+    exported = build_tables(*select_runs(load([folder / "wandb" for folder in folders])))
     assert [row[0].value for row in own[-1].rows] == ["lenient", "strict"]
     assert [markdown(table) for table in own] == [markdown(table) for table in exported]
     assert [as_csv(table) for table in own] == [as_csv(table) for table in exported]

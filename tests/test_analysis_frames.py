@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from analysis.arms import arms_of, prepared
-from analysis.frames import RunData, assemble
-from analysis.parsing import flatten, number, plain
-from analysis.plots import draw_all, main
-from analysis.sources import SourceError, load
-from analysis.style import looks
+from analysis.arms import group_runs, select_runs
+from analysis.curves import arm_styles
+from analysis.frames import assemble
+from analysis.plots import main, write_figures
+from analysis.run_data import RunData, SourceError, flatten_config, parse_number, parse_setting
+from analysis.sources import load
 
 
 def write_run(root: Path, name: str, rows: list[dict[str, Any]], *, state: str = "finished", **config: Any) -> Path:
@@ -42,19 +42,19 @@ def ablation(root: Path) -> Path:
 
 
 def test_numbers_and_settings_read_the_same_from_text() -> None:
-    assert number("0.5") == 0.5
-    assert math.isnan(number("NaN") or 0.0)
-    assert number("-Infinity") == -math.inf
-    assert number("4711_0") is None
-    assert number({"max": 3, "last": 2}) == 2.0
-    assert number("table-file") is None
-    assert plain("0.000001") == plain(1e-6)
-    assert plain("8.0") == 8 and isinstance(plain("8.0"), int)
-    assert plain("none") == "none" and plain("null") == "null" and plain("") is None
-    assert plain("4711_0") == "4711_0"
-    assert plain("0123", "git_sha") == "0123"
-    assert plain("true") is True
-    assert flatten({"a": {"value": {"b": 1}}, "c": {}}) == {"a.b": 1, "c": {}}
+    assert parse_number("0.5") == 0.5
+    assert math.isnan(parse_number("NaN") or 0.0)
+    assert parse_number("-Infinity") == -math.inf
+    assert parse_number("4711_0") is None
+    assert parse_number({"max": 3, "last": 2}) == 2.0
+    assert parse_number("table-file") is None
+    assert parse_setting("0.000001") == parse_setting(1e-6)
+    assert parse_setting("8.0") == 8 and isinstance(parse_setting("8.0"), int)
+    assert parse_setting("none") == "none" and parse_setting("null") == "null" and parse_setting("") is None
+    assert parse_setting("4711_0") == "4711_0"
+    assert parse_setting("0123", "git_sha") == "0123"
+    assert parse_setting("true") is True
+    assert flatten_config({"a": {"value": {"b": 1}}, "c": {}}) == {"a.b": 1, "c": {}}
 
 
 @pytest.mark.filterwarnings("error")
@@ -63,17 +63,19 @@ def test_run_folders_become_frames(tmp_path: Path) -> None:
     assert list(frames.runs.index) == ["lenient-0", "lenient-1", "strict-0", "strict-1"]
     assert frames.config.at["strict-1", "choices.reward"] == "strict"
     assert frames.curve("strict-1", "reward/mean").to_dict() == {0: 0.0, 1: 2.0}
-    assert frames.last("lenient-0", "reward/mean") == 2.0
+    assert frames.last_value("lenient-0", "reward/mean") == 2.0
     assert frames.notes == []
 
 
-def test_a_cut_line_and_text_numbers_are_read_and_said(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_skipped_with_a_note_and_text_numbers_are_read(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "one", [{"step": 0, "a": 1}, {"step": 1, "a": "NaN"}, {"step": 2, "a": 2.5}])
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "a": 9')
     frames = load([folder])
     assert frames.curve("one", "a").to_dict() == {0: 1.0, 2: 2.5}
-    assert frames.notes == ["one: 1 broken lines of metrics.jsonl left out (cut by a kill?)."]
+    assert frames.notes == [
+        "one: 1 unreadable lines of metrics.jsonl were skipped (was the run killed while writing?)."
+    ]
 
 
 def test_bare_nan_and_infinity_are_read(tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ def frames_values(folder: Path) -> dict[int, float]:
     return load([folder]).curve(folder.name, "a").to_dict()
 
 
-def test_the_last_writer_of_a_step_wins(tmp_path: Path) -> None:
+def test_the_last_written_value_of_a_step_counts(tmp_path: Path) -> None:
     rows = [{"step": 0, "a": 1.0}, {"step": 1, "a": 2.0, "b": 7.0}, {"step": 1, "a": 3.0}]
     frames = load([write_run(tmp_path, "one", rows)])
     assert frames.curve("one", "a").to_dict() == {0: 1.0, 1: 3.0}
@@ -94,8 +96,8 @@ def test_the_last_writer_of_a_step_wins(tmp_path: Path) -> None:
     assert frames.notes == ["one: step 1 was written more than once; the last written value of each metric counts."]
 
 
-def test_arms_are_what_differs_besides_the_seed(tmp_path: Path) -> None:
-    arms = arms_of(load([ablation(tmp_path)]))
+def test_arms_differ_in_more_than_the_seed(tmp_path: Path) -> None:
+    arms = group_runs(load([ablation(tmp_path)]))
     assert arms.axes == ["choices.reward"]
     assert [(arm.label, arm.runs) for arm in arms.arms] == [
         ("reward=lenient", ["lenient-0", "lenient-1"]),
@@ -105,38 +107,38 @@ def test_arms_are_what_differs_besides_the_seed(tmp_path: Path) -> None:
 
 def test_settings_that_change_together_are_named() -> None:
     config = [{"algo.lr": 1, "algo.kl": 0.1, "seed": 0}, {"algo.lr": 2, "algo.kl": 0.2, "seed": 0}]
-    arms = arms_of(assemble([RunData(str(i), "same", None, "folder", "", own) for i, own in enumerate(config)]))
+    arms = group_runs(assemble([RunData(str(i), "same", None, "folder", "", own) for i, own in enumerate(config)]))
     assert arms.axes == ["algo.lr"]
-    assert arms.notes == ["algo.kl changes together with algo.lr: the two cannot be told apart."]
+    assert arms.notes == ["algo.kl changes together with algo.lr: their effects cannot be separated."]
     assert [arm.label for arm in arms.arms] == ["algo.lr=1", "algo.lr=2"]
 
 
-def test_a_run_of_unknown_settings_stands_beside_known_arms() -> None:
+def test_a_run_of_unknown_settings_is_an_arm_beside_known_ones() -> None:
     known = [RunData(f"i{seed}", "n", None, "", "", {"reward.name": "strict", "seed": seed}) for seed in (0, 1)]
-    arms = arms_of(assemble([*known, RunData("r", "reward=lenient,seed=0", None, "", "")]))
+    arms = group_runs(assemble([*known, RunData("r", "reward=lenient,seed=0", None, "", "")]))
     assert [(arm.label, arm.runs) for arm in arms.arms] == [
         ("reward=strict", ["i0", "i1"]),
         ("reward=lenient,seed=0", ["r"]),
     ]
-    assert len(arms.notes) == 1 and arms.notes[0].startswith("reward=lenient,seed=0: settings not known")
+    assert len(arms.notes) == 1 and arms.notes[0].startswith("reward=lenient,seed=0: settings unknown")
 
 
-def test_runs_whose_seeds_alone_are_known_are_not_averaged() -> None:
+def test_runs_of_which_only_the_seed_is_known_are_not_averaged() -> None:
     found = [RunData(f"i{place}", name, None, "", "", {"seed": 0}) for place, name in enumerate("ABB")]
-    arms = prepared(assemble(found))[1]
+    arms = select_runs(assemble(found))[1]
     assert [(arm.label, arm.runs) for arm in arms.arms] == [("A", ["i0"]), ("i1", ["i1"]), ("i2", ["i2"])]
 
 
-def test_crashed_runs_and_repeated_ones_are_left_out_and_said(tmp_path: Path) -> None:
+def test_failed_and_repeated_runs_are_skipped_with_a_note(tmp_path: Path) -> None:
     ablation(tmp_path)
     own = {"choices": {"reward": "strict"}, "reward": {"_target_": "strict"}, "run": {"root": "strict"}}
     write_run(tmp_path, "crash", curve([0.0]), state="failed", seed=1, **own)
     write_run(tmp_path, "short", curve([0.0]), state="interrupted", seed=0, **own)
-    frames, arms = prepared(load([tmp_path]))
+    frames, arms = select_runs(load([tmp_path]))
     assert [arm.runs for arm in arms.arms] == [["lenient-0", "lenient-1"], ["strict-0", "strict-1"]]
     assert frames.notes == [
-        "crash: left out, it failed (name crash).",
-        "short: left out, strict-0 is the same run (seed 0) and got further or is newer.",
+        "crash (name crash): skipped, its state is failed.",
+        "short: skipped, strict-0 has the same settings and seed (0) and more steps, or is newer.",
     ]
 
 
@@ -151,19 +153,19 @@ def test_one_run_known_twice_is_one_run() -> None:
     assert frames.runs.at["id", "state"] == "finished"
     assert frames.config.loc["id"].to_dict() == {"seed": 1, "lr": 2}
     assert frames.curve("id", "m").to_dict() == {0: 1.0, 1: 2.0}
-    assert frames.notes == ["id: put together from 2 parts (a A and b B)."]
+    assert frames.notes == ["id: merged from 2 parts (a A and b B)."]
 
 
-def test_an_arm_has_one_colour_whatever_stands_beside_it() -> None:
-    alone = looks(["reward=lenient"])["reward=lenient"]
-    beside = looks(["reward=binary", "reward=strict", "reward=lenient"])
+def test_an_arm_has_the_same_colour_beside_any_others() -> None:
+    alone = arm_styles(["reward=lenient"])["reward=lenient"]
+    beside = arm_styles(["reward=binary", "reward=strict", "reward=lenient"])
     assert beside["reward=lenient"] == alone
-    many = looks([f"lr={i}" for i in range(14)])
-    assert len({(look.colour, str(look.dash)) for look in many.values()}) == 14
+    many = arm_styles([f"lr={i}" for i in range(14)])
+    assert len({(style.colour, str(style.dash)) for style in many.values()}) == 14
 
 
 def test_figures_are_drawn_for_what_was_logged(tmp_path: Path) -> None:
-    paths = draw_all([ablation(tmp_path / "runs")], tmp_path / "out", ["reward_and_length"])
+    paths = write_figures([ablation(tmp_path / "runs")], tmp_path / "out", ["reward_and_length"])
     assert [path.name for path in paths] == ["reward_and_length.png", "reward_and_length.pdf"]
     assert paths[0].read_bytes()[:4] == b"\x89PNG" and paths[1].read_bytes()[:4] == b"%PDF"
 

@@ -19,7 +19,7 @@ from test_analysis_frames import write_run
 
 from analysis import report_data
 from analysis.report import main, write_report
-from analysis.report_data import response_data, thin
+from analysis.report_data import response_data, thin_curve
 from simplerl.runs.rollout_table import SCHEMA
 
 HOSTILE = (
@@ -111,23 +111,23 @@ def test_responses_are_packed_whole(runs: Path) -> None:
     assert data["kinds"] == ["aime24", "training"] and data["runs"] == ["strict", "lenient"]
     assert len(data["problems"]["id"]) == 10  # the same problem in two runs is one
     place = next(i for i in range(150) if data["kind"][i] == 1 and data["sample"][i] == 3)
-    assert data["shows"][place] == 2 and data["cut"][place] == 1 and data["correct"][place] == 0
+    assert data["shows"][place] == 2 and data["truncated"][place] == 1 and data["correct"][place] == 0
     assert data["shows"][0] == 1 | 4
 
 
 def test_a_report_that_would_be_too_large_is_thinned_and_says_so(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_data, "RESPONSES", 50)
+    monkeypatch.setattr(report_data, "MAX_RESPONSES", 50)
     found = response_data([("strict", runs / "strict")])
     data = unpacked(found.packed)
     assert len(data["step"]) <= 50 and {0, 2} <= set(data["step"])
     assert found.note.startswith(f"{len(data['step'])} of 75 responses: evenly spaced steps")
-    monkeypatch.setattr(report_data, "PACKED_BYTES", 600)
+    monkeypatch.setattr(report_data, "MAX_PACKED_BYTES", 600)
     assert len(response_data([("strict", runs / "strict")]).packed) < len(found.packed)
 
 
 def test_long_curves_keep_their_ends_and_means() -> None:
     table = pd.DataFrame({"mean": [float(i) for i in range(1000)]}, index=range(0, 2000, 2))
-    short = thin(table)
+    short = thin_curve(table)
     assert len(short) == 334 and short.index[0] == 0 and short.index[-1] == 1998
     assert short["mean"].iloc[0] == 1.0 and short["mean"].iloc[-1] == 999.0
 
@@ -144,9 +144,7 @@ def test_the_page_is_whole_and_escaped(runs: Path, tmp_path: Path) -> None:
     assert "Table 1" in text and "&lt;b&gt;strict&lt;/b&gt;" in text
 
 
-def test_runs_without_responses_or_metrics_have_a_report_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_without_responses_or_metrics_have_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "runs", "bare", [{"step": 0, "a/b": math.nan}], seed=0)
     assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "r.html")]) == 0
     assert main([str(tmp_path / "absent"), "--out", str(tmp_path / "r.html")]) == 2
@@ -223,9 +221,9 @@ def test_filters_search_and_side_by_side(browser: Any, page: Path) -> None:
     choose(browser, "f-kind", "0")
     assert count(browser) == 32
     choose(browser, "f-kind", "1")
-    choose(browser, "f-verdict", "wrong")
+    choose(browser, "f-verdict", "incorrect")
     assert count(browser) == 64
-    choose(browser, "f-end", "cut")
+    choose(browser, "f-end", "truncated")
     choose(browser, "f-shows", "2")
     assert count(browser) == 30  # sample 3 of the two tame runs
     browser.execute_script("document.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape'}))")
@@ -305,7 +303,7 @@ def test_twenty_thousand_responses_are_filtered_within_a_second(browser: Any, tm
         "filter(); return performance.now() - start"
     )
     seconds = [
-        browser.execute_script(timed, *change) / 1000 for change in (("f-text", "step \\b"), ("f-verdict", "wrong"))
+        browser.execute_script(timed, *change) / 1000 for change in (("f-text", "step \\b"), ("f-verdict", "incorrect"))
     ]
     assert max(seconds) < 1.0, seconds
     quiet(browser)

@@ -11,15 +11,21 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from simplerl.evals.published import PUBLISHED
 
 from analysis import aha, compare
-from analysis.arms import prepared
-from analysis.estimates import Estimate, best, distinguishable, over_seeds, published_estimate
-from analysis.frames import Frames, RunData, assemble
-from analysis.render import Cell, Table, as_csv, as_html, latex, markdown, tex_text, write
-from analysis.sources import SourceError
-from analysis.tables import main, tables_of
-from simplerl.evals.published import PUBLISHED
+from analysis.arms import select_runs
+from analysis.estimates import (
+    Estimate,
+    differ_significantly,
+    mean_over_seeds,
+    published_estimate,
+    significantly_best,
+)
+from analysis.frames import Frames, assemble
+from analysis.run_data import RunData, SourceError
+from analysis.tables import build_tables, main
+from simplerl.io.tables import Cell, Table, as_csv, as_html, escape_latex, latex, markdown, write
 
 # recipe, table 1, as published
 TABLE_1 = """
@@ -50,12 +56,12 @@ def rows_of(found: list[RunData]) -> dict[str, dict[str, list[Cell]]]:
     """Table -> row's name -> its cells."""
     return {
         table.name: {str(row[0].value): row[1:] for row in table.rows}
-        for table in tables_of(*prepared(assemble(found)))
+        for table in build_tables(*select_runs(assemble(found)))
     }
 
 
 def texts(cells: list[Cell]) -> list[str]:
-    return [" ± ".join(filter(None, cell.parts())) + (f" ({cell.mark})" if cell.mark else "") for cell in cells]
+    return [cell.text() for cell in cells]
 
 
 @pytest.fixture
@@ -69,24 +75,24 @@ def body(text: str) -> list[str]:
     return [line.replace("**", "") for line in text.splitlines() if line.startswith("| ")]
 
 
-def test_published_tables_come_out_to_the_digit() -> None:
-    tables = tables_of(*prepared(assemble([])))
+def test_published_tables_are_reproduced_exactly() -> None:
+    tables = build_tables(*select_runs(assemble([])))
     assert [table.name for table in tables] == ["table1", "table2", "table3"]
     assert body(markdown(tables[0]))[1:] == TABLE_1.strip().splitlines()
     assert "| Qwen2.5-7B-SimpleRL-Zero | 36.7 | 77.4 | 62.5 | 34.2 | 37.5 | 49.7 |" in markdown(tables[2])
     assert "8K queries x 8 samples" in markdown(tables[1])
 
 
-def test_published_tables_are_those_of_the_recipe(shared: Path) -> None:
+def test_published_tables_equal_those_of_the_recipe(shared: Path) -> None:
     recipe = (shared / "recipe.md").read_text()
-    one, two, three = map(markdown, tables_of(*prepared(assemble([]))))
+    one, two, three = map(markdown, build_tables(*select_runs(assemble([]))))
     for table in (one, three):
         assert all(line in recipe for line in body(table)[1:])
     assert all(line.replace("|  |", "| |") in recipe for line in body(two))
 
 
-def test_our_rows_stand_beside_the_published(frames: Frames) -> None:
-    tables = {table.name: table for table in tables_of(*prepared(frames))}
+def test_own_rows_follow_the_published(frames: Frames) -> None:
+    tables = {table.name: table for table in build_tables(*select_runs(frames))}
     rows = {row[0].parts()[0]: texts(row[1:]) for row in tables["table1"].rows}
     # Seeds 63, 64, 65 on average: mean 64, sd 1, t(2) 4.303 / sqrt 3.
     assert rows["reward=strict"] == [
@@ -104,58 +110,58 @@ def test_our_rows_stand_beside_the_published(frames: Frames) -> None:
     ]
     strict = next(row for row in tables["table1"].rows if row[0].value == "reward=strict")
     assert strict[1].bold and strict[6].bold  # AIME 90 and the average stand out
-    assert not any(row[2].bold for row in tables["table1"].rows)  # 82.4 and 80.0 cannot be told apart
+    assert not any(row[2].bold for row in tables["table1"].rows)  # 82.4 and 80.0 do not differ significantly
     assert "five benchmarks" in tables["table1"].caption
-    assert any(note.startswith("Δ published: ± is our own error alone") for note in tables["table1"].notes)
+    assert any(note.startswith("Δ published: ± covers the error of our runs only") for note in tables["table1"].notes)
 
 
-def test_eight_benchmarks_are_averaged_where_all_are_there(frames: Frames) -> None:
-    table = tables_of(*prepared(frames), average_of="eight")[0]
+def test_eight_benchmarks_are_averaged_only_if_all_are_there(frames: Frames) -> None:
+    table = build_tables(*select_runs(frames), average="eight")[0]
     assert "eight benchmarks" in table.caption and len(table.columns) == 13
     ours = next(row for row in table.rows if row[0].value == "reward=strict")
-    assert ours[9].value is None  # three sets are missing: no average is made up
+    assert ours[9].value is None  # three benchmarks are missing, so there is no average
 
 
 def test_the_ablation_table_has_axes_for_rows(frames: Frames) -> None:
-    table = tables_of(*prepared(frames))[-1]
+    table = build_tables(*select_runs(frames))[-1]
     assert table.columns[0] == "reward" and table.columns[-3:] == ["Δ accuracy from step 0", "n", "step"]
     assert [row[0].value for row in table.rows] == ["lenient", "strict"]
     assert table.rows[1][-1].value == "120"
 
 
 def test_intervals_by_hand() -> None:
-    assert over_seeds([1.0, 2.0, 3.0]).half_width == pytest.approx(4.303 / math.sqrt(3))
-    assert over_seeds([1.0], [0.5]).half_width == pytest.approx(0.98, abs=1e-3)
-    assert over_seeds([1.0]).half_width is None
+    assert mean_over_seeds([1.0, 2.0, 3.0]).half_width == pytest.approx(4.302653 / math.sqrt(3))
+    assert mean_over_seeds([1.0], [0.5]).half_width == pytest.approx(0.98, abs=1e-3)
+    assert mean_over_seeds([1.0]).half_width is None
     aime = published_estimate("aime24", 50.0)
     assert aime.se == pytest.approx(100 * math.sqrt(0.25 / 30))
-    assert not distinguishable(aime, published_estimate("aime24", 33.3))
-    assert distinguishable(published_estimate("math500", 52.4), published_estimate("math500", 82.4))
-    assert best([Estimate(1.0, 0.1), None, Estimate(3.0, 0.1)]) == 2
-    assert best([Estimate(1.0, 0.1), Estimate(1.1, 0.1)]) is None
-    assert best([Estimate(1.0, 0.1)]) is None
+    assert not differ_significantly(aime, published_estimate("aime24", 33.3))
+    assert differ_significantly(published_estimate("math500", 52.4), published_estimate("math500", 82.4))
+    assert significantly_best([Estimate(1.0, 0.1), None, Estimate(3.0, 0.1)]) == 2
+    assert significantly_best([Estimate(1.0, 0.1), Estimate(1.1, 0.1)]) is None
+    assert significantly_best([Estimate(1.0, 0.1)]) is None
 
 
-def test_seeds_that_agree_are_no_certainty() -> None:
-    one, two = over_seeds([36.7, 36.7]), over_seeds([33.3, 33.3])
-    assert one.half_width is None and best([one, two]) is None
-    assert over_seeds([0.1 + 0.2, 0.3]).half_width is None  # they differ by rounding alone
-    # One item of AIME 2024 more, in both seeds: errors of the items 8.8, over two seeds 6.2.
-    one, two = over_seeds([36.7, 36.7], [8.8, 8.8]), over_seeds([33.3, 33.3], [8.6, 8.6])
+def test_equal_seeds_have_no_interval_of_width_0() -> None:
+    one, two = mean_over_seeds([36.7, 36.7]), mean_over_seeds([33.3, 33.3])
+    assert one.half_width is None and significantly_best([one, two]) is None
+    assert mean_over_seeds([0.1 + 0.2, 0.3]).half_width is None  # they differ by rounding alone
+    # One more item of AIME 2024 in both seeds: the error over items is 8.8, of the mean of two seeds 6.2.
+    one, two = mean_over_seeds([36.7, 36.7], [8.8, 8.8]), mean_over_seeds([33.3, 33.3], [8.6, 8.6])
     assert one.half_width == pytest.approx(1.96 * 8.8 / math.sqrt(2), abs=1e-3)
-    assert best([one, two]) is None
-    assert over_seeds([36.7, 36.7], [8.8, None]).half_width is None
-    assert over_seeds([36.7, 36.7], [8.8, 0.0]).half_width is None
+    assert significantly_best([one, two]) is None
+    assert mean_over_seeds([36.7, 36.7], [8.8, None]).half_width is None
+    assert mean_over_seeds([36.7, 36.7], [8.8, 0.0]).half_width is None
 
 
-def test_the_error_of_the_items_is_the_least() -> None:
-    close = [over_seeds([mean - 0.01, mean, mean + 0.01], [3.0] * 3) for mean in (50.0, 53.0, 60.0)]
+def test_an_interval_is_never_narrower_than_the_one_over_items() -> None:
+    close = [mean_over_seeds([mean - 0.01, mean, mean + 0.01], [3.0] * 3) for mean in (50.0, 53.0, 60.0)]
     assert close[0].half_width == pytest.approx(1.96 * math.sqrt(3), abs=1e-3)
-    assert not distinguishable(close[0], close[1]) and distinguishable(close[0], close[2])
-    assert over_seeds([40.0, 50.0, 60.0], [1.0] * 3).half_width == pytest.approx(4.303 * 10 / math.sqrt(3))
+    assert not differ_significantly(close[0], close[1]) and differ_significantly(close[0], close[2])
+    assert mean_over_seeds([40.0, 50.0, 60.0], [1.0] * 3).half_width == pytest.approx(4.302653 * 10 / math.sqrt(3))
 
 
-def test_one_item_more_in_every_seed_is_not_bold() -> None:
+def test_one_more_item_in_every_seed_is_not_bold() -> None:
     finals = {"strict": (0.367, 0.7, 0.6, 0.3, 0.3), "lenient": (0.333, 0.7, 0.6, 0.3, 0.3)}
     for se, width in ((0.088, " ± 12.2"), (0.0, "")):
         row = rows_of([run_of(name, own, seed, se=se) for name, own in finals.items() for seed in (0, 1)])
@@ -173,20 +179,22 @@ def test_each_table_takes_its_own_published_row() -> None:
     assert rows["table1"]["reward=strict"][6].parts() == rows["table3"]["reward=strict"][6].parts()
 
 
-def test_a_difference_from_step_0_needs_step_0() -> None:
+def test_a_gain_needs_an_evaluation_at_step_0() -> None:
     finals = (0.3, 0.3, 0.3, 0.3, 0.3)
     late = [run_of("strict", finals, 0, start=4), run_of("lenient", finals, 0), run_of("lenient", finals, 1, start=4)]
     rows = rows_of(late)
     assert texts(rows["table1"]["reward=strict"])[7] == "-"
     assert texts(rows["table1"]["reward=lenient"])[7] == "+20.0 (n=1)"
     assert texts(rows["runs"]["strict"])[-3] == "-" and texts(rows["runs"]["lenient"])[-3] == "+20.0 (n=1)"
-    said = "No evaluation at step 0, so left out of the difference from there: 1 of 2 of reward=lenient; reward=strict."
-    for table in tables_of(*prepared(assemble(late))):
-        assert (said in table.notes) == (table.name != "table2")
-    assert not any("step 0" in note for table in tables_of(*prepared(assemble(late[1:2]))) for note in table.notes)
+    note = "Without a gain since step 0 (not evaluated there): 1 of 2 seeds of reward=lenient; reward=strict."
+    for table in build_tables(*select_runs(assemble(late))):
+        assert (note in table.notes) == (table.name != "table2")
+    assert not any(
+        "step 0" in note for table in build_tables(*select_runs(assemble(late[1:2]))) for note in table.notes
+    )
 
 
-def test_seeds_without_a_benchmark_are_not_averaged_and_said() -> None:
+def test_seeds_without_a_benchmark_are_not_averaged_and_marked() -> None:
     runs = [run_of("strict", (0.9 + d, 0.8, 0.7, 0.4, 0.4), seed) for seed, d in enumerate((-0.01, 0.01, 0.0))]
     assert runs[2].metrics is not None
     lacking = replace(runs[2], metrics=runs[2].metrics.drop(columns="eval/aime24/accuracy"))
@@ -196,41 +204,66 @@ def test_seeds_without_a_benchmark_are_not_averaged_and_said() -> None:
         *("90.0 ± 12.7 (n=2)", "80.0 ± 2.3", "70.0 ± 2.3", "40.0 ± 2.3", "40.0 ± 2.3", "64.0 ± 2.5 (n=2)"),
         *("+15.2 ± 2.5 (n=2)", "+54.0 ± 2.5 (n=2)", "3"),
     ]
-    table = tables_of(*prepared(assemble([*runs[:2], lacking])))[0]
+    table = build_tables(*select_runs(assemble([*runs[:2], lacking])))[0]
     ours = list(csv.DictReader(as_csv(table).splitlines()))[-1]
     assert ours["AIME 2024 n"] == "2" and ours["n"] == "3" and "MATH 500 n" not in ours
 
 
 @pytest.fixture
 def hostile() -> Table:
-    rows = [[Cell("a_b & 50% | <script>λ 中"), Cell(over_seeds([1.0, 3.0]), bold=True)], [Cell("x"), Cell()]]
+    rows = [
+        [Cell("a_b & 50% | <script>λ 中"), Cell(mean_over_seeds([1.0, 3.0]).quantity(), bold=True)],
+        [Cell("x"), Cell()],
+    ]
     return Table("t", "A {caption} #1", ["name", "metric ±"], rows, (0,), ["note_1"])
 
 
 def test_every_format_escapes(hostile: Table) -> None:
     assert "a_b & 50% \\| <script>" in markdown(hostile)
     assert "<script>" not in as_html(hostile) and "&lt;script&gt;" in as_html(hostile)
-    assert tex_text("Δ base, λ") == r"$\Delta$ base, $\lambda$"
-    assert tex_text("a_b & 50% \\") == r"a\_b \& 50\% \textbackslash{}"
+    assert escape_latex("Δ base, λ") == r"$\Delta$ base, $\lambda$"
+    powers = r"10\textsuperscript{$-$}\textsuperscript{6} $\le$ x\textsubscript{1}, U+4E2D"
+    assert escape_latex("10⁻⁶ ≤ x₁, 中") == powers
+    assert escape_latex("a_b & 50% \\") == r"a\_b \& 50\% \textbackslash{}"
     rows = list(csv.reader(as_csv(hostile).splitlines()))
     assert rows[0] == ["name", "metric ±", "metric ± low", "metric ± high"]
-    assert rows[1][1:] == ["2", "-10.706", "14.706"] and rows[2] == ["x", "", "", ""]
+    assert rows[1][1:] == ["2", "-10.7062", "14.7062"] and rows[2] == ["x", "", "", ""]
+
+
+def compile_latex(tables: list[Table], folder: Path) -> str:
+    """Return what pdflatex prints for a document of `tables` and a list of tables."""
+    if shutil.which("pdflatex") is None:
+        pytest.skip("needs pdflatex (Debian: texlive-latex-base and texlive-latex-recommended)")
+    for index, table in enumerate(tables):
+        (folder / f"{index}.tex").write_text(latex(table))
+    inputs = "\n".join(rf"\input{{{index}}}\clearpage" for index in range(len(tables)))
+    packages = r"\documentclass{article}\usepackage{booktabs,graphicx}"
+    (folder / "all.tex").write_text(rf"{packages}\begin{{document}}\listoftables {inputs}\end{{document}}")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    for _ in range(2):  # the second run reads the list of tables
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+        assert done.returncode == 0, done.stdout[-2000:]
+    return done.stdout
 
 
 @pytest.mark.slow
 def test_latex_compiles(hostile: Table, frames: Frames, tmp_path: Path) -> None:
-    if shutil.which("pdflatex") is None:
-        pytest.skip("needs pdflatex (Debian: texlive-latex-base and texlive-latex-recommended)")
-    tables = [*tables_of(*prepared(frames)), hostile]
-    for table in tables:
-        (tmp_path / f"{table.name}.tex").write_text(latex(table))
-    inputs = "\n".join(f"\\input{{{table.name}}}" for table in tables)
-    document = rf"\documentclass{{article}}\usepackage{{booktabs,graphicx}}\begin{{document}}{inputs}\end{{document}}"
-    (tmp_path / "all.tex").write_text(document)
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert "Overfull" not in done.stdout
+    assert "Overfull" not in compile_latex([*build_tables(*select_runs(frames)), hostile], tmp_path)
+
+
+@pytest.mark.slow
+def test_latex_of_any_characters_compiles(tmp_path: Path) -> None:
+    symbols = "α → β ≤ 10⁻⁶, ‖x₁‖ ≈ ∞ “quoted” — \u2212½ × µ ∈ ℓ² Ł ą «» `a` --flag [0] *"
+    rows = [[Cell("[a]"), Cell(symbols, bold=True, remark="n_1 = λ")], [Cell("*"), Cell("ΑΩ ω ς ϕ")]]
+    greek = Table("β table Δ", f"Caption {symbols}", [f"[{symbols}", "Σ Π"], rows, (0,), [symbols, "_note_ %"])
+    known = [chr(code) for code in (*range(0x3000), *range(0xFE00, 0x10000)) if not 0xD800 <= code < 0xE000]
+    parts = ["".join(known[start : start + 64]) for start in range(0, len(known), 64)]
+    pages = [parts[start : start + 24] for start in range(0, len(parts), 24)]
+    tables = [
+        Table(f"t{i}", "", ["x", page[0]], [[Cell(part), Cell("1")] for part in page]) for i, page in enumerate(pages)
+    ]
+    compile_latex([greek, *tables], tmp_path)
+    assert r"\label{tab:beta-table-delta}" in latex(greek).lower()
 
 
 def test_the_command_writes_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,17 +298,17 @@ def test_a_paired_comparison_by_hand(tmp_path: Path) -> None:
     assert one.difference.mean == 0.5 and one.difference.se == pytest.approx(0.5 / math.sqrt(40), rel=0.05)
     assert one.difference.low is not None and one.difference.low > 0.3
     assert found.notes == [
-        "prompt is not the same in the two.",
-        "y: 1 items that only one of the two has are left out.",
+        "prompt differs between A and B.",
+        "y: 1 items that only one of the two has were skipped.",
     ]
-    text = markdown(compare.table(found, "a", "b"))
+    text = markdown(compare.comparison_table(found, "a", "b"))
     assert "| x | 40 | 25.0 | 75.0 | +50.0 |" in text and "| yes | 20 : 0 |" in text
 
 
-def test_three_items_that_all_flip_are_not_told_apart(tmp_path: Path) -> None:
+def test_three_items_that_all_flip_are_not_significant(tmp_path: Path) -> None:
     first = write_evaluation(tmp_path / "a", {"x": [False] * 3, "y": [False] * 30})
     second = write_evaluation(tmp_path / "b", {"x": [True] * 3, "y": [True] * 30})
-    text = markdown(compare.table(compare.compare(first, second), "a", "b"))
+    text = markdown(compare.comparison_table(compare.compare(first, second), "a", "b"))
     assert "| x | 3 | 0.0 | 100.0 | +100.0 | -12.3 to +100.0 | no | 3 : 0 |" in text
     assert "| y | 30 | 0.0 | 100.0 | +100.0 | +77.3 to +100.0 | yes | 30 : 0 |" in text
     # 100 - sqrt(112.3^2 + 22.7^2) / 2
@@ -285,11 +318,11 @@ def test_three_items_that_all_flip_are_not_told_apart(tmp_path: Path) -> None:
 def test_other_questions_are_not_paired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = write_evaluation(tmp_path / "a", {"x": [True, True]})
     second = write_evaluation(tmp_path / "run/evals/step_000004", {"x": [True, True]}, gold="2")
-    with pytest.raises(SourceError, match="x/0 has another gold"):
+    with pytest.raises(SourceError, match="x/0 has a different gold"):
         compare.compare(first, second)
     assert compare.main([str(first), str(tmp_path / "run"), "--step", "3"]) == 2
-    assert "has no evaluation of step 3: there are 4." in capsys.readouterr().err
-    assert compare.evaluation_of(tmp_path / "run") == second
+    assert "has no evaluation at step 3: choose from 4." in capsys.readouterr().err
+    assert compare.find_evaluation(tmp_path / "run") == second
 
 
 # Reflection
@@ -309,21 +342,21 @@ def responses(shares: list[float], count: int = 100) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_reflection_emerges_where_it_stays_above_the_base() -> None:
+def test_reflection_emerges_at_the_first_step_that_stays_above_the_base() -> None:
     table = responses([0.05, 0.30, 0.04, 0.20, 0.25, 0.30, 0.40])
-    found = aha.emergence(table, "wait")
+    found = aha.find_emergence(table, "wait")
     assert found.step == 3  # step 1 did not last
     share, low, high = found.base
     assert share == 0.05 and low == pytest.approx(0.0215, abs=1e-3) and high == pytest.approx(0.1118, abs=1e-3)
-    assert aha.emergence(table, "however").step is None
+    assert aha.find_emergence(table, "however").step is None
 
 
-def test_convincing_examples_are_right_where_plain_answers_were_wrong() -> None:
-    rows = aha.examples(responses([0.05, 0.70]), 2, since=1)
+def test_convincing_examples_are_correct_on_problems_that_fail_without_reflection() -> None:
+    rows = aha.convincing_examples(responses([0.05, 0.70]), 2, since=1)
     assert len(rows) == 2 and rows["step"].tolist() == [1, 1]
     assert all("wait" in text for text in rows["response"])
     assert rows["needed"].tolist() == [True, True]
 
 
-def test_markdown_tables_are_files_too(hostile: Table, tmp_path: Path) -> None:
+def test_a_table_is_written_in_four_formats(hostile: Table, tmp_path: Path) -> None:
     assert [path.name for path in write(hostile, tmp_path)] == ["t.md", "t.tex", "t.csv", "t.html"]

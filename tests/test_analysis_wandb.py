@@ -1,4 +1,4 @@
-"""Every way in which numbers come out of W&B, and what is nasty about each."""
+"""Every form in which W&B gives out numbers, with the pitfalls of each."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from wandb_server import ServedRun, serving
 
-from analysis.arms import prepared
-from analysis.sources import SourceError, load
+from analysis.arms import select_runs
+from analysis.run_data import SourceError
+from analysis.sources import load
+from analysis.tables import build_tables
 from analysis.tables import main as tables
-from analysis.tables import tables_of
-from analysis.wandb_offline import payloads, read_offline
+from analysis.wandb_readers.offline import read_offline, read_records
 from simplerl.runs.folder import INTERRUPTED
 
 STEPS = ("9", "19", "29")
@@ -55,14 +56,14 @@ def test_all_sample_exports_together(samples: Path) -> None:
     assert frames.runs.at["le2nometr", "name"] == "grpo-lenient - s2"
     assert math.isnan(frames.summary.at["le2nometr", "eval/lenient_match"])
     assert frames.config.at["st1crash", "slurm.job_id"] == "4711_1"
-    assert any("told apart by their last values: column 1 is st1crash" in note for note in frames.notes)
+    assert any("identified by their last values: column 1 is st1crash" in note for note in frames.notes)
     assert any(note.startswith("Group: strict, Group: lenient: means over groups") for note in frames.notes)
-    ended, arms = prepared(frames)
+    ended, arms = select_runs(frames)
     assert [(arm.label, len(arm.runs)) for arm in arms.arms] == [("reward=lenient", 3), ("reward=strict", 3)]
-    assert "st1crash: left out, it crashed (name grpo-strict-s1)." in ended.notes
+    assert "st1crash (name grpo-strict-s1): skipped, its state is crashed." in ended.notes
 
 
-def test_samples_without_ids_are_told_apart_too(samples: Path) -> None:
+def test_sample_exports_without_ids_are_identified(samples: Path) -> None:
     frames = load([samples / "runs_table.csv", samples / "line_step_exact_match.csv"])
     assert frames.runs.at["grpo-strict-s1", "state"] == "finished"
     assert frames.runs.at["grpo-strict-s1 (2)", "state"] == "crashed"
@@ -72,35 +73,35 @@ def test_samples_without_ids_are_told_apart_too(samples: Path) -> None:
 
 @pytest.mark.parametrize("file", ["line_step_exact_match.csv", "line_globalstep_pass8.csv"])
 def test_runs_of_unknown_settings_are_not_averaged(samples: Path, file: str) -> None:
-    frames, arms = prepared(load([samples / file]))
+    frames, arms = select_runs(load([samples / file]))
     names = ["strict, seed=0", "grpo-strict-s1", "grpo-strict-s1 (2)", "grpo-strict-s2", "grpo-lenient-s0"]
     names += ['lenient λ=0.5 – s1, "v2"', "grpo-lenient - s2"]
     assert sorted(arm.label for arm in arms.arms) == sorted(names)
     assert [len(arm.runs) for arm in arms.arms] == [1] * 7 and arms.axes == ["run"]
-    assert len(arms.notes) == 1 and "settings not known, so each is an arm of its own" in arms.notes[0]
-    rows = tables_of(frames, arms)[-1].rows
+    assert len(arms.notes) == 1 and "settings unknown, so each run is an arm of its own" in arms.notes[0]
+    rows = build_tables(frames, arms)[-1].rows
     assert sorted(row[0].parts()[0] for row in rows) == sorted(names)
     assert not any(cell.bold or cell.parts()[1] for row in rows for cell in row)
 
 
-def test_a_grouped_chart_alone_is_read_and_said(samples: Path) -> None:
+def test_a_grouped_chart_alone_is_read_with_a_note(samples: Path) -> None:
     frames = load([samples / "line_grouped_exact_match.csv"])
     assert list(frames.runs.index) == ["Group: strict", "Group: lenient"]
-    assert any("mean over runs that cannot be told apart" in note for note in frames.notes)
+    assert any("mean over runs and cannot be separated" in note for note in frames.notes)
 
 
-def test_a_line_plot_alone_keeps_runs_of_one_name_apart(tmp_path: Path) -> None:
+def test_a_line_plot_alone_keeps_runs_of_one_name_separate(tmp_path: Path) -> None:
     curves = [("a - b, c", "m/x", ["1", "2", ""]), ("a - b, c", "m/x", ["3", "NaN", "Infinity"])]
     frames = load([line_plot(tmp_path / "x.csv", "rl/step", curves)])
     assert frames.curve("a - b, c", "m/x").to_dict() == {9: 1.0, 19: 2.0}
     assert frames.curve("a - b, c (2)", "m/x").to_dict() == {9: 3.0, 29: math.inf}
     assert frames.notes == [
-        "a - b, c: 2 runs have this name; their order in the file tells them apart.",
+        "a - b, c: 2 runs have this name; they are numbered in the file's order.",
         "a - b, c (2): infinite values are shown as inf: m/x.",
     ]
 
 
-def test_curves_that_fit_no_run_of_their_name_stay_apart(tmp_path: Path) -> None:
+def test_curves_that_fit_no_run_of_their_name_stay_separate(tmp_path: Path) -> None:
     table = write_csv(
         tmp_path / "t.csv",
         ["Name", "ID", "State", "seed", "m/x"],
@@ -112,17 +113,17 @@ def test_curves_that_fit_no_run_of_their_name_stay_apart(tmp_path: Path) -> None
     assert any("Show the ID column" in note for note in frames.notes)
 
 
-def test_a_thinned_chart_is_said(tmp_path: Path) -> None:
+def test_a_thinned_chart_has_a_note(tmp_path: Path) -> None:
     path = write_csv(
         tmp_path / "p.csv", ["rl/step", *triple("run", "m/x")], [["0", "2", "1", "3"], ["5", "4", "4", "4"]]
     )
-    assert any("2 bounds differ from their value: the page thinned the chart" in note for note in load([path]).notes)
+    assert any("the page thinned this chart" in note for note in load([path]).notes)
 
 
 def test_time_on_the_x_axis_gives_last_values_only(tmp_path: Path) -> None:
     path = line_plot(tmp_path / "p.csv", "Relative Time (Process)", [("run", "m/x", ["1", "2", ""])])
     frames = load([path])
-    assert frames.last("run", "m/x") == 2.0 and frames.metrics.empty
+    assert frames.last_value("run", "m/x") == 2.0 and frames.metrics.empty
     assert any("not a step" in note for note in frames.notes)
 
 
@@ -130,9 +131,9 @@ def test_a_table_without_state_seed_or_id(tmp_path: Path) -> None:
     rows = [["one", "none", "0.10", "0.5"], ["two", "strict", "0.1", "0.7"]]
     frames = load([write_csv(tmp_path / "t.csv", ["Name", "reward.name", "algo.lr", "eval/x/accuracy"], rows)])
     assert frames.config.at["one", "reward.name"] == "none"
-    assert [arm.label for arm in prepared(frames)[1].arms] == ["reward=none", "reward=strict"]
-    assert frames.last("two", "eval/x/accuracy") == 0.7
-    assert [note.partition(": ")[2][:18] for note in frames.notes] == ["hides State and ID", "has no seed column"]
+    assert [arm.label for arm in select_runs(frames)[1].arms] == ["reward=none", "reward=strict"]
+    assert frames.last_value("two", "eval/x/accuracy") == 0.7
+    assert [note.partition(": ")[2][:19] for note in frames.notes] == ["State and ID hidden", "has no seed column;"]
 
 
 TWICE = [["A", "0", "0.5"], ["A", "1", "0.6"], ["B", "0", "0.7"], ["B", "1", "0.9"]]
@@ -144,18 +145,18 @@ def test_rows_of_one_name_without_ids_are_different_runs(tmp_path: Path, created
     if created is not None:
         header, rows = [*header, "Created"], [[*row, created] for row in rows]
     frames = load([write_csv(tmp_path / "t.csv", header, rows)])
-    found = {run: frames.last(run, "eval/x/accuracy") for run in frames.runs.index}
+    found = {run: frames.last_value(run, "eval/x/accuracy") for run in frames.runs.index}
     assert found == {"A": 0.5, "A (2)": 0.6, "B": 0.7, "B (2)": 0.9}
     for name in "AB":
         assert any(note.startswith(f"t.csv: 2 runs have the name {name} and ") for note in frames.notes)
 
 
-def test_one_name_in_two_tables_without_creation_times_is_one_run_and_said(tmp_path: Path) -> None:
+def test_one_name_in_two_tables_without_creation_times_is_one_run_with_a_note(tmp_path: Path) -> None:
     one = write_csv(tmp_path / "a.csv", ["Name", "State", "seed", "m/x"], [["n", "finished", "0", "1"]])
     two = write_csv(tmp_path / "b.csv", ["Name", "State", "seed", "m/y"], [["n", "finished", "0", "2"]])
     frames = load([one, two])
     assert frames.summary.loc["n"].to_dict() == {"m/x": 1.0, "m/y": 2.0}
-    assert any(note.startswith("n: taken for one run in a.csv and b.csv, which have no") for note in frames.notes)
+    assert any(note.startswith("n: treated as one run in a.csv and b.csv, which have no") for note in frames.notes)
 
 
 def test_rows_with_a_creation_time_belong_to_the_runs_of_another_table(tmp_path: Path) -> None:
@@ -180,22 +181,22 @@ def test_results_kept_as_last_and_max(tmp_path: Path) -> None:
     assert load([path]).summary.loc["i"].to_dict() == {"e/a": 1.0, "e/a.max": 3.0}
 
 
-def test_another_csv_is_left_out_and_said(tmp_path: Path) -> None:
+def test_another_csv_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(SourceError, match="holds no run"):
         load([tmp_path / "other.csv"])
 
 
 UNREADABLE = {
-    "semicolons": (b"Name;State;eval/x/accuracy\nn;finished;0,5\n", "has semicolons between its cells"),
-    "tabs": (b"Step\trun - m/x\n1\t2\n", "has tabs between its cells"),
+    "semicolons": (b"Name;State;eval/x/accuracy\nn;finished;0,5\n", "is separated by semicolons"),
+    "tabs": (b"Step\trun - m/x\n1\t2\n", "is separated by tabs"),
     "Latin-1": ("Name,State,m/x\nl\u00e4uft,finished,1\n".encode("latin-1"), r"is not UTF-8 text \(byte 16\)"),
-    "a cell without end": (b'Name,State,m/x\n"' + b"n" * 140_000, "is no CSV file"),
+    "an endless cell": (b'Name,State,m/x\n"' + b"n" * 140_000, "is not a CSV file"),
 }
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_a_csv_that_something_else_wrote_is_refused_with_the_cause(
+def test_a_csv_in_another_format_is_refused_with_the_cause(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content, sentence = UNREADABLE[name]
@@ -206,7 +207,7 @@ def test_a_csv_that_something_else_wrote_is_refused_with_the_cause(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_an_infinite_loss_is_said(tmp_path: Path) -> None:
+def test_an_infinite_loss_has_a_note(tmp_path: Path) -> None:
     rows = [["one", "i1", "finished", "0", "ppo", "Infinity"], ["two", "i2", "finished", "1", "ppo", "-Infinity"]]
     path = write_csv(tmp_path / "t.csv", ["Name", "ID", "State", "seed", "algo.name", "policy/loss"], rows)
     frames = load([path])
@@ -264,11 +265,11 @@ def test_offline_runs_are_read_and_a_resumed_one_is_one(offline: dict[str, Path]
     assert frames.curve("abc", "warmup/loss", "warmup").to_dict() == {7: math.inf}
     assert frames.config.at["abc", "reward.name"] == "none"
     assert "abc: step 2 was written more than once; the last written value of each metric counts." in frames.notes
-    assert "abc: not numbers, left out: text." in frames.notes
+    assert "abc: values that are not numbers were skipped: text." in frames.notes
 
 
 @pytest.mark.slow
-def test_a_run_that_saved_and_left_on_a_signal_is_not_finished(tmp_path: Path) -> None:
+def test_a_run_stopped_by_a_signal_is_interrupted(tmp_path: Path) -> None:
     import wandb
 
     run = wandb.init(mode="offline", dir=tmp_path, id="left", settings=wandb.Settings(console="off", silent=True))
@@ -280,16 +281,16 @@ def test_a_run_that_saved_and_left_on_a_signal_is_not_finished(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_an_offline_file_cut_anywhere_is_read_up_to_there(offline: dict[str, Path], tmp_path: Path) -> None:
+def test_an_incomplete_offline_file_is_read_up_to_its_end(offline: dict[str, Path], tmp_path: Path) -> None:
     whole = offline["first"].read_bytes()
-    assert None not in list(payloads(whole))
+    assert None not in list(read_records(whole))
     for size in (7, 300, len(whole) // 2, len(whole) - 3):
         place = tmp_path / f"offline-run-{size}" / "run-abc.wandb"
         place.parent.mkdir()
         place.write_bytes(whole[:size])
     frames = load([tmp_path / f"offline-run-{len(whole) - 3}"])
     assert frames.runs.at["abc", "state"] == "crashed"
-    assert any("ends in the middle of a record" in note for note in frames.notes)
+    assert any("ends with an incomplete record" in note for note in frames.notes)
     with pytest.raises(SourceError, match="holds no run"):
         load([tmp_path / "offline-run-7"])
 
@@ -304,15 +305,15 @@ def test_records_that_span_blocks_are_joined() -> None:
     head = b":W&B" + struct.pack("<HB", 0xBEE1, 1)
     first = 32768 - 7 - 7  # fills the first block
     content = head + record(2, b"a" * first) + record(4, b"b" * 5) + record(1, b"c")
-    assert list(payloads(content)) == [b"a" * first + b"b" * 5, b"c"]
-    assert list(payloads(content[:-1]))[-1] is None
+    assert list(read_records(content)) == [b"a" * first + b"b" * 5, b"c"]
+    assert list(read_records(content[:-1]))[-1] is None
 
 
 # The API
 
 
 @pytest.mark.slow
-def test_full_histories_come_through_the_real_client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_full_histories_are_read_through_the_real_client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     rows = [
         {"_step": i, "rl/step": i // 2, ("eval/x/accuracy" if i % 2 else "reward/mean"): i / 10} for i in range(1500)
     ]

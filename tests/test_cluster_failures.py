@@ -1,4 +1,4 @@
-"""Ranks that are killed or fall silent: the run goes on from its last checkpoint and ends with the same bits."""
+"""Processes that are killed or hang: the run resumes from its last checkpoint and ends with bit-identical results."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from micro_runs import ROOT, SMALL, descendants, differences, model, outcome, ru
 
 RAY = ["backend=ray_cpu", "backend.engines=0", "sampler=local", "evals.every=0", "run.device=cpu"]
 RAY += ["algorithm/kl=none"]
-ALONE = [*RAY, "algorithm=grpo"]  # two ranks of the policy, nothing else
-PPO = [*RAY, "backend.policy_ranks=1"]  # and one of the critic
+ALONE = [*RAY, "algorithm=grpo"]  # two policy ranks only
+PPO = [*RAY, "backend.policy_ranks=1"]  # one policy rank, one critic rank
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Any:
-    """What a run that nobody disturbs leaves, by its settings."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Any:
+    """A function: settings -> outcome of the undisturbed run with them (cached)."""
     made: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def find(settings: list[str]) -> dict[str, Any]:
         if tuple(settings) not in made:
-            made[tuple(settings)] = outcome(run(tmp_path_factory.mktemp("unbroken"), *settings))
+            made[tuple(settings)] = outcome(run(tmp_path_factory.mktemp("undisturbed"), *settings))
         return made[tuple(settings)]
 
     return find
 
 
 def at_call(patch: pytest.MonkeyPatch, role: str, method: str, number: int, event: Callable[[Any], None]) -> list[str]:
-    """`event(group)` before the call number `number` of a method of the group that holds `role`. Returns a list that
-    has an entry once it has happened."""
+    """Call `event(group)` before the `number`-th call of a method of the group with that role. Returns a list that gets
+    an entry when this happens."""
     from simplerl.cluster.ranks import RankGroup
 
     real, calls = getattr(RankGroup, method), [0]
@@ -55,7 +55,7 @@ def at_call(patch: pytest.MonkeyPatch, role: str, method: str, number: int, even
 
 
 def send(number: signal.Signals, rank: int = -1) -> Callable[[Any], None]:
-    """The signal to one rank of a group."""
+    """Return an event that sends the signal to one rank of a group."""
     import ray
 
     return lambda group: os.kill(ray.get(group.actors[rank].process.remote()).pid, number)
@@ -65,7 +65,7 @@ def send(number: signal.Signals, rank: int = -1) -> Callable[[Any], None]:
 @pytest.mark.parametrize(
     ("settings", "role", "method", "call"),
     [
-        (ALONE, "policy", "save", 1),  # so there is no checkpoint yet
+        (ALONE, "policy", "save", 1),  # when there is no checkpoint yet
         (PPO, "critic", "optimizer_step", 2 + 2),
     ],
     ids=["policy while it saves the first time", "critic in the second step"],
@@ -75,12 +75,12 @@ def test_a_killed_rank_changes_nothing(
     role: str,
     method: str,
     call: int,
-    unbroken: Any,
+    undisturbed: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    expected = unbroken(settings)
+    expected = undisturbed(settings)
     happened = at_call(monkeypatch, role, method, call, send(signal.SIGKILL))
     folder = run(tmp_path, *settings)
     assert happened == [role]
@@ -91,12 +91,12 @@ def test_a_killed_rank_changes_nothing(
 
 @pytest.mark.slow
 def test_a_lost_node_is_waited_for(cluster: None, tmp_path: Path) -> None:
-    """A Ray cluster of two nodes that is not ours: one is killed with the rank on it, and comes back after a while."""
+    """On a user's Ray cluster of two nodes, one is killed together with its rank, and is replaced after a while."""
     from ray.cluster_utils import Cluster
 
     hold = tmp_path / "hold"
     settings = [*ALONE, "reward=lenient", "reward._target_=light_rewards.patient", f"+reward.hold={hold}"]
-    expected = outcome(run(tmp_path / "unbroken", *settings, own_reward=False))
+    expected = outcome(run(tmp_path / "undisturbed", *settings, own_reward=False))
     hold.touch()
     two = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
@@ -131,11 +131,11 @@ def test_a_lost_node_is_waited_for(cluster: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_dead_head_of_ray_changes_nothing(cluster: None, tmp_path: Path) -> None:
-    """Ray can do nothing without it: the driver starts its own command again."""
+def test_a_dead_ray_head_changes_nothing(cluster: None, tmp_path: Path) -> None:
+    """Ray cannot replace its head, so the driver restarts its own command."""
     hold = tmp_path / "hold"
     settings = [*ALONE, "reward=lenient", "reward._target_=light_rewards.patient", f"+reward.hold={hold}"]
-    expected = outcome(run(tmp_path / "unbroken", *settings, own_reward=False))
+    expected = outcome(run(tmp_path / "undisturbed", *settings, own_reward=False))
     hold.touch()
     root = tmp_path / "broken"
     command = [sys.executable, "train.py", *SMALL, *settings, f"model.path={model()}", f"run.root={root}"]
@@ -175,25 +175,25 @@ def test_a_role_that_is_lost_too_often_ends_the_run(
 
 
 @pytest.mark.slow
-def test_a_silent_rank_is_named_with_the_stacks_of_all(
-    unbroken: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_hanging_rank_is_reported_with_the_stacks_of_all(
+    undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One rank is stopped: the other waits for it in a collective, and its stack says so."""
-    expected = unbroken(ALONE)
+    """One rank is stopped; the stack of the other shows that it waits in a collective."""
+    expected = undisturbed(ALONE)
     happened = at_call(monkeypatch, "policy", "optimizer_step", 2, send(signal.SIGSTOP))
     folder = run(tmp_path, *ALONE, "backend.silence_seconds=20")
     assert happened == ["policy"]
     assert re.search(r"policy is lost: no progress in `update` for 20 s", caplog.text)
-    assert "in optimizer_step" in caplog.text  # where rank 0 waits
-    assert re.search(r"policy rank 1 is silent; its threads:\nno stacks", caplog.text)
+    assert "in optimizer_step" in caplog.text  # rank 0 waits there
+    assert re.search(r"policy rank 1 does not respond; its threads:\nno stacks", caplog.text)
     assert differences({**expected, "config.yaml": b""}, {**outcome(folder), "config.yaml": b""}) == []
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_is_no_lost_rank(
+def test_a_non_finite_loss_does_not_count_as_a_lost_rank(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: None
 ) -> None:
-    """It stops the run, with the whole minibatch in its folder, as in one process."""
+    """It stops the run and leaves the whole minibatch in the run folder, as in a single process."""
     from simplerl.cluster.ranks import RankGroup
     from simplerl.engine.worker import NonFinite
 

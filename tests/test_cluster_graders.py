@@ -1,4 +1,4 @@
-"""Grading in Ray actors: the verdicts of the local pool, also when actors are killed while they grade."""
+"""Tests that Ray graders give the same scores as the local pool, also if actors are killed while they grade."""
 
 from __future__ import annotations
 
@@ -20,33 +20,39 @@ from simplerl.types import Problem, Prompt, Rollout
 if find_spec("ray") is None:
     pytest.skip("Ray is not installed (extras cpu or gpu)", allow_module_level=True)
 
-from test_rewards_pool import acting, problem
+from light_rewards import generation
+from test_rewards_pool import GENERATED, acting, generated, problem
 
 from simplerl.backends import Lost
-from simplerl.cluster.graders import RayLane, ray_grader
+from simplerl.cluster.graders import RayGradingWorker, ray_grader
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
 
-def lanes(grader: Grader) -> list[RayLane]:
-    """Those whose actor has started; waits until all have."""
-    found = [lane for lane in grader.lanes if isinstance(lane, RayLane)]
-    while not all(lane.pid for lane in found):
+def workers(grader: Grader) -> list[RayGradingWorker]:
+    """Return the grader's workers once all of their actors have started."""
+    found = [worker for worker in grader.workers if isinstance(worker, RayGradingWorker)]
+    while not all(worker.pid for worker in found):
         time.sleep(0.05)
     return found
 
 
-def test_verdicts_and_their_order_are_the_local_pools() -> None:
+def test_scores_and_their_order_are_those_of_the_local_pool() -> None:
     prompts = [Prompt(Problem(f"p{i}", "", str(i)), "", ()) for i in range(20)]
     rollouts = [Rollout(p, s, rf"so \boxed{{{i + s}}}", (), (), "stop") for i, p in enumerate(prompts) for s in (1, 0)]
     with Grader(partial(strict)) as local, ray_grader(partial(strict), workers=2) as remote:
-        want = local.grade(iter(rollouts), prompts)
-        assert remote.grade(iter(rollouts), prompts) == want
+        expected = local.grade(iter(rollouts), prompts)
+        assert remote.grade(iter(rollouts), prompts) == expected
         assert remote.metrics == local.metrics
-    assert [r.score.correct for r in want if r.score][:4] == [True, False, True, False]
+    assert [r.score.correct for r in expected if r.score][:4] == [True, False, True, False]
 
 
-def test_a_bad_answer_costs_itself_alone() -> None:
+def test_a_reward_reads_tokens_finish_reason_and_truncation() -> None:
+    with ray_grader(generation) as grader:
+        assert [rollout.score for rollout in grader.grade(generated())] == [score for _, _, score in GENERATED.values()]
+
+
+def test_a_bad_answer_fails_alone() -> None:
     texts = ["fine"] * 3 + ["spin", "die", "raise"] + ["fine"] * 3
     with ray_grader(partial(acting), seconds_per_answer=1.0) as grader:
         scores = grader.grade_pairs((text, problem("p")) for text in texts)
@@ -56,7 +62,7 @@ def test_a_bad_answer_costs_itself_alone() -> None:
 
 def test_a_killed_grader_is_replaced_and_its_answers_are_graded_again(caplog: pytest.LogCaptureFixture) -> None:
     with ray_grader(partial(acting), workers=2) as grader:
-        pids = [lane.pid for lane in lanes(grader)]
+        pids = [worker.pid for worker in workers(grader)]
 
         def stream() -> Iterator[tuple[str, Problem]]:
             for number in range(24):
@@ -66,38 +72,40 @@ def test_a_killed_grader_is_replaced_and_its_answers_are_graded_again(caplog: py
 
         scores = grader.grade_pairs(stream())
         assert [s.status for s in scores] == ["equal"] * 24
-        assert pids[0] not in [lane.pid for lane in lanes(grader)]
-        assert "a grader is started again" in caplog.text
-        os.kill(lanes(grader)[1].pid, signal.SIGKILL)  # while it has nothing to do
+        assert pids[0] not in [worker.pid for worker in workers(grader)]
+        assert "A grader died and is restarted" in caplog.text
+        os.kill(workers(grader)[1].pid, signal.SIGKILL)  # while it is idle
         assert [s.status for s in grader.grade_pairs([("fine", problem("p"))] * 40)] == ["equal"] * 40
-        ends = [lane.pid for lane in lanes(grader)]
-    assert not any(Path(f"/proc/{pid}/cmdline").exists() and _lives(pid) for pid in ends)
+        last_pids = [worker.pid for worker in workers(grader)]
+    assert not any(_still_exists(pid) for pid in last_pids)
 
 
-def _lives(pid: int) -> bool:
+def _still_exists(pid: int) -> bool:
+    """Return whether a process still exists after waiting up to 20 s for its end."""
     deadline = time.monotonic() + 20
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     return Path(f"/proc/{pid}").exists()
 
 
-def test_a_grader_that_dies_every_time_ends_in_an_error() -> None:
+def test_a_grader_that_keeps_dying_raises_lost() -> None:
     with ray_grader(partial(acting), max_restarts=1) as grader:
-        lane = lanes(grader)[0]
-        started = lane.start
+        worker = workers(grader)[0]
+        start = worker.start
 
         def start_and_die() -> None:
-            started()
-            os.kill(lane.pid, signal.SIGKILL)
+            start()
+            os.kill(worker.pid, signal.SIGKILL)
 
-        lane.start = start_and_die  # type: ignore[method-assign]
-        os.kill(lane.pid, signal.SIGKILL)
-        with pytest.raises(Lost, match=r"a grader is lost: 2 of its processes"):
+        worker.start = start_and_die  # type: ignore[method-assign]
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(Lost, match=r"a grader is lost: 2 of its processes died in a row"):
             grader.grade_pairs([("sleep", problem("p"))] * 3)
 
 
 def test_a_reward_that_workers_cannot_load_is_refused() -> None:
-    lane = RayLane(b"cno_such_module\nreward\n.", 8.0, 2.0, False, strategy="DEFAULT", max_restarts=1)
+    payload = b"cno_such_module\nreward\n."
+    worker = RayGradingWorker(payload, 8.0, 2.0, False, strategy="DEFAULT", max_restarts=1)
     with pytest.raises(ConfigError, match=r"(?s)cannot load the reward: .*no_such_module"):
-        lane.start()
-    lane.kill()
+        worker.start()
+    worker.kill()

@@ -1,4 +1,4 @@
-"""An engine on two ranks: the same responses and weights as on one."""
+"""A tensor-parallel engine on two ranks has the responses and weights of one on a single rank."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ BASE = Path(__file__).resolve().parent.parent / "assets/micro_base"
 
 
 @pytest.mark.slow
-def test_two_ranks_draw_and_hold_what_one_does(cluster: None) -> None:
+def test_two_ranks_sample_and_hold_the_same_as_one(cluster: None) -> None:
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     policy = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
     questions = [f"What is {a} + {a + 3}?\n" for a in (3, 12, 58)]
     prompts = [Prompt(Problem(q, q, ""), q, tuple(tokenizer(q).input_ids)) for q in questions]
-    drawn = (prompts, Sampling(0.0, max_new_tokens=30), Stop((0,)), 1, 0, 0)
+    arguments = (prompts, Sampling(0.0, max_new_tokens=30), Stop((0,)), 1, 0, 0)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.mul_(1.01)
@@ -48,17 +48,19 @@ def test_two_ranks_draw_and_hold_what_one_does(cluster: None) -> None:
         pool.load_weights(policy.named_parameters())
         sums = {name: tensor_checksum(weight) for name, weight in policy.named_parameters()}
         assert pool.checksums() == [sums | {"lm_head.weight": sums["model.embed_tokens.weight"]}]
-        ours = {rollout.prompt.text: rollout.token_ids for rollout in pool.generate(*drawn)}
+        ours = {rollout.prompt.text: rollout.token_ids for rollout in pool.generate(*arguments)}
 
-        stream, (engine,) = pool.generate(*drawn), pool.pids()
+        stream, (engine,) = pool.generate(*arguments), pool.pids()
         again = [next(stream)]
         worker = max(descendants(engine))
-        os.kill(worker, signal.SIGKILL)  # the actor lives on, and raises
+        os.kill(worker, signal.SIGKILL)  # the actor survives and raises an exception
         again += stream
-        more = [rollout.token_ids for rollout in pool.generate(*drawn)]
+        more = [rollout.token_ids for rollout in pool.generate(*arguments)]
         assert pool.restarts == 1 and sorted(more) == sorted(ours.values())
         assert {rollout.prompt.text: rollout.token_ids for rollout in again} == ours
     finally:
         pool.close()
-    theirs = {rollout.prompt.text: rollout.token_ids for rollout in LocalSampler(policy, tokenizer).generate(*drawn)}
+    theirs = {
+        rollout.prompt.text: rollout.token_ids for rollout in LocalSampler(policy, tokenizer).generate(*arguments)
+    }
     assert ours == theirs

@@ -1,4 +1,4 @@
-"""Every format, every refusal with its sentence, and the real files row by row."""
+"""Loading problems: file formats, extraction rules, error messages, and the published data files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write_arrow(path: Path, stream: bool) -> Path:
     return path
 
 
-def saved_dataset(path: Path, splits: bool) -> Path:
+def save_dataset(path: Path, splits: bool) -> Path:
     datasets = pytest.importorskip("datasets")
     data = datasets.Dataset.from_list(ROWS)
     (datasets.DatasetDict({"train": data}) if splits else data).save_to_disk(path)
@@ -63,8 +63,8 @@ FORMATS = {
     "table.parquet": lambda p: (pq.write_table(pa.Table.from_pylist(ROWS), p), p)[1],
     "file.arrow": lambda p: write_arrow(p, stream=False),
     "stream.arrow": lambda p: write_arrow(p, stream=True),
-    "dataset": lambda p: saved_dataset(p, splits=False),
-    "splits": lambda p: saved_dataset(p, splits=True),
+    "dataset": lambda p: save_dataset(p, splits=False),
+    "splits": lambda p: save_dataset(p, splits=True),
 }
 
 
@@ -78,7 +78,7 @@ def test_every_format_gives_the_same_problems(name: str, tmp_path: Path) -> None
     ]
 
 
-def test_columns_are_mapped_also_nested_ones(tmp_path: Path) -> None:
+def test_columns_are_mapped_including_nested_ones(tmp_path: Path) -> None:
     path = write(tmp_path / "d.jsonl", lines(*ROWS))
     columns = {"question": "question", "answer": "meta.gold", "level": "level", "solution": "answer", "id": "level"}
     found = load(path, columns=columns)
@@ -118,7 +118,7 @@ def test_duplicates_are_counted_and_ids_unique(tmp_path: Path) -> None:
 def test_answer_and_solution_rules(tmp_path: Path) -> None:
     gsm = {"question": "Q?", "answer": "He has 2*500 = <<2*500=1000>>1000.\n#### 1,000"}
     path = write(tmp_path / "g.jsonl", lines(gsm))
-    columns = {**COLUMNS, "solution": "answer", "level": None, "id": None}  # null: there is none
+    columns = {**COLUMNS, "solution": "answer", "level": None, "id": None}  # null: no such column
     (problem,) = load(path, columns=columns, answer_from="after_hashes", solution_from="gsm8k")
     assert (problem.answer, problem.solution) == ("1000", "He has 2*500 = 1000.")
     path = write(tmp_path / "m.jsonl", lines({"question": "Q?", "answer": r"\boxed{1} so \boxed{\frac{1}{2}}."}))
@@ -131,81 +131,81 @@ BAD_FILES: dict[str, tuple[str, str | bytes, dict[str, Any], str]] = {
     "not an object": ("d.jsonl", lines(GOOD, [1, 2]), {}, "d.jsonl, line 2: it is not an object with named columns"),
     "no such column": (
         "d.json", json.dumps([GOOD, {"prompt": "Q?", "answer": "1"}]), {},
-        "d.json, row 2: there is no column 'question' (it has 'prompt', 'answer')",
+        "d.json, row 2: columns.question=question names a column that this row does not have",
     ),
-    "empty question": ("d.jsonl", lines({**GOOD, "question": "  "}), {}, "line 1: the question (question) is"),
-    "question no text": ("d.jsonl", lines({**GOOD, "question": 3}), {}, "line 1: the question (question) is not text"),
-    "null answer": ("d.jsonl", lines({**GOOD, "answer": None}), {}, "line 1: the answer (answer) is empty (null)"),
+    "empty question": ("d.jsonl", lines({**GOOD, "question": "  "}), {}, "line 1: the question (column 'question') is"),
+    "question no text": ("d.jsonl", lines({**GOOD, "question": 3}), {}, "the question (column 'question') is not text"),
+    "null answer": ("d.jsonl", lines({**GOOD, "answer": None}), {}, "the answer (column 'answer') is empty (null)"),
     "empty answer": ("d.jsonl", b"\n" + lines({**GOOD, "answer": " "}), {}, "line 2: the answer is empty; correct it"),
-    "list answer": ("d.jsonl", lines({**GOOD, "answer": ["1"]}), {}, "line 1: the answer (answer) is a list, not text"),
-    "NaN answer": ("d.jsonl", '{"question": "Q?", "answer": NaN}', {}, "line 1: the answer (answer) is nan"),
-    "no hashes": ("d.jsonl", lines(GOOD), {"answer_from": "after_hashes"}, "the answer (answer) has no ####"),
-    "no box": ("d.jsonl", lines(GOOD), {"answer_from": "last_box"}, r"the answer (answer) has no \boxed{}"),
+    "list answer": ("d.jsonl", lines({**GOOD, "answer": ["1"]}), {}, "(column 'answer') is a list, not text"),
+    "NaN answer": ("d.jsonl", '{"question": "Q?", "answer": NaN}', {}, "line 1: the answer (column 'answer') is nan"),
+    "no hashes": ("d.jsonl", lines(GOOD), {"answer_from": "after_hashes"}, "the answer (column 'answer') has no ####"),
+    "no box": ("d.jsonl", lines(GOOD), {"answer_from": "last_box"}, r"the answer (column 'answer') has no \boxed{}"),
     "not UTF-8": ("d.jsonl", lines(GOOD) + b'\n{"question": "\xff?"}', {}, "line 2: it is not UTF-8 text"),
-    "no rows": ("d.jsonl", "\n", {}, "d.jsonl has no rows"),
+    "no rows": ("d.jsonl", "\n", {}, "d.jsonl has no usable rows"),
     "one object": ("d.json", json.dumps({"data": [GOOD]}), {}, "holds one object, not a list of rows"),
     "broken JSON list": ("d.json", "[{]", {}, "d.json is not valid JSON: Expecting property name"),
     "endless number": ("d.jsonl", '{"question": "Q?", "answer": ' + "9" * 5000 + "}", {}, "line 1: it cannot be read"),
     "endless number in a list": ("d.json", '[{"answer": ' + "9" * 5000 + "}]", {}, "d.json cannot be read: Exceeds"),
-    "not Parquet": ("d.parquet", "PAR0", {}, "d.parquet is not a readable Parquet file"),
-    "not Arrow": ("d.arrow", "ARROWED", {}, "d.arrow is not a readable Arrow file"),
-    "unknown format": ("d.csv", "question,answer", {}, "d.csv has an unknown format"),
+    "not Parquet": ("d.parquet", "PAR0", {}, "d.parquet is not a valid Parquet file"),
+    "not Arrow": ("d.arrow", "ARROWED", {}, "d.arrow is not a valid Arrow file"),
+    "unknown format": ("d.csv", "question,answer", {}, "d.csv has an unsupported format"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_bad_files_are_refused_by_a_sentence(name: str, tmp_path: Path) -> None:
-    file, content, keywords, sentence = BAD_FILES[name]
-    with pytest.raises(ConfigError) as refused:
+def test_bad_files_raise_a_one_line_error(name: str, tmp_path: Path) -> None:
+    file, content, keywords, message = BAD_FILES[name]
+    with pytest.raises(ConfigError) as error:
         load(write(tmp_path / file, content), **keywords)
-    assert sentence in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "no answer column": ({"columns": {"question": "q"}}, "columns.answer is missing"),
     "unknown column": ({"columns": {**COLUMNS, "hint": "h"}}, "columns.hint is unknown"),
     "null column": ({"columns": {"question": "q", "answer": None}}, "columns.answer is missing"),
-    "column by number": ({"columns": {"question": "q", "answer": 1}}, "columns.answer=1 must be the name of a column"),
+    "column by number": ({"columns": {"question": "q", "answer": 1}}, "columns.answer=1 must be a column name"),
     "levels without column": ({"levels": [3]}, "levels needs columns.level"),
     "no such level": (
-        {"levels": [9], "columns": {**COLUMNS, "level": "level"}}, "whose levels are 3, 4, 5",
+        {"levels": [9], "columns": {**COLUMNS, "level": "level"}}, "its levels, which are 3, 4, 5",
     ),
     "answer_from": ({"answer_from": "hashes"}, "answer_from=hashes is unknown: choose one of text"),
     "on_bad_row": ({"on_bad_row": "ignore"}, "on_bad_row=ignore is unknown: choose one of raise, skip"),
     "limit": ({"limit": 0}, "limit=0 keeps no problem"),
-    "split of a file": ({"split": "train"}, "is one file"),
+    "split of a file": ({"split": "train"}, "is a single file"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD_SETTINGS)
-def test_bad_settings_are_refused_by_a_sentence(name: str, tmp_path: Path) -> None:
-    keywords, sentence = BAD_SETTINGS[name]
-    with pytest.raises(ConfigError) as refused:
+def test_bad_settings_raise_an_error(name: str, tmp_path: Path) -> None:
+    keywords, message = BAD_SETTINGS[name]
+    with pytest.raises(ConfigError) as error:
         load(write(tmp_path / "d.jsonl", lines(*ROWS)), **keywords)
-    assert sentence in str(refused.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("path", "sentence"),
-    [("absent.jsonl", "does not exist"), ("a/b/c", "neither a file or folder here nor a Hub id")],
+    ("path", "message"),
+    [("absent.jsonl", "does not exist"), ("a/b/c", "neither an existing file or folder nor a Hub id")],
 )
-def test_absent_files(path: str, sentence: str) -> None:
-    with pytest.raises(ConfigError, match=sentence):
+def test_absent_files(path: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         load_problems(path=path, columns=COLUMNS)
 
 
-def test_a_folder_of_anything_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"not one that datasets.save_to_disk wrote"):
+def test_a_folder_without_a_saved_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"datasets.save_to_disk did not write"):
         load(tmp_path)
 
 
 def test_a_missing_split_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no split 'test': choose one of train"):
-        load(saved_dataset(tmp_path / "d", splits=True), split="test")
+        load(save_dataset(tmp_path / "d", splits=True), split="test")
 
 
-def test_a_hub_set_out_of_reach_is_one_sentence() -> None:
+def test_an_unreachable_hub_data_set_raises_a_config_error() -> None:
     pytest.importorskip("datasets")
     code = (
         "from simplerl.data.sources import load_problems, ConfigError\n"
@@ -220,18 +220,18 @@ def test_a_hub_set_out_of_reach_is_one_sentence() -> None:
     assert done.stdout.startswith("The Hub data set simplerl-tests/absent (split train) cannot be loaded: ")
 
 
-def test_skipped_rows_are_named_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_skipped_rows_are_logged_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path / "d.jsonl", lines(GOOD, {"question": "Q2?"}, 5, {"question": "R?", "answer": 3}))
     with caplog.at_level(logging.WARNING):
         found = load_problems(path=str(path), columns=COLUMNS, on_bad_row="skip")
     assert [p.answer for p in found] == ["1", "3"]
     assert (found.report["rows"], found.report["bad"], found.report["kept"]) == (4, 2, 2)
-    assert "d.jsonl, line 2: there is no column 'answer'" in caplog.text
-    with pytest.raises(ConfigError, match=r"line 1: it is not an object.*no row can be used"):
+    assert "d.jsonl, line 2: columns.answer=answer names a column that this row does not have" in caplog.text
+    with pytest.raises(ConfigError, match=r"line 1: it is not an object.*no row is usable"):
         load(write(tmp_path / "all.jsonl", "5"), on_bad_row="skip")
 
 
-def test_ungradable_rows_are_refused_kept_or_dropped(tmp_path: Path) -> None:
+def test_ungradable_rows_are_refused_kept_or_excluded(tmp_path: Path) -> None:
     path = write(tmp_path / "d.jsonl", lines(GOOD, {"question": "No gold?", "answer": ""}))
     assert [p.answer for p in load(path, ungradable="keep")] == ["1", ""]
     assert [p.answer for p in load(path, ungradable="exclude")] == ["1"]
@@ -259,7 +259,7 @@ def test_gsm8k_train_with_solutions(shared: Path) -> None:
     assert all(p.answer.lstrip("-").replace(".", "").isdigit() for p in found)
 
 
-FIRST = {  # read from the files by eye
+FIRST = {  # copied from the files by hand
     "gsm8k": "18",
     "math500": r"\left( 3, \frac{\pi}{2} \right)",
     "minerva_math": "1.6",
@@ -290,18 +290,18 @@ def test_empty_golds_are_excluded_only_on_request(shared: Path) -> None:
     assert not {"gaokao2023en/167", "gaokao2023en/192"} & {p.id for p in found}
 
 
-def test_benchmark_refusals(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"evals.path is not set: name the folder that holds amc23.jsonl"):
+def test_benchmark_errors(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"evals.path is not set: set it to the folder that holds amc23.jsonl"):
         benchmark(name="amc23", path=None)
     with pytest.raises(ConfigError, match=r"name=amc24 is unknown: choose one of gsm8k, math500"):
         benchmark(name="amc24", path=str(tmp_path))
     write(tmp_path / "gsm8k.jsonl", lines({"question": "Q?", "answer": "no mark"}))
-    with pytest.raises(ConfigError, match=r"gsm8k.jsonl, line 1: the answer \(answer\) has no ####"):
+    with pytest.raises(ConfigError, match=r"gsm8k.jsonl, line 1: the answer \(column 'answer'\) has no ####"):
         benchmark(name="gsm8k", path=str(tmp_path))
 
 
-def test_a_held_out_file_of_ones_own(tmp_path: Path) -> None:
-    """evals=heldout reads it like the training file; worked solutions as golds are refused."""
+def test_a_custom_held_out_file(tmp_path: Path) -> None:
+    """evals=heldout reads it like the training file; worked solutions as gold answers are refused."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 

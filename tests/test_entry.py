@@ -1,4 +1,4 @@
-"""Mistakes on the command line that Hydra itself finds are one sentence with a remedy."""
+"""Command-line mistakes that Hydra detects are reported in one line with a remedy."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from micro_runs import ROOT
 MISTAKES = {
     "key": (["train.stpes=3"], "train.stpes is unknown: perhaps train.steps is meant."),
     "group": (["rewrad=lenient"], "rewrad is unknown: perhaps reward is meant."),
-    "key of another place": (
+    "key of another group": (
         ["train.lr=1e-6"],
         "train.lr is unknown: perhaps train.policy.lr or train.critic.lr or warmup.optimizer.lr is meant.",
     ),
-    "key without a neighbour": (["run.xyzzy=1"], "run.xyzzy is unknown: there are run.root, run.dir, run.save_every"),
+    "key without a similar one": (["run.xyzzy=1"], "run.xyzzy is unknown: there are run.root, run.dir, run.save_every"),
     "keyword": (
         ["reward.wrng=1"],
         "reward.wrng is not there: python train.py --cfg job shows what is; +reward.wrng=... adds",
@@ -33,15 +33,15 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_hydra_complains_in_one_line(mistake: str) -> None:
-    overrides, said = MISTAKES[mistake]
+def test_mistakes_are_reported_in_one_line(mistake: str) -> None:
+    overrides, message = MISTAKES[mistake]
     command = [sys.executable, "train.py", *overrides]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith(said) and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
 
 
-def test_a_user_who_asks_for_everything_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_full_traceback_is_available_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     from simplerl.cli import FULL, started
 
     monkeypatch.setenv(FULL, "1")

@@ -1,4 +1,4 @@
-"""A tiny model, the real sampler and the real grader; and summaries of rows whose numbers are known."""
+"""Evaluation of a tiny model with the real sampler and grader, and metrics of rows with known results."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from simplerl.config import Config, EvalsConfig, PromptConfig, SamplingConfig, register
 from simplerl.config.load import load
+from simplerl.data.benchmarks import published_accuracy
 from simplerl.data.prompts import PromptFormat
 from simplerl.data.task import EvalSets, prepare_evals
 from simplerl.evals import evaluate as module
 from simplerl.evals.evaluate import evaluate, flat_metrics, set_metrics
-from simplerl.evals.published import published
-from simplerl.evals.standalone import compare_prompts, table
+from simplerl.evals.standalone import compare_prompts, results_table
 from simplerl.micro.tokenizer import build
 from simplerl.micro.world import problems
 from simplerl.rewards import lenient, strict
@@ -47,7 +47,7 @@ def tokenizer() -> Any:
 
 
 class CountingSampler(LocalSampler):
-    """Notes which problems it is asked for."""
+    """Records the ids of the problems of each call."""
 
     asked: list[list[str]]
 
@@ -77,7 +77,7 @@ def grader() -> Iterator[Grader]:
 
 
 def two_sets(tokenizer: Any, temperature: float = 1.0) -> EvalSets:
-    """Six questions in two sets; two of them have the same id in both."""
+    """Return six questions in two sets; two of them are in both."""
     format = PromptFormat(PROMPT, tokenizer)
     held_out = problems("heldout", 4)
     sets = {"one": format.render_all(held_out), "two": format.render_all(held_out[:2])}
@@ -99,7 +99,7 @@ def test_files_and_metrics(sampler: CountingSampler, grader: Grader, tokenizer: 
     assert [(row["set"], row["problem_id"], row["sample"]) for row in rows] == wanted
     assert {row["step"] for row in rows} == {5}
     assert all(row["length"] == len(row["tokens"]) <= 12 for row in rows)
-    assert len(sampler.asked) == 1  # one stream for all sets
+    assert len(sampler.asked) == 1  # a single stream for all sets
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["sets"]["one"]["items"] == 4
     assert results["sets"]["two"]["metrics"] == set_metrics(rows[8:])
@@ -120,10 +120,10 @@ def test_the_same_question_in_two_sets_is_sampled_for_each(
     assert shared[0]["tokens"] != shared[1]["tokens"]
 
 
-def test_a_killed_evaluation_goes_on_where_it_stopped(
+def test_a_killed_evaluation_resumes(
     sampler: CountingSampler, grader: Grader, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PART_SECONDS", 0.0)  # a part after every response
+    monkeypatch.setattr(module, "PART_SECONDS", 0.0)  # write a part after every response
     unbroken, broken = tmp_path / "a", tmp_path / "b"
     run(sampler, grader, two_sets(tokenizer), unbroken)
 
@@ -135,7 +135,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(
 
     for attempt in range(2):
         with pytest.raises(KeyboardInterrupt):
-            run(sampler, grader, two_sets(tokenizer), broken, watch=partial(kill_after, 5))
+            run(sampler, grader, two_sets(tokenizer), broken, wrap_stream=partial(kill_after, 5))
         assert not (broken / "results.json").exists()
         assert len(list((broken / "parts").glob("*.parquet"))) >= 5 * (attempt + 1) - 2
     run(sampler, grader, two_sets(tokenizer), broken)
@@ -147,7 +147,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(
     assert not (broken / "parts").exists()
 
 
-def test_what_is_finished_is_not_done_again_unless_something_changed(
+def test_a_finished_evaluation_is_not_repeated_unless_its_settings_change(
     sampler: CountingSampler, grader: Grader, tokenizer: Any, tmp_path: Path
 ) -> None:
     first = run(sampler, grader, two_sets(tokenizer), tmp_path)
@@ -158,7 +158,9 @@ def test_what_is_finished_is_not_done_again_unless_something_changed(
     assert [len(asked) for asked in sampler.asked] == [6, 6, 6]
 
 
-def test_another_grader_grades_again(sampler: CountingSampler, grader: Grader, tokenizer: Any, tmp_path: Path) -> None:
+def test_another_reward_is_graded_again(
+    sampler: CountingSampler, grader: Grader, tokenizer: Any, tmp_path: Path
+) -> None:
     run(sampler, grader, two_sets(tokenizer), tmp_path)
     with Grader(partial(lenient, rule="exact")) as other:
         run(sampler, other, two_sets(tokenizer), tmp_path)
@@ -171,8 +173,8 @@ def test_nothing_is_written_without_a_folder(sampler: CountingSampler, grader: G
     assert run(sampler, grader, EvalSets({}, two_sets(tokenizer).format, Sampling()), None) == {}
 
 
-def test_evaluation_asks_as_training_does(tokenizer: Any) -> None:
-    """Same text, same tokens, same stop rule, unless evals.prompt says otherwise."""
+def test_evaluation_uses_the_training_prompt(tokenizer: Any) -> None:
+    """Text, tokens and stop rule are those of training unless evals.prompt is set."""
     sets = {"held": partial(problems, split="heldout", count=8)}
     config = Config(prompt=PROMPT, evals=EvalsConfig(sets=sets, limit=3, sampling=SamplingConfig(0.0, 1.0, 0, 16)))
     evals = prepare_evals(config, tokenizer, context=128)
@@ -183,8 +185,8 @@ def test_evaluation_asks_as_training_does(tokenizer: Any) -> None:
     assert prepare_evals(config, tokenizer, context=128).prompts["held"][0].text.startswith("Q: ")
 
 
-def test_evaluation_grades_as_training_does(small_run: Path) -> None:
-    """The same function with the same keywords, and the same stop rule."""
+def test_evaluation_uses_the_training_reward(small_run: Path) -> None:
+    """Reward function, keywords and stop strings are those of training."""
     config = yaml.safe_load((small_run / "config.yaml").read_text())
     grader = Grader(instantiate(config["reward"]))
     for path in sorted((small_run / "evals").glob("*/results.json")):
@@ -231,19 +233,19 @@ def test_metrics_by_hand() -> None:
     )
 
 
-def test_one_sample_has_no_vote_and_no_length_of_nothing() -> None:
+def test_metrics_without_data_are_left_out() -> None:
     metrics = set_metrics([row(0, 0, False, 10, "2"), row(1, 0, False, 20, "2")])
     assert "response_length_correct" not in metrics
     assert not any("@" in name for name in metrics)
 
 
-def test_published_numbers_are_found_by_model_name() -> None:
-    assert published("Qwen/Qwen2.5-Math-7B")["math500"] == 52.4
-    assert published("hkust-nlp/Qwen-2.5-Math-7B-SimpleRL-Zero")["mean"] == 48.8
-    assert published("runs/x/policy") == {}
+def test_published_accuracies_are_found_by_model_name() -> None:
+    assert published_accuracy("Qwen/Qwen2.5-Math-7B")["math500"] == 52.4
+    assert published_accuracy("hkust-nlp/Qwen-2.5-Math-7B-SimpleRL-Zero")["mean"] == 48.8
+    assert published_accuracy("runs/x/policy") == {}
     for model in ("Qwen2.5-Math-7B", "SimpleRL", "SimpleRL-Zero", "SimpleRL-Zero (table 3)"):
-        five = [value for name, value in published(model).items() if name != "mean"]
-        assert sum(five) / 5 == pytest.approx(published(model)["mean"], abs=0.051)
+        five = [value for name, value in published_accuracy(model).items() if name != "mean"]
+        assert sum(five) / 5 == pytest.approx(published_accuracy(model)["mean"], abs=0.051)
 
 
 def results_of(rows: dict[str, list[dict[str, Any]]], weights: str) -> dict[str, Any]:
@@ -257,10 +259,10 @@ def results_of(rows: dict[str, list[dict[str, Any]]], weights: str) -> dict[str,
     return {**settings, "sampling": sampling, **module.summarise(pa.Table.from_pylist(table, schema=schema))}
 
 
-def test_nothing_right_is_not_certain_in_any_metric() -> None:
+def test_all_wrong_has_intervals_of_positive_width() -> None:
     rows = [row(item, sample, False, 10, "2") for item in range(30) for sample in range(2)]
     results = results_of({"one": rows}, "x")
-    # z^2 / (30 + z^2), as Wilson has it
+    # z^2 / (30 + z^2), Wilson's upper limit for 0 of 30
     for name in ("accuracy", "pass@2", "maj@2"):
         interval = results["sets"]["one"]["intervals"][name]
         assert (interval["mean"], interval["low"]) == (0.0, 0.0)
@@ -269,23 +271,21 @@ def test_nothing_right_is_not_certain_in_any_metric() -> None:
     assert flat["eval/one/accuracy_se"] == flat["eval/mean/accuracy_se"] == pytest.approx(0.11351 / 1.95996, abs=1e-5)
 
 
-def test_table_shows_the_published_number_beside_ours() -> None:
+def test_table_shows_the_published_accuracy() -> None:
     rows = {
         "math500": [row(0, 0, True, 10, "1"), row(1, 0, False, 20, "2")],
         "gsm8k": [row(0, 0, True, 9, "1", gold="")],
     }
     console = Console(width=200, file=io.StringIO(), record=True)
-    console.print(table(results_of(rows, "Qwen/Qwen2.5-Math-7B@main")))
+    console.print(results_table(results_of(rows, "Qwen/Qwen2.5-Math-7B@main")))
     lines = [line.split("│")[1:-1] for line in console.export_text().splitlines() if line.startswith("│")]
     cells = {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
     assert cells["math500"][:4] == ["2", "50.0", "0.0 to 100.0", "52.4"]
     assert cells["gsm8k"][:4] == ["1 (1 without gold)", "100.0", "-", "-"]
-    assert cells["mean"][1:4] == ["75.0", "-", "-"]  # the published mean is over other sets
+    assert cells["mean"][1:4] == ["75.0", "-", "-"]  # the published mean is over different sets
 
 
-def test_a_checkpoint_asked_with_another_prompt_than_in_training_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_prompt_other_than_in_training_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     register()
     policy = tmp_path / "checkpoints/step_000001/policy"
     policy.mkdir(parents=True)
@@ -295,7 +295,7 @@ def test_a_checkpoint_asked_with_another_prompt_than_in_training_is_said(
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         raw = compose("config", [f"model.path={policy}"])
     compare_prompts(load(raw))
-    assert "was trained with prompt=simplerl_train and is asked with prompt=micro" in caplog.text
+    assert "was trained with prompt=simplerl_train but is evaluated with prompt=micro" in caplog.text
     caplog.clear()
     (tmp_path / "config.yaml").write_text("prompt: {name: micro}")
     compare_prompts(load(raw))
@@ -304,7 +304,7 @@ def test_a_checkpoint_asked_with_another_prompt_than_in_training_is_said(
 
 @pytest.mark.slow
 def test_evaluate_py(tmp_path: Path) -> None:
-    """The command itself, on the model that ships with the repository."""
+    """Run the command on the model that ships with the repository."""
     command = [sys.executable, "evaluate.py", f"run.dir={tmp_path}", "run.threads=1"]
     small = ["evals=micro", "evals.limit=4", "evals.samples=2", "evals.sampling.temperature=1.0"]
     done = subprocess.run([*command, *small], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -312,7 +312,7 @@ def test_evaluate_py(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "results.json").read_text())["sets"]["micro"]["items"] == 4
     for fault, sentence in {
         "evals=none": "evals has no sets: choose one",
-        "evals=gsm8k": "evals.path is not set: name the folder that holds gsm8k.jsonl",
+        "evals=gsm8k": "evals.path is not set: set it to the folder that holds gsm8k.jsonl",
     }.items():
         refused = subprocess.run([*command, fault], cwd=ROOT, capture_output=True, text=True, check=False)
         assert refused.returncode == 2
@@ -322,7 +322,7 @@ def test_evaluate_py(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed (extras cpu or gpu)")
 def test_vllm_evaluates_the_same_weights(tmp_path: Path) -> None:
-    """It reads them itself, so that a model need not fit twice."""
+    """vLLM loads the weights from disk itself and gives the same greedy responses as the local sampler."""
     greedy = ["evals=micro", "evals.limit=8", "sampler.precision=float32", "run.threads=1"]
     responses = []
     for sampler in ("local", "vllm"):

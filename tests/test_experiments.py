@@ -19,10 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from simplerl.config import Aggregation, Config, KLConfig, KLEstimator, KLPlace, Precision, Schedule, register
 from simplerl.config.load import load
-from simplerl.data.benchmarks import BENCHMARKS
+from simplerl.data.benchmarks import BENCHMARKS, PUBLISHED
 from simplerl.data.prompts import PromptFormat
 from simplerl.data.task import _arithmetic
-from simplerl.evals.published import PUBLISHED
 from simplerl.evals.standalone import evaluate_model
 from simplerl.experiment import run_experiment
 from simplerl.types import Problem

@@ -1,4 +1,4 @@
-"""The grade and audit commands on small files."""
+"""Tests the grade and audit commands on small files."""
 
 from __future__ import annotations
 
@@ -58,30 +58,30 @@ def test_rule_reward_and_bare(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["in.jsonl"], "Two files are needed"),
         (["in.jsonl", "out.jsonl", "reward=best"], "reward=best is unknown"),
         (["in.jsonl", "out.jsonl", "rule=sympy"], "rule=sympy is unknown"),
         (["in.jsonl", "out.jsonl", "right=2"], "unexpected keyword argument 'right'"),
-        (["in.jsonl", "out.jsonl", "--naked"], "--naked is unknown"),
         (["absent.jsonl", "out.jsonl"], "absent.jsonl does not exist"),
-        (["torn.jsonl", "out.jsonl"], "torn.jsonl, line 2: not JSON"),
+        (["torn.jsonl", "out.jsonl"], "torn.jsonl, line 2: not valid JSON"),
         (["poor.jsonl", "out.jsonl"], 'poor.jsonl, row 1: "answer" must be'),
-        (["true.jsonl", "out.jsonl"], 'true.jsonl, row 1: "answer" must be a text or a number, not True'),
+        (["true.jsonl", "out.jsonl"], 'true.jsonl, row 1: "answer" must be a string or a number, not True'),
         (["latin.jsonl", "out.jsonl"], "latin.jsonl is not UTF-8 text"),
         (["bad.parquet", "out.jsonl"], "bad.parquet cannot be read as Parquet"),
         (["in.jsonl", "absent/out.jsonl"], "the folder absent does not exist"),
-        (["in.jsonl", "."], "cannot be written: name another file"),
+        (["in.jsonl", "."], "cannot be written: choose another output file"),
         (["in.jsonl", "out.jsonl", "wrong=abc"], "wrong=abc must be a number"),
         (["in.jsonl", "out.jsonl", "fbox=1"], "fbox=1 must be true or false"),
         (["in.jsonl", "out.jsonl", "rule=1"], "rule=1 must be a name"),
-        (["in.jsonl", "out.jsonl", "workers=x"], "workers=x must be a whole number"),
-        (["in.jsonl", "out.jsonl", "workers=1.5"], "workers=1.5 must be a whole number"),
+        (["in.jsonl", "out.jsonl", "workers=x"], "workers=x must be an integer"),
+        (["in.jsonl", "out.jsonl", "workers=1.5"], "workers=1.5 must be an integer"),
         (["in.jsonl", "out.jsonl", "memory_gib=true"], "memory_gib=True must be a number"),
-        (["in.jsonl", "out.jsonl", "seconds_per_answer=0"], "seconds_per_answer=0 must be above 0"),
-        (["in.jsonl", "out.jsonl", "wrong=[1"], "a setting cannot be read"),
+        (["in.jsonl", "out.jsonl", "seconds_per_answer=0"], "seconds_per_answer=0 must be greater than 0"),
+        (["in.jsonl", "out.jsonl", "wrong=[1"], "settings wrong=.1 cannot be parsed"),
     ],
 )
-def test_faults_are_named(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_the_cause(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     write(Path("in.jsonl"), ROWS)
     Path("torn.jsonl").write_text('{"response": "1", "answer": "1"}\n{"resp\n')
@@ -95,10 +95,34 @@ def test_faults_are_named(arguments: list[str], message: str, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("command", ["grade", "audit"])
-@pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help_is_no_error(command: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
-    {"grade": grade, "audit": audit}[command].main([flag])
-    assert f"python -m simplerl.{command}" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--help"], 0, "seconds_per_answer=8"),
+        (["-h"], 0, "--bare"),
+        ([], 2, "the following arguments are required: INPUT"),
+        (["in.jsonl", "out.jsonl", "--naked"], 2, "unrecognized arguments: --naked"),
+    ],
+)
+def test_usage(
+    command: str, arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exited:
+        {"grade": grade, "audit": audit}[command].main(arguments)
+    printed = capsys.readouterr()
+    assert exited.value.code == status
+    assert f"usage: python -m simplerl.{command}" in printed.out + printed.err
+    assert message in printed.out + printed.err
+
+
+def test_settings_may_be_anywhere_and_a_reward_sees_the_finish_reason(tmp_path: Path) -> None:
+    rows = [{"response": "a", "answer": "1", "finish_reason": "length"}, {"response": "b", "answer": "1"}]
+    source, target = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    grade.main(["reward=light_rewards.generation", str(source), "workers=1", str(target)])
+    assert [(row["status"], row["parts"]["truncated"], row["reward"]) for row in read(target)] == [
+        ("length", 1.0, 0.0),
+        ("stop", 0.0, 0.0),
+    ]
 
 
 @pytest.mark.parametrize("command", [grade.main, audit.main])
@@ -107,12 +131,12 @@ def test_the_input_is_never_the_output(command: Callable[[list[str]], None], tmp
     (tmp_path / "link.jsonl").symlink_to(source)
     before = source.read_text()
     for target in ("in.jsonl", "link.jsonl"):
-        with pytest.raises(ConfigError, match="is the input: name another file"):
+        with pytest.raises(ConfigError, match="is the input file: choose another output file"):
             command([str(source), str(tmp_path / target)])
     assert source.read_text() == before
 
 
-def test_an_output_is_complete_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_is_complete_or_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
     target.write_text("before")
 
@@ -138,23 +162,25 @@ def test_audit_of_rollouts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "| math_verify | 25.00 % | 1 | 2 | 1 | 0 | 0 |" in report
     assert "| qwen | 75.00 % | 3 | 0 | 1 | 0 | 0 |" in report
     assert "## Disagreements (4)" in report
-    assert "## Golds that do not equal themselves (1)\n" in report and "| s | p3 |  | no_answer |" in report
-    assert "4 disagreements, 1 golds unequal to themselves" in capsys.readouterr().out
+    assert "## Gold answers not equal to themselves (1)\n" in report and "| s | p3 |  | no_answer |" in report
+    assert "4 disagreements, 1 gold answers not equal to themselves" in capsys.readouterr().out
 
 
-def test_audit_lists_a_row_on_which_any_two_columns_disagree(tmp_path: Path) -> None:
+def test_audit_lists_a_row_on_which_any_two_rules_disagree(tmp_path: Path) -> None:
     rows = [{"response": r"\boxed{0.5}", "answer": "1/2"}, {"response": "the answer is 1/2", "answer": "1/2"}]
     audit.main([str(write(tmp_path / "in.jsonl", rows)), str(tmp_path / "report.md")])
     report = (tmp_path / "report.md").read_text()
     assert "## Disagreements (2)" in report
-    assert "| 0 | right | right | different | right | right | 0.5 |" in report
-    assert "| 1 | no_answer | no_answer | no_answer | no_answer | right | 1/2 |" in report
+    assert "| 0 | correct | correct | different | correct | correct | 0.5 |" in report
+    assert "| 1 | no_answer | no_answer | no_answer | no_answer | correct | 1/2 |" in report
 
 
 def test_audit_checks_its_settings(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", ROWS)
-    with pytest.raises(ConfigError, match="workers=x must be a whole number"):
+    with pytest.raises(ConfigError, match="workers=x must be an integer"):
         audit.main([str(source), "workers=x"])
+    with pytest.raises(ConfigError, match="reward is not a setting of audit"):
+        audit.main([str(source), "reward=strict"])
     with pytest.raises(ConfigError, match="does not exist; create it"):
         audit.main([str(source), str(tmp_path / "absent/report.md")])
 

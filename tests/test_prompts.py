@@ -1,4 +1,4 @@
-"""Rendered texts byte for byte, stop rules, and what does not fit."""
+"""Prompts: rendered text byte for byte, stop rules, error messages, and prompts that are too long."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from simplerl.micro.tokenizer import build
 from simplerl.types import Problem
 
 CONF = Path(__file__).resolve().parent.parent / "conf" / "prompt"
-# Braces, LaTeX and the names of placeholders within a question must come out as they went in.
+# Braces, LaTeX and placeholder names in a question must be copied unchanged.
 TRICKY = Problem(
     "p1", r"Let $f(x)=\frac{1}{2}x$, {answer}, {shots} \1. Is {question} 3?", "3", solution="It is {answer}."
 )
@@ -30,12 +30,12 @@ def config(name: str) -> PromptConfig:
 
 @pytest.fixture(scope="module")
 def qwen() -> Any:
-    """Has <|im_start|> and <|im_end|>; its eos is <|endoftext|>, as in Qwen's base models."""
+    """A tokenizer with <|im_start|> and <|im_end|>, whose end token is <|endoftext|> as in Qwen's base models."""
     return build()
 
 
 @pytest.fixture
-def chatty() -> Any:
+def chat_tokenizer() -> Any:
     tokenizer = build()
     tokenizer.chat_template = (
         "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -46,7 +46,7 @@ def chatty() -> Any:
 
 @pytest.fixture(scope="module")
 def llama() -> Any:
-    """Puts <s> first, and marks words by a leading ▁ like SentencePiece."""
+    """A tokenizer that adds <s> at the start and marks words by a leading ▁, like SentencePiece."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -93,31 +93,31 @@ def test_every_prompt_config_is_tested() -> None:
     assert {path.stem for path in CONF.glob("*.yaml")} == {*EXPECTED, "chat"}
 
 
-def test_training_and_evaluation_differ_by_the_newline_alone(qwen: Any) -> None:
+def test_training_and_evaluation_prompts_differ_only_by_the_newline(qwen: Any) -> None:
     train, evaluation = (PromptFormat(config(name), qwen) for name in ("simplerl_train", "qwen25_math_cot"))
     assert train.render(TRICKY).text + "\n" == evaluation.render(TRICKY).text
     assert train.stop == evaluation.stop
 
 
-def test_special_pieces_become_their_tokens(qwen: Any) -> None:
+def test_special_tokens_are_tokenized_as_such(qwen: Any) -> None:
     prompt = PromptFormat(config("simplerl_train"), qwen).render(TRICKY)
     vocabulary = qwen.get_vocab()
     assert prompt.token_ids.count(vocabulary["<|im_start|>"]) == 3
     assert prompt.token_ids.count(vocabulary["<|im_end|>"]) == 2
 
 
-def test_chat_template(chatty: Any) -> None:
+def test_chat_template(chat_tokenizer: Any) -> None:
     expected = (
         f"<|im_start|>user\n{TRICKY.question}\nPlease reason step by step, and put your final answer within "
         "\\boxed{}.<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert PromptFormat(config("chat"), chatty).render(TRICKY).text == expected
+    assert PromptFormat(config("chat"), chat_tokenizer).render(TRICKY).text == expected
     with_system = replace(config("chat"), system="Be brief.")
-    prompt = PromptFormat(with_system, chatty).render(TRICKY)
+    prompt = PromptFormat(with_system, chat_tokenizer).render(TRICKY)
     assert prompt.text == f"<|im_start|>system\nBe brief.<|im_end|>\n{expected}"
 
 
-def test_many_are_rendered_as_one_by_one(qwen: Any, llama: Any) -> None:
+def test_render_all_equals_rendering_one_by_one(qwen: Any, llama: Any) -> None:
     problems = [TRICKY, replace(TRICKY, question="1 + 1?"), replace(TRICKY, question=" two  spaces ")]
     for tokenizer in (qwen, llama):
         format = PromptFormat(config("question_answer"), tokenizer)
@@ -136,7 +136,11 @@ def test_one_begin_of_text_token(llama: Any) -> None:
 def test_stop_rule(qwen: Any, tmp_path: Path) -> None:
     vocabulary = qwen.get_vocab()
     stop = PromptFormat(config("simplerl_train"), qwen, eos_ids=[77, 0]).stop
-    assert stop.ids == (0, 77, vocabulary["<|im_end|>"])  # the tokenizer's, the model's, the prompt's; each once
+    assert stop.ids == (
+        0,
+        77,
+        vocabulary["<|im_end|>"],
+    )  # those of the tokenizer, the model and the prompt, without repetition
     assert stop.strings == ("</s>", "<|im_end|>", "<|endoftext|>")
     qwen.save_pretrained(tmp_path)
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 6]}))
@@ -154,15 +158,15 @@ def test_documents_end_with_the_token_that_stops_sampling(qwen: Any) -> None:
     assert response.count(format.stop.ids[0]) == 1
 
 
-def test_documents_go_on_where_the_prompt_ends(llama: Any) -> None:
-    """Encoded alone, a response would begin with the space that marks a beginning."""
+def test_documents_continue_the_prompt(llama: Any) -> None:
+    """Tokenized alone, a response would begin with an additional space."""
     format = PromptFormat(PromptConfig(name="t", template="{question}\n", response="{answer}"), llama)
     _, response = format.document(TRICKY)
     vocabulary = llama.get_vocab()
     assert response == (vocabulary["3"], vocabulary["</s>"])
 
 
-def test_a_document_needs_its_solution(qwen: Any) -> None:
+def test_a_document_needs_a_solution(qwen: Any) -> None:
     bare = Problem("p9", "Q?", "3")
     with pytest.raises(ConfigError, match="problem p9 has no solution"):
         PromptFormat(config("simplerl_train"), qwen).document(bare)
@@ -191,11 +195,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_refusals(name: str, qwen: Any) -> None:
-    change, sentence = BAD[name]
-    with pytest.raises(ConfigError) as refused:
+def test_bad_prompts_raise_an_error(name: str, qwen: Any) -> None:
+    change, message = BAD[name]
+    with pytest.raises(ConfigError) as error:
         PromptFormat(PromptConfig(**{"name": "bad", "template": "{question}", **change}), qwen)
-    assert sentence in str(refused.value)
+    assert message in str(error.value)
 
 
 def test_a_model_without_chat_template_is_refused(llama: Any) -> None:
@@ -203,19 +207,19 @@ def test_a_model_without_chat_template_is_refused(llama: Any) -> None:
         PromptFormat(config("chat"), llama)
 
 
-def test_a_chat_prompt_needs_the_question(chatty: Any) -> None:
+def test_a_chat_prompt_needs_the_question(chat_tokenizer: Any) -> None:
     with pytest.raises(ConfigError, match=r"prompt.user has no \{question\}"):
-        PromptFormat(PromptConfig(name="chat", user="Hi"), chatty)
+        PromptFormat(PromptConfig(name="chat", user="Hi"), chat_tokenizer)
 
 
-def test_a_model_without_any_end_is_refused(qwen: Any) -> None:
+def test_a_tokenizer_without_end_token_is_refused(qwen: Any) -> None:
     tokenizer = build()
     tokenizer.eos_token = None
-    with pytest.raises(ConfigError, match=r"name the token that ends an answer in prompt.stop_tokens"):
+    with pytest.raises(ConfigError, match=r"set prompt.stop_tokens to the token that ends a response"):
         PromptFormat(config("micro"), tokenizer, eos_ids=())
 
 
-def test_long_prompts_are_dropped_and_counted(qwen: Any) -> None:
+def test_too_long_prompts_are_dropped_and_counted(qwen: Any) -> None:
     format = PromptFormat(PromptConfig(name="t", template="{question}", max_tokens=40), qwen)
     problems = [Problem(str(n), "x" * n, "1") for n in (10, 30, 36, 41, 60)]
     prompts, counts = prepare_prompts(problems, format, context=50, max_new_tokens=16)

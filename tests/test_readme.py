@@ -24,5 +24,5 @@ def test_the_reward_of_the_readme(tmp_path: Path, monkeypatch: Any) -> None:
     responses = [r"\boxed{4}", filler + r"\boxed{4}", r"\boxed{5}", filler + r"\boxed{5}", filler]
     with Grader(partial(my_rewards.brief, limit=300)) as grader:
         scores = grader.grade_pairs([(response, problem) for response in responses])
-        assert grader.lost_reward == -0.5
+        assert grader.failure_reward == -0.5
     assert [score.reward for score in scores] == [1.0, 0.5, -0.5, -0.5, -1.0]

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 from micro_runs import ROOT, SMALL, WARM_UP, differences, outcome, run
+from simplerl.engine.roles import Roles
 
 from simplerl import rl, sft
 from simplerl.engine import optimizer
-from simplerl.engine.roles import Roles
 from simplerl.runs.folder import Interrupted, Run
 from simplerl.samplers.local import LocalSampler
 
@@ -69,7 +69,7 @@ def _kill() -> None:
 MOMENTS = {
     "signal in the warm-up": _at_call(sft, "documents_at", 2, lambda: os.kill(os.getpid(), signal.SIGTERM)),
     "kill in the warm-up, after its checkpoint": _at_call(sft, "documents_at", 4, _kill),
-    "kill while the warm-up's result is written": _at_call(sft, "write_folder", 1, _kill),
+    "kill while the warm-up's result is written": _at_call(sft, "write_checkpoint", 1, _kill),
     "signal in the first evaluation": _signal_while_sampling(signal.SIGUSR2, 0, 1),
     "signal while sampling": _signal_while_sampling(signal.SIGTERM, 1, 7),
     "kill between the two updates": _at_call(Roles, "score", 2, _kill),

@@ -1,4 +1,4 @@
-"""Where the answer of a response stands, strictly and leniently, and what the three rewards make of it."""
+"""Tests strict and lenient answer extraction, and the scores of the three rewards."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_strict_takes_the_last_well_formed_box(response: str, answer: str | None
     assert boxed_answer(response) == answer
 
 
-def test_fbox_counts_in_solutions_and_where_asked() -> None:
+def test_fbox_counts_in_solutions_and_on_request() -> None:
     assert last_boxed(r"hence \fbox{7}") == "7"
     assert last_boxed(r"\framebox{204} minutes") == "204"
     assert last_boxed("nothing") is None
@@ -72,7 +72,7 @@ def test_fbox_counts_in_solutions_and_where_asked() -> None:
         ("I paid $2 and got 1,234.50 back.", "1,234.50"),
         ("Thus \\[x = 7\\]", "x = 7"),
         ("We get -5 in the end", "-5"),
-        # dollar amounts are no formula
+        # dollar amounts are not formulas
         ("He has $15 and she has $20.", "20"),
         ("So he pays $12 for the shirt and $20 in total.", "20"),
         ("The answer is $20, up from $15.", "20"),
@@ -107,7 +107,7 @@ def test_fbox_counts_in_solutions_and_where_asked() -> None:
         ("  \n ", None),
     ],
 )
-def test_lenient_reads_the_answer_wherever_it_stands(response: str, answer: str | None) -> None:
+def test_lenient_finds_the_answer_anywhere(response: str, answer: str | None) -> None:
     assert lenient_answer(response) == answer
 
 
@@ -149,7 +149,7 @@ def test_qwen_extraction_order(response: str, answer: str | None) -> None:
     ],
 )
 def test_extraction_is_linear(text: str) -> None:
-    """Half a million characters; anything quadratic would take minutes of CPU time."""
+    """Extraction from half a million characters is fast; a quadratic algorithm would take minutes of CPU time."""
     start = time.process_time()
     boxed_answer(text)
     lenient_answer(text)
@@ -220,12 +220,12 @@ def test_lenient_takes_several_items_as_one_answer() -> None:
         (r"1/2</s>\boxed{0.5}", -1.0, "no_answer"),
     ],
 )
-def test_strict_under_qwen_reads_as_published(response: str, reward: float, status: str) -> None:
+def test_strict_with_rule_qwen_extracts_as_published(response: str, reward: float, status: str) -> None:
     score = strict(response, PROBLEM, rule="qwen")
     assert (score.reward, score.status) == (reward, status)
 
 
-def test_a_gold_that_no_parser_reads_is_told_apart() -> None:
+def test_a_gold_answer_that_no_parser_reads_is_reported() -> None:
     unread = Problem(id="p", question="", answer="\\heartsuit(x^{2}")
     assert strict(r"\boxed{y+z}", unread).parts["gold_unread"] == 1
     assert strict(r"\boxed{\heartsuit(x^{2}}", unread).parts["gold_unread"] == 0

@@ -1,4 +1,4 @@
-"""The grading pool: order, overlap with the stream, and workers that spin, eat memory, die or fail."""
+"""Tests the grading pool: order, overlap with sampling, and workers that hang, use up memory, die or fail."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from light_rewards import generation
 
 from simplerl.errors import ConfigError
 from simplerl.rewards import strict
 from simplerl.rewards.pool import Grader
-from simplerl.types import Problem, Prompt, Rollout, Score
+from simplerl.types import FINISH_LENGTH, FINISH_STOP, Problem, Prompt, Response, Rollout, Score
 
 
 def acting(response: str, problem: Problem, *, wrong: float = -0.5) -> Score:  # noqa: PLR0912
-    """A user's reward that does to its worker what the response says."""
+    """Do to the worker process what the response says: a user's reward that misbehaves."""
     match response.split():
         case ["spin"]:
             while True:
@@ -84,7 +85,7 @@ def test_scores_come_back_in_prompt_and_sample_order() -> None:
         ("undecided", "failed", "reward/failed_fraction"),
     ],
 )
-def test_a_bad_answer_costs_itself_and_the_pool_is_whole_again(act: str, status: str, metric: str) -> None:
+def test_a_bad_answer_fails_alone_and_the_pool_recovers(act: str, status: str, metric: str) -> None:
     texts = ["fine"] * 5 + [act] + ["fine"] * 4
     with Grader(
         partial(acting, wrong=-0.25), seconds_per_answer=0.7 if act == "spin" else 60, memory_gib=1.0
@@ -106,12 +107,12 @@ def test_every_worker_is_replaced_when_all_spin() -> None:
 
 
 def test_a_reward_that_always_fails_stops_the_run() -> None:
-    with Grader(partial(acting)) as grader, pytest.raises(RuntimeError, match=r"(?s)every one of 20 .*no such thing"):
+    with Grader(partial(acting)) as grader, pytest.raises(RuntimeError, match=r"(?s)failed on all 20 .*no such thing"):
         grader.grade_pairs([("raise", problem("p"))] * 20)
 
 
 def test_grading_overlaps_a_blocked_stream() -> None:
-    """While the producer waits for its next response, answers already given are graded."""
+    """While the stream waits for its next response, the answers received so far are graded."""
     waited: list[float] = []
 
     def stream() -> Iterator[tuple[str, Problem]]:
@@ -194,11 +195,45 @@ def _state(pid: int) -> str:
 
 
 @pytest.mark.parametrize("reward", [lambda response, problem: None, partial(acting, wrong=threading.Lock())])
-def test_a_reward_that_cannot_travel_is_refused(reward: object) -> None:
+def test_a_reward_that_cannot_be_pickled_is_refused(reward: object) -> None:
     with pytest.raises(ConfigError, match="cannot be sent to the grading workers"):
         Grader(reward)  # type: ignore[arg-type]
 
 
-def test_a_grader_outside_its_context_says_so() -> None:
+GENERATED = {  # text: (tokens, finish reason), and what the reward `generation` must report of them
+    "stopped": (
+        (7, 8, 150_000),
+        FINISH_STOP,
+        Score(150_015.0, True, "stop", "stopped", {"length": 3.0, "truncated": 0.0}),
+    ),
+    "cut": ((9, 1), FINISH_LENGTH, Score(10.0, False, "length", "cut", {"length": 2.0, "truncated": 1.0})),
+    "empty": ((), FINISH_STOP, Score(0.0, False, "stop", "empty", {"length": 0.0, "truncated": 0.0})),
+}
+
+
+def generated() -> list[Rollout]:
+    prompt = Prompt(problem("p"), "", ())
+    return [
+        Rollout(prompt, i, text, tokens, (0.0,) * len(tokens), finish)
+        for i, (text, (tokens, finish, _)) in enumerate(GENERATED.items())
+    ]
+
+
+def test_a_reward_reads_tokens_finish_reason_and_truncation() -> None:
+    expected = [score for _, _, score in GENERATED.values()]
+    with Grader(generation) as grader:
+        scores = [rollout.score for rollout in grader.grade(generated())]
+        assert scores == expected
+        assert all(type(score.extracted) is str for score in scores if score)
+        assert grader.grade_pairs([("empty", problem("p"))]) == expected[2:]  # a plain string has no tokens
+
+
+def test_pairs_may_be_responses() -> None:
+    pairs = [(Response(text, *how), problem("p")) for text, (*how, _) in GENERATED.items()]
+    with Grader(generation) as grader:
+        assert grader.grade_pairs(pairs) == [score for _, _, score in GENERATED.values()]
+
+
+def test_a_grader_outside_its_context_is_refused() -> None:
     with pytest.raises(RuntimeError, match="with Grader"):
         Grader(partial(strict)).grade_pairs([])

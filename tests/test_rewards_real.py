@@ -1,4 +1,4 @@
-"""The rewards on real golds, labelled cases and hostile responses (data outside the repository)."""
+"""Tests the rewards on real gold answers, labelled cases and hostile responses (data outside the repository)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from simplerl.bench.grader_accuracy import CHOICES, Case, cases, is_right, score
+from simplerl.bench.grader_accuracy import CHOICES, Case, grade_cases, is_verdict_correct, read_cases
 from simplerl.rewards import strict
-from simplerl.rewards.equal import RULES
 from simplerl.rewards.extract import last_boxed
 from simplerl.rewards.pool import Grader
+from simplerl.rewards.rules import RULES
 from simplerl.types import Problem, Score
 
 GOLDS: dict[str, Callable[[dict], str]] = {
@@ -28,7 +28,7 @@ GOLDS: dict[str, Callable[[dict], str]] = {
     "amc23": lambda row: str(row["answer"]),
 }
 EMPTY = {"gaokao2023en": 2, "math_rl": 2}
-# Neighbours that are written differently and are the same.
+# Neighbouring gold answers that are equal although written differently.
 TWINS = {
     ("5", "x=5"),
     ("-2", "\\{-2\\}"),
@@ -81,10 +81,10 @@ def test_golds_that_fail_themselves_under_the_published_training_reward(shared: 
 
 @pytest.fixture(scope="module")
 def labelled(shared: Path) -> dict[str, list[tuple[Case, Score, float]]]:
-    rows = list(cases(shared / "data/grading"))
+    rows = list(read_cases(shared / "data/grading"))
     groups: dict[str, list[tuple[Case, Score, float]]] = {}
-    for row, (result, seconds) in zip(rows, score(rows, "math_verify"), strict=True):
-        groups.setdefault("apart" if row.tag in CHOICES else row.file, []).append((row, result, seconds))
+    for row, (result, seconds) in zip(rows, grade_cases(rows, "math_verify"), strict=True):
+        groups.setdefault("separate" if row.tag in CHOICES else row.file, []).append((row, result, seconds))
     return groups
 
 
@@ -102,7 +102,7 @@ def labelled(shared: Path) -> dict[str, list[tuple[Case, Score, float]]]:
 )
 def test_labelled_cases(labelled: dict[str, list[tuple[Case, Score, float]]], file: str, share: float) -> None:
     rows = [(case, result) for case, result, _ in labelled[file] if case.expected is not None]
-    wrong = [(case.id, result.status) for case, result in rows if not is_right(case, result)]
+    wrong = [(case.id, result.status) for case, result in rows if not is_verdict_correct(case, result)]
     assert len(wrong) <= (1 - share) * len(rows), wrong
 
 
@@ -113,7 +113,7 @@ def test_at_most_one_false_positive_in_500(labelled: dict[str, list[tuple[Case, 
 
 
 def hostile(shared: Path) -> list[Case]:
-    return [case for case in cases(shared / "data/grading") if case.file == "hostile"]
+    return [case for case in read_cases(shared / "data/grading") if case.file == "hostile"]
 
 
 def grade_hostile(rows: list[Case]) -> list[tuple[Score, float]]:
@@ -121,12 +121,12 @@ def grade_hostile(rows: list[Case]) -> list[tuple[Score, float]]:
         return grader.grade_timed((row.text, Problem(row.id, "", row.gold)) for row in rows)
 
 
-PWNED = Path("/tmp/heldout/PWNED")  # what the injection rows would create
+PWNED = Path("/tmp/heldout/PWNED")  # the file that the injection payloads create if they are executed
 
 
 @pytest.fixture
 def trap() -> Iterator[None]:
-    """The folder in which a payload that is run leaves its file; the file itself is not there."""
+    """Prepare the folder in which an executed payload would create its file, without the file."""
     PWNED.parent.mkdir(parents=True, exist_ok=True)
     PWNED.unlink(missing_ok=True)
     yield
@@ -137,7 +137,11 @@ def check_hostile(rows: list[Case], graded: list[tuple[Score, float]]) -> None:
     assert len(graded) == len(rows)
     assert max(seconds for _, seconds in graded) <= 8
     assert not PWNED.exists()
-    judged = [is_right(row, result) for row, (result, _) in zip(rows, graded, strict=True) if row.expected is not None]
+    judged = [
+        is_verdict_correct(row, result)
+        for row, (result, _) in zip(rows, graded, strict=True)
+        if row.expected is not None
+    ]
     assert sum(judged) >= 0.97 * len(judged)
 
 

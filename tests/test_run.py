@@ -21,7 +21,8 @@ from omegaconf import OmegaConf
 from simplerl.config.load import load
 from simplerl.engine.optimizer import read_step
 from simplerl.errors import ConfigError
-from simplerl.runs.checkpoints import checkpoints, last_checkpoint, reading, write_folder, write_text
+from simplerl.io.files import write_text
+from simplerl.runs.checkpoints import checkpoints, last_checkpoint, loading_checkpoint, write_checkpoint
 from simplerl.runs.folder import Run, run_folder
 
 
@@ -102,8 +103,8 @@ def test_a_checkpoint_is_whole_or_absent(tmp_path: Path) -> None:
 
 def test_a_complete_checkpoint_is_never_replaced(tmp_path: Path) -> None:
     """Removing it first, as a replacement must, would leave a moment without it."""
-    write_folder(tmp_path / "step_000001", 1, _writer("one"))
-    write_folder(tmp_path / "step_000001", 1, _writer("another", cut=True))
+    write_checkpoint(tmp_path / "step_000001", 1, _writer("one"))
+    write_checkpoint(tmp_path / "step_000001", 1, _writer("another", cut=True))
     assert (tmp_path / "step_000001/policy/weights").read_text() == "one"
 
 
@@ -123,10 +124,10 @@ def test_old_checkpoints_go_and_so_does_what_kills_left_behind(tmp_path: Path) -
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     with (
         pytest.raises(ConfigError, match=r"step_000004 is damaged \(.*optimizer\.json.*\): remove it"),
-        reading(tmp_path / "step_000004"),
+        loading_checkpoint(tmp_path / "step_000004"),
     ):
         read_step(tmp_path)
-    with pytest.raises(FileNotFoundError), reading(None):
+    with pytest.raises(FileNotFoundError), loading_checkpoint(None):
         read_step(tmp_path)
 
 
@@ -318,7 +319,8 @@ def test_what_a_run_leaves(small_run: Path) -> None:
     for name in ("reward/mean", "reward/correct", "reward/share", "rollout/response_length", "rollout/box_share",
                  "rollout/entropy", "rollout/kl", "rollout/logprob_gap", "policy/loss", "policy/clip_fraction",
                  "policy/grad_norm", "policy/lr", "policy/padding_share", "critic/loss", "critic/explained_variance",
-                 "time/step", "time/sample", "time/rollouts", "rollout/lag", "rollout/sampled", "time/sample_tokens_per_second"):  # fmt: skip
+                 "time/step", "time/sample", "time/rollouts", "rollout/lag", "rollout/sampled",
+                 "time/sample_tokens_per_second"):  # fmt: skip
         assert all(name in m for m in lines[4:7]), name
     for step, name in ((0, "eval/micro/accuracy"), (2, "eval/mean/accuracy"), (3, "eval/mean/response_length")):
         assert name in lines[4 + step]

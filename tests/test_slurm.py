@@ -23,10 +23,12 @@ pytest.importorskip("submitit")
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    """Preemption here sends no user signal, as by SLURM's default."""
+    """A SLURM whose preemption sends no user signal, which is SLURM's default."""
     with SlurmCluster(tmp_path_factory.mktemp("slurm") / "s", nodes=2, cpus=8, user_signal=False) as cluster:
         cluster.environment |= {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-        cluster.environment["RAY_memory_monitor_refresh_ms"] = "0"  # other work on this host must not end these nodes
+        cluster.environment["RAY_memory_monitor_refresh_ms"] = (
+            "0"  # other processes on this host must not make Ray kill these nodes
+        )
         yield cluster
 
 
@@ -61,20 +63,20 @@ def status(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def undisturbed(root: Path, *overrides: str) -> dict[str, Any]:
-    """What the same run leaves that SLURM never saw."""
+    """Return the outcome of the same run without SLURM."""
     return outcome(run_experiment(composed(root, *overrides, own_reward=False), "local"))
 
 
 def assert_equal(folder: str, expected: dict[str, Any]) -> None:
     found = outcome(Path(folder))
-    found.pop("config.yaml"), expected.pop("config.yaml")  # names the folder
+    found.pop("config.yaml"), expected.pop("config.yaml")  # contains the folder's name
     changed = differences(found, expected)
     assert all(name.startswith("checkpoints/") and name not in expected for name in changed), (
         changed
-    )  # where it stopped
+    )  # extra checkpoints where the run was stopped
 
 
-def test_a_sweep_is_an_array_and_is_not_run_again(slurm: SlurmCluster, tmp_path: Path) -> None:
+def test_a_sweep_is_one_array_and_finished_runs_are_skipped(slurm: SlurmCluster, tmp_path: Path) -> None:
     overrides = ["reward=strict,lenient", "seed=0,1"]
     done = sweep(slurm, tmp_path, *overrides)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -84,7 +86,7 @@ def test_a_sweep_is_an_array_and_is_not_run_again(slurm: SlurmCluster, tmp_path:
     ]
     array = runs[0]["job"].split("_")[0]
     assert [run["job"] for run in runs] == [f"{array}_{i}" for i in range(4)]
-    wait_for("SLURM to say so", lambda: {slurm.state(run["job"]) for run in runs} == {"COMPLETED"})
+    wait_for("SLURM to report it", lambda: {slurm.state(run["job"]) for run in runs} == {"COMPLETED"})
     assert [status(run)["state"] for run in runs] == ["finished"] * 4
     assert_equal(runs[3]["folder"], undisturbed(tmp_path / "local", "reward=lenient", "seed=1"))
 
@@ -92,14 +94,14 @@ def test_a_sweep_is_an_array_and_is_not_run_again(slurm: SlurmCluster, tmp_path:
     assert "it  (4 finished)" in table and table.count("rl 3/3") >= 4 and "reward=lenient seed=1" in table
 
     again = sweep(slurm, tmp_path, *overrides)
-    assert again.returncode == 0 and again.stdout.count("finished already, not submitted") == 4
+    assert again.returncode == 0 and again.stdout.count("already finished, not submitted") == 4
     assert [run["job"] for run in entries(tmp_path)] == [run["job"] for run in runs]
     assert "Submitted" not in again.stdout
 
 
-def test_preemption_and_time_limit_change_no_number(slurm: SlurmCluster, tmp_path: Path) -> None:
-    """One run is preempted (SIGTERM alone), another nears its time limit (SIGUSR2): each saves, is requeued and ends
-    with the bits of an undisturbed run."""
+def test_preemption_and_time_limit_do_not_change_the_results(slurm: SlurmCluster, tmp_path: Path) -> None:
+    """One run is preempted (SIGTERM only), another nears its time limit (SIGUSR2): each saves, is requeued and ends
+    with the same results as an undisturbed run, bit for bit."""
     hold = tmp_path / "hold"
     hold.touch()
     run = ["train.steps=12", "run.save_every=1000", "reward=lenient", "reward._target_=light_rewards.patient"]
@@ -117,7 +119,9 @@ def test_preemption_and_time_limit_change_no_number(slurm: SlurmCluster, tmp_pat
     slurm.command("sbatch", "-p", "high", "-w", node, "-c8", "-o", "/dev/null", "--wrap", "sleep 1")
     wait_for("both to be requeued", lambda: all(restarts(slurm, one) for one in (preempted, limited)), 180)
     hold.unlink()
-    slurm.command("scontrol", "update", f"JobId={limited['job']}", "TimeLimit=60")  # its second life needs no limit
+    slurm.command(
+        "scontrol", "update", f"JobId={limited['job']}", "TimeLimit=60"
+    )  # after the restart it needs no limit
     wait_for("their ends", lambda: all(status(one)["state"] == "finished" for one in (preempted, limited)), 180)
 
     assert "Saved after SIGTERM." in Path(preempted["log"]).read_text()
@@ -138,7 +142,7 @@ def test_a_failed_run_fails_its_job_and_the_launcher(slurm: SlurmCluster, tmp_pa
     done = sweep(slurm, tmp_path, "reward=strict", *unlimited)
     assert done.returncode == 1 and "1 of 1 runs did not finish" in done.stderr, done.stdout + done.stderr
     (run,) = entries(tmp_path)
-    wait_for("SLURM to say so", lambda: slurm.state(run["job"]) == "FAILED", 30)
+    wait_for("SLURM to report it", lambda: slurm.state(run["job"]) == "FAILED", 30)
     (state,) = states(slurm, tmp_path)
     assert state["state"] == "failed" and "NonFinite" in state["note"]
 
@@ -149,10 +153,10 @@ def test_a_bad_configuration_is_refused_before_anything_is_submitted(slurm: Slur
     assert "Nothing was submitted: " in done.stderr and "train.minibatch_size=7" in done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / ".sweeps/it/sweep.json").exists()
     done = sweep(slurm, tmp_path, "seed=0,1", "hydra.launcher.nodes=2")
-    assert "hydra.launcher.nodes=2 with a backend of one process" in done.stderr
+    assert "hydra.launcher.nodes=2 needs a backend that uses several nodes" in done.stderr
 
 
-def test_what_waits_is_left_alone_and_can_be_cancelled(slurm: SlurmCluster, tmp_path: Path) -> None:
+def test_queued_runs_are_not_submitted_again_and_can_be_cancelled(slurm: SlurmCluster, tmp_path: Path) -> None:
     held = "+hydra.launcher.additional_parameters.hold=true"
     assert "Submitted 2" in sweep(slurm, tmp_path, "seed=0,1", held, wait=False).stdout
     jobs = [run["job"] for run in entries(tmp_path)]
@@ -178,8 +182,8 @@ TWO_NODES += ["reward._target_=light_rewards.patient", "train.steps=6"]
 
 @pytest.fixture(scope="module")
 def two_nodes(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The folder of a run on a Ray cluster of two nodes: two DeepSpeed ranks, which one node has no room for. And the
-    file that, while it is there, slows the same run down."""
+    """Run on a Ray cluster of two nodes with two DeepSpeed ranks, too many for one node. Returns the run folder, and a
+    path: while a file exists there, the same run is slowed down."""
     pytest.importorskip("ray")
     root = tmp_path_factory.mktemp("two_nodes")
     hold = root / "hold"
@@ -187,22 +191,22 @@ def two_nodes(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> 
     (run,) = entries(root)
     assert done.returncode == 0, done.stdout + done.stderr + Path(run["log"]).read_text()
     assert status(run)["state"] == "finished"
-    wait_for("SLURM to say so", lambda: slurm.state(run["job"]) == "COMPLETED", 60)
+    wait_for("SLURM to report it", lambda: slurm.state(run["job"]) == "COMPLETED", 60)
     wait_for("Ray to be gone", lambda: not _ray_processes(f"ray_{run['job']}_"), 30)
     return Path(run["folder"]), hold
 
 
 def test_two_nodes_make_one_ray_cluster(two_nodes: tuple[Path, Path]) -> None:
-    """And leave nothing behind: see the fixture."""
+    """The fixture checks that no process of Ray is left."""
     assert len(list(two_nodes[0].glob("rollouts/*"))) == 6
 
 
 @pytest.mark.parametrize("what", ["every process of Ray", "the node"])
-def test_a_lost_node_changes_no_number(
+def test_a_lost_node_does_not_change_the_results(
     slurm: SlurmCluster, two_nodes: tuple[Path, Path], tmp_path: Path, what: str
 ) -> None:
-    """All that Ray runs on the second node is killed: the job goes on by itself. Or SLURM declares that node dead: it
-    starts the job again elsewhere."""
+    """All Ray processes on the second node are killed, and the run resumes by itself; or SLURM declares that node dead
+    and requeues the job."""
     expected, hold = outcome(two_nodes[0]), two_nodes[1]
     hold.touch()
     assert "Submitted 1" in sweep(slurm, tmp_path, *TWO_NODES, f"+reward.hold={hold}", wait=False).stdout
@@ -225,7 +229,7 @@ def test_a_lost_node_changes_no_number(
 
 
 def _ray_processes(*marks: str) -> list[int]:
-    """Living processes whose command lines name the job's Ray folder, say, and an address."""
+    """Return the ids of living processes whose command lines contain all marks, such as the job's Ray folder."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:

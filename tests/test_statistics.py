@@ -1,4 +1,4 @@
-"""Numbers computed by hand, or by another formula."""
+"""Intervals, pass@k and majority voting against numbers computed by hand or by another formula."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pytest
 from simplerl.evals.statistics import (
     bootstrap_mean,
     bootstrap_mean_of_sets,
-    bootstrap_samples,
+    bootstrap_within_items,
     bounded_mean,
     bounded_mean_of_sets,
-    majority,
+    majority_vote_accuracy,
     paired_difference,
     pass_at_k,
     wilson,
 )
 
 
-def test_standard_error_is_that_of_a_mean() -> None:
-    # 60 of 100 right: s.e. = sqrt(0.6 * 0.4 / 100) = 0.04899, normal interval 0.504 .. 0.696
+def test_bootstrap_agrees_with_the_normal_approximation() -> None:
+    # 60 of 100 correct: s.e. = sqrt(0.6 * 0.4 / 100) = 0.04899, normal interval 0.504 .. 0.696
     found = bootstrap_mean([1.0] * 60 + [0.0] * 40)
     assert found.mean == pytest.approx(0.6)
     assert found.se == pytest.approx(0.04899, rel=0.03)
@@ -29,7 +29,7 @@ def test_standard_error_is_that_of_a_mean() -> None:
     assert found.high == pytest.approx(0.696, abs=0.011)
 
 
-def test_the_seed_decides() -> None:
+def test_the_seed_determines_the_result() -> None:
     values = np.arange(50.0)
     assert bootstrap_mean(values, seed=1) == bootstrap_mean(values, seed=1)
     assert bootstrap_mean(values, seed=1) != bootstrap_mean(values, seed=2)
@@ -38,7 +38,7 @@ def test_the_seed_decides() -> None:
 def test_chunks_do_not_change_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.arange(10.0)
     whole = bootstrap_mean(values, resamples=1000)
-    monkeypatch.setattr("simplerl.evals.statistics._CHUNK", 70)  # 7 resamples at a time, the last chunk is cut
+    monkeypatch.setattr("simplerl.evals.statistics._CHUNK", 70)  # 7 resamples at a time, fewer in the last chunk
     assert bootstrap_mean(values, resamples=1000) == whole
 
 
@@ -50,16 +50,16 @@ def test_samples_of_an_item_are_averaged_first() -> None:
     assert (found.low, found.high) == (0.5, 1.0)
 
 
-def test_sampling_noise_alone() -> None:
-    # Items always agree with themselves: sampling them again changes nothing, although the items differ.
-    found = bootstrap_samples([[0, 0], [1, 1]])
+def test_bootstrap_within_items() -> None:
+    # All samples of an item agree, so sampling again changes nothing, although the items differ.
+    found = bootstrap_within_items([[0, 0], [1, 1]])
     assert (found.mean, found.se, found.low, found.high) == (0.5, 0.0, 0.5, 0.5)
-    # One item of 4 samples, half right: binomial(4, 0.5) / 4 has s.e. 0.25
-    assert bootstrap_samples([[0, 1, 0, 1]]).se == pytest.approx(0.25, rel=0.03)
-    assert bootstrap_samples([0, 1]).se is None
+    # One item of 4 samples, half correct: binomial(4, 0.5) / 4 has s.e. 0.25
+    assert bootstrap_within_items([[0, 1, 0, 1]]).se == pytest.approx(0.25, rel=0.03)
+    assert bootstrap_within_items([0, 1]).se is None
 
 
-def test_one_item_says_nothing_of_the_spread() -> None:
+def test_one_item_has_no_standard_error() -> None:
     found = bootstrap_mean([1.0])
     assert (found.mean, found.se, found.low, found.high) == (1.0, None, None, None)
 
@@ -72,7 +72,7 @@ def test_mean_over_sets_is_unweighted() -> None:
     assert found.se == pytest.approx(math.sqrt((0.025 + 0.00046875) / 4), rel=0.03)
 
 
-def test_a_paired_difference_drops_what_items_share() -> None:
+def test_a_paired_difference_removes_the_variation_between_items() -> None:
     rng = np.random.default_rng(0)
     easy = rng.random(200)
     found = paired_difference(easy, easy + 0.1 + 0.01 * rng.standard_normal(200))
@@ -91,20 +91,20 @@ def test_wilson_by_hand() -> None:
     assert wilson(5, 10) == pytest.approx((0.23659, 0.76341), abs=1e-5)
 
 
-MISSED = 3.841458820694124  # z squared: of 3 items that agree, z^2 / (3 + z^2) of all may not
+MISSED = 3.841458820694124  # z squared: if N sampled items agree, up to z^2 / (N + z^2) of all items may differ
 
 
-def test_equal_differences_of_few_items_are_not_certainty() -> None:
+def test_equal_differences_have_an_interval_of_positive_width() -> None:
     # All of three items flipped: a sign test gives 0.25. Ends: 1 - 2 z^2 / (3 + z^2) and 1.
     found = paired_difference([0, 0, 0], [1, 1, 1])
     assert (found.mean, found.high) == (1.0, 1.0)
     assert found.low == pytest.approx(1 - 2 * MISSED / (3 + MISSED)) and found.low < 0
-    # None of 500 flipped: either way by the share that 500 draws may miss.
+    # None of 500 flipped: in either direction by the fraction that 500 samples could have missed.
     found = paired_difference([1, 0] * 250, [1, 0] * 250)
     assert (found.low, found.high) == pytest.approx((-MISSED / (500 + MISSED), MISSED / (500 + MISSED)))
 
 
-def test_none_right_is_not_certainty() -> None:
+def test_all_wrong_has_an_interval_of_positive_width() -> None:
     found = bounded_mean([0] * 30)
     assert (found.mean, found.low) == (0.0, 0.0)
     assert found.high == pytest.approx(0.11351, abs=1e-5)
@@ -115,12 +115,12 @@ def test_none_right_is_not_certainty() -> None:
     assert bounded_mean([1.0]) == bootstrap_mean([1.0])
 
 
-def test_none_right_in_any_set_is_not_certainty() -> None:
+def test_all_wrong_in_one_set_has_an_interval_of_positive_width() -> None:
     found = bounded_mean_of_sets([[0] * 30, [1] * 30])
     assert found.mean == 0.5
     assert found.low == pytest.approx((0 + 1 - 0.11351) / 2, abs=1e-5)
     assert found.high == pytest.approx((0.11351 + 1) / 2, abs=1e-5)
-    # 250 of 500: 0.5 +- 1.96 * sqrt(0.25 / 500) = 0.0438; upwards 0.11351 joins it.
+    # 250 of 500: 0.5 +- 1.96 * sqrt(0.25 / 500) = 0.0438; upwards, 0.11351 is added in quadrature.
     found = bounded_mean_of_sets([[0] * 30, [0, 1] * 250])
     assert found.mean == 0.25
     assert found.low == pytest.approx(0.25 - 0.0438 / 2, abs=0.002)
@@ -151,13 +151,13 @@ def test_pass_at_k_is_unbiased() -> None:
         (["3", "3", "4"], [True, True, False], 1.0),
         (["3", "4", "4"], [True, False, False], 0.0),
         (["1/2", "0.5", "4", "4", "4"], [True, True, False, False, False], 0.0),
-        (["1/2", "0.5", "4", "4"], [True, True, False, False], 0.5),  # one right answer in two writings, a tie
-        (["3", "3.0", "3.00", "4", "4"], [False, False, False, True, True], 0.0),  # one wrong answer in three
+        (["1/2", "0.5", "4", "4"], [True, True, False, False], 0.5),  # one correct answer in two notations: a tie
+        (["3", "3.0", "3.00", "4", "4"], [False, False, False, True, True], 0.0),  # one wrong answer in three notations
         (["x + 1", "$x+1$", "4"], [False, False, True], 0.0),
         (["0", "0.0", "4"], [False, False, True], 0.0),
         ([None, None, "3"], [False, False, True], 1.0),
         ([None, None], [False, False], 0.0),
     ],
 )
-def test_majority(answers: list[str | None], correct: list[bool], chance: float) -> None:
-    assert majority(answers, correct) == chance
+def test_majority_vote_accuracy(answers: list[str | None], correct: list[bool], chance: float) -> None:
+    assert majority_vote_accuracy(answers, correct) == chance

@@ -1,5 +1,5 @@
-"""Every file of sweeps/ composes into the runs that it promises, each with a folder of its own; what is said of a
-sweep's runs is so."""
+"""Every file of sweeps/ composes into the runs that it announces, each with its own folder; the states of the runs of a
+sweep are reported correctly."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from omegaconf import DictConfig, OmegaConf
 from simplerl.config import register
 from simplerl.config.load import load
 from simplerl.runs.folder import run_folder
-from simplerl.runs.usage import Usage, devices, slurm_cpus
-from simplerl.sweeps.launch import follow
+from simplerl.runs.usage import Usage, reserved_devices, total_slurm_cpus
+from simplerl.sweeps.launch import follow_runs
 from simplerl.sweeps.manifest import SweepRun
-from simplerl.sweeps.slurm_queue import QueuedJob, SlurmError
+from simplerl.sweeps.slurm import QueuedJob, SlurmError
 from simplerl.sweeps.states import state_of
 
 SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
@@ -43,7 +43,7 @@ def composed(*overrides: str, with_hydra: bool = False) -> DictConfig:
 
 
 def arms(name: str) -> list[list[str]]:
-    """The overrides of each run, as Hydra's sweeper makes them."""
+    """Return the overrides of each run as Hydra's sweeper makes them."""
     params = composed(f"sweep={name}", with_hydra=True).hydra.sweeper.params
     overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
     (batch,) = BasicSweeper.split_arguments(overrides, None)
@@ -52,7 +52,7 @@ def arms(name: str) -> list[list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SWEEPS)
-def test_a_sweep_is_what_it_says(name: str) -> None:
+def test_a_sweep_file_is_documented_and_makes_the_announced_runs(name: str) -> None:
     text = (ROOT / f"sweeps/{name}.yaml").read_text()
     for part in (
         "Question:",
@@ -69,14 +69,30 @@ def test_a_sweep_is_what_it_says(name: str) -> None:
     for overrides in runs:
         raw = composed(f"sweep={name}", *overrides)
         config = load(raw)
-        assert config.model.path.endswith("assets/micro_base")  # the micro world unless one says otherwise
+        assert config.model.path.endswith("assets/micro_base")  # the micro world is the default
         resolved = OmegaConf.to_container(raw, resolve=True, enum_to_str=True)
         folders.add(run_folder(resolved, ",".join(overrides)))  # type: ignore[arg-type]
     assert len({folder.name[-8:] for folder in folders}) == len(runs), "two arms compute the same"
 
 
 def test_the_sweeps_are_those_listed() -> None:
-    assert set(SWEEPS) == set(RUNS) and (ROOT / "conf/sweep").resolve() == ROOT / "sweeps"
+    assert set(SWEEPS) == set(RUNS)
+
+
+@pytest.mark.slow
+def test_sweeps_are_found_from_any_working_directory(tmp_path: Path) -> None:
+    """Without a symbolic link in conf/, which zip archives and Windows do not keep."""
+    assert not [path for path in ROOT.rglob("conf/**/*") if path.is_symlink()]
+
+    def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert f"sweep: {', '.join(SWEEPS)}\n" in python(f"{ROOT}/train.py", "--help").stdout
+    for script in ("train.py", "evaluate.py"):
+        shown = python(f"{ROOT}/{script}", "sweep=kl", "--cfg", "hydra", "--package", "hydra.sweeper.params").stdout
+        assert "algorithm.kl_coef: 1e-6,0.001,0.01,0.1" in shown, script
+    unknown = python(f"{ROOT}/train.py", "-m", "sweep=other")
+    assert unknown.returncode != 0 and "sweep=other" in unknown.stderr and ", ".join(SWEEPS) in unknown.stderr
 
 
 def test_samples_per_prompt_keeps_the_responses_of_a_step() -> None:
@@ -85,7 +101,7 @@ def test_samples_per_prompt_keeps_the_responses_of_a_step() -> None:
         assert train.prompts_per_step * train.samples_per_prompt == 128
 
 
-def test_an_oddity_flips_one_thing() -> None:
+def test_an_oddity_changes_one_setting() -> None:
     def flat(node: object, prefix: str = "") -> dict[str, object]:
         if not isinstance(node, dict):
             return {prefix: node}
@@ -105,7 +121,7 @@ def test_an_oddity_flips_one_thing() -> None:
     assert math.isclose(float(str(plain[".sampling.temperature"])), 0.6)
 
 
-# How a run stands
+# The states of runs
 
 
 def entry(folder: Path, job: str | None = None, log: Path | None = None) -> SweepRun:
@@ -133,7 +149,7 @@ def test_states_without_a_job(small_run: Path, tmp_path: Path) -> None:
 
     left("running")  # as kill -9 does
     killed = state_of(entry(folder), None)
-    assert killed.state == "interrupted" and "ended without a word" in killed.note and killed.needs_start
+    assert killed.state == "interrupted" and "ended without a message" in killed.note and killed.needs_start
     with open(folder / ".lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert state_of(entry(folder), None).state == "running"
@@ -156,18 +172,20 @@ def test_states_with_a_job(small_run: Path, tmp_path: Path) -> None:
     assert (other.state, other.job, other.needs_start) == ("pending", "7_0", False)
     running = state_of(entry(folder, "7_0", log), {"7_0": QueuedJob("7_0", "RUNNING", "None", 0)})
     assert (running.state, running.note) == ("running", "rl 1/3  reward +0.1")
-    gone = state_of(entry(folder, "7_0"), {})  # before it could write anything
+    gone = state_of(entry(folder, "7_0"), {})  # it ended before it could write anything
     assert gone.state == "interrupted" and gone.needs_start
-    assert state_of(entry(small_run, "7_0"), waiting()).state == "finished"  # SLURM starts it once more: no matter
+    assert (
+        state_of(entry(small_run, "7_0"), waiting()).state == "finished"
+    )  # SLURM starts it once more, which does no harm
 
 
-def test_following_outlives_a_busy_controller_and_jobs_that_are_gone(
+def test_following_survives_a_busy_controller_and_jobs_that_have_ended(
     small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One run is finished; the other was another sweep's job, which waits at first and is cancelled then."""
+    """One run is finished; the other is a job of another sweep, which first waits and is then cancelled."""
     answers: list[Any] = [SlurmError("squeue failed: Socket timed out."), waiting(), waiting(), waiting(), waiting()]
 
-    def look() -> dict[str, QueuedJob]:
+    def query() -> dict[str, QueuedJob]:
         answer = answers.pop(0) if answers else {}
         if isinstance(answer, SlurmError):
             raise answer
@@ -175,14 +193,14 @@ def test_following_outlives_a_busy_controller_and_jobs_that_are_gone(
 
     runs = [entry(small_run, "6"), entry(tmp_path / "other")]
     with pytest.raises(CompactHydraException, match="1 of 2 runs did not finish"):
-        follow(runs, 0.0, {str(tmp_path / "other"): ["7_0"]}, look)
+        follow_runs(runs, 0.0, {str(tmp_path / "other"): ["7_0"]}, query)
     assert not answers
     said = capsys.readouterr().out
-    assert "squeue failed: Socket timed out. Looking again." in said and "pending" in said
+    assert "squeue failed: Socket timed out. Trying again." in said and "pending" in said
 
 
 def test_hours_of_a_slurm_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [slurm_cpus(text) for text in ("8", "8(x2)", "8(x2),4", "128(x16)")] == [8, 16, 20, 2048]
+    assert [total_slurm_cpus(text) for text in ("8", "8(x2)", "8(x2),4", "128(x16)")] == [8, 16, 20, 2048]
     for name, value in {
         "JOB_ID": "1",
         "JOB_NUM_NODES": "4",
@@ -190,14 +208,14 @@ def test_hours_of_a_slurm_job(monkeypatch: pytest.MonkeyPatch) -> None:
         "JOB_CPUS_PER_NODE": "96(x4)",
     }.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    assert devices() == (32, 384)
+    assert reserved_devices() == (32, 384)
     monkeypatch.setattr("time.monotonic", lambda: 7200.0)
     assert Usage(1.0, 2.0, 32, 384, began=3600.0).hours() == {"gpu_hours": 33.0, "cpu_hours": 386.0}
 
 
 @pytest.mark.slow
-def test_a_local_sweep_is_looked_after_too(tmp_path: Path) -> None:
-    """A sweep whose second run fails: both stand in the table, and resume starts the unfinished one again."""
+def test_a_local_sweep_is_recorded_and_can_be_resumed(tmp_path: Path) -> None:
+    """The second run of this sweep fails: the table shows both, and `resume` restarts the failed one."""
     sweep = ["-m", *SMALL, f"model.path={model()}", f"run.root={tmp_path}", "train.steps=1", "evals.every=0"]
     sweep += ["train.policy.lr=0.0001,1e+30", "train.policy.grad_clip=1e9", "train.policy.warmup_fraction=0"]
 
@@ -217,9 +235,9 @@ def test_a_local_sweep_is_looked_after_too(tmp_path: Path) -> None:
     assert "lr  (1 finished, 1 failed)" in table and "train.policy.lr=1e+30" in table and "NonFinite" in table
     assert "lr" in python("sweep.py", "status", "--root", str(tmp_path)).stdout
     again = python("sweep.py", "resume", "lr", "--root", str(tmp_path))
-    assert again.returncode == 1 and "train.policy.lr=0.0001: finished already" in again.stdout
-    assert "train.policy.lr=1e+30: failed, goes on" in again.stdout
+    assert again.returncode == 1 and "train.policy.lr=0.0001: already finished" in again.stdout
+    assert "train.policy.lr=1e+30: failed, resumes" in again.stdout
     nothing = python("sweep.py", "cancel", "lr", "--root", str(tmp_path))
     assert nothing.stdout.strip() == "SLURM jobs cancelled: none"
     unknown = python("sweep.py", "status", "other", "--root", str(tmp_path))
-    assert unknown.returncode == 2 and "known are: lr" in unknown.stderr
+    assert unknown.returncode == 2 and "Sweeps there: lr." in unknown.stderr

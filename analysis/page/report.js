@@ -1,5 +1,5 @@
 "use strict";
-// Everything that a model wrote reaches the page through textContent and text nodes, never as HTML.
+// Model output is inserted through textContent and text nodes only, never as HTML.
 const byId = (id) => document.getElementById(id);
 const element = (tag, text, kind) => {
   const made = document.createElement(tag);
@@ -87,7 +87,7 @@ byId("metric").addEventListener("change", (event) => {
   draw(name);
 });
 
-// Responses: columns of equal length; `rows` are the places that pass the filters
+// Responses: columns of equal length; `rows` are the indices that pass the filters
 
 const PAGE = 200;
 const BOX = 1, CODE = 2, REFLECT = 4;
@@ -118,7 +118,7 @@ function passes() {
   const words = value("f-text").toLowerCase();
   return (i) =>
     (run === "" || data.run[i] == run) && (kind === "" || data.kind[i] == kind) && (step === "" || data.step[i] == step) &&
-    (verdict === "" || (data.correct[i] === 1) === (verdict === "right")) && (end === "" || (data.cut[i] === 1) === (end === "cut")) &&
+    (verdict === "" || (data.correct[i] === 1) === (verdict === "correct")) && (end === "" || (data.truncated[i] === 1) === (end === "truncated")) &&
     (shows === 0 || (shows > 0 ? (data.shows[i] & shows) !== 0 : (data.shows[i] & -shows) === 0)) &&
     (problem === null || data.keys[data.problem[i]] === problem) && (words === "" || texts[i].includes(words));
 }
@@ -128,16 +128,16 @@ function filter() {
   rows = [];
   for (let i = 0; i < data.step.length; i++) if (pass(i)) rows.push(i);
   first = 0;
-  const right = rows.reduce((sum, i) => sum + data.correct[i], 0);
+  const correct = rows.reduce((sum, i) => sum + data.correct[i], 0);
   byId("count").textContent = rows.length.toLocaleString("en") + " of " + data.step.length.toLocaleString("en") + " responses" +
-    (rows.length ? ", " + (100 * right / rows.length).toFixed(1) + " % right, mean length " + Math.round(rows.reduce((sum, i) => sum + data.length[i], 0) / rows.length) + " tokens" : "");
+    (rows.length ? ", " + (100 * correct / rows.length).toFixed(1) + " % correct, mean length " + Math.round(rows.reduce((sum, i) => sum + data.length[i], 0) / rows.length) + " tokens" : "");
   byId("f-problem").hidden = problem === null;
   if (problem !== null) byId("f-problem").textContent = "only " + problem.split("\n")[1] + " ✕";
   list();
   select(0);
 }
 
-function verdictOf(i) { return data.correct[i] ? "right" : "wrong"; }
+function verdictOf(i) { return data.correct[i] ? "correct" : "incorrect"; }
 function title(i) { return data.runs[data.run[i]] + " · " + data.kinds[data.kind[i]] + " · step " + data.step[i] + " · sample " + data.sample[i]; }
 
 function list() {
@@ -147,7 +147,7 @@ function list() {
     row.setAttribute("role", "option");
     row.setAttribute("aria-selected", "false");
     const head = element("div", undefined, "head");
-    head.append(element("span", verdictOf(i), verdictOf(i)), " " + (data.cut[i] ? "cut off, " : "") + data.length[i] + " tokens · step " + data.step[i] + " · " + data.kinds[data.kind[i]] + (data.runs.length > 1 ? " · " + data.runs[data.run[i]] : ""));
+    head.append(element("span", verdictOf(i), verdictOf(i)), " " + (data.truncated[i] ? "truncated, " : "") + data.length[i] + " tokens · step " + data.step[i] + " · " + data.kinds[data.kind[i]] + (data.runs.length > 1 ? " · " + data.runs[data.run[i]] : ""));
     row.append(head, element("div", data.problems.question[data.problem[i]].slice(0, 120)), element("div", data.response[i].slice(-80)));
     row.addEventListener("click", () => select(first + place));
     return row;
@@ -167,7 +167,7 @@ function select(place) {
   if (!row) { byId("left").replaceChildren(element("p", "No response passes these filters.")); byId("right").hidden = true; byId("other").replaceChildren(); return; }
   row.setAttribute("aria-selected", "true");
   byId("list").setAttribute("aria-activedescendant", row.id);
-  // Not scrollIntoView: it would move the page, too.
+  // Not scrollIntoView, which would scroll the page as well.
   const box = byId("list"), top = row.offsetTop - box.offsetTop;
   if (top < box.scrollTop) box.scrollTop = top;
   else if (top + row.offsetHeight > box.scrollTop + box.clientHeight) box.scrollTop = top + row.offsetHeight - box.clientHeight;
@@ -175,7 +175,7 @@ function select(place) {
   others(rows[at]);
 }
 
-// A response with what stands out in it
+// A response with highlighted boxes, code, reflection words and search matches
 
 function braces(text, from) {
   let depth = 0;
@@ -224,10 +224,10 @@ function show(view, i) {
   fact("gold", data.problems.gold[which]);
   fact("reward", String(data.reward[i]));
   for (const [name, value] of Object.entries(JSON.parse(data.partsets[data.parts[i]]))) fact("· " + name, String(value));
-  fact("length", data.length[i] + " tokens, " + (data.cut[i] ? "cut off at the limit" : "stopped"));
+  fact("length", data.length[i] + " tokens, " + (data.truncated[i] ? "truncated at the limit" : "stopped"));
   fact("problem", data.problems.id[which] + (data.problems.level[which] ? " (" + data.problems.level[which] + ")" : ""));
   const prompt = element("details");
-  prompt.append(element("summary", "prompt as the model read it"), element("pre", data.problems.prompt[which]));
+  prompt.append(element("summary", "prompt as the model received it"), element("pre", data.problems.prompt[which]));
   const search = byId("f-text").value.toLowerCase();
   view.replaceChildren(head, facts, element("h4", "question"), highlighted(data.problems.question[which], search), element("h4", "response"), highlighted(data.response[i], search), prompt);
 }
@@ -269,7 +269,7 @@ async function browse() {
   if (!packed) { byId("browser").hidden = true; return; }
   data = await inflate(packed);
   texts = data.response.map((text, i) => (data.problems.id[data.problem[i]] + "\n" + data.problems.question[data.problem[i]] + "\n" + text).toLowerCase());
-  data.keys = data.problems.id.map((id, i) => data.problems.kind[i] + "\n" + id);  // the same problem, however it was prompted
+  data.keys = data.problems.id.map((id, i) => data.problems.kind[i] + "\n" + id);  // problems with different prompts share a key
   data.byKey = new Map();
   data.problem.forEach((which, i) => { const key = data.keys[which]; if (!data.byKey.has(key)) data.byKey.set(key, []); data.byKey.get(key).push(i); });
   fill("f-run", "all", data.runs.map((_, i) => i), (i) => data.runs[i]);

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from simplerl.backends.roles import Roles, Trainable
 from simplerl.config import OptimizerConfig
-from simplerl.engine.roles import Roles, Trainable
 from simplerl.rewards.pool import Grader
 from simplerl.samplers import Sampler
 from simplerl.types import Reward

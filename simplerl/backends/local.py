@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
+from simplerl.backends.roles import POLICY, Roles, build_worker, role_builder, role_specs
 from simplerl.config import Config, OptimizerConfig
 from simplerl.data.task import Task
 from simplerl.engine.models import load_policy, model_at
-from simplerl.engine.roles import POLICY, Roles, build_worker, role_builder, role_specs
 from simplerl.engine.worker import Worker
 from simplerl.errors import ConfigError
 from simplerl.rewards.pool import Grader
-from simplerl.runs.checkpoints import reading
+from simplerl.runs.checkpoints import loading_checkpoint
 from simplerl.samplers import Sampler
 from simplerl.types import Reward
 
@@ -49,7 +49,7 @@ class Local:
     def student(self, path: str, optimizer: OptimizerConfig, steps: int, checkpoint: Path | None) -> Worker:
         model = model_at(self.config.model, str(checkpoint / POLICY) if checkpoint else path)
         options: dict[str, Any] = {"optimizer": optimizer, "steps": steps, "tokenizer": self.task.tokenizer}
-        with reading(checkpoint):
+        with loading_checkpoint(checkpoint):
             worker = build_worker(model, self.config.train, device=self.device, **options)
             if checkpoint:
                 worker.load_optimizer(checkpoint / POLICY)
@@ -62,7 +62,7 @@ class Local:
             build, saved = role_builder(
                 config, name, start, checkpoint, self.task.arithmetic.optimizer_steps, self.task.tokenizer
             )
-            with reading(saved and checkpoint):
+            with loading_checkpoint(saved and checkpoint):
                 models[name] = build(device=self.device)
                 if saved:
                     models[name].load_optimizer(saved)

@@ -1,34 +1,38 @@
-"""The rules on labelled cases: `python -m simplerl.bench.grader_accuracy FOLDER [column ...]`.
+"""Measures the accuracy of the grading rules on labelled cases: `python -m simplerl.bench.grader_accuracy FOLDER`.
 
-The columns are our rules and `alone`: math-verify's own parse and verify of the boxed answer (of the whole text
-where the case is lenient), with its percent sign repaired.
+Prints the fraction of correct verdicts per file and rule, and every case that the first rule gets wrong. Besides the
+rules, the baseline `math_verify_alone` is math-verify's own parse and verify of the boxed answer (of the whole response
+in lenient cases), with its handling of percent signs fixed.
 
-FOLDER holds JSONL files with response_or_answer (or gen), gold, kind, mode, expected, tag. Prints the share of
-right verdicts by file, for each rule on the same rows, and every miss of the first rule.
+FOLDER holds JSONL files of rows with response_or_answer (or gen, a recipe for a long text), gold, kind, mode, expected
+and tag. Other JSONL files in it are skipped.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from simplerl.errors import ConfigError
 from simplerl.rewards import lenient, strict
-from simplerl.rewards.equal import RULES
 from simplerl.rewards.pool import Grader
-from simplerl.rewards.symbolic import alone
+from simplerl.rewards.rules import RULES, Rule
+from simplerl.rewards.symbolic import math_verify_alone
 from simplerl.types import Problem, Reward, Score
 
-CHOICES = ("policy", "hard", "lenient-hard", "multibox", "unevaluated")  # tags reported apart
+CHOICES = ("policy", "hard", "lenient-hard", "multibox", "unevaluated")  # tags that are reported separately
+BASELINE = "math_verify_alone"
 
 
 @dataclass(frozen=True)
 class Case:
+    """Holds a labelled response. expected: whether it is correct, None if only time and safety are tested."""
+
     id: str
     file: str
     mode: str  # strict | lenient
@@ -39,8 +43,8 @@ class Case:
     tag: str
 
 
-def generated(recipe: Any) -> str:
-    """A text that is stored as its recipe: [piece, times] pairs, or a name."""
+def generate_text(recipe: Any) -> str:
+    """Return the text of a recipe: a list of [piece, repetitions], or a name."""
     if recipe == "range_box":
         return "\\boxed{" + ",".join(map(str, range(1, 100_001))) + "}"
     if recipe == "count_boxes":
@@ -50,12 +54,15 @@ def generated(recipe: Any) -> str:
     return "".join(piece * times for piece, times in recipe)
 
 
-def cases(folder: Path) -> Iterator[Case]:
+def read_cases(folder: Path) -> Iterator[Case]:
+    """Yield the labelled cases of all files in a folder that have them."""
     for path in sorted(folder.glob("*.jsonl")):
         for line in path.read_text().splitlines():
             row = json.loads(line)
+            if "response_or_answer" not in row:
+                break  # a file of another kind
             text = row["response_or_answer"]
-            text = generated(row["gen"]) if text is None else text
+            text = generate_text(row["gen"]) if text is None else text
             if row["kind"] == "answer":
                 text = f"\\boxed{{{text}}}"
             yield Case(
@@ -63,13 +70,18 @@ def cases(folder: Path) -> Iterator[Case]:
             )
 
 
-def score(rows: list[Case], column: str) -> list[tuple[Score, float]]:
-    """(score, seconds) of each case, graded by the reward of its mode in the worker pool."""
+def grade_cases(rows: list[Case], rule: str) -> list[tuple[Score, float]]:
+    """Return (score, seconds) of each case, graded in the worker pool by the reward for its mode.
+
+    rule: one of RULES, or BASELINE.
+    """
     results: dict[str, tuple[Score, float]] = {}
-    rewards: dict[str, Reward] = {"strict": partial(alone), "lenient": partial(alone, boxed=False)}
-    for rule in RULES:
-        if rule == column:
-            rewards = {"strict": partial(strict, rule=rule), "lenient": partial(lenient, rule=rule)}
+    rewards: dict[str, Reward]
+    if rule == BASELINE:
+        rewards = {"strict": partial(math_verify_alone), "lenient": partial(math_verify_alone, boxed=False)}
+    else:
+        known = cast(Rule, rule)
+        rewards = {"strict": partial(strict, rule=known), "lenient": partial(lenient, rule=known)}
     for mode, reward in rewards.items():
         chosen = [row for row in rows if row.mode == mode]
         if chosen:
@@ -79,17 +91,34 @@ def score(rows: list[Case], column: str) -> list[tuple[Score, float]]:
     return [results[row.id] for row in rows]
 
 
-def is_right(case: Case, result: Score) -> bool:
+def is_verdict_correct(case: Case, result: Score) -> bool:
+    """Return whether the verdict is the expected one, and so is the reward if the case states one."""
     return result.correct == case.expected and case.reward in (None, result.reward)
 
 
 def main(arguments: list[str]) -> None:
-    rows = list(cases(Path(arguments[0])))
-    rules = arguments[1:] or ["math_verify", "alone", "qwen", "exact"]
-    if unknown := set(rules) - {*RULES, "alone"}:
-        raise ConfigError(f"column {unknown.pop()} is unknown: choose among {', '.join(RULES)}, alone.")
-    scored = {rule: score(rows, rule) for rule in rules}
-    print(f"{'':28}" + "".join(f"{rule:>24}" for rule in rules) + "   right / rows (false positives)")
+    parser = argparse.ArgumentParser(
+        prog="python -m simplerl.bench.grader_accuracy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder with labelled cases in JSONL files")
+    parser.add_argument(
+        "rules",
+        metavar="RULE",
+        nargs="*",
+        help=f"rules to measure: {', '.join((*RULES, BASELINE))} (default: all but qwen_train)",
+    )
+    options = parser.parse_args(arguments)
+    if unknown := sorted(set(options.rules) - {*RULES, BASELINE}):
+        parser.error(f"{unknown[0]} is not a rule: choose from {', '.join((*RULES, BASELINE))}")
+    print_accuracy(list(read_cases(options.folder)), options.rules or ["math_verify", BASELINE, "qwen", "exact"])
+
+
+def print_accuracy(rows: list[Case], rules: list[str]) -> None:
+    """Print the table of accuracies, the slowest case, and the misses of the first rule."""
+    scored = {rule: grade_cases(rows, rule) for rule in rules}
+    print(f"{'':28}" + "".join(f"{rule:>24}" for rule in rules) + "   correct / rows (false positives)")
     groups: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
         if row.expected is not None:
@@ -97,14 +126,14 @@ def main(arguments: list[str]) -> None:
     for group, members in sorted(groups.items()):
         line = f"{group:28}"
         for rule in rules:
-            right = sum(is_right(rows[i], scored[rule][i][0]) for i in members)
+            correct = sum(is_verdict_correct(rows[i], scored[rule][i][0]) for i in members)
             false = sum(scored[rule][i][0].correct and not rows[i].expected for i in members)
-            line += f"{f'{right}/{len(members)} {100 * right / len(members):.1f}% ({false})':>24}"
+            line += f"{f'{correct}/{len(members)} {100 * correct / len(members):.1f}% ({false})':>24}"
         print(line)
     slowest = max(range(len(rows)), key=lambda i: scored[rules[0]][i][1])
     print(f"slowest under {rules[0]}: {rows[slowest].id}, {scored[rules[0]][slowest][1]:.2f} s")
     for row, (result, _) in zip(rows, scored[rules[0]], strict=True):
-        if row.expected is not None and not is_right(row, result):
+        if row.expected is not None and not is_verdict_correct(row, result):
             shown = row.text if len(row.text) < 150 else "..." + row.text[-150:]
             verdict = f"expected {row.expected}, {result.status}: {result.extracted!s:.80}"
             print(f"{row.id} [{row.tag}] {verdict} || {row.gold!r:.100} || {shown!r}")

@@ -1,8 +1,12 @@
-"""Speed and memory of grading: `python -m simplerl.bench.grader_speed [batches=10] [workers=2] [pairs=FOLDER]`.
+"""Measures the speed and memory of grading.
 
-Streams batches of synthetic responses of about 3,000 tokens through the strict reward, as a sampler would, and
-compares our equality with math-verify called one by one, on synthetic pairs or on those of a folder of
-labelled cases (`simplerl.bench.grader_accuracy`). Prints tables; nothing is written.
+`python -m simplerl.bench.grader_speed [batches=10] [rows=8192] [workers=2] [tokens=0] [pairs=FOLDER]`
+
+First, batches of synthetic responses of about 3,000 tokens are streamed through the strict reward, as a sampler would
+do it. Second, our comparison is timed against math-verify on the same (answer, gold) pairs in one process: synthetic
+pairs, or those of a folder of labelled cases (`simplerl.bench.grader_accuracy`). Nothing is written to disk.
+
+tokens: token ids per response that are sent with the text, as a sampler does; 0 measures the text alone.
 """
 
 from __future__ import annotations
@@ -16,9 +20,12 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from simplerl.bench.grader_accuracy import cases
-from simplerl.rewards import equal, strict
+from simplerl.bench.grader_accuracy import read_cases
+from simplerl.errors import ConfigError
+from simplerl.rewards import equality, strict
+from simplerl.rewards.extract import boxed_answer
 from simplerl.rewards.pool import Grader
+from simplerl.rewards.rules import EQUAL
 from simplerl.rewards.worker_process import resident_bytes
 from simplerl.types import Problem, Prompt, Rollout
 
@@ -33,7 +40,7 @@ _PROSE = (
 
 
 def golds(count: int, seed: int) -> list[str]:
-    """Answers in the proportions of MATH: mostly integers, then fractions, roots, tuples, sets, words."""
+    """Return gold answers in the proportions of MATH: mostly integers, then fractions, roots, tuples, sets, words."""
     r = random.Random(seed)
     forms = [
         (60, lambda: str(r.randint(-50, 5000))),
@@ -53,7 +60,7 @@ def golds(count: int, seed: int) -> list[str]:
 
 
 def answer_to(gold: str, r: random.Random) -> str:
-    """An answer as a policy gives it: as the gold, in another notation, wrong, or broken."""
+    """Return an answer as a policy writes it: equal to the gold, in another notation, wrong, or malformed."""
     kind = r.choices(["same", "notation", "other", "near", "computation", "broken"], [40, 15, 15, 20, 6, 4])[0]
     if kind == "notation":
         return gold.replace("\\frac", "\\dfrac").replace(",", ", ").replace("-", "- ") + r.choice(
@@ -68,14 +75,15 @@ def answer_to(gold: str, r: random.Random) -> str:
     return gold[:-1] + "}{" if kind == "broken" else gold
 
 
-def rollouts(count: int, seed: int) -> Iterator[Rollout]:
-    """`count` responses to count / 8 problems, produced one by one in mixed order."""
+def rollouts(count: int, seed: int, tokens: int = 0) -> Iterator[Rollout]:
+    """Yield `count` responses of `tokens` token ids to count / SAMPLES problems, in random order."""
     r = random.Random(seed)
     prompts = [
         Prompt(Problem(f"{i:06d}", "", gold), "", ()) for i, gold in enumerate(golds(max(count // SAMPLES, 1), seed))
     ]
     order = [(prompt, sample) for prompt in prompts for sample in range(SAMPLES)]
     r.shuffle(order)
+    token_ids = tuple(r.randrange(150_000) for _ in range(tokens))
     text = _PROSE * (2 * CHARACTERS // len(_PROSE))
     for prompt, sample in order[:count]:
         start = r.randrange(len(_PROSE))
@@ -88,11 +96,11 @@ def rollouts(count: int, seed: int) -> Iterator[Rollout]:
             "unboxed": f"The answer is {answer}.",
             "cut": f"so we get \\boxed{{{answer}"[: r.randint(10, 30)],
         }[form]
-        yield Rollout(prompt, sample, body + ending, (), (), "stop")
+        yield Rollout(prompt, sample, body + ending, token_ids, (), "stop")
 
 
 def children_bytes() -> int:
-    """Resident memory of all child processes (Linux)."""
+    """Return the resident memory of all child processes (Linux)."""
     total = 0
     for task in Path("/proc/self/task").iterdir():
         for pid in (task / "children").read_text().split():
@@ -100,25 +108,26 @@ def children_bytes() -> int:
     return total
 
 
-def stream(batches: int, rows: int, workers: int) -> None:
-    print(f"{rows} responses of {CHARACTERS} characters (about 3,000 tokens) a batch, {workers} workers")
-    columns = ("batch", "seconds", "per second", "right", "lost", "parent MiB", "workers MiB")
+def time_stream(batches: int, rows: int, workers: int, tokens: int) -> None:
+    """Print time, throughput and memory of each batch that is streamed through the worker pool."""
+    print(f"{rows} responses of {CHARACTERS} characters (about 3,000 tokens) per batch, {workers} workers")
+    columns = ("batch", "seconds", "per second", "correct", "failed", "parent MiB", "workers MiB")
     print("".join(f"{column:>12}" for column in columns))
     with Grader(partial(strict), workers=workers) as grader:
         for batch in range(batches):
             start = time.perf_counter()
-            graded = grader.grade(rollouts(rows, batch))
+            graded = grader.grade(rollouts(rows, batch, tokens))
             seconds = time.perf_counter() - start
-            right = sum(r.score is not None and r.score.correct for r in graded) / rows
-            lost = sum(grader.metrics.values()) * rows
+            correct = sum(r.score is not None and r.score.correct for r in graded) / rows
+            failed = sum(grader.metrics.values()) * rows
             del graded
-            values = (batch, f"{seconds:.2f}", f"{rows / seconds:.0f}", f"{right:.3f}", f"{lost:.0f}")
+            values = (batch, f"{seconds:.2f}", f"{rows / seconds:.0f}", f"{correct:.3f}", f"{failed:.0f}")
             memory = (f"{resident_bytes() / 2**20:.0f}", f"{children_bytes() / 2**20:.0f}")
             print("".join(f"{value:>12}" for value in (*values, *memory)), flush=True)
 
 
-def one_by_one(pairs: list[tuple[str, str]]) -> None:
-    """Our equality and math-verify on the same distinct (answer, gold), one process, no cache kept between them."""
+def time_comparison(pairs: list[tuple[str, str]]) -> None:
+    """Print the CPU time of our comparison and of math-verify for the same distinct (answer, gold) pairs."""
     import logging
 
     from math_verify import parse, verify
@@ -126,9 +135,9 @@ def one_by_one(pairs: list[tuple[str, str]]) -> None:
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     logging.getLogger("latex2sympy2_extended").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    equal.warm()
+    equality.warm_up()
     start = time.process_time()
-    ours = [equal.compare(answer, gold) == equal.EQUAL for answer, gold in pairs]
+    ours = [equality.compare(answer, gold) == EQUAL for answer, gold in pairs]
     our_seconds = time.process_time() - start
     start = time.process_time()
     theirs = [verify(parse(f"\\boxed{{{gold}}}"), parse(f"\\boxed{{{answer}}}")) for answer, gold in pairs]
@@ -146,18 +155,26 @@ def synthetic_pairs(count: int) -> list[tuple[str, str]]:
 
 
 def labelled_pairs(folder: Path) -> list[tuple[str, str]]:
-    from simplerl.rewards.extract import boxed_answer
-
-    rows = [case for case in cases(folder) if case.mode == "strict" and case.file != "hostile"]
+    rows = [case for case in read_cases(folder) if case.mode == "strict" and case.file != "hostile"]
     return list({(answer, row.gold): None for row in rows if (answer := boxed_answer(row.text)) is not None})
 
 
 def main(arguments: list[str]) -> None:
-    settings = {"batches": "10", "workers": "2", "rows": "8192", "pairs": ""}
-    settings |= dict(argument.split("=", 1) for argument in arguments)
-    stream(int(settings["batches"]), int(settings["rows"]), int(settings["workers"]))
-    one_by_one(labelled_pairs(Path(settings["pairs"])) if settings["pairs"] else synthetic_pairs(1000))
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
+    settings = {"batches": "10", "workers": "2", "rows": "8192", "tokens": "0", "pairs": ""}
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key not in settings or not value or (key != "pairs" and not value.isdigit()):
+            raise ConfigError(f"{argument} is not a setting: write key=value with one of {', '.join(settings)}.")
+        settings[key] = value
+    time_stream(*(int(settings[key]) for key in ("batches", "rows", "workers", "tokens")))
+    time_comparison(labelled_pairs(Path(settings["pairs"])) if settings["pairs"] else synthetic_pairs(1000))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except ConfigError as error:
+        sys.exit(f"error: {error}")

@@ -25,17 +25,17 @@ from torch import Tensor
 
 from simplerl.backends import Lost
 from simplerl.backends.local import Local
+from simplerl.backends.roles import POLICY, Roles, build_worker, role_builder, role_specs
 from simplerl.cluster import failover
 from simplerl.cluster.engines import EnginePool
 from simplerl.cluster.graders import ray_grader
 from simplerl.cluster.health import Limits
 from simplerl.cluster.layout import ENGINE, Layout, Plan, Sharding, Shared, check, check_room, plan, processes
 from simplerl.cluster.ranks import Build, Place, RankGroup
-from simplerl.cluster.session import ray_session
+from simplerl.cluster.ray_session import ray_session
 from simplerl.config import Config, OptimizerConfig
 from simplerl.data.task import Task
 from simplerl.engine.models import load_policy, model_at
-from simplerl.engine.roles import POLICY, Roles, build_worker, role_builder, role_specs
 from simplerl.errors import ConfigError
 from simplerl.rewards.pool import Grader
 from simplerl.samplers import Sampler
@@ -139,7 +139,7 @@ class RayBackend:
     def _start_ray(self) -> None:
         if not self._open:
             whole = plan(self.layout, processes(self.layout, self.config), False)
-            restarts = self.max_restarts if failover.own_command else None
+            restarts = self.max_restarts if failover.command_is_restartable else None
             self._session.enter_context(ray_session(max(os.cpu_count() or 1, whole.cpus + 1), self.address, restarts))
             self._open = True
 

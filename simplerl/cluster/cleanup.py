@@ -1,8 +1,8 @@
-"""Ends every process of a Ray session when the process that started the session is gone, however it went.
+"""Ends every process of a Ray session when the driver that started the session has ended for any reason.
 
-Ray itself leaves some for minutes when its driver is killed. This file is run as a program of its own, with nothing but
-the standard library: its standard input is a pipe that the driver holds; at its end, all processes that carry the
-session's mark in their environment are killed and the session's folder is removed.
+Ray by itself leaves some of them running for minutes after its driver was killed. This file runs as a program of its
+own and imports only the standard library. Its standard input is a pipe that the driver holds open; when the pipe
+closes, it kills all processes that carry the session's mark in their environment and removes the session's folder.
 """
 
 from __future__ import annotations
@@ -15,38 +15,39 @@ import sys
 import time
 from pathlib import Path
 
-MARK = "SIMPLERL_RAY_SESSION"
-SECONDS = 10.0  # in which children that were just being started show up
+MARK = "SIMPLERL_RAY_SESSION"  # environment variable of the session's processes: its folder
+SECONDS = 10.0  # how long processes that were just being started may take to show up
 
 
 def start(folder: str) -> subprocess.Popen[bytes]:
-    """Watches over the session of `folder` until its standard input is closed."""
+    """Start the program for the session in `folder`; it acts when its standard input closes."""
     return subprocess.Popen(
         [sys.executable, "-S", "-E", __file__, folder], stdin=subprocess.PIPE, start_new_session=True
     )
 
 
-def marked(folder: str, spare: int) -> list[int]:
-    """Processes of the session: those with its mark, and those with a file of its folder open (Ray's agents write
-    their title over their environment). Not this process, nor `spare`."""
+def session_processes(folder: str, driver: int) -> list[int]:
+    """Return the ids of the session's processes: those that carry its mark, and those that have a file in its folder
+    open (Ray's agents overwrite their environment with their title). Leaves out this process and `driver`."""
     mark, found = f"{MARK}={folder}".encode(), []
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            if mark in (path / "environ").read_bytes().split(b"\0") or _writes_into(folder, path):
+            if mark in (path / "environ").read_bytes().split(b"\0") or _has_file_open(folder, path):
                 found.append(int(path.name))
         except OSError:
-            continue  # ended meanwhile, or another user's
-    return [pid for pid in found if pid not in (os.getpid(), spare)]
+            continue  # the process has ended or belongs to another user
+    return [pid for pid in found if pid not in (os.getpid(), driver)]
 
 
-def _writes_into(folder: str, process: Path) -> bool:
+def _has_file_open(folder: str, process: Path) -> bool:
     return any(os.readlink(file).startswith(f"{folder}/") for file in (process / "fd").iterdir())
 
 
-def sweep(folder: str, driver: int) -> None:
-    """`driver` lives on where it has ended the session itself; it may still have a log of it open."""
+def kill_session(folder: str, driver: int) -> None:
+    """Kill the session's processes and remove its folder. The driver is spared: if it closed the session itself it
+    lives on, and may still have a log file of the session open."""
     deadline = time.monotonic() + SECONDS
-    while (pids := marked(folder, driver)) and time.monotonic() < deadline:
+    while (pids := session_processes(folder, driver)) and time.monotonic() < deadline:
         for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -59,4 +60,4 @@ def sweep(folder: str, driver: int) -> None:
 if __name__ == "__main__":
     driver = os.getppid()
     sys.stdin.buffer.read()
-    sweep(sys.argv[1], driver)
+    kill_session(sys.argv[1], driver)

@@ -1,4 +1,4 @@
-"""One vLLM engine as a Ray actor: takes requests, steps for a slice of time, gives what is finished."""
+"""Runs one vLLM engine in a Ray actor: it takes requests, works for a slice of time and returns finished responses."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 import ray
 from transformers import PreTrainedTokenizerBase
 
-from simplerl.cluster import stacks
-from simplerl.cluster.weights import Header, unpacked
+from simplerl.cluster.health import Process, this_process, thread_stacks
+from simplerl.cluster.weights import Header, unpack
 from simplerl.config import ModelConfig
 from simplerl.samplers.stopping import StopRule
 from simplerl.samplers.vllm import EngineSettings, prepare_import
@@ -22,18 +22,20 @@ from simplerl.types import Sampling, Stop
 
 
 @dataclass(frozen=True)
-class Request:
-    """One response to draw."""
+class EngineRequest:
+    """A request for one response."""
 
     name: str
     token_ids: tuple[int, ...]  # of the prompt
-    key: int  # 63 bits, seeds the draws
+    key: int  # 63-bit seed of the sampling
     sampling: Sampling
     stop: Stop
 
 
 @dataclass(frozen=True)
-class Response:
+class EngineResponse:
+    """A finished response to the request of the same name. L: its tokens."""
+
     name: str
     text: str
     token_ids: tuple[int, ...]  # [L]
@@ -42,18 +44,21 @@ class Response:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What one slice of time brought."""
+class EngineReport:
+    """The result of one slice of time."""
 
-    finished: list[Response]
-    rows: int  # responses still here
-    remaining_tokens: int  # the most they may still grow
+    finished: list[EngineResponse]
+    rows: int  # unfinished responses in the engine
+    remaining_tokens: int  # upper bound on the tokens that they can still generate
     busy: float  # seconds of the slice with something to do
-    tokens: int  # of the finished responses
+    tokens: int  # in the finished responses
 
 
 class EngineActor:
-    """Methods run one after the other; `stacks` answers beside them."""
+    """A vLLM engine. Methods run one after the other, except `stacks`, which answers at any time.
+
+    environment: added to the environment of the process before vLLM is imported.
+    """
 
     def __init__(
         self,
@@ -63,7 +68,9 @@ class EngineActor:
         environment: Mapping[str, str],
     ) -> None:
         os.environ.update(environment)
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else engines of one node bind to the same cores
+        os.environ.setdefault(
+            "VLLM_CPU_OMP_THREADS_BIND", "nobind"
+        )  # else all engines of a node bind to the same cores
         prepare_import()
         from simplerl.samplers.vllm_engine import VllmEngine
 
@@ -72,12 +79,12 @@ class EngineActor:
         self._stops: dict[str, Stop] = {}
         self._loading = False
 
-    def ready(self) -> stacks.Process:
-        """Once the engine has started."""
-        return stacks.this_process()
+    def ready(self) -> Process:
+        """Return this process; answers once the engine has started."""
+        return this_process()
 
-    def advance(self, requests: Sequence[Request], seconds: float) -> Report:
-        """Takes the requests, and works for about `seconds`, or until nothing is left."""
+    def advance(self, requests: Sequence[EngineRequest], seconds: float) -> EngineReport:
+        """Add the requests, then generate for about `seconds` or until no request is left."""
         for request in requests:
             self.engine.add(request.name, request.token_ids, request.key, request.sampling, request.stop)
             self._stops[request.name] = request.stop
@@ -85,8 +92,8 @@ class EngineActor:
         while self.engine.running and time.monotonic() - begin < seconds:
             for done in self.engine.step():
                 text = self._rule(self._stops.pop(done.name)).text(done.token_ids)
-                finished.append(Response(done.name, text, done.token_ids, done.logprobs, done.finish_reason))
-        return Report(
+                finished.append(EngineResponse(done.name, text, done.token_ids, done.logprobs, done.finish_reason))
+        return EngineReport(
             finished,
             rows=len(self.engine.running),
             remaining_tokens=self.engine.remaining_tokens(),
@@ -95,17 +102,18 @@ class EngineActor:
         )
 
     def abort(self) -> None:
+        """Drop all unfinished requests."""
         self.engine.abort()
         self._stops.clear()
 
     def start_weights(self) -> None:
-        if self._loading:  # the last sync broke off: its half-loaded weights are overwritten by this one
+        if self._loading:  # the previous sync was interrupted; this one overwrites its partially loaded weights
             self.engine.finish_weights()
         self.engine.start_weights()
         self._loading = True
 
     def load_weights(self, header: Header, data: np.ndarray) -> None:
-        self.engine.load_weights(unpacked(header, data))
+        self.engine.load_weights(unpack(header, data))
 
     def finish_weights(self) -> None:
         self.engine.finish_weights()
@@ -115,18 +123,18 @@ class EngineActor:
         return self.engine.checksums()
 
     def transfer(self, method: str, *arguments: Any) -> None:
-        """A method of vLLM's weight-transfer interface, in all of this engine's workers (`simplerl.cluster.nccl`)."""
+        """Call a method of vLLM's weight-transfer interface in this engine's workers (see `simplerl.cluster.nccl`)."""
         self.engine.llm.collective_rpc(method, args=arguments)
 
     def sleep(self) -> bool:
-        """Gives the GPU's memory back, weights and cache; they must be synced after `wake`. Whether it did: a CPU
-        engine releases nothing."""
+        """Release the GPU memory of weights and KV cache; after `wake` the weights must be synced again. Returns False
+        for a CPU engine, which releases nothing."""
         return self.engine.sleep()
 
     def wake(self, tags: list[str] | None) -> None:
-        """tags: "weights", "kv_cache"; None for both."""
+        """Allocate that memory again. tags: "weights", "kv_cache", or None for both."""
         self.engine.wake(tags)
 
     @ray.method(concurrency_group="control")
     def stacks(self) -> str:
-        return stacks.stacks()
+        return thread_stacks()

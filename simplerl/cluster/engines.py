@@ -1,8 +1,9 @@
-"""A pool of vLLM engines as one `Sampler`: requests go to whoever has least left to do, responses come as they finish.
+"""Provides a pool of vLLM engines as one `Sampler`, which yields responses as they finish.
 
-An engine holds at most `max_rows` responses and a small reserve; the rest waits in one queue, so that no engine stands
-still while another has a queue of its own. An engine that dies or falls silent is started again with the current
-weights, and its unfinished responses are drawn again from the same seeds, by whichever engine has room.
+Each request goes to the engine with the least work left. An engine holds at most `max_rows` responses plus a small
+reserve; all other requests wait in one shared queue, so that no engine idles while another still has a backlog. An
+engine that dies or stops responding is replaced by a new one with the current weights, and its unfinished responses are
+sampled again from the same seeds by whichever engine has capacity.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 import ray
@@ -21,36 +21,45 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from simplerl.backends import Lost
-from simplerl.cluster.dispatch import Seat, deal
-from simplerl.cluster.engine_actor import EngineActor, Report, Request, Response
-from simplerl.cluster.stacks import DEATHS, stacks_of
-from simplerl.cluster.weights import Source, answers_of, failed, from_process, from_ranks, how_it_died, keeping, send
+from simplerl.cluster.engine_actor import EngineReport, EngineRequest, EngineResponse
+from simplerl.cluster.engine_slots import EngineSlot, EngineStarter, assign_requests
+from simplerl.cluster.health import DEATHS, stacks_of
+from simplerl.cluster.weights import (
+    Source,
+    cached,
+    call_results,
+    death_reason,
+    from_process,
+    from_ranks,
+    kill_failed,
+    send_weights,
+)
 from simplerl.config import ModelConfig
 from simplerl.samplers.vllm import EngineSettings, prepare_import, request_seed
 from simplerl.types import Prompt, Rollout, Sampling, Stop
 
 logger = logging.getLogger(__name__)
 
-_SLICE = 0.25  # seconds of work per call
-_CALLS = 2  # under way per engine: the next is there when one ends
-_LOOK = 1.0  # seconds between two looks at silent engines
-CLOSE_SECONDS = 30.0  # that a thread which draws gets to notice the end
+SLICE_SECONDS = 0.25  # of work per call of an engine
+CALLS_PER_ENGINE = 2  # pending at a time: the next one is there when one ends
+POLL_SECONDS = 1.0  # between two checks for engines that do not respond
+CLOSE_SECONDS = 30.0  # that `close` waits for a thread that is sampling
 
 
 class EnginePool:
-    """See `simplerl.samplers.Sampler`. Ray must have been initialised.
+    """A pool of vLLM engines in Ray actors; see `simplerl.samplers.Sampler`. Ray must have been initialised.
 
-    model: its path is a folder or hub id with config and tokenizer, on every node.
-    precision ... sleeps: see `simplerl.samplers.vllm.EngineSettings`.
-    strategies: a Ray scheduling strategy for each engine; cpus and gpus: what each takes of it; env: its environment.
-    bucket_mib: size of the parts in which weights travel.
-    keep_weights: the last synced weights stay in the object store, for engines that are restarted while the ranks that
-    gave them already train on; otherwise these ranks are asked again.
-    nccl: syncs go by NCCL broadcast between GPUs instead of the object store (not run here).
-    reserve: responses that an engine holds beyond its max_rows, so that a free row never waits.
-    start_seconds, silence_seconds: without an answer; then the engine is killed and replaced.
-    max_restarts: of all engines together, before a batch of responses is finished; then
-      `simplerl.backends.Lost` is raised.
+    model: its path is a folder or Hub id with config and tokenizer that every node can read.
+    precision ... from_path: see `simplerl.samplers.vllm.EngineSettings`.
+    cpus, gpus, strategies, env: resources of one engine, the Ray scheduling strategy of each, their environment.
+    bucket_mib: size of the buckets in which weights are sent.
+    keep_weights: keep the last synced weights in Ray's object store for engines that are restarted, because the ranks
+      that sent them train on meanwhile; otherwise these ranks are asked again.
+    nccl: sync by NCCL broadcast between GPUs instead of the object store (not tested: it needs GPUs).
+    reserve: responses that an engine holds beyond max_rows, so that a free row never waits.
+    start_seconds, silence_seconds: an engine that does not answer for so long is killed and replaced.
+    max_restarts: of all engines together within one batch of responses; then `simplerl.backends.Lost` is
+      raised.
     """
 
     def __init__(
@@ -80,7 +89,7 @@ class EnginePool:
         max_restarts: int = 3,
     ) -> None:
         prepare_import()
-        self.tokenizer, self.model, self.env = tokenizer, model, env or {}
+        self.tokenizer = tokenizer
         self.settings = EngineSettings(
             precision=precision,
             cache_gib=cache_gib,
@@ -91,98 +100,73 @@ class EnginePool:
             sleeps=sleeps,
             from_path=from_path,
         )
-        self.cpus, self.gpus = cpus, gpus
         self.bucket_bytes, self.keep_weights, self.nccl = bucket_mib * 2**20, keep_weights, nccl
-        self.room = max_rows + reserve
-        self.start_seconds, self.silence_seconds, self.max_restarts = start_seconds, silence_seconds, max_restarts
-        self.restarts = self._in_a_row = 0
+        self.capacity = max_rows + reserve
+        self.silence_seconds, self.max_restarts = silence_seconds, max_restarts
+        self.restarts = self._consecutive_restarts = 0
         self.metrics: dict[str, float] = {}
         self._source: Source | None = None
         self._generating = self._closed = False
-        self._working = threading.Lock()  # held by a thread that talks to engines in order to draw
-        self._calls = 0
-        places = strategies if strategies is not None else ["DEFAULT"] * engines
-        self._seats = [Seat(f"vLLM engine {i}", place) for i, place in zip(range(engines), places, strict=True)]
-        for seat in self._seats:
-            self._send_for(seat)
-        self._welcome(wait=True)
+        self._engine_calls = threading.Lock()  # held by a thread that calls engines in order to sample
+        self._generate_calls = 0
+        self._starter = EngineStarter(tokenizer, model, self.settings, env or {}, cpus, gpus, start_seconds)
+        strategies = strategies if strategies is not None else ["DEFAULT"] * engines
+        names = [f"vLLM engine {number}" for number in range(engines)]
+        self._slots = [EngineSlot(name, strategy) for name, strategy in zip(names, strategies, strict=True)]
+        for slot in self._slots:
+            self._starter.start_in_thread(slot)
+        self._install_started(wait=True)
 
-    # Engines come and go
+    # Starting and replacing engines
 
-    def _send_for(self, seat: Seat) -> None:
-        """A new engine, without weights, on its way in a thread of its own."""
-        coming = Future[Any]()
-
-        def start() -> None:
-            try:
-                coming.set_result(self._started(seat))
-            except BaseException as error:  # raised where the result is asked for
-                coming.set_exception(error)
-
-        seat.coming = coming
-        threading.Thread(target=start, name=f"start of {seat.name}", daemon=True).start()
-
-    def _started(self, seat: Seat) -> Any:
-        remote: Any = ray.remote
-        kind = remote(concurrency_groups={"control": 1})(EngineActor)
-        options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "scheduling_strategy": seat.strategy}
-        actor = kind.options(**options).remote(self.model, self.tokenizer, self.settings, self.env)
-        seat.next = actor
-        lost: dict[str, str] = {}
-        answers = answers_of({seat.name: (actor, actor.ready.remote())}, self.start_seconds, lost)
-        if lost:
-            raise Lost(seat.name, f"it did not start: {lost[seat.name]}")
-        logger.info("%s: process %s", seat.name, answers[seat.name])
-        return actor
-
-    def _replace(self, seat: Seat, reason: str) -> list[Request]:
-        """Another engine in place of one that is gone. Returns what that one has left undone."""
-        undone = list(seat.held.values())
-        self._clear(seat)
-        seat.actor = None
+    def _replace(self, slot: EngineSlot, reason: str) -> list[EngineRequest]:
+        """Start another engine in place of a lost one. Returns the requests that the lost one has not finished. Raises
+        `Lost` after too many restarts."""
+        unfinished = list(slot.assigned.values())
+        slot.clear()
+        slot.actor = None
         self.restarts += 1
-        self._in_a_row += 1
-        if self._in_a_row > self.max_restarts:
-            raise Lost(seat.name, f"{reason}; all max_restarts={self.max_restarts} restarts of engines are used up")
-        logger.warning("%s is started again (%s); responses to be drawn again: %d", seat.name, reason, len(undone))
-        self._send_for(seat)
-        return undone
+        self._consecutive_restarts += 1
+        if self._consecutive_restarts > self.max_restarts:
+            raise Lost(slot.name, f"{reason}; all max_restarts={self.max_restarts} restarts of engines are used up")
+        logger.warning("restarting %s (%s); responses to sample again: %d", slot.name, reason, len(unfinished))
+        self._starter.start_in_thread(slot)
+        return unfinished
 
-    def _clear(self, seat: Seat) -> None:
-        seat.held, seat.fresh, seat.remaining = {}, [], 0
-        seat.calls.clear()
+    def _install_started(self, wait: bool = False) -> None:
+        """Give the current weights to engines that have started and put them to work; replace those that failed to
+        start.
 
-    def _welcome(self, wait: bool = False) -> None:
-        """Seats engines that have started, with the current weights; one that failed on its way is replaced.
-
-        Weights are fetched here and not in the starting thread: ranks that work together must be asked for everything
-        in one order, by one thread."""
-        for seat in self._seats:
-            while seat.coming is not None and (wait or seat.coming.done()):
-                coming, seat.coming = seat.coming, None
+        Weights are sent here and not in the starting thread: ranks that gather weights together must receive all calls
+        in one order, hence from one thread."""
+        for slot in self._slots:
+            while slot.starting is not None and (wait or slot.starting.done()):
+                starting, slot.starting = slot.starting, None
                 try:
-                    actor = coming.result()
+                    actor = starting.result()
                 except Lost as error:
-                    self._replace(seat, str(error))
+                    self._replace(slot, str(error))
                     continue
-                lost = send(self._source, {seat.name: actor}, self.silence_seconds).lost if self._source else {}
+                lost: dict[str, str] = {}
+                if self._source is not None:
+                    lost = send_weights(self._source, {slot.name: actor}, self.silence_seconds).lost
                 if lost:
-                    self._replace(seat, lost[seat.name])
+                    self._replace(slot, lost[slot.name])
                 else:
-                    seat.actor = actor
+                    slot.actor = actor
 
     # Weights
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Weights of this process, under Hugging Face names. A copy stays in Ray's object store."""
+        """Sync weights of this process, under Hugging Face names. A copy stays in Ray's object store."""
         self._source = None
         self._sync(from_process(weights, self.bucket_bytes, getattr(torch, self.settings.precision)))
 
     def sync(self, ranks: Sequence[Any]) -> None:
-        """The weights of the policy's ranks (all of them; see `simplerl.cluster.weights.from_ranks`)."""
+        """Sync the weights of all of the policy's ranks (see `simplerl.cluster.weights.from_ranks`)."""
         self._source = None
         source = from_ranks(ranks, self.bucket_bytes, self.settings.precision, self.silence_seconds)
-        source = keeping(source) if self.keep_weights else source
+        source = cached(source) if self.keep_weights else source
         if not self.nccl:
             self._sync(source)
             return
@@ -192,48 +176,49 @@ class EnginePool:
         self._source = source
 
     def _broadcast(self, ranks: Sequence[Any]) -> None:
-        """GPUs only and not run here; see `simplerl.cluster.nccl`."""
+        """Sync by NCCL; needs GPUs and is not tested (see `simplerl.cluster.nccl`)."""
         from simplerl.cluster.nccl import send_by_nccl
 
         begin = time.monotonic()
-        self._welcome(wait=True)
-        engines = {seat.name: seat.actor for seat in self._seats}
+        self._install_started(wait=True)
+        engines = {slot.name: slot.actor for slot in self._slots}
         send_by_nccl(ranks, engines, self.settings.tensor_parallel, self.settings.precision, self.silence_seconds)
         self.metrics |= {"time/engine_sync": time.monotonic() - begin}
 
     def _sync(self, source: Source) -> None:
         if self._generating:
-            raise RuntimeError("weights came while responses are drawn with the old ones")
-        begin, moved, pending = time.monotonic(), 0, list(self._seats)
+            raise RuntimeError("cannot sync weights while responses are being sampled with the old ones")
+        begin, sent_bytes, pending = time.monotonic(), 0, list(self._slots)
         while pending:
-            self._welcome(wait=True)
-            sent = send(source, {seat.name: seat.actor for seat in pending}, self.silence_seconds)
-            moved += sent.bytes
-            pending = [seat for seat in pending if seat.name in sent.lost]
-            for seat in pending:
-                self._replace(seat, sent.lost[seat.name])
+            self._install_started(wait=True)
+            sent = send_weights(source, {slot.name: slot.actor for slot in pending}, self.silence_seconds)
+            sent_bytes += sent.bytes
+            pending = [slot for slot in pending if slot.name in sent.lost]
+            for slot in pending:
+                self._replace(slot, sent.lost[slot.name])
         self._source = source
-        self.metrics |= {"time/engine_sync": time.monotonic() - begin, "rollout/sync_mib": moved / 2**20}
+        self.metrics |= {"time/engine_sync": time.monotonic() - begin, "rollout/sync_mib": sent_bytes / 2**20}
 
     def sleep(self) -> None:
-        """Gives the engines' GPU memory back until `wake`; a CPU engine releases nothing."""
-        self._call(self._seats, "sleep")
+        """Release the engines' GPU memory until `wake`; a CPU engine releases nothing."""
+        self._call(self._slots, "sleep")
 
     def wake(self, tags: list[str] | None = None) -> None:
-        """tags: "weights" (then sync), "kv_cache"; None for both."""
-        self._call(self._seats, "wake", tags)
+        """Allocate that memory again. tags: "weights" (then sync), "kv_cache", or None for both."""
+        self._call(self._slots, "wake", tags)
 
     def checksums(self) -> list[dict[str, int]]:
-        """Of the weights in each engine; see `simplerl.samplers.vllm_engine.VllmEngine.checksums`."""
-        self._welcome(wait=True)
-        answers = self._call(self._seats, "checksums")
-        return [answers[seat.name] for seat in self._seats if seat.name in answers]
+        """Return the checksums of each engine's weights; see `simplerl.samplers.vllm_engine.VllmEngine.checksums`."""
+        self._install_started(wait=True)
+        answers = self._call(self._slots, "checksums")
+        return [answers[slot.name] for slot in self._slots if slot.name in answers]
 
-    def _call(self, seats: Sequence[Seat], method: str, *arguments: Any) -> dict[str, Any]:
+    def _call(self, slots: Sequence[EngineSlot], method: str, *arguments: Any) -> dict[str, Any]:
+        """Call a method of these slots' engines. Returns the results by name; engines that fail are replaced."""
         lost: dict[str, str] = {}
-        present = {seat.name: seat for seat in seats if seat.actor is not None}
-        calls = {name: (seat.actor, getattr(seat.actor, method).remote(*arguments)) for name, seat in present.items()}
-        answers = answers_of(calls, self.silence_seconds, lost)
+        present = {slot.name: slot for slot in slots if slot.actor is not None}
+        calls = {name: (slot.actor, getattr(slot.actor, method).remote(*arguments)) for name, slot in present.items()}
+        answers = call_results(calls, self.silence_seconds, lost)
         for name, reason in lost.items():
             self._replace(present[name], reason)
         return answers
@@ -244,109 +229,115 @@ class EnginePool:
         self, prompts: Sequence[Prompt], sampling: Sampling, stop: Stop, samples: int, seed: int, step: int
     ) -> Iterator[Rollout]:
         if self._generating:
-            raise RuntimeError("this pool is already drawing responses: finish or close that stream first")
+            raise RuntimeError("this pool is already sampling responses: finish or close that stream first")
         if self._source is None and not self.settings.from_path:
-            raise RuntimeError("the engines hold no weights yet: sync them first")
+            raise RuntimeError("the engines have no weights yet: sync them first")
         self._generating = True
-        self._calls += 1
+        self._generate_calls += 1
         waiting: dict[str, tuple[Prompt, int]] = {}
-        queue: deque[Request] = deque()
+        queue: deque[EngineRequest] = deque()
         for number, prompt in enumerate(prompts):
             for sample in range(samples):
-                name, key = f"{self._calls}-{number}-{sample}", request_seed(seed, step, prompt, sample)
+                name, key = f"{self._generate_calls}-{number}-{sample}", request_seed(seed, step, prompt, sample)
                 waiting[name] = (prompt, sample)
-                queue.append(Request(name, prompt.token_ids, key, sampling, stop))
+                queue.append(EngineRequest(name, prompt.token_ids, key, sampling, stop))
         begin, busy = time.monotonic(), 0.0
         try:
             while waiting:
-                with self._working:
+                with self._engine_calls:
                     if self._closed:
-                        raise RuntimeError("the engines were closed while responses were drawn")
-                    self._feed(queue)
-                    reports = list(self._reports(queue))
+                        raise RuntimeError("the engines were closed while responses were being sampled")
+                    self._submit(queue)
+                    reports = list(self._poll(queue))
                 for report in reports:
                     busy += report.busy
                     for response in report.finished:
                         yield _rollout(*waiting.pop(response.name), response)
-            self._in_a_row = 0
+            self._consecutive_restarts = 0
             seconds = time.monotonic() - begin
             self.metrics |= {
-                "time/engine_utilisation": busy / (len(self._seats) * seconds),
+                "time/engine_utilisation": busy / (len(self._slots) * seconds),
                 "time/engine_restarts": float(self.restarts),
             }
         finally:
             self._generating = False
             self._abort()
 
-    def _feed(self, queue: deque[Request]) -> None:
-        present = [seat for seat in self._seats if seat.actor is not None]
-        deal(queue, present, self.room)
-        for seat in present:
-            while seat.held and len(seat.calls) < _CALLS:
-                if not seat.calls:
-                    seat.heard = time.monotonic()
-                seat.calls.append(seat.actor.advance.remote(seat.fresh, _SLICE))
-                seat.fresh = []
+    def _submit(self, queue: deque[EngineRequest]) -> None:
+        """Assign requests from the queue and keep every engine supplied with calls."""
+        present = [slot for slot in self._slots if slot.actor is not None]
+        assign_requests(queue, present, self.capacity)
+        for slot in present:
+            while slot.assigned and len(slot.calls) < CALLS_PER_ENGINE:
+                if not slot.calls:
+                    slot.last_reply = time.monotonic()
+                slot.calls.append(slot.actor.advance.remote(slot.unsent, SLICE_SECONDS))
+                slot.unsent = []
 
-    def _reports(self, queue: deque[Request]) -> Iterator[Report]:
-        """Waits for news, for at most a moment. What a lost engine left undone goes back to the head of the queue."""
-        self._welcome()
-        first = {seat.calls[0]: seat for seat in self._seats if seat.calls}
-        coming = any(seat.coming is not None for seat in self._seats)
-        if not first:
-            time.sleep(_SLICE if coming else 0.0)
+    def _poll(self, queue: deque[EngineRequest]) -> Iterator[EngineReport]:
+        """Wait up to `POLL_SECONDS` for reports. Unfinished requests of a lost engine return to the head of the
+        queue."""
+        self._install_started()
+        slots = {slot.calls[0]: slot for slot in self._slots if slot.calls}
+        if not slots:
+            time.sleep(SLICE_SECONDS if any(slot.starting is not None for slot in self._slots) else 0.0)
             return
-        ready, _ = ray.wait(list(first), num_returns=1, timeout=_LOOK)
-        ready = ray.wait(list(first), num_returns=len(first), timeout=0)[0] if ready else []
+        ready, _ = ray.wait(list(slots), num_returns=1, timeout=POLL_SECONDS)
+        ready = ray.wait(list(slots), num_returns=len(slots), timeout=0)[0] if ready else []
         for reference in ready:
-            seat = first[reference]
+            slot = slots[reference]
             try:
-                report: Report = ray.get(reference)
+                report: EngineReport = ray.get(reference)
             except DEATHS as error:
-                queue.extendleft(reversed(self._replace(seat, how_it_died(error))))
+                queue.extendleft(reversed(self._replace(slot, death_reason(error))))
                 continue
-            except ray.exceptions.RayTaskError as error:  # a worker of it has died, say, or its GPU failed
-                queue.extendleft(reversed(self._replace(seat, failed(seat.name, seat.actor, error))))
+            except ray.exceptions.RayTaskError as error:  # for example, one of its workers died or its GPU failed
+                queue.extendleft(reversed(self._replace(slot, kill_failed(slot.name, slot.actor, error))))
                 continue
-            seat.calls.popleft()
-            seat.heard = time.monotonic()
-            for response in report.finished:
-                del seat.held[response.name]
-            unseen = [request.sampling.max_new_tokens for request in list(seat.held.values())[report.rows :]]
-            seat.remaining = report.remaining_tokens + sum(unseen)
+            _record(slot, report)
             yield report
-        for seat in first.values():
-            if seat.calls and time.monotonic() - seat.heard > self.silence_seconds:
-                logger.error("%s is silent; its threads:\n%s", seat.name, stacks_of(seat.actor))
-                ray.kill(seat.actor)
-                queue.extendleft(reversed(self._replace(seat, f"it was silent for {self.silence_seconds:g} s")))
+        for slot in slots.values():
+            if slot.calls and time.monotonic() - slot.last_reply > self.silence_seconds:
+                logger.error("%s does not respond; its threads:\n%s", slot.name, stacks_of(slot.actor))
+                ray.kill(slot.actor)
+                reason = f"it did not respond for {self.silence_seconds:g} s"
+                queue.extendleft(reversed(self._replace(slot, reason)))
 
     def _abort(self) -> None:
-        """Nothing stays in any engine, also where the consumer left early."""
+        """Drop all unfinished requests, also those of a consumer that has stopped early."""
         if self._closed:
             return
-        busy = [seat for seat in self._seats if seat.calls]
-        for seat in self._seats:
-            self._clear(seat)
+        busy = [slot for slot in self._slots if slot.calls]
+        for slot in self._slots:
+            slot.clear()
         self._call(busy, "abort")
 
-    # The end
-
     def pids(self) -> list[int]:
-        """Process ids of the engines, each on its node."""
-        self._welcome(wait=True)
-        return [ray.get(seat.actor.ready.remote(), timeout=self.silence_seconds).pid for seat in self._seats]
+        """Return the engines' process ids, each on its own node."""
+        self._install_started(wait=True)
+        return [ray.get(slot.actor.ready.remote(), timeout=self.silence_seconds).pid for slot in self._slots]
 
     def close(self) -> None:
-        """Also while another thread draws: it is left to end, for a call after Ray's end would start Ray again."""
-        held = self._working.acquire(timeout=CLOSE_SECONDS)
+        """Kill the engines. A thread that is sampling gets `CLOSE_SECONDS` to stop: if it called an engine after Ray's
+        shutdown, Ray would start again."""
+        held = self._engine_calls.acquire(timeout=CLOSE_SECONDS)
         self._closed = True
         if held:
-            self._working.release()
-        for seat in self._seats:
-            for actor in {seat.actor, seat.next} - {None}:
+            self._engine_calls.release()
+        for slot in self._slots:
+            for actor in {slot.actor, slot.starting_actor} - {None}:
                 ray.kill(actor)
 
 
-def _rollout(prompt: Prompt, sample: int, response: Response) -> Rollout:
+def _record(slot: EngineSlot, report: EngineReport) -> None:
+    """Update the slot's account of its engine's work."""
+    slot.calls.popleft()
+    slot.last_reply = time.monotonic()
+    for response in report.finished:
+        del slot.assigned[response.name]
+    not_received = [request.sampling.max_new_tokens for request in list(slot.assigned.values())[report.rows :]]
+    slot.remaining_tokens = report.remaining_tokens + sum(not_received)
+
+
+def _rollout(prompt: Prompt, sample: int, response: EngineResponse) -> Rollout:
     return Rollout(prompt, sample, response.text, response.token_ids, response.logprobs, response.finish_reason)

@@ -1,7 +1,8 @@
-"""Grading in Ray actors, on whichever nodes have room, with the queue and the interface of `simplerl.rewards.pool`.
+"""Grades responses in Ray actors on any node, behind the same interface as `simplerl.rewards.pool`.
 
-Each actor holds one worker process of the same kind as the local pool. An actor that dies or falls silent is replaced
-and what it had not graded yet is graded again; an answer that kills the worker inside it costs that answer alone.
+Each actor supervises one worker process of the same kind as the local pool. An actor that dies or stops responding is
+replaced, and the answers that it had not graded are graded again. An answer that kills the worker process inside an
+actor costs only that answer.
 """
 
 from __future__ import annotations
@@ -9,85 +10,125 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import ray
 
 from simplerl.backends import Lost
-from simplerl.cluster.grading_actor import GradingActor
-from simplerl.cluster.stacks import DEATHS
+from simplerl.cluster.health import DEATHS, Process, this_process
 from simplerl.rewards.pool import Grader
-from simplerl.rewards.worker_client import START_ATTEMPTS, START_SECONDS, Verdict
+from simplerl.rewards.worker_client import START_ATTEMPTS, START_SECONDS, GradingResult, LocalGradingWorker
+from simplerl.rewards.worker_process import PackedResponse
 from simplerl.types import Problem, Reward
 
 logger = logging.getLogger(__name__)
 
-_GRACE = START_ATTEMPTS * START_SECONDS  # a replacement of the worker inside the actor may take
+_RESTART_SECONDS = START_ATTEMPTS * START_SECONDS  # time to replace the worker process inside an actor
+_BATCH_SECONDS = 0.2  # results of this long are sent in one message
 
 
-class RayLane:
-    """One `GradingActor`, as the thread that feeds it sees it; see `simplerl.rewards.worker_client.Lane`."""
+class GradingActor:
+    """Runs a LocalGradingWorker as a Ray actor.
+
+    path: folders to append to sys.path, so that a user's reward can be imported. The other arguments are those of
+    LocalGradingWorker.
+    """
+
+    def __init__(
+        self, path: Sequence[str], payload: bytes, seconds_per_answer: float, memory_gib: float, uses_math_grader: bool
+    ) -> None:
+        sys.path += [folder for folder in path if folder not in sys.path]
+        self.worker = LocalGradingWorker(payload, seconds_per_answer, memory_gib, uses_math_grader)
+
+    def start(self) -> Process:
+        self.worker.start()
+        return this_process()
+
+    def grade(self, items: list[tuple[PackedResponse, Problem]]) -> Iterator[list[GradingResult]]:
+        """Yield the results in order, a few at a time."""
+        begin, results = time.monotonic(), []
+        for result in self.worker.grade(items):
+            results.append(result)
+            if time.monotonic() - begin > _BATCH_SECONDS:
+                yield results
+                begin, results = time.monotonic(), []
+        if results:
+            yield results
+
+
+class RayGradingWorker:
+    """Represents one GradingActor in the driver process; implements `simplerl.rewards.worker_client.GradingWorker`.
+
+    strategy: Ray scheduling strategy. max_restarts: after this many deaths in a row without a result, raise Lost.
+    """
 
     def __init__(
         self,
         payload: bytes,
-        seconds: float,
+        seconds_per_answer: float,
         memory_gib: float,
-        warm: bool,
+        uses_math_grader: bool,
         *,
         strategy: Any,
         max_restarts: int,
     ) -> None:
-        self.arguments = ([folder or os.getcwd() for folder in sys.path], payload, seconds, memory_gib, warm)
-        self.limit = seconds + _GRACE
+        path = [folder or os.getcwd() for folder in sys.path]
+        self.arguments = (path, payload, seconds_per_answer, memory_gib, uses_math_grader)
+        self.silence_seconds = seconds_per_answer + _RESTART_SECONDS
         remote: Any = ray.remote
-        # No CPU of Ray's account: graders work while the accelerators do, and must not wait for room.
-        self.kind = remote(num_cpus=0, scheduling_strategy=strategy)(GradingActor)
+        # Reserve no CPU: graders work while the accelerators do, and must not wait for a free slot.
+        self.actor_class = remote(num_cpus=0, scheduling_strategy=strategy)(GradingActor)
         self.max_restarts, self.restarts = max_restarts, 0
         self.actor: Any = None
         self.pid = 0
 
     def start(self) -> None:
+        """Start the actor and its worker process. Raises ConfigError if the reward cannot be loaded."""
         while True:
-            self.actor = self.kind.remote(*self.arguments)
+            self.actor = self.actor_class.remote(*self.arguments)
             try:
-                process = ray.get(self.actor.start.remote(), timeout=2 * _GRACE)
+                process = ray.get(self.actor.start.remote(), timeout=2 * _RESTART_SECONDS)
                 self.pid = process.pid
                 logger.info("grader: process %s", process)
                 return
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
             except (*DEATHS, ray.exceptions.GetTimeoutError) as error:
-                self._count(error)
+                self._kill_and_count(error)
 
-    def grade(self, items: list[tuple[str, Problem]]) -> Iterator[Verdict]:
+    def grade(self, items: list[tuple[PackedResponse, Problem]]) -> Iterator[GradingResult]:
+        """Yield one result per item, in order; items that a dead actor left ungraded are graded by its successor."""
         while items:
             stream = self.actor.grade.options(num_returns="streaming").remote(items)
             try:
                 while items:
-                    if not ray.wait([stream], timeout=self.limit)[0]:
-                        raise ray.exceptions.GetTimeoutError(f"no verdict for {self.limit:g} s")
-                    verdicts: list[Verdict] = ray.get(next(stream))
-                    items = items[len(verdicts) :]
-                    yield from verdicts
+                    if not ray.wait([stream], timeout=self.silence_seconds)[0]:
+                        raise ray.exceptions.GetTimeoutError(f"no result for {self.silence_seconds:g} s")
+                    results: list[GradingResult] = ray.get(next(stream))
+                    items = items[len(results) :]
+                    yield from results
                     self.restarts = 0
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
             except (*DEATHS, ray.exceptions.GetTimeoutError) as error:
-                self._count(error)
+                self._kill_and_count(error)
                 self.start()
 
-    def _count(self, error: Exception) -> None:
+    def _kill_and_count(self, error: Exception) -> None:
+        """Kill the actor and count its death. Raises Lost after more than `max_restarts` deaths in a row."""
+
         self.kill()
         self.restarts += 1
         reason = str(error).strip().splitlines()[-1].strip()
         if self.restarts > self.max_restarts:
-            raise Lost("a grader", f"{self.restarts} of its processes ended one after the other; the last: {reason}")
-        logger.warning("a grader is started again, its answers are graded again (%s)", reason)
+            raise Lost("a grader", f"{self.restarts} of its processes died in a row; the last error: {reason}")
+        logger.warning("A grader died and is restarted; its unfinished answers are graded again (%s)", reason)
 
     def kill(self) -> None:
+        """Kill the actor, if there is one; its worker process ends with it."""
         if self.actor is not None:
             ray.kill(self.actor)
             self.actor = None
@@ -102,7 +143,10 @@ def ray_grader(
     strategy: Any = "SPREAD",
     max_restarts: int = 3,
 ) -> Grader:
-    """A `simplerl.rewards.pool.Grader` with `workers` Ray actors. One that dies `max_restarts` + 1 times without a
-    verdict in between ends in `simplerl.backends.Lost`. Ray must have been initialised."""
-    lane = partial(RayLane, strategy=strategy, max_restarts=max_restarts)
-    return Grader(reward, workers, seconds_per_answer, memory_gib, lane)
+    """Return a `simplerl.rewards.pool.Grader` whose workers are Ray actors. Ray must be initialised.
+
+    If one actor dies `max_restarts` + 1 times without a result in between, grading raises
+    `simplerl.backends.Lost`.
+    """
+    worker_type = partial(RayGradingWorker, strategy=strategy, max_restarts=max_restarts)
+    return Grader(reward, workers, seconds_per_answer, memory_gib, worker_type)

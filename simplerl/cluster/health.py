@@ -1,59 +1,118 @@
-"""Waiting for actors without waiting for ever: a death names its role, and so does silence, with its stacks."""
+"""Waits for Ray actors and detects those that die or hang.
+
+A death is reported with the role of the process; an actor that makes no progress is reported with its thread stacks.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import socket
+import sys
+import threading
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import (
+    GetTimeoutError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 
-from simplerl.backends import Lost
-from simplerl.cluster.stacks import DEATHS, stacks_of
+if TYPE_CHECKING:
+    from simplerl.backends import Lost
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 5.0  # between two looks at how far the actors are
-DEATH_SECONDS = 10.0  # in which the death that made another rank fail becomes known
+DEATHS = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)  # the last: by Ray's memory monitor
+POLL_SECONDS = 5.0  # between two queries of the actors' progress
+DEATH_SECONDS = 10.0  # within which Ray reports the death that made another rank's collective fail
 
 
 @dataclass(frozen=True)
 class Limits:
     """Seconds without any progress after which a role counts as lost."""
 
-    start_seconds: float = 600.0  # while processes start, meet and load models
+    start_seconds: float = 600.0  # while processes start, connect and load models
     silence_seconds: float = 600.0  # afterwards
 
 
-def results(role: str, actors: Sequence[Any], references: Sequence[Any], silence: float, doing: str) -> list[Any]:
-    """The values of `references`, which are calls of methods of `actors`.
+class Process(NamedTuple):
+    pid: int
+    host: str
 
-    Actors have a method `progress`, which answers while another runs. Raises `Lost` when one of them has died, or when
-    none of their counts has changed for `silence` seconds; an exception of theirs as it was raised there."""
+    def __str__(self) -> str:
+        return f"{self.pid} on {self.host}"
+
+
+def this_process() -> Process:
+    return Process(os.getpid(), socket.gethostname())
+
+
+def thread_stacks() -> str:
+    """Return the stack traces of this process's other Python threads."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    texts = [
+        f"thread {names[ident]}:\n" + "".join(traceback.format_stack(frame))
+        for ident, frame in sys._current_frames().items()
+        if ident in names and ident != threading.get_ident()
+    ]
+    return "\n".join(texts)
+
+
+def stacks_of(actor: Any, seconds: float = 5.0) -> str:
+    """Return the stack traces of an actor, or the reason why there are none. The actor has a method `stacks` in a
+    concurrency group of its own, which returns `thread_stacks()`."""
+    try:
+        text: str = ray.get(actor.stacks.remote(), timeout=seconds)
+    except (*DEATHS, GetTimeoutError) as error:
+        return f"no stacks ({type(error).__name__}): the process has ended, or native code blocks it"
+    return text
+
+
+def wait_for_results(
+    role: str, actors: Sequence[Any], references: Sequence[Any], silence: float, method: str
+) -> list[Any]:
+    """Return the values of `references`, the pending calls of `method` on `actors`.
+
+    Each actor has a method `progress`, which returns a growing count and answers while another method runs. Raises
+    `Lost` if an actor dies, or if no count changes for `silence` seconds. An exception raised by an actor is raised
+    here again."""
     counts: list[int | None] = [None] * len(actors)
     changed = time.monotonic()
     waiting = list(references)
+    poll_seconds = min(POLL_SECONDS, silence / 4)
     while waiting:
-        done, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=min(LOOK_SECONDS, silence / 4))
+        done, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=poll_seconds)
         for reference in done:
-            _check(role, actors, reference)
+            _raise_failure(role, actors, reference)
         if waiting:
-            now = [_progress(actor, min(LOOK_SECONDS, silence / 4)) for actor in actors]
-            if any(count is not None and count != before for count, before in zip(now, counts, strict=True)):
-                changed, counts = time.monotonic(), now
+            current = [_progress(actor, poll_seconds) for actor in actors]
+            if any(count is not None and count != before for count, before in zip(current, counts, strict=True)):
+                changed, counts = time.monotonic(), current
             if time.monotonic() - changed > silence:
-                raise _silent(role, actors, doing, silence)
+                raise _hanging(role, actors, method, silence)
     return list(ray.get(list(references)))
 
 
-def _check(role: str, actors: Sequence[Any], reference: Any) -> None:
+def _lost(role: str, reason: str) -> Lost:
+    from simplerl.backends import Lost  # imports torch, which grading actors must not load
+
+    return Lost(role, reason)
+
+
+def _raise_failure(role: str, actors: Sequence[Any], reference: Any) -> None:
     try:
         ray.get(reference)
     except DEATHS as error:
-        raise _dead(role, actors, error) from error
+        raise _lost(role, _ended(error)) from error
     except RayTaskError as error:
         _raise_death(role, actors, error)
         raise error.as_instanceof_cause() from None
@@ -62,44 +121,44 @@ def _check(role: str, actors: Sequence[Any], reference: Any) -> None:
 def _progress(actor: Any, seconds: float) -> int | None:
     try:
         count: int = ray.get(actor.progress.remote(), timeout=seconds)
-    except (GetTimeoutError, *DEATHS):  # a death shows in the call that is waited for
+    except (GetTimeoutError, *DEATHS):  # a death also fails the call that is waited for
         return None
     return count
 
 
 def _raise_death(role: str, actors: Sequence[Any], cause: RayTaskError) -> None:
-    """When a rank dies the others fail in the middle of their collective: the death is the news."""
-    deadline = time.monotonic() + (DEATH_SECONDS if _of_communication(cause) else 0.0)
+    """Raise `Lost` if `cause` is the consequence of another rank's death, which makes collectives fail."""
+    deadline = time.monotonic() + (DEATH_SECONDS if _is_communication_error(cause) else 0.0)
     while True:
         for number, actor in enumerate(actors):
             try:
-                ray.get(actor.progress.remote(), timeout=LOOK_SECONDS)
+                ray.get(actor.progress.remote(), timeout=POLL_SECONDS)
             except GetTimeoutError:
                 continue
             except DEATHS as error:
-                raise _dead(f"{role} rank {number}", actors, error) from error
+                raise _lost(f"{role} rank {number}", _ended(error)) from error
         if time.monotonic() > deadline:
             break
         time.sleep(0.5)
-    if _of_communication(cause):
-        raise Lost(role, f"its ranks cannot reach each other: {_last_line(cause)}") from cause
+    if _is_communication_error(cause):
+        raise _lost(role, f"its ranks cannot communicate: {last_line(cause)}") from cause
 
 
-def _of_communication(error: RayTaskError) -> bool:
-    """gloo's and NCCL's errors are RuntimeErrors that say who speaks."""
+def _is_communication_error(error: RayTaskError) -> bool:
+    """Recognise errors of gloo and NCCL: RuntimeErrors whose text names the library."""
     text = str(error).lower()
     return any(word in text for word in ("gloo", "nccl", "distbackenderror", "distnetworkerror", "connection closed"))
 
 
-def _dead(who: str, actors: Sequence[Any], error: RayError) -> Lost:
-    return Lost(who, f"its process has ended ({_last_line(error)})")
+def _ended(error: Exception) -> str:
+    return f"its process has ended ({last_line(error)})"
 
 
-def _last_line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1].strip()
 
 
-def _silent(role: str, actors: Sequence[Any], doing: str, silence: float) -> Lost:
+def _hanging(role: str, actors: Sequence[Any], method: str, silence: float) -> Lost:
     for number, actor in enumerate(actors):
-        logger.error("%s rank %d is silent; its threads:\n%s", role, number, stacks_of(actor))
-    return Lost(role, f"no progress in `{doing}` for {silence:g} s; the stacks of its ranks are in the log")
+        logger.error("%s rank %d does not respond; its threads:\n%s", role, number, stacks_of(actor))
+    return _lost(role, f"no progress in `{method}` for {silence:g} s; the stacks of its ranks are in the log")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from simplerl.backends.roles import CRITIC, POLICY, REFERENCE, role_specs
 from simplerl.config import Config
-from simplerl.engine.roles import CRITIC, POLICY, REFERENCE, role_specs
 from simplerl.errors import ConfigError, require
 
 ENGINE = "vLLM engine"

@@ -21,9 +21,8 @@ import torch
 from torch import Tensor
 
 from simplerl.algorithms.losses import Loss
-from simplerl.cluster.health import Limits, results
+from simplerl.cluster.health import Limits, Process, this_process, thread_stacks, wait_for_results
 from simplerl.cluster.layout import Sharding
-from simplerl.cluster.stacks import Process, stacks, this_process
 from simplerl.cluster.weights import Bucket, buckets
 from simplerl.engine.worker import NonFinite, Updates, Worker
 from simplerl.types import Batch
@@ -159,7 +158,7 @@ class Rank:
 
     @ray.method(concurrency_group="control")
     def stacks(self) -> str:
-        return stacks()
+        return thread_stacks()
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ class Place:
 
 @dataclass
 class RankGroup(Updates):
-    """Ranks that jointly hold one model; a `simplerl.engine.roles.Trainable`."""
+    """Ranks that jointly hold one model; a `simplerl.backends.roles.Trainable`."""
 
     role: str
     places: Sequence[Place]
@@ -204,7 +203,7 @@ class RankGroup(Updates):
         return self
 
     def _results(self, references: list[Any], silence: float | None, doing: str) -> list[Any]:
-        return results(self.role, self.actors, references, silence or self.limits.silence_seconds, doing)
+        return wait_for_results(self.role, self.actors, references, silence or self.limits.silence_seconds, doing)
 
     def _all(self, method: str, *arguments: Any, silence: float | None = None) -> list[Any]:
         """The same call on every rank; large arguments are sent once for all."""

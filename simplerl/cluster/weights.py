@@ -1,10 +1,10 @@
-"""The policy's weights, from the ranks that train it into every engine, in buckets.
+"""Sends the policy's weights from its training ranks to all vLLM engines, in buckets.
 
-Rank 0 casts each weight to the engines' precision, checksums it and packs it into a bucket; all other ranks take
-part in gathering it (ZeRO-3) and keep nothing. A bucket goes through Ray's object store, which is shared memory on
-one node; engines load it at once. At most three buckets exist at a time, never a second copy of the model. At the
-end the engines say what they hold (`simplerl.engine.tensors`), and it must be what was sent.
-`simplerl.cluster.nccl` is the other way, between GPUs.
+Rank 0 casts each weight to the engines' precision, computes its checksum and packs it into a bucket; the other ranks
+take part in gathering it (ZeRO-3) and keep nothing. Buckets travel through Ray's object store, which is shared memory
+within a node, and engines load them as they arrive. At most three buckets exist at a time, never a second copy of the
+model. At the end the engines' checksums (`simplerl.engine.tensors`) must equal those of the weights that were sent.
+`simplerl.cluster.nccl` is the alternative between GPUs.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ import torch
 from torch import Tensor
 
 from simplerl.backends import Lost
-from simplerl.cluster.stacks import DEATHS, stacks_of
+from simplerl.cluster.health import DEATHS, last_line, stacks_of
 from simplerl.engine.tensors import tensor_checksum
 
 logger = logging.getLogger(__name__)
 
-_AHEAD = 2  # objects (bytes and their header) that a rank packs before somebody takes them
+PACKED_AHEAD = 2  # objects (bytes or header) that a rank packs before they are taken
 
 
-class SyncFailed(RuntimeError):
-    """An engine holds other weights than were sent to it."""
+class WeightMismatch(RuntimeError):
+    """An engine's weights differ from those that were sent to it."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the bytes of one bucket are."""
+    """Describes the bytes of one bucket: the weights in it, in order."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
@@ -44,18 +44,20 @@ class Header:
     checksums: tuple[int, ...]
 
 
-Bucket = np.ndarray | Header  # the bytes (uint8), then what they are: a header that came says that the bytes are whole
+Bucket = np.ndarray | Header  # bytes (uint8), then their header, whose arrival shows that the bytes are complete
 
 
 def buckets(named: Iterable[tuple[str, Tensor]], size: int, dtype: torch.dtype, keep: bool = True) -> Iterator[Bucket]:
-    """Bytes and headers, in turns, of at most `size` bytes each (a larger weight has one for itself).
+    """Yield the bytes and the header of each bucket in turn. Buckets have at most `size` bytes; a larger weight gets a
+    bucket of its own.
 
-    A tensor of `named` is read before the next one is asked for. `keep=False` only walks through them.
+    Each tensor of `named` is copied before the next one is requested. With `keep=False` the tensors are iterated over,
+    which gathers them, and nothing is yielded.
     """
     parts: list[tuple[str, tuple[int, ...], int]] = []
     space, filled = np.empty(0, np.uint8), 0
 
-    def packed() -> Iterator[Bucket]:
+    def pack() -> Iterator[Bucket]:
         names, shapes, checksums = zip(*parts, strict=True)
         yield space[:filled]
         yield Header(names, shapes, str(dtype).removeprefix("torch."), checksums)
@@ -66,7 +68,7 @@ def buckets(named: Iterable[tuple[str, Tensor]], size: int, dtype: torch.dtype, 
         weight = tensor.detach().to(dtype)
         count = weight.numel() * weight.element_size()
         if parts and filled + count > size:
-            yield from packed()
+            yield from pack()
             parts, filled = [], 0
         if not parts:
             space = np.empty(max(size, count), np.uint8)
@@ -74,23 +76,23 @@ def buckets(named: Iterable[tuple[str, Tensor]], size: int, dtype: torch.dtype, 
         torch.from_numpy(space[filled : filled + count]).copy_(weight.contiguous().view(-1).view(torch.uint8))
         filled += count
     if parts:
-        yield from packed()
+        yield from pack()
 
 
-def unpacked(header: Header, data: np.ndarray) -> list[tuple[str, Tensor]]:
-    """The weights of one bucket, as views of its bytes."""
+def unpack(header: Header, data: np.ndarray) -> list[tuple[str, Tensor]]:
+    """Return the weights of one bucket as views of its bytes."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nobody writes
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # never written to
         whole = torch.from_numpy(data).view(getattr(torch, header.dtype))
     parts = whole.split([int(np.prod(shape)) for shape in header.shapes])
     return [(name, part.view(shape)) for name, part, shape in zip(header.names, parts, header.shapes, strict=True)]
 
 
-Source = Callable[[], Iterator[tuple[Header, ray.ObjectRef]]]  # the weights, as often as they are asked for
+Source = Callable[[], Iterator[tuple[Header, ray.ObjectRef]]]  # yields all weights anew on each call
 
 
 def from_process(named: Iterable[tuple[str, Tensor]], size: int, dtype: torch.dtype) -> Source:
-    """Weights of this process. They stay in the object store as long as the source is kept."""
+    """Make a source of weights of this process; they stay in the object store as long as the source exists."""
     kept: list[tuple[Header, ray.ObjectRef]] = []
     parts = buckets(named, size, dtype)
     for data in parts:
@@ -101,44 +103,45 @@ def from_process(named: Iterable[tuple[str, Tensor]], size: int, dtype: torch.dt
 
 
 def from_ranks(ranks: Sequence[Any], size: int, dtype: str, seconds: float) -> Source:
-    """Weights of training ranks, actors with a method `weight_buckets(size, dtype)` that yields `buckets`, in which
-    all take part. Raises Lost where a rank dies, or none of them gives anything for `seconds`."""
+    """Make a source of the weights of training ranks: actors with a method `weight_buckets(size, dtype)` that yields
+    `buckets`, in which all ranks take part. Iterating raises `Lost` if a rank dies or no rank yields anything for
+    `seconds`."""
 
     def stream() -> Iterator[tuple[Header, ray.ObjectRef]]:
-        options = {"num_returns": "streaming", "_generator_backpressure_num_objects": _AHEAD}
+        options = {"num_returns": "streaming", "_generator_backpressure_num_objects": PACKED_AHEAD}
         streams = [rank.weight_buckets.options(**options).remote(size, dtype) for rank in ranks]
-        going: dict[Any, int] = {stream: number for number, stream in enumerate(streams)}
-        while going:
-            ready, _ = ray.wait(list(going), num_returns=1, timeout=seconds)
+        active: dict[Any, int] = {stream: number for number, stream in enumerate(streams)}
+        while active:
+            ready, _ = ray.wait(list(active), num_returns=1, timeout=seconds)
             if not ready:
-                raise _silence(ranks, list(going.values()), seconds)
+                raise _hanging(ranks, list(active.values()), seconds)
             stream: Any = ready[0]
-            number = going[stream]
+            number = active[stream]
             data = next(stream, None)
             if data is None:
-                del going[stream]
+                del active[stream]
             elif number:
-                _value(data, number)  # they give nothing but an error
+                _value(data, number)  # ranks other than 0 yield nothing but an exception
             else:
-                header = next(stream, data)  # an error stands where the bytes should be, and nothing after it
+                header = next(stream, data)  # an exception takes the place of the bytes and ends the stream
                 yield _value(header, number), data
 
     return stream
 
 
-def keeping(source: Source) -> Source:
-    """The source, asked once: what it gave stays in the object store."""
+def cached(source: Source) -> Source:
+    """Make a source that reads `source` once and keeps its buckets in the object store."""
     kept: list[tuple[Header, ray.ObjectRef]] = []
 
     def stream() -> Iterator[tuple[Header, ray.ObjectRef]]:
         if kept:
             yield from kept
             return
-        coming = []
+        read = []
         for part in source():
-            coming.append(part)
+            read.append(part)
             yield part
-        kept.extend(coming)
+        kept.extend(read)
 
     return stream
 
@@ -147,83 +150,87 @@ def _value(reference: ray.ObjectRef, rank: int) -> Any:
     try:
         return ray.get(reference)
     except DEATHS as error:
-        raise Lost(f"policy rank {rank}", f"it died during a weight sync ({how_it_died(error)})") from error
+        raise Lost(f"policy rank {rank}", f"it died during a weight sync ({death_reason(error)})") from error
 
 
-def _silence(ranks: Sequence[Any], numbers: Sequence[int], seconds: float) -> Lost:
+def _hanging(ranks: Sequence[Any], numbers: Sequence[int], seconds: float) -> Lost:
     for number in numbers:
-        logger.error("policy rank %d:\n%s", number, stacks_of(ranks[number]))
+        logger.error("policy rank %d does not respond; its threads:\n%s", number, stacks_of(ranks[number]))
     who = f"policy rank {', '.join(map(str, numbers))}"
-    return Lost(who, f"the weight sync hangs: no weights came for {seconds:g} s; the stacks are in the log")
+    return Lost(who, f"the weight sync hangs: no weights arrived for {seconds:g} s; the stacks are in the log")
 
 
 @dataclass
-class Sent:
-    """One round of `send`."""
+class SendResult:
+    """The outcome of `send_weights`."""
 
     bytes: int = 0
     seconds: float = 0.0
-    lost: dict[str, str] = field(default_factory=dict)  # engines that died or hung, and how
+    lost: dict[str, str] = field(default_factory=dict)  # engines that died or hung -> reason
 
 
-def send(source: Source, engines: Mapping[str, Any], seconds: float) -> Sent:
-    """The source's weights into engines (name -> `engine_actor.EngineActor`). One that dies or does not answer for
-    `seconds` is left behind and named in `lost`; the others get everything. Raises SyncFailed where an engine holds
-    other weights than were sent."""
-    begin, sent, alive = time.monotonic(), Sent(), dict(engines)
+def send_weights(source: Source, engines: Mapping[str, Any], seconds: float) -> SendResult:
+    """Send the source's weights to engines (name -> `engine_actor.EngineActor`). An engine that dies or does not answer
+    for `seconds` is recorded in `lost`, and the others get all weights. Raises WeightMismatch if an engine's checksums
+    differ from those of the weights sent."""
+    begin, sent, alive = time.monotonic(), SendResult(), dict(engines)
     checksums: dict[str, int] = {}
 
-    def each(method: str, *arguments: Any) -> dict[str, Any]:
+    def call_all(method: str, *arguments: Any) -> dict[str, Any]:
         calls = {name: (actor, getattr(actor, method).remote(*arguments)) for name, actor in alive.items()}
-        answers = answers_of(calls, seconds, sent.lost)
+        answers = call_results(calls, seconds, sent.lost)
         for name in sent.lost.keys() & alive.keys():
             del alive[name]
         return answers
 
-    each("start_weights")
+    call_all("start_weights")
     for header, data in source():
         checksums |= zip(header.names, header.checksums, strict=True)
         sent.bytes += header_bytes(header)
-        each("load_weights", header, data)
-    each("finish_weights")
-    for name, held in each("checksums").items():
-        compare(name, checksums, held)
+        call_all("load_weights", header, data)
+    call_all("finish_weights")
+    for name, held in call_all("checksums").items():
+        check_checksums(name, checksums, held)
     sent.seconds = time.monotonic() - begin
     return sent
 
 
-def answers_of(calls: Mapping[str, tuple[Any, ray.ObjectRef]], seconds: float, lost: dict[str, str]) -> dict[str, Any]:
-    """The results of one call to each actor (name -> actor, call). Actors that die, or are killed after `seconds`
-    of silence, go into `lost`."""
+def call_results(
+    calls: Mapping[str, tuple[Any, ray.ObjectRef]], seconds: float, lost: dict[str, str]
+) -> dict[str, Any]:
+    """Wait for one pending call per actor (name -> actor, call) and return the results by name. An actor that dies,
+    raises, or is killed because it did not answer within `seconds`, is added to `lost` with the reason."""
     references = [reference for _, reference in calls.values()]
     late = set(ray.wait(references, num_returns=len(references), timeout=seconds)[1]) if references else set()
     answers = {}
     for name, (actor, reference) in calls.items():
         if reference in late:
-            logger.error("%s does not answer:\n%s", name, stacks_of(actor))
+            logger.error("%s does not respond; its threads:\n%s", name, stacks_of(actor))
             ray.kill(actor)
-            lost[name] = f"it did not answer for {seconds:g} s and was killed"
+            lost[name] = f"it did not respond for {seconds:g} s and was killed"
             continue
         try:
             answers[name] = ray.get(reference)
         except DEATHS as error:
-            lost[name] = how_it_died(error)
+            lost[name] = death_reason(error)
         except ray.exceptions.ObjectLostError as error:
-            raise Lost("policy rank 0", "its node went away with a bucket of weights that it had packed") from error
+            raise Lost(
+                "policy rank 0", "its node was lost together with a bucket of weights that it had packed"
+            ) from error
         except ray.exceptions.RayTaskError as error:
-            lost[name] = failed(name, actor, error)
+            lost[name] = kill_failed(name, actor, error)
     return answers
 
 
-def failed(name: str, actor: Any, error: Exception) -> str:
-    """For an engine that raised: the next one may do better. Logs why, kills it, and says it briefly."""
+def kill_failed(name: str, actor: Any, error: Exception) -> str:
+    """Log an engine's exception and kill the engine. Returns the reason in one line."""
     logger.error("%s has failed:\n%s", name, error)
     ray.kill(actor)
-    return f"it failed: {str(error).strip().splitlines()[-1].strip()}"
+    return f"it failed: {last_line(error)}"
 
 
-def how_it_died(error: Exception) -> str:
-    """Ray's reason in one line."""
+def death_reason(error: Exception) -> str:
+    """Return Ray's explanation of a death in one line."""
     return " ".join(str(error).split())[:300]
 
 
@@ -232,14 +239,14 @@ def header_bytes(header: Header) -> int:
     return sum(int(np.prod(shape)) for shape in header.shapes) * dtype.itemsize
 
 
-def compare(engine: str, sent: Mapping[str, int], held: Mapping[str, int]) -> None:
-    """Raises SyncFailed unless the engine holds every weight that was sent, and beside them only tied copies."""
-    other = [name for name, checksum in sent.items() if held.get(name) != checksum]
+def check_checksums(engine: str, sent: Mapping[str, int], held: Mapping[str, int]) -> None:
+    """Raise WeightMismatch unless the engine holds every weight that was sent, and nothing else but tied copies."""
+    different = [name for name, checksum in sent.items() if held.get(name) != checksum]
     known = set(sent.values())
-    other += [name for name, checksum in held.items() if name not in sent and checksum not in known]
-    if other:
-        more = f" and {len(other) - 1} more" if len(other) > 1 else ""
-        raise SyncFailed(
-            f"{engine} holds other weights than were sent to it: {other[0]}{more} differ(s) in the checksum. "
-            "The engine computes with wrong weights; stop and report this."
+    different += [name for name, checksum in held.items() if name not in sent and checksum not in known]
+    if different:
+        more = f" and {len(different) - 1} more" if len(different) > 1 else ""
+        raise WeightMismatch(
+            f"{engine} does not hold the weights that were sent to it: the checksum of {different[0]}{more} differs. "
+            "Its responses would come from wrong weights, so the run stops: please report this as a bug."
         )

@@ -1,11 +1,13 @@
-"""One model on several ranks: DeepSpeed's ZeRO in the places where a `Worker` alone has plain torch.
+"""Trains one model on several ranks with DeepSpeed's ZeRO, where a single `Worker` uses plain PyTorch.
 
-Numbers are those of one process. Weights, gradients, their sums and Adam's moments are float32, and bfloat16 is
-autocast's around the forward pass, on CPUs and GPUs alike (DeepSpeed's own bfloat16 mode would round weights,
-norms and the residual stream as well). Losses have denominators of their own, fixed before the rows were dealt,
-so DeepSpeed's average over ranks is undone by scaling with their number, and its division by micro-steps is off.
+The results are those of one process. Weights, gradients, gradient sums and Adam's moments are float32; bfloat16 is used
+by autocast in the forward pass only, on CPUs and GPUs alike (DeepSpeed's own bfloat16 mode would also round weights,
+norms and the residual stream). The denominators of a loss are fixed before its rows are sharded, so the loss is
+multiplied by the number of ranks to undo DeepSpeed's average over ranks, and DeepSpeed's division by the number of
+micro-steps is turned off.
 
-Bytes per parameter over the ranks of ZeRO-3: 4 weight + 4 DeepSpeed's master copy of it + 4 gradient + 8 moments.
+Memory per parameter, summed over the ranks of ZeRO-3: 4 bytes of weights, 4 of DeepSpeed's master copy, 4 of gradients
+and 8 of moments.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from simplerl.engine.worker import Forward
 
 
 class DistributedRanks:
-    """The ranks of this process's default group; see `simplerl.engine.worker.Ranks`."""
+    """The ranks of this process's default process group; see `simplerl.engine.worker.Ranks`."""
 
     def __init__(self, sharding: Sharding) -> None:
         self.sharding = sharding
@@ -57,8 +59,8 @@ class DistributedRanks:
         if optimizer is not None:
             return forward, ReplicatedStepper(model, optimizer, total_steps)
         if self.sharding.zero_stage == 3:
-            config = _settings(self.sharding, 1.0)
-            engine, *_ = deepspeed.initialize(model=_Whole(model, forward, sharded=True), config=config)
+            config = _deepspeed_config(self.sharding, 1.0)
+            engine, *_ = deepspeed.initialize(model=_ForwardModule(model, forward, sharded=True), config=config)
             return engine, None
         return forward, None
 
@@ -79,10 +81,11 @@ class DistributedRanks:
         return GatheredParameters([parameter])  # type: ignore[no-any-return]
 
     def save(self, model: Any, folder: Path) -> None:
-        """Each rank writes the parameters that fall to it; they are made whole one at a time."""
+        """Write the model as a Hugging Face checkpoint with one shard per rank. Parameters are gathered one at a time,
+        and each rank writes its share of them."""
         body = model.body if isinstance(model, Critic) else model
         folder.mkdir(parents=True, exist_ok=True)
-        self.write(folder, "model", self._whole(body))
+        self.write(folder, "model", self._gathered_parameters(body))
         if isinstance(model, Critic):
             head: Any = model.value_head.weight
             with self.gathered(head):
@@ -95,31 +98,31 @@ class DistributedRanks:
             if body.can_generate():
                 body.generation_config.save_pretrained(folder)
 
-    def _whole(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    def _gathered_parameters(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in module.named_parameters():
             with self.gathered(parameter):
                 yield name, parameter.detach()
 
     def write(self, folder: Path, stem: str, tensors: Iterator[tuple[str, Tensor]]) -> None:
-        """Tensors that every rank is shown, one after the other, in a file per rank: the rank that has least so far
-        keeps the next."""
-        held = [0] * self.size
+        """Write tensors that all ranks iterate over together, in one safetensors file per rank. The rank with the
+        fewest bytes so far keeps the next tensor."""
+        kept_bytes = [0] * self.size
         files: dict[str, str] = {}
         own: dict[str, Tensor] = {}
         for name, tensor in tensors:
-            keeper = held.index(min(held))
-            held[keeper] += tensor.nbytes
+            keeper = kept_bytes.index(min(kept_bytes))
+            kept_bytes[keeper] += tensor.nbytes
             files[name] = shard_name(stem, keeper + 1, self.size)
             if keeper == self.rank:
                 own[name] = tensor.to("cpu", copy=True).contiguous()
         save_file(own, folder / shard_name(stem, self.rank + 1, self.size), metadata={"format": "pt"})
         if self.first and self.size > 1:
-            write_index(folder, stem, files, sum(held))
+            write_index(folder, stem, files, sum(kept_bytes))
         dist.barrier()
 
 
 class ReplicatedStepper(TorchStepper):
-    """ZeRO stage 0: every rank holds everything; gradients are summed before the step."""
+    """Steps under ZeRO stage 0: every rank holds all state, and gradients are summed over ranks before the step."""
 
     def step(self) -> dict[str, float]:
         gradients = [parameter.grad for parameter in self.names.values() if parameter.grad is not None]
@@ -135,9 +138,9 @@ class ReplicatedStepper(TorchStepper):
         dist.barrier()
 
 
-class _Whole(nn.Module):
-    """A model behind the call that DeepSpeed must see: under ZeRO-3 its hooks fetch the weights of the modules
-    inside, and of the output layer, whose weight is used without calling the layer."""
+class _ForwardModule(nn.Module):
+    """Wraps a model so that DeepSpeed sees each forward call: under ZeRO-3 its hooks gather the weights of the modules
+    inside. The output layer's weight is registered, because it is used without calling the layer."""
 
     def __init__(self, model: Any, forward: Forward, sharded: bool) -> None:
         super().__init__()
@@ -149,24 +152,23 @@ class _Whole(nn.Module):
         return self._forward(*arguments)
 
 
-def _settings(sharding: Sharding, grad_clip: float) -> dict[str, Any]:
-    """DeepSpeed's configuration."""
+def _deepspeed_config(sharding: Sharding, grad_clip: float) -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     zero: dict[str, Any] = {"stage": sharding.zero_stage, **sharding.deepspeed}
     if sharding.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": cuda}
     return {
-        "train_micro_batch_size_per_gpu": 1,  # counts nothing here: the worker cuts its own micro-batches
+        "train_micro_batch_size_per_gpu": 1,  # unused: the worker makes the micro-batches
         "gradient_clipping": grad_clip,
         "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,  # torch's AdamW, as everywhere in this code
+        "zero_allow_untested_optimizer": True,  # torch's AdamW, as in a single process
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
 
 
 class DeepSpeedStepper:
-    """ZeRO stages 1 to 3 with the interface of `TorchStepper`."""
+    """Steps under ZeRO stages 1 to 3, with the interface of `TorchStepper`."""
 
     def __init__(
         self, model: nn.Module, forward: Forward, config: OptimizerConfig, total_steps: int, ranks: DistributedRanks
@@ -177,9 +179,9 @@ class DeepSpeedStepper:
         self.optimizer = adamw(self.names.values(), config)
         self.stage = ranks.sharding.zero_stage
         self.engine, *_ = deepspeed.initialize(
-            model=_Whole(model, forward, sharded=self.stage == 3),
+            model=_ForwardModule(model, forward, sharded=self.stage == 3),
             optimizer=self.optimizer,
-            config=_settings(ranks.sharding, config.grad_clip),
+            config=_deepspeed_config(ranks.sharding, config.grad_clip),
         )
         self.zero: Any = self.engine.optimizer
 
@@ -188,7 +190,8 @@ class DeepSpeedStepper:
         self.engine.backward(loss * self.ranks.size, scale_wrt_gas=False)
 
     def step(self) -> dict[str, float]:
-        """As `TorchStepper.step`, but a gradient that is not finite has spoilt the weights when it is returned."""
+        """Apply the gradients as `TorchStepper.step` does. A non-finite gradient norm is returned after the update,
+        which has then made the weights non-finite."""
         lr = learning_rate(self.config, self.step_count, self.total_steps)
         for group in self.zero.param_groups:
             group["lr"] = lr
@@ -225,7 +228,7 @@ class DeepSpeedStepper:
                 self._set_moment(parameter, key, tensors[f"{key}.{name}"])
 
     def _flat_weights(self) -> list[Tensor]:
-        """This rank's master weights, as the optimizer holds them."""
+        """Return this rank's shard of the master weights as the optimizer holds it: flat tensors."""
         own: list[Tensor] = (
             self.zero.fp32_partitioned_groups_flat if self.stage == 3 else self.zero.single_partition_of_fp32_groups
         )
@@ -235,7 +238,7 @@ class DeepSpeedStepper:
         if self.stage < 3:
             deepspeed.utils.safe_set_full_optimizer_state(parameter, value, key)
             return
-        # The library's own function for whole tensors fails where the ranks do not divide them.
+        # DeepSpeed's function for whole tensors fails if their size is not divisible by the number of ranks.
         size = parameter.ds_tensor.numel()
         padded = nn.functional.pad(value.flatten(), (0, size * self.ranks.size - value.numel()))
         own = padded[self.ranks.rank * size :][:size]

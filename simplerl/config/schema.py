@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
+
+SWEEPS = Path(__file__).parents[2] / "sweeps"
 
 
 def setting(default: Any, *, least: float | None = None, changes_results: bool = True) -> Any:
@@ -199,7 +202,8 @@ class AlgorithmConfig:
 @dataclass
 class RolloutConfig:
     ahead: int = 0  # 1: the next step's responses are sampled while this one trains, one update off-policy
-    separate_sampler: bool = False  # set by conf/backend/: the sampler has devices of its own
+    # Set by conf/backend/: the sampler has devices of its own.
+    separate_sampler: bool = setting(False, changes_results=False)
 
 
 @dataclass
@@ -294,5 +298,7 @@ def without_effect(kind: Any = Config, prefix: str = "") -> set[str]:
 def register() -> None:
     """Makes the schema known to Hydra; the entry points call it before composing."""
     ConfigStore.instance().store(name="schema", node=Config)
+    for path in sorted(SWEEPS.glob("*.yaml")):  # Hydra itself finds the group `sweep` only in a folder conf/sweep/
+        ConfigStore.instance().store(group="sweep", name=path.stem, node=OmegaConf.load(path), package="_global_")
     # ${quotient:128,${train.samples_per_prompt}}: two settings of a sweep whose product stays.
     OmegaConf.register_new_resolver("quotient", lambda a, b: a // b, replace=True)

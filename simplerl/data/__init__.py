@@ -1,1 +1,1 @@
-"""What a run trains and is evaluated on: data sources, file readers, prompts, and the task that is made of them."""
+"""Training data and benchmarks: reading problems, rendering them as prompts, and the task of a run."""

@@ -1,7 +1,7 @@
-"""How a problem becomes the tokens that a model reads, and what ends its answer.
+"""Render problems as prompts (text and tokens), and define what ends a response.
 
-Placeholders stand for themselves: only the named ones are replaced, once and literally, so braces in a
-template (`\\boxed{}`) or in a question (LaTeX) need no escaping.
+Templates are filled by replacing the known placeholders only, once and literally, so braces in a template
+(`\\boxed{}`) or in a question (LaTeX) need no escaping.
 """
 
 from __future__ import annotations
@@ -18,35 +18,39 @@ from simplerl.types import Problem, Prompt, Stop
 
 
 def fill(template: str, **values: str) -> str:
-    """Replaces each `{name}` of `values`, in one pass: what is put in is not searched again."""
+    """Replace each `{name}` in `template` by `values[name]`, in one pass: inserted text is not searched again."""
     names = "|".join(map(re.escape, values))
     return re.sub(r"\{(" + names + r")\}", lambda match: values[match[1]], template)
 
 
 def generation_eos_ids(path: str, revision: str | None = None) -> tuple[int, ...]:
-    """The end tokens that a model's generation_config.json names, or none where it has no such file."""
+    """Return the end-of-sequence token ids in a model's generation_config.json, or () if it has no such file.
+
+    path, revision: a folder, or a Hub id and its revision.
+    """
     from transformers import GenerationConfig
 
     if Path(path).is_dir() and not (Path(path) / "generation_config.json").is_file():
         return ()
     try:
         ids = GenerationConfig.from_pretrained(path, revision=revision or "main").eos_token_id
-    except OSError:  # a hub model without the file: the tokenizer's own eos remains
+    except OSError:  # a Hub model without the file: the tokenizer's own end token is still used
         return ()
     return () if ids is None else tuple(ids) if isinstance(ids, (list, tuple)) else (int(ids),)
 
 
 class PromptFormat:
-    """A `PromptConfig` bound to a tokenizer. Raises ConfigError where the two do not fit.
+    """Renders problems by a `PromptConfig` with a tokenizer. Raises ConfigError if the two are incompatible.
 
-    `eos_ids` are the model's own end tokens; None reads them from the generation config of the folder (or
-    hub id) that the tokenizer came from.
+    eos_ids: the model's end-of-sequence tokens; None reads them from the generation config of the folder or Hub id
+        that the tokenizer was loaded from.
+    stop (attribute): the end tokens of tokenizer, model and prompt, in this order, and the prompt's stop strings.
     """
 
     def __init__(self, config: PromptConfig, tokenizer: Any, eos_ids: Sequence[int] | None = None) -> None:
         self.config = config
         self.tokenizer = tokenizer
-        _check(config, tokenizer)
+        _check_prompt(config, tokenizer)
         self._shots = "".join(fill(config.shot, **shot) for shot in config.shots)
         if eos_ids is None:
             eos_ids = generation_eos_ids(tokenizer.name_or_path) if tokenizer.name_or_path else ()
@@ -55,12 +59,12 @@ class PromptFormat:
         if not ids:
             raise ConfigError(
                 f"prompt={config.name}: the tokenizer {tokenizer.name_or_path} has no end-of-text token: "
-                "name the token that ends an answer in prompt.stop_tokens."
+                "set prompt.stop_tokens to the token that ends a response."
             )
         self.stop = Stop(ids=tuple(dict.fromkeys(ids)), strings=tuple(config.stop_strings))
 
     def text(self, problem: Problem) -> str:
-        """The prompt as text, without the token that the tokenizer itself may put first."""
+        """Return the prompt as text, without the begin-of-text token that the tokenizer may add."""
         if self.config.template is not None:
             template = self.config.template.removesuffix("\n") if self.config.strip_newline else self.config.template
             return fill(template, question=problem.question, shots=self._shots)
@@ -70,25 +74,29 @@ class PromptFormat:
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def render(self, problem: Problem) -> Prompt:
-        """The prompt of one problem; of many, `render_all` is faster."""
+        """Render one problem; for many, `render_all` is faster."""
         return self.render_all([problem])[0]
 
     def render_all(self, problems: Sequence[Problem]) -> list[Prompt]:
+        """Render and tokenize problems in one batch, in order."""
         if not problems:
             return []
         texts = [self.text(problem) for problem in problems]
-        # A chat template, or a text template that opens with it, already holds the begin-of-text token.
+        # A chat template, or a text template that starts with it, already contains the begin-of-text token.
         bos = self.tokenizer.bos_token
         special = self.config.template is not None and not (bos and texts[0].startswith(bos))
         rows = self.tokenizer(texts, add_special_tokens=special)["input_ids"]
         return [Prompt(problem, text, tuple(ids)) for problem, text, ids in zip(problems, texts, rows, strict=True)]
 
     def response(self, problem: Problem) -> str:
-        """The text to imitate in SFT: `prompt.response` filled with the problem's solution and answer."""
+        """Return the SFT target: `prompt.response` filled with the problem's solution and answer.
+
+        Raises ConfigError if `prompt.response` uses a solution that the problem does not have.
+        """
         if problem.solution is None and "{solution}" in self.config.response:
             raise ConfigError(
                 f"problem {problem.id} has no solution, which prompt.response uses: "
-                "map the data's solution column, or write prompt.response with {answer} alone."
+                "set columns.solution of the data, or use only {answer} in prompt.response."
             )
         return fill(
             self.config.response,
@@ -98,14 +106,18 @@ class PromptFormat:
         )
 
     def document(self, problem: Problem) -> tuple[Prompt, tuple[int, ...]]:
-        """Prompt and response tokens of one SFT document, the latter ending with the token that stops sampling
-        (the tokenizer's eos, else the first stop token)."""
+        """Return the prompt and the response tokens of one SFT document.
+
+        The response ends with the first stop token: the tokenizer's end token, if it has one.
+        """
         prompt, response = self.render(problem), self.response(problem)
         return prompt, (*self._continuation(prompt, response), self.stop.ids[0])
 
     def _continuation(self, prompt: Prompt, response: str) -> list[int]:
-        """Tokens of `response` after exactly the prompt's tokens, as sampling continues them. Tokenizers that mark
-        a text's beginning (SentencePiece) would put a space before a response that is encoded alone."""
+        """Return the tokens of `response` as a continuation of exactly the prompt's tokens, as in sampling.
+
+        The response is not tokenized alone, because some tokenizers (SentencePiece) put a space before every text.
+        """
         plain = {"add_special_tokens": False}
         head = self.tokenizer(prompt.text, **plain)["input_ids"]
         whole = self.tokenizer(prompt.text + response, **plain)["input_ids"]
@@ -114,33 +126,40 @@ class PromptFormat:
         return list(self.tokenizer(response, **plain)["input_ids"])
 
 
-def _check(config: PromptConfig, tokenizer: Any) -> None:
+def _check_prompt(config: PromptConfig, tokenizer: Any) -> None:
+    """Raise ConfigError if the templates, examples and stop strings of a prompt cannot work."""
     where = f"prompt={config.name}"
     if config.template is None:
         if tokenizer.chat_template is None:
             raise ConfigError(
-                f"{where} uses the model's own chat template, but {tokenizer.name_or_path} has none: "
+                f"{where} uses the model's chat template, but {tokenizer.name_or_path} has none: "
                 "choose a prompt with a template, such as prompt=question_answer."
             )
         if "{question}" not in config.user:
-            raise ConfigError(f"{where}: prompt.user has no {{question}}, so every prompt would be the same.")
+            raise ConfigError(f"{where}: prompt.user has no {{question}}, so all prompts would be equal: add it.")
     elif "{question}" not in config.template:
-        raise ConfigError(f"{where}: prompt.template has no {{question}}, so every prompt would be the same.")
+        raise ConfigError(f"{where}: prompt.template has no {{question}}, so all prompts would be equal: add it.")
     if config.shots and "{shots}" not in (config.template or ""):
-        raise ConfigError(f"{where}: prompt.shots has examples, but prompt.template has no {{shots}} to put them.")
+        raise ConfigError(
+            f"{where}: prompt.shots has examples, but prompt.template has no {{shots}}: add it or empty prompt.shots."
+        )
     for number, shot in enumerate(config.shots, start=1):
         for name in re.findall(r"\{(question|answer|solution)\}", config.shot):
             if name not in shot:
-                raise ConfigError(f"{where}: example {number} of prompt.shots has no {name}, which prompt.shot uses.")
+                raise ConfigError(
+                    f"{where}: example {number} of prompt.shots has no {name}, which prompt.shot uses: add it."
+                )
     if config.shots and "{question}" not in config.shot:
-        raise ConfigError(f"{where}: prompt.shot has no {{question}}: write how one example looks.")
+        raise ConfigError(f"{where}: prompt.shot has no {{question}}: set it to the template of one example.")
     if config.strip_newline and not (config.template or "").endswith("\n"):
         raise ConfigError(
-            f"{where}: prompt.strip_newline (oddity=newline) needs a prompt.template that ends with a newline; "
-            "this one has none to lose."
+            f"{where}: prompt.strip_newline (oddity=newline) removes the newline at the end of prompt.template, which "
+            "has none: choose another prompt or oddity=none."
         )
     if "" in config.stop_strings:
-        raise ConfigError(f"{where}: prompt.stop_strings holds an empty string, which would end every answer at once.")
+        raise ConfigError(
+            f"{where}: prompt.stop_strings holds an empty string, which would end every response at once: remove it."
+        )
 
 
 def _stop_token_ids(config: PromptConfig, tokenizer: Any) -> list[int]:
@@ -149,7 +168,7 @@ def _stop_token_ids(config: PromptConfig, tokenizer: Any) -> list[int]:
         if piece not in vocabulary:
             raise ConfigError(
                 f"prompt.stop_tokens names {piece!r}, which the tokenizer {tokenizer.name_or_path} does not have: "
-                "choose a prompt made for this model, or remove the piece."
+                "choose a prompt for this model, or remove the token."
             )
     return [vocabulary[piece] for piece in config.stop_tokens]
 
@@ -161,17 +180,20 @@ def prepare_prompts(
     max_new_tokens: int,
     max_tokens: int | None = None,
 ) -> tuple[list[Prompt], dict[str, int]]:
-    """Renders problems and drops prompts that are too long; the counts say how many and why.
+    """Render problems and drop prompts that are too long. Raises ConfigError if none is left.
 
-    `context` is the tokens a model takes (prompt + response), `max_tokens` the limit of a prompt (None: that
-    of the format). Counts: kept, over_limit (longer than max_tokens), over_context (no room left for
-    max_new_tokens), longest (tokens of the longest kept). Raises ConfigError if none remains.
+    context: the number of tokens that the model supports, for prompt and response together.
+    max_new_tokens: the longest response.
+    max_tokens: the longest prompt; None uses prompt.max_tokens.
+
+    Returns the prompts and counts: kept, over_limit (longer than max_tokens), over_context (no room left for
+    max_new_tokens), and longest (the length of the longest kept prompt in tokens).
     """
     limit = format.config.max_tokens if max_tokens is None else max_tokens
     if max_new_tokens >= context:
         raise ConfigError(
-            f"sampling.max_new_tokens={max_new_tokens} leaves no room for a prompt in the model's {context} tokens: "
-            "lower it, or raise model.context if the model allows."
+            f"sampling.max_new_tokens={max_new_tokens} leaves no room for a prompt in the model's context of {context} "
+            "tokens: lower it, or raise model.context if the model supports it."
         )
     kept: list[Prompt] = []
     counts: Counter[str] = Counter(kept=0, over_limit=0, over_context=0, longest=0)
@@ -185,9 +207,9 @@ def prepare_prompts(
             kept.append(prompt)
     if not kept:
         raise ConfigError(
-            f"No prompt is left: {counts['over_limit']} are over prompt.max_tokens={limit} and "
-            f"{counts['over_context']} leave no room for sampling.max_new_tokens={max_new_tokens} "
-            f"in the model's {context} tokens."
+            f"All prompts are too long: {counts['over_limit']} are over prompt.max_tokens={limit} and "
+            f"{counts['over_context']} leave no room for sampling.max_new_tokens={max_new_tokens} in the model's "
+            f"context of {context} tokens. Raise prompt.max_tokens or lower sampling.max_new_tokens."
         )
     counts["kept"] = len(kept)
     counts["longest"] = max(len(prompt.token_ids) for prompt in kept)

@@ -1,4 +1,4 @@
-"""Rows of the file formats that problems come in, each with its number in the file."""
+"""Read the rows of JSON, JSON Lines, Parquet and Arrow files, saved data sets and Hub data sets, with their numbers."""
 
 from __future__ import annotations
 
@@ -12,47 +12,66 @@ from simplerl.errors import ConfigError
 
 
 class RowError(ValueError):
-    """Why one row cannot become a problem; completed with file and row by the caller."""
+    """A row that cannot be used. The message states the reason; the caller adds the location (`location_of`)."""
 
 
-Row = tuple[int, "dict[str, Any] | RowError"]  # line or row, counted from 1
+Row = tuple[int, "dict[str, Any] | RowError"]  # the number of a line or row, from 1, and its content
 
 
-def read_rows(path: str, split: str | None, hub: Mapping[str, Any] | None) -> Iterator[Row]:
-    """Rows in file order, counted from 1. Raises ConfigError where the file itself cannot be read."""
-    place = Path(path).expanduser()
-    readers = {".json": _json, ".jsonl": _jsonl, ".parquet": _table, ".arrow": _table}
-    if place.is_dir():
-        return _saved_dataset(place, split)
-    if place.suffix in readers:
-        if not place.is_file():
-            raise ConfigError(f"{path} does not exist: relative paths start at {Path.cwd()}.")
+def read_rows(path: str, split: str | None = None, hub: Mapping[str, Any] | None = None) -> Iterator[Row]:
+    """Yield the rows of a file, a data set folder or a Hub data set in order, each with its number from 1.
+
+    A row that cannot be read is yielded as a RowError. Raises ConfigError if `path` itself cannot be read.
+
+    split: the split of a folder or Hub data set; None means "train" if there are several.
+    hub: further arguments of `datasets.load_dataset`.
+    """
+    file = Path(path).expanduser()
+    if file.is_dir():
+        return _saved_dataset(file, split)
+    if file.exists() or file.suffix in _READERS:
         if split or hub:
-            raise ConfigError(f"{path} is one file: split and hub are for Hub data sets, set them to null.")
-        return readers[place.suffix](place)
-    if place.exists():
-        raise ConfigError(f"{path} has an unknown format: use {', '.join(readers)}, a data set folder or a Hub id.")
+            raise ConfigError(f"{path} is a single file, but split and hub apply to Hub data sets: set both to null.")
+        return read_file(file)
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) is None:
-        raise ConfigError(f"{path} is neither a file or folder here nor a Hub id (owner/name).")
+        raise ConfigError(
+            f"{path} is neither an existing file or folder nor a Hub id: correct the path, or write owner/name."
+        )
     return _hub_dataset(path, split or "train", dict(hub or {}))
 
 
-def _checked(row: Any) -> dict[str, Any] | RowError:
+def read_file(file: Path) -> Iterator[Row]:
+    """Yield the rows of one JSON, JSON Lines, Parquet or Arrow file, like `read_rows`."""
+    if file.suffix not in _READERS:
+        raise ConfigError(
+            f"{file} has an unsupported format: use {', '.join(_READERS)}, a data set folder or a Hub id."
+        )
+    if not file.is_file():
+        raise ConfigError(f"{file} does not exist: correct the path (relative paths start at {Path.cwd()}).")
+    return _READERS[file.suffix](file)
+
+
+def location_of(path: str | Path, number: int) -> str:
+    """Return "<path>, line <number>" for JSON Lines and "<path>, row <number>" otherwise, for error messages."""
+    return f"{path}, {'line' if str(path).endswith('.jsonl') else 'row'} {number}"
+
+
+def _object_or_error(row: Any) -> dict[str, Any] | RowError:
     return row if isinstance(row, dict) else RowError("it is not an object with named columns")
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file:  # bytes: text mode also ends lines at U+2028, which JSON strings may hold
+    with path.open("rb") as file:  # as bytes, because text may contain other line separators (U+2028) in JSON strings
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                yield number, _checked(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
+                yield number, _object_or_error(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
             except UnicodeDecodeError:
                 yield number, RowError("it is not UTF-8 text")
             except json.JSONDecodeError as error:
                 yield number, RowError(f"it is not valid JSON ({error.msg} at column {error.colno})")
-            except ValueError as error:  # an integer of thousands of digits
+            except ValueError as error:  # an integer with thousands of digits
                 yield number, RowError(f"it cannot be read ({str(error).partition(';')[0]})")
 
 
@@ -64,21 +83,23 @@ def _json(path: Path) -> Iterator[Row]:
     if text.lstrip()[:1] == "{":
         try:
             json.loads(text)
-        except json.JSONDecodeError:  # one object a line: JSONL under another name
+        except json.JSONDecodeError:  # JSON Lines in a file named .json
             yield from _jsonl(path)
             return
-        raise ConfigError(f"{path} holds one object, not a list of rows: write [ ... ] around the rows.")
+        raise ConfigError(f"{path} holds one object, not a list of rows: write the rows as [{{...}}, {{...}}].")
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}; correct it."
         ) from error
     except ValueError as error:
-        raise ConfigError(f"{path} cannot be read: {str(error).partition(';')[0]}.") from error
+        raise ConfigError(
+            f"{path} cannot be read: {str(error).partition(';')[0]}; write the number as text."
+        ) from error
     if not isinstance(rows, list):
-        raise ConfigError(f"{path} holds {type(rows).__name__}, not a list of rows.")
-    yield from ((number, _checked(row)) for number, row in enumerate(rows, start=1))
+        raise ConfigError(f"{path} does not hold a list of rows: write the rows as [{{...}}, {{...}}].")
+    yield from ((number, _object_or_error(row)) for number, row in enumerate(rows, start=1))
 
 
 def _table(path: Path) -> Iterator[Row]:
@@ -93,18 +114,23 @@ def _table(path: Path) -> Iterator[Row]:
             with pa.memory_map(str(path)) as file:
                 try:
                     table = pyarrow.ipc.open_file(file).read_all()
-                except pa.ArrowInvalid:  # `datasets` writes the stream format into the same suffix
+                except pa.ArrowInvalid:  # `datasets` also writes the stream format as .arrow
                     file.seek(0)
                     table = pyarrow.ipc.open_stream(file).read_all()
     except (pa.ArrowInvalid, OSError) as error:
         kind = path.suffix[1:].capitalize()
-        raise ConfigError(f"{path} is not a readable {kind} file ({str(error).splitlines()[0]}).") from error
+        raise ConfigError(
+            f"{path} is not a valid {kind} file ({str(error).splitlines()[0]}): write it again."
+        ) from error
     yield from enumerate(table.to_pylist(), start=1)
+
+
+_READERS = {".json": _json, ".jsonl": _jsonl, ".parquet": _table, ".arrow": _table}
 
 
 def _saved_dataset(path: Path, split: str | None) -> Iterator[Row]:
     if not ((path / "dataset_dict.json").is_file() or (path / "state.json").is_file()):
-        raise ConfigError(f"{path} is a folder, but not one that datasets.save_to_disk wrote: name a file in it.")
+        raise ConfigError(f"{path} is a folder that datasets.save_to_disk did not write: name a file in it instead.")
     import datasets
 
     data = datasets.load_from_disk(str(path))

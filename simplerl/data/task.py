@@ -14,13 +14,12 @@ from simplerl.data.prompts import PromptFormat, generation_eos_ids, prepare_prom
 from simplerl.engine.batching import permutation
 from simplerl.engine.models import context_of, load_hf_config, load_tokenizer, model_at
 from simplerl.errors import ConfigError
-from simplerl.micro.world import problems as micro_problems
 from simplerl.rewards.pool import Grader
 from simplerl.types import Problem, Prompt, Sampling
 
 logger = logging.getLogger(__name__)
 
-LARGEST_TOY = 1000  # tokens of a vocabulary
+LARGEST_TOY, TOY_SOURCE = 1000, "micro"  # tokens of a vocabulary, and the source of the micro world's problems
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def prepare(config: Config) -> Task:
         arithmetic = _arithmetic(config, len(prompts))
         logger.info("%s", arithmetic)
         _report_overlap(prompts, evals)
-    _report_toy_questions(config, len(tokenizer))
+    _report_toy_questions(config, len(tokenizer), prompts, evals)
     return Task(
         tokenizer=tokenizer,
         format=format,
@@ -159,14 +158,13 @@ def _format(prompt: PromptConfig, model: ModelConfig, tokenizer: Any) -> PromptF
     return PromptFormat(prompt, tokenizer, generation_eos_ids(model.path, model.revision))
 
 
-def _report_toy_questions(config: Config, vocabulary: int) -> None:
-    """A model with a vocabulary of its own, still with the questions of the default run."""
-    sources = {"data": config.data if config.algorithm.advantage is not None else None}
-    sources |= {f"evals.sets.{name}": load for name, load in config.evals.sets.items()}
-    toys = [key for key, load in sources.items() if getattr(load, "func", None) is micro_problems]
+def _report_toy_questions(config: Config, vocabulary: int, prompts: Sequence[Prompt], evals: EvalSets) -> None:
+    """Warn where a real model is still asked the questions of the default run."""
+    asked = {"data": prompts} | {f"evals.sets.{name}": one for name, one in evals.prompts.items()}
+    toys = [key for key, some in asked.items() if some and some[0].problem.source == TOY_SOURCE]
     if toys and vocabulary > LARGEST_TOY:
         logger.warning(
-            "%s: still the arithmetic of the micro world, which %s was not made for: choose data=... and evals=...",
+            "%s: still the arithmetic of the micro world, which %s was not trained on: choose data=... and evals=...",
             " and ".join(toys),
             config.model.path,
         )

@@ -1,1 +1,1 @@
-"""Evaluation on benchmarks: sampling and grading, statistics, and what responses look like."""
+"""Evaluation on benchmarks: sampling and grading, statistics, and text features of responses."""

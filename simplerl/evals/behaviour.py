@@ -1,48 +1,52 @@
-r"""What a response looks like, read from its text alone: pure functions, cheap enough for every rollout.
+r"""Text features of responses, such as boxed answers, code and reflection words.
 
-They describe behaviour, they do not judge it: a base model reflects, too, so plot them against step 0.
+Pure functions of the text, linear in its length, cheap enough for every rollout. They describe behaviour and do not
+measure quality: base models also reflect, so compare with step 0. A file of its own because training metrics,
+evaluation and analysis share it, and it needs nothing but `re`.
 """
 
 from __future__ import annotations
 
 import re
 
-# SimpleRL-Zoo's list (arXiv 2503.18892), as whole words, in any case.
+# The list of SimpleRL-Zoo (arXiv 2503.18892), matched as whole words, ignoring case.
 REFLECTION_WORDS = ("recheck", "rethink", "try again", "wait", "alternatively", "retry", "however")
-WINDOW, LONGEST_WORD = 8, 16  # of `repetition`: words per window; longer words are cut, so that "1111..." repeats
+WINDOW = 8  # words per window of `repetition`
+LONGEST_WORD = 16  # characters; longer words are split, so that "1111..." counts as a repetition
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\b")
-_CODE = re.compile(
+_CODE = re.compile(  # [^\S\n] is white space within a line: \s would scan a run of blank lines from each of them
     r"```\s*(?:python|py)\b"
-    r"|^\s*(?:def \w+\(|print\(|from [\w.]+ import |import \w[\w.]*(?: as \w+)?\s*$)",
+    r"|^[^\S\n]*(?:def \w+\(|print\(|from [\w.]+ import |import \w[\w.]*(?: as \w+)?[^\S\n]*$)",
     re.MULTILINE | re.IGNORECASE,
 )
 _REFLECTION = re.compile(rf"\b(?:{'|'.join(REFLECTION_WORDS)})\b".replace(" ", r"\s+"), re.IGNORECASE)
-_PIECE = re.compile(rf"\S{{1,{LONGEST_WORD}}}")
+_WORD = re.compile(rf"\S{{1,{LONGEST_WORD}}}")
 
 
 def has_box(text: str) -> bool:
-    r"""A \boxed or \fbox stands in it, closed or not."""
+    r"""Return whether the text contains a \boxed or \fbox, closed or not."""
     return _BOX.search(text) is not None
 
 
 def is_code(text: str) -> bool:
-    """It holds Python: a fenced block, or a line that defines, imports or prints."""
+    """Return whether the text contains Python: a fenced block, or a line that defines, imports or prints."""
     return _CODE.search(text) is not None
 
 
 def reflection_words(text: str) -> list[str]:
-    """The reflection words in it, in order, lower-case."""
+    """Return the reflection words in the text, in order and in lower case."""
     return [" ".join(word.lower().split()) for word in _REFLECTION.findall(text)]
 
 
 def reflects(text: str) -> bool:
+    """Return whether the text contains a reflection word."""
     return _REFLECTION.search(text) is not None
 
 
 def repetition(text: str) -> float:
-    """Share of its windows of 8 consecutive words that stood in it before; 0 for texts under 9 words."""
-    words = _PIECE.findall(text)
+    """Return the fraction of windows of 8 consecutive words that occur earlier in the text; 0 below 9 words."""
+    words = _WORD.findall(text)
     windows = len(words) - WINDOW + 1
     if windows < 2:
         return 0.0

@@ -1,10 +1,9 @@
-"""Evaluation alone: a model, some benchmarks, a folder of results and a table; what evaluate.py calls."""
+"""Evaluate a model or checkpoint on its own: what evaluate.py runs and prints."""
 
 from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,69 +11,64 @@ from typing import Any
 
 import torch
 import yaml
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from simplerl.config import Config, ModelConfig
 from simplerl.config.load import load
+from simplerl.data.benchmarks import SUITE5, published_accuracy
 from simplerl.data.task import Task, prepare_evals, require_model
 from simplerl.engine.models import context_of, load_hf_config, load_tokenizer
 from simplerl.errors import ConfigError
 from simplerl.evals.evaluate import Stream, evaluate
-from simplerl.evals.published import FIVE, published
+from simplerl.io.tables import Table, text_cells
 from simplerl.rewards.pool import Grader
 from simplerl.runs.folder import run_folder
 
 logger = logging.getLogger(__name__)
 
 
-def main(raw: DictConfig) -> None:
-    """Evaluates what `raw` describes and prints the table; a bad configuration ends with one sentence and status 2."""
-    hydra = HydraConfig.get()
-    OmegaConf.set_readonly(raw, False)
-    raw.choices = {group: str(choice) for group, choice in hydra.runtime.choices.items() if "hydra/" not in group}
-    try:
-        out = evaluate_model(raw, label=f"eval_{hydra.job.override_dirname}")
-    except ConfigError as error:
-        print(f"Configuration: {error}", file=sys.stderr)
-        sys.exit(2)
-    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+def show(folder: Path) -> None:
+    """Print the table of results of an evaluation."""
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     console = Console()
-    if not console.is_terminal:  # a log has no width that the table should shrink to
+    if not console.is_terminal:  # do not squeeze the table into the 80 columns that rich assumes for a log file
         console = Console(width=160)
-    console.print(table(results))
-    console.print(f"{out}/results.json and samples.parquet", soft_wrap=True)
+    console.print(results_table(results))
+    console.print(f"{folder}/results.json and samples.parquet", soft_wrap=True)
 
 
 def evaluate_model(raw: DictConfig, label: str) -> Path:
-    """The folder with the results. All settings are checked before weights load."""
+    """Evaluate and return the folder of results.json and samples.parquet; `label` names a new folder.
+
+    Raises ConfigError for invalid settings, before weights are loaded."""
     config = load(raw)
     resolved: dict[str, Any] = OmegaConf.to_container(raw, resolve=True, enum_to_str=True)  # type: ignore[assignment]
     if not config.evals.sets:
-        raise ConfigError("evals has no sets: choose one, such as evals=suite8 evals.path=FOLDER or evals=micro.")
+        raise ConfigError(
+            "evals has no benchmarks: choose some, such as evals=suite8 evals.path=FOLDER or evals=micro."
+        )
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     task = _task(config)
     compare_prompts(config)
-    out = run_folder(resolved, label)
+    out = run_folder(resolved, label, kind="evaluation")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{out} cannot be written ({error.strerror}): set run.root or run.dir.") from error
+        raise ConfigError(f"{out} cannot be created ({error.strerror}): set run.root or run.dir.") from error
     logger.info("results folder: %s", out)
     sampler = config.backend(config, task).sampler(config.model.path)
     total = config.evals.samples * sum(map(len, task.evals.prompts.values()))
     with Grader(config.evals.reward or config.reward, **vars(config.grading)) as grader, _progress(total) as watch:
-        weights = fingerprint(config.model)
-        evaluate(sampler, grader, task.evals, config.evals, config.seed, 0, out, weights=weights, watch=watch)
+        weights = identify_weights(config.model)
+        evaluate(sampler, grader, task.evals, config.evals, config.seed, 0, out, weights=weights, wrap_stream=watch)
     return out
 
 
 def _task(config: Config) -> Task:
-    """Of evaluation only: no training data is read."""
+    """Return a task with evaluation sets only; no training data is read."""
     require_model(config.model)
     tokenizer = load_tokenizer(config.model)
     evals = prepare_evals(config, tokenizer, context_of(config.model, load_hf_config(config.model)))
@@ -91,19 +85,20 @@ def _task(config: Config) -> Task:
 
 
 def compare_prompts(config: Config) -> None:
-    """A checkpoint that is asked otherwise than in its training may answer otherwise: said, and allowed."""
+    """Warn if a run's checkpoint is evaluated with another prompt than in training, which may change the results."""
     for folder in Path(config.model.path).resolve().parents:
         trained = folder / "config.yaml"
         if (folder / "status.json").exists() and trained.exists():
-            then = yaml.safe_load(trained.read_text(encoding="utf-8"))["prompt"]["name"]
-            now = (config.evals.prompt or config.prompt).name
-            if then != now:
-                logger.warning("%s was trained with prompt=%s and is asked with prompt=%s.", folder, then, now)
+            trained_with = yaml.safe_load(trained.read_text(encoding="utf-8"))["prompt"]["name"]
+            prompt = (config.evals.prompt or config.prompt).name
+            if prompt != trained_with:
+                message = "%s was trained with prompt=%s but is evaluated with prompt=%s."
+                logger.warning(message, folder, trained_with, prompt)
             return
 
 
-def fingerprint(model: ModelConfig) -> str:
-    """What tells weights from others: hub id and revision, or the folder with its files' sizes and times."""
+def identify_weights(model: ModelConfig) -> str:
+    """Return a text that changes with the weights: Hub id and revision, or a folder and its files' sizes and times."""
     folder = Path(model.path)
     if not folder.is_dir():
         return f"{model.path}@{model.revision or 'main'}"
@@ -113,7 +108,7 @@ def fingerprint(model: ModelConfig) -> str:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[Stream], Stream]]:
-    """Counts finished responses: a bar on a terminal, elsewhere a line at every tenth."""
+    """Show the number of finished responses: a progress bar on a terminal, elsewhere a log line at every tenth."""
     console = Console()
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=console, disable=not console.is_terminal)
@@ -130,59 +125,58 @@ def _progress(total: int) -> Iterator[Callable[[Stream], Stream]]:
         yield watch
 
 
-def table(results: dict[str, Any]) -> Table:
-    """Accuracy in per cent with its 95 % interval, the published number where there is one, and what responses look
-    like."""
+def results_table(results: dict[str, Any]) -> Table:
+    """Return one row per benchmark, and their mean, for the contents of results.json.
+
+    The columns are accuracy in per cent with its 95 % interval, pass@k and maj@k, the published accuracy, and what the
+    responses look like."""
     model, samples = results["weights"].split(" ")[0].split("@")[0], results["samples"]
-    beside = published(model)
+    own_row = published_accuracy(model)
     sets = dict(results["sets"])
     if len(sets) > 1:
         sets["mean"] = results["mean"]
     rule = results["reward_keywords"].get("rule")
-    title = (
+    caption = (
         f"{model}: prompt {results['prompt']}, {results['reward']}{f' by rule {rule}' if rule else ''}, "
         f"temperature {results['sampling']['temperature']}, "
         f"{samples} sample{'s' if samples > 1 else ''} of up to {results['sampling']['max_new_tokens']} tokens"
     )
-    found = Table("benchmark", title=title, title_justify="left")
-    for name in _cells("", results["mean"], samples, beside, ""):
-        found.add_column(name, justify="right")
+    columns = ["benchmark", *_row(results["mean"], samples, None)]
+    rows = []
     for name, one in sets.items():
-        if name == "mean":
-            found.add_section()
-        comparable = name != "mean" or set(results["sets"]) == set(FIVE)
-        found.add_row(name, *_cells(name, one, samples, beside if comparable else {}, "-").values())
-    return found
+        comparable = name != "mean" or set(results["sets"]) == set(SUITE5)  # the published mean is over these five
+        rows.append(text_cells([name, *_row(one, samples, own_row.get(name) if comparable else None).values()]))
+    rule_after = (len(sets) - 2,) if "mean" in sets else ()
+    return Table("evaluation", caption, columns, rows, rule_after)
 
 
-def _cells(name: str, one: dict[str, Any], samples: int, beside: dict[str, float], absent: str) -> dict[str, str]:
-    """One row: column -> what stands there."""
+def _row(one: dict[str, Any], samples: int, published_accuracy: float | None) -> dict[str, str | None]:
+    """Return the cells of one benchmark by column."""
     metrics, interval = one["metrics"], one["intervals"]["accuracy"]
-    notes = {"without gold": one.get("ungradable"), "too long, left out": one.get("too_long")}
-    noted = "".join(f" ({len(ids)} {what})" for what, ids in notes.items() if ids)
+    problems = {"without gold": one.get("ungradable"), "too long, skipped": one.get("too_long")}
+    remarks = "".join(f" ({len(ids)} {what})" for what, ids in problems.items() if ids)
     cells = {
-        "items": f"{one.get('items', '')}{noted}",
+        "items": f"{one.get('items', '')}{remarks}",
         f"avg@{samples}" if samples > 1 else "accuracy": _percent(metrics["accuracy"]),
-        "95 % interval": f"{_percent(interval['low'])} to {_percent(interval['high'])}"
-        if interval["se"] is not None
-        else absent,
+        "95 % interval": None
+        if interval["se"] is None
+        else f"{_percent(interval['low'])} to {_percent(interval['high'])}",
     }
     cells |= {key: _percent(value) for key, value in metrics.items() if "@" in key}
-    cells["published"] = str(beside.get(name, absent))
-    cells |= {
+    cells["published"] = None if published_accuracy is None else str(published_accuracy)
+    return cells | {
         "tokens": f"{metrics['response_length']:.0f}",
-        "if right": _length(metrics, "response_length_correct", absent),
-        "if wrong": _length(metrics, "response_length_wrong", absent),
-        "cut off": _percent(metrics["truncated_share"]),
+        "if correct": _length(metrics, "response_length_correct"),
+        "if incorrect": _length(metrics, "response_length_wrong"),
+        "truncated": _percent(metrics["truncated_share"]),
         "boxed": _percent(metrics["box_share"]),
         "code": _percent(metrics["code_share"]),
     }
-    return cells
 
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def _length(metrics: dict[str, float], name: str, absent: str) -> str:
-    return f"{metrics[name]:.0f}" if name in metrics else absent
+def _length(metrics: dict[str, float], name: str) -> str | None:
+    return f"{metrics[name]:.0f}" if name in metrics else None

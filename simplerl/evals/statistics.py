@@ -1,9 +1,10 @@
-"""How sure a number is: estimates with standard errors and 95 % intervals. Pure functions of arrays.
+"""Estimates with standard errors and 95 % intervals, pass@k and majority voting. Pure functions of arrays.
 
-Letters: N items, S samples of each, R resamples. What is resampled is what could have been otherwise:
-- items (the default): the benchmark is a draw from possible questions. An item's mean over its samples
-  already carries the noise of sampling, so resampling items alone covers both.
-- samples: these very questions, answered again. Only with S > 1.
+N is the number of items of a benchmark, S the number of samples per item, R the number of bootstrap resamples.
+Two sources of uncertainty are resampled:
+- Items (the default): the benchmark is a sample of possible questions. The variation between item means includes the
+  sampling noise within items, so resampling items covers both.
+- Samples within items: the same questions, answered again. Needs S > 1.
 """
 
 from __future__ import annotations
@@ -15,21 +16,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from simplerl.rewards.normalize import clean, plain
-from simplerl.rewards.numeric import number
+from simplerl.rewards.equality import MAX_CHARACTERS
+from simplerl.rewards.normalize import equality_key, normalize
+from simplerl.rewards.numeric import parse_number
 
 RESAMPLES = 10_000
 LEVEL = 0.95
-Z = 1.959963984540054  # half the width of that of a normal distribution, in standard errors
-_CHUNK = 4_000_000  # numbers drawn at a time
+Z = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
+_CHUNK = 4_000_000  # random numbers generated at a time, to limit memory
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate, its standard error, and its interval; all but the estimate are None where one item says nothing
-    of the spread."""
+    """A mean, its standard error, and the ends of its 95 % interval.
+
+    All but the mean are None if there is too little data to estimate the spread (a single item).
+    """
 
     mean: float
     se: float | None
@@ -37,22 +41,24 @@ class Interval:
     high: float | None
 
 
-def _items(values: ArrayLike) -> Array:
-    """[N, S] float64; a vector is one sample of each item."""
+def _as_matrix(values: ArrayLike) -> Array:
+    """Return values as [N, S] float64; a vector [N] has one sample per item."""
     array = np.asarray(values, dtype=np.float64)
     array = array[:, None] if array.ndim == 1 else array
     if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"expected [items] or [items, samples] with at least one of each, not shape {array.shape}")
+        raise ValueError(
+            f"values must have shape [items] or [items, samples] and not be empty, but their shape is {array.shape}"
+        )
     return array
 
 
-def _interval(mean: float, resampled: Array) -> Interval:
+def _percentile_interval(mean: float, resampled: Array) -> Interval:
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(mean, float(resampled.std(ddof=1)), float(low), float(high))
 
 
 def _resampled_means(items: Array, rng: np.random.Generator, resamples: int) -> Array:
-    """[R] means of N draws with replacement from `items` [N]."""
+    """Return [R] means of N values sampled with replacement from `items` [N]."""
     count = len(items)
     rows = max(1, _CHUNK // count)
     means = [
@@ -63,16 +69,16 @@ def _resampled_means(items: Array, rng: np.random.Generator, resamples: int) -> 
 
 
 def bootstrap_mean(values: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Mean over items of [N] or [N, S] values, by percentile bootstrap over items."""
-    items = _items(values).mean(1)
+    """Return the mean of [N] or [N, S] values with a percentile bootstrap interval over items."""
+    items = _as_matrix(values).mean(1)
     if len(items) < 2:
         return Interval(float(items.mean()), None, None, None)
-    return _interval(float(items.mean()), _resampled_means(items, np.random.default_rng(seed), resamples))
+    return _percentile_interval(float(items.mean()), _resampled_means(items, np.random.default_rng(seed), resamples))
 
 
-def bootstrap_samples(values: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Mean of [N, S] values over the same items sampled again, by bootstrap within each item."""
-    array = _items(values)
+def bootstrap_within_items(values: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """Return the mean of [N, S] values with the interval for sampling the same items again (bootstrap within items)."""
+    array = _as_matrix(values)
     count, samples = array.shape
     if samples < 2:
         return Interval(float(array.mean()), None, None, None)
@@ -84,42 +90,48 @@ def bootstrap_samples(values: ArrayLike, *, resamples: int = RESAMPLES, seed: in
         )
         for start in range(0, resamples, rows)
     ]
-    return _interval(float(array.mean()), np.concatenate([chunk.mean((1, 2)) for chunk in means]))
+    return _percentile_interval(float(array.mean()), np.concatenate([chunk.mean((1, 2)) for chunk in means]))
 
 
 def bootstrap_mean_of_sets(sets: Sequence[ArrayLike], *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Unweighted mean over benchmarks of their means, by bootstrap over the items within each."""
+    """Return the unweighted mean of the benchmark means, with a bootstrap over the items of each benchmark."""
     rng = np.random.default_rng(seed)
-    items = [_items(values).mean(1) for values in sets]
+    items = [_as_matrix(values).mean(1) for values in sets]
     mean = float(np.mean([array.mean() for array in items]))
     if min(map(len, items)) < 2:
         return Interval(mean, None, None, None)
-    return _interval(mean, np.mean([_resampled_means(array, rng, resamples) for array in items], axis=0))
+    return _percentile_interval(mean, np.mean([_resampled_means(array, rng, resamples) for array in items], axis=0))
 
 
 def bounded_mean(
-    values: ArrayLike, least: float = 0.0, most: float = 1.0, *, resamples: int = RESAMPLES, seed: int = 0
+    values: ArrayLike, lower: float = 0.0, upper: float = 1.0, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """Mean over items of [N] or [N, S] values that lie between `least` and `most`: the bootstrap over items or, where
-    every item agrees (0 of 30 is not 0 +- 0), what a share of unlike items that N draws may miss could make of it. For
-    0 or N of N right answers that is Wilson's interval; `se` is then the one whose interval reaches the farther end."""
-    items = _items(values).mean(1)
+    """Return the mean of [N] or [N, S] values between `lower` and `upper`, with an interval of positive width.
+
+    It is the interval of `bootstrap_mean` unless all items agree, where the bootstrap would claim certainty (0 of 30
+    correct is not 0 +- 0). Then the fraction of differing items that N samples could have missed is bounded by the
+    Wilson upper limit, and the interval assumes that those items have the extreme values. For 0 or N of N correct
+    answers this is the Wilson interval. `se` is then the standard error whose normal interval reaches the farther end.
+    """
+    items = _as_matrix(values).mean(1)
     count, mean = len(items), float(items.mean())
     if count < 2 or float(np.ptp(items)) > 1e-12:
         return bootstrap_mean(items, resamples=resamples, seed=seed)
     unseen = wilson(0, count)[1]
-    low, high = mean + unseen * (least - mean), mean + unseen * (most - mean)
+    low, high = mean + unseen * (lower - mean), mean + unseen * (upper - mean)
     return Interval(mean, max(mean - low, high - mean) / Z, low, high)
 
 
 def bounded_mean_of_sets(
-    sets: Sequence[ArrayLike], least: float = 0.0, most: float = 1.0, *, resamples: int = RESAMPLES, seed: int = 0
+    sets: Sequence[ArrayLike], lower: float = 0.0, upper: float = 1.0, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """Unweighted mean over benchmarks of their means, values as of `bounded_mean`: the bootstrap within each; where
-    the items of one of them all agree, each end is as far away as those of the sets' own intervals, summed in
-    quadrature (Zou & Donner 2008)."""
-    found = [bounded_mean(values, least, most, resamples=resamples, seed=seed) for values in sets]
-    if not any(float(np.ptp(_items(values).mean(1))) <= 1e-12 for values in sets):
+    """Return the unweighted mean of the benchmark means of values between `lower` and `upper`.
+
+    The interval is that of `bootstrap_mean_of_sets` unless all items of some benchmark agree. Then the distances from
+    the mean to the ends of the benchmarks' `bounded_mean` intervals are added in quadrature (Zou & Donner 2008).
+    """
+    found = [bounded_mean(values, lower, upper, resamples=resamples, seed=seed) for values in sets]
+    if not any(float(np.ptp(_as_matrix(values).mean(1))) <= 1e-12 for values in sets):
         return bootstrap_mean_of_sets(sets, resamples=resamples, seed=seed)
     mean = float(np.mean([one.mean for one in found]))
     known = [(one.mean, one.se, one.low, one.high) for one in found]
@@ -134,50 +146,64 @@ def bounded_mean_of_sets(
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Mean of second - first over the same items in the same order, of values between 0 and 1, as `bounded_mean`; the
-    numbers of samples may differ. Where the interval excludes 0 the two can be told apart."""
-    one, two = _items(first).mean(1), _items(second).mean(1)
+    """Return the mean of second - first over the same items, with the interval of `bounded_mean`.
+
+    Values lie between 0 and 1, items are in the same order, and the numbers of samples may differ. The difference is
+    significant at 95 % if the interval excludes 0. Raises ValueError if the numbers of items differ.
+    """
+    one, two = _as_matrix(first).mean(1), _as_matrix(second).mean(1)
     if len(one) != len(two):
-        raise ValueError(f"the two do not have the same items: {len(one)} and {len(two)}")
+        raise ValueError(f"paired values must have the same items, but there are {len(one)} and {len(two)}")
     return bounded_mean(two - one, -1.0, 1.0, resamples=resamples, seed=seed)
 
 
 def wilson(successes: float, count: int) -> tuple[float, float]:
-    """95 % score interval of a share (Wilson 1927); it keeps a width where all or none of the items succeed."""
-    share = successes / count
-    centre = share + Z * Z / (2 * count)
-    spread = Z * math.sqrt(share * (1 - share) / count + Z * Z / (4 * count * count))
+    """Return the ends of the 95 % score interval of a proportion (Wilson 1927), also for 0 or all successes."""
+    proportion = successes / count
+    centre = proportion + Z * Z / (2 * count)
+    spread = Z * math.sqrt(proportion * (1 - proportion) / count + Z * Z / (4 * count * count))
     scale = 1 + Z * Z / count
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
-def pass_at_k(samples: int, right: ArrayLike, k: int) -> Array:
-    """[N] unbiased chances that one of k samples is right, given `right` [N] of `samples` were
-    (Chen et al. 2021, equation 1): 1 - C(n - c, k) / C(n, k)."""
+def pass_at_k(samples: int, correct: ArrayLike, k: int) -> Array:
+    """Return [N] unbiased estimates of pass@k, the probability that at least one of k samples is correct.
+
+    correct: [N] numbers c of correct samples among n = `samples` of each item. The estimate is
+    1 - C(n - c, k) / C(n, k) (Chen et al. 2021, equation 1).
+    """
     if not 1 <= k <= samples:
-        raise ValueError(f"k={k} needs between 1 and {samples} samples")
+        raise ValueError(f"k={k} must be between 1 and the number of samples, {samples}")
     total = math.comb(samples, k)
-    return np.array([1 - math.comb(samples - int(c), k) / total for c in np.atleast_1d(right)])
+    return np.array([1 - math.comb(samples - int(c), k) / total for c in np.atleast_1d(correct)])
 
 
-def majority(answers: Sequence[str | None], correct: Sequence[bool]) -> float:
-    """Chance that the most frequent answer of one item is right, a tie being broken at random. Right answers count as
-    one answer however they are written, wrong ones where they are one number or one text in plain notation; samples
-    without an answer have no vote."""
+def majority_vote_accuracy(answers: Sequence[str | None], correct: Sequence[bool]) -> float:
+    """Return the probability that the most frequent answer of one item is correct, with ties broken at random (maj@n).
+
+    All correct answers count as one answer, however they are written. Wrong answers count as one if they are the same
+    number, or the same text in normalised notation. Samples without an answer (None) do not vote.
+    """
     votes: dict[tuple[bool, Hashable], int] = {}
-    for answer, right in zip(answers, correct, strict=True):
+    for answer, is_correct in zip(answers, correct, strict=True):
         if answer is not None:
-            key = (True, "") if right else (False, _notation(answer))
+            key = (True, "") if is_correct else (False, _normalised(answer))
             votes[key] = votes.get(key, 0) + 1
     if not votes:
         return 0.0
-    most = max(votes.values())
-    winners = [right for (right, _), count in votes.items() if count == most]
+    highest = max(votes.values())
+    winners = [is_correct for (is_correct, _), count in votes.items() if count == highest]
     return sum(winners) / len(winners)
 
 
-def _notation(answer: str) -> Hashable:
-    """What "3", "3.0" and "3.00" have in common."""
-    text = clean(answer)
-    found = number(text)
-    return plain(text) if found is None else found.value
+def _normalised(answer: str) -> Hashable:
+    """Return a key that is the same for "3", "3.0" and "3.00".
+
+    Answers over the grader's MAX_CHARACTERS are compared as they are: the grader does not normalise them either, and
+    normalising can take time quadratic in the length.
+    """
+    if len(answer) > MAX_CHARACTERS:
+        return answer
+    text = normalize(answer)
+    found = parse_number(text)
+    return equality_key(text) if found is None else found.value

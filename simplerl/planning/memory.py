@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, PretrainedConfig, Qwen2Config
 
+from simplerl.backends.roles import CRITIC, POLICY, REFERENCE
 from simplerl.cluster.backend import RayBackend
 from simplerl.cluster.layout import ENGINE, Layout, Shared, processes
 from simplerl.config import Config, register
 from simplerl.config.load import load
 from simplerl.engine.models import LOGITS, load_hf_config
-from simplerl.engine.roles import CRITIC, POLICY, REFERENCE
 from simplerl.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

@@ -1,15 +1,19 @@
-"""Reward functions: (response, Problem, *, keywords) -> Score. One YAML of conf/reward/ names each.
+"""Provides the built-in reward functions: (response, Problem, *, keywords) -> Score.
 
-To add one: write such a function in any importable module and a YAML with its `_target_`. It runs in
-the worker processes of `simplerl.rewards.pool`, which kill it at the time limit; a parameter called
-`wrong`, where the function has one, is the reward of an answer that was lost that way.
-Importing this module is light: math-verify and sympy load at the first comparison that needs them.
+To add a reward, write such a function in any importable module and a YAML file in conf/reward/ that names it as
+`_target_`. The response is a `simplerl.types.Response`: a string that also has `tokens`, `finish_reason` and
+`truncated`. Rewards run in the worker processes of `simplerl.rewards.pool`, which kill a worker at the time limit. An
+answer whose grading did not finish gets the value of the function's parameter `wrong`, or 0 if it has none.
+
+Importing this package is fast: sympy and math-verify are loaded by the first comparison that needs them.
 """
 
 from __future__ import annotations
 
-from simplerl.rewards.equal import EQUAL, NO_ANSWER, PUBLISHED, Rule, judge
+from simplerl.rewards.equality import judge
 from simplerl.rewards.extract import boxed_answer, cut_at_stop, lenient_answer
+from simplerl.rewards.qwen import qwen_answer
+from simplerl.rewards.rules import EQUAL, NO_ANSWER, PUBLISHED_RULES, Rule
 from simplerl.types import Problem, Score
 
 __all__ = ["binary", "lenient", "strict"]
@@ -25,51 +29,51 @@ def strict(
     rule: Rule = "math_verify",
     fbox: bool = False,
 ) -> Score:
-    r"""The published rule: `correct` for a right answer in the last \boxed{}, `wrong` for a wrong one,
-    `unboxed` where nothing is boxed, even if the right answer stands in the text; a box with nothing to compare
-    in it (empty, only spaces, punctuation or commands) is no box.
+    r"""Score a response by the published rule, which reads only the last \boxed{}.
 
-    The published rules, `qwen` of the evaluation and `qwen_train` of the training, read as published too: `unboxed`
-    only where the word "boxed" is absent; a bare or unterminated box is read on, and "final answer is $...$. I hope"
-    comes first.
-    `fbox`: \fbox{} counts as well, which the published rule (it looks for "boxed") does not do.
-    Parts: boxed; gold_unread, 1 where the answer met a gold that no parser reads.
+    correct, wrong: reward of a boxed answer that equals, or does not equal, the gold answer.
+    unboxed: reward if there is no \boxed{}, or only one without content (empty, or only spaces, punctuation or
+    formatting commands), even if the text states the correct answer.
+    rule: how answers are compared, see `simplerl.rewards.equality`. `qwen` and `qwen_train` also extract the answer as
+    published: `unboxed` applies only if the word "boxed" is absent, an unterminated box is accepted, and
+    "final answer is $...$. I hope" takes precedence over a box.
+    fbox: also accept \fbox{}, which the published rule does not.
+
+    `Score.parts` has boxed, 1 if an answer was boxed, and gold_unread, 1 if no parser could read the gold answer.
     """
-    answer, boxed = _answer(response, problem, rule, fbox=fbox)
+    answer, boxed = _boxed_answer(response, problem, rule, fbox=fbox)
     verdict = judge(answer or "", problem.answer, rule=rule, source=problem.source)
     parts = {"boxed": float(boxed), "gold_unread": float(verdict.gold_unread)}
-    if verdict.status == NO_ANSWER and (rule not in PUBLISHED or not boxed):
+    if verdict.status == NO_ANSWER and (rule not in PUBLISHED_RULES or not boxed):
         return Score(unboxed, False, NO_ANSWER, None, parts | {"boxed": 0.0})
-    right = verdict.status == EQUAL
-    return Score(correct if right else wrong, right, verdict.status, answer, parts)
+    is_correct = verdict.status == EQUAL
+    return Score(correct if is_correct else wrong, is_correct, verdict.status, answer, parts)
 
 
-def _answer(response: str, problem: Problem, rule: Rule, *, fbox: bool) -> tuple[str | None, bool]:
-    """(the boxed answer, whether anything is boxed)."""
-    if rule not in PUBLISHED:
+def _boxed_answer(response: str, problem: Problem, rule: Rule, *, fbox: bool) -> tuple[str | None, bool]:
+    """Return the extracted answer, and whether the response has a box as the rule defines it."""
+    if rule not in PUBLISHED_RULES:
         answer = boxed_answer(response, fbox=fbox)
         return answer, answer is not None
-    from simplerl.rewards.qwen import qwen_answer
-
     boxed = "boxed" in cut_at_stop(response)
     return (qwen_answer(response, problem.source) if boxed else None), boxed
 
 
 def binary(response: str, problem: Problem, *, rule: Rule = "math_verify", fbox: bool = False) -> Score:
-    r"""1 for a right answer in the last \boxed{}, otherwise 0."""
+    r"""Score 1 if the last \boxed{} holds the correct answer, otherwise 0. Keywords and parts as in `strict`."""
     return strict(response, problem, correct=1.0, wrong=0.0, unboxed=0.0, rule=rule, fbox=fbox)
 
 
 def lenient(response: str, problem: Problem, *, rule: Rule = "math_verify") -> Score:
-    """1 for a right final answer wherever it stands (box, "the answer is", last number), otherwise 0."""
-    if rule in PUBLISHED:
-        from simplerl.rewards.qwen import qwen_answer
+    """Score 1 if the final answer is correct wherever it is written, otherwise 0.
 
-        answer = qwen_answer(response, problem.source)
-    else:
-        answer = lenient_answer(response)
+    The answer is taken from the last box, else after "the answer is", else it is the last number: see
+    `simplerl.rewards.extract`. Keywords and parts as in `strict`.
+    """
+    published = rule in PUBLISHED_RULES
+    answer = qwen_answer(response, problem.source) if published else lenient_answer(response)
     boxed = float(boxed_answer(response) is not None)
     verdict = judge(answer or "", problem.answer, rule=rule, source=problem.source)
-    right = verdict.status == EQUAL
+    is_correct = verdict.status == EQUAL
     parts = {"boxed": boxed, "gold_unread": float(verdict.gold_unread)}
-    return Score(float(right), right, verdict.status, answer, parts)
+    return Score(float(is_correct), is_correct, verdict.status, answer, parts)

@@ -1,18 +1,19 @@
-r"""Where the final answer stands in a response. Nothing here judges or evaluates it; all is linear in the text.
+r"""Extracts the final answer from a response, without comparing or evaluating it, in time linear in the text.
 
-Decided once, for every reward:
-- Text from the first stop string on does not exist.
-- Strict: the content of the last well-formed \boxed{...} (braces matched, any nesting, `\{ \}` literal).
-  Unclosed boxes are ignored; a last box that is empty is no answer; of boxes within boxes the outer counts,
-  unless it holds nothing else. Boxes are never joined and no alternatives are tried: several boxes are one
-  shot, the last, and "3 or 4" within a box is one (wrong) answer.
-- A box in a code block or in quoted text is a box. \fbox{} counts only where the caller says so.
-- Lenient: the last box; else an unclosed last box; else the value after the last "answer is", "Answer:",
-  "####", "A:"; else mathematics on the last line; else the last number.
-- Two dollar amounts are no formula: where the closing $ stands before a digit, or three plain words stand between.
-- "5 or 6" is one answer with two items, as is a list that an announcement begins with; "20, up from 15" is 20.
-- A number within an expression that is not marked as mathematics (sqrt(2), 5^2, 3y) is not taken out of it: the
-  expression is the answer.
+The rules are the same for every reward:
+- The response ends at the first stop string.
+- Strict extraction takes the content of the last well-formed \boxed{...}: braces match at any depth, and `\{ \}` are
+  literal. Unclosed boxes are ignored, and an empty last box means no answer. The outer of two nested boxes counts.
+  Boxes are never combined, and no alternatives are tried: only the last of several boxes counts, and "3 or 4" in a box
+  is one (wrong) answer.
+- A box in a code block or in quoted text counts. \fbox{} counts only if the caller asks for it.
+- Lenient extraction takes the last box, else an unclosed last box, else the value after the last "answer is",
+  "Answer:", "####" or "A:", else mathematics on the last line, else the last number.
+- Text between two dollar amounts is not a formula: it is recognised by a digit after the closing $, or by three plain
+  words inside.
+- "5 or 6" is one answer with two items, and so is a list that directly follows a marker; "20, up from 15" is 20.
+- A number within an expression without math delimiters (sqrt(2), 5^2, 3y) is not extracted alone: the whole expression
+  is the answer.
 """
 
 from __future__ import annotations
@@ -22,27 +23,27 @@ import re
 STOP_STRINGS = ("</s>", "<|im_end|>", "<|endoftext|>", "<|im_start|>", "<|eot_id|>", "<|end_of_text|>")
 _STOP = re.compile("|".join(map(re.escape, STOP_STRINGS)))
 _BOX = {
-    False: re.compile(r"\\boxed\s*\{|\\\\(?!boxed)|\\[{}]|[{}]"),  # \\ is a row's end, before a brace too
+    False: re.compile(r"\\boxed\s*\{|\\\\(?!boxed)|\\[{}]|[{}]"),  # \\ ends a row, even before a brace
     True: re.compile(r"\\(?:f?boxed|fbox|framebox)\s*\{|\\\\(?!f?boxed|f(?:rame)?box)|\\[{}]|[{}]"),
 }
 _FIRST = {False: re.compile(r"\\boxed"), True: re.compile(r"\\(?:boxed|fbox|framebox)")}
 
 
 def cut_at_stop(text: str) -> str:
-    """The text before the first stop string."""
+    """Return the text before the first stop string."""
     found = _STOP.search(text)
     return text[: found.start()] if found else text
 
 
 def last_boxed(text: str, *, fbox: bool = True) -> str | None:
-    r"""Content of the last well-formed \boxed{} (by default also \fbox{}, \framebox{}), or None.
+    r"""Return the content of the last well-formed \boxed{} of a solution or response, or None.
 
-    For MATH-style solutions and responses alike; an empty last box gives "".
+    fbox: also accept \fbox{} and \framebox{}. An empty last box gives "".
     """
     first = _FIRST[fbox].search(text)
     if first is None:
         return None
-    open_braces: list[tuple[bool, int]] = []  # is it a box?, where its content starts
+    open_braces: list[tuple[bool, int]] = []  # (whether it opens a box, start of its content)
     best: tuple[int, int] | None = None
     for token in _BOX[fbox].finditer(text, first.start()):
         piece = token.group()
@@ -56,7 +57,7 @@ def last_boxed(text: str, *, fbox: bool = True) -> str | None:
 
 
 def boxed_answer(response: str, *, fbox: bool = False) -> str | None:
-    """The strict answer, or None. Nested boxes that hold nothing else are unwrapped."""
+    """Return the answer by strict extraction, or None if there is none."""
     answer = last_boxed(cut_at_stop(response), fbox=fbox)
     return answer.strip() or None if answer is not None else None
 
@@ -72,24 +73,26 @@ _MATH = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$((?:\\.|[^$\\\n])+)\$(?!\d)|\\\((.+?
 _AMOUNT = r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+"
 _NUMBER = re.compile(rf"(?<![\w.])(?:\\?\$\s*)?((?:{_AMOUNT})(?:\s*/\s*(?:{_AMOUNT}))?(?:[eE][+-]?\d+)?)(\s*\\?%)?")
 _ITEM = rf"(?:\$(?:\\.|[^$\\\n])+\$(?!\d)|\\\((?:(?!\\\)).)+\\\)|\\?\$?\s?(?:{_AMOUNT})(?:/\d+)?(?![\w^]))"
-_ITEMS = rf"{_ITEM}(?:,\s+{_ITEM}){{0,60}}"  # a space, or 1,234,567 could be read in very many ways
+_ITEMS = rf"{_ITEM}(?:,\s+{_ITEM}){{0,60}}"  # the space keeps 1,234,567 from matching in exponentially many ways
 _CHOICES = re.compile(rf"{_ITEMS},?\s+or\s+{_ITEM}")
 _LIST = re.compile(rf"{_ITEMS}(?:,?\s+(?:or|and)\s+{_ITEM}|(?<=.)(?=\.?\s*(?:$|\n)))")
 _QUOTED = re.compile(r"""(?:"([^"\n]{1,80})"|“([^”\n]{1,80})”|`{1,3}([^`\n]{1,80})`{1,3})""")
 _ASIDE = re.compile(
     rf"(\\?\$?\s?(?:{_AMOUNT})(?:\s*\\?%)?(?:\s+[a-z]+){{0,3}}),\s+(?!(?:and|or|so|then|thus|hence|giving|which)\b)[a-z]"
 )
-_INTO = re.compile(r"(?:[\^√/*·×+({\[]|[A-Za-z)\]}][-+*/^({]+)$")  # what stands before a part of an expression
-_ONWARDS = re.compile(
+_EXPRESSION_BEFORE = re.compile(
+    r"(?:[\^√/*·×+({\[]|[A-Za-z)\]}][-+*/^({]+)$"
+)  # text before a number that is part of an expression
+_EXPRESSION_AFTER = re.compile(
     r"\^|√|π|\\?(?:sqrt|pi)\b|[*/·×+]\s?(?:[\d(\\√]|[A-Za-z](?![A-Za-z]))|\((?![A-Za-z]{2})|[A-Za-z](?![A-Za-z])"
 )
 _SENTENCE_END = re.compile(r"\.(?=\s|$)|[!?](?=\s)|\n|。")
-_NEAR = 60  # characters of an expression on each side of a number
-_TAIL = 4000  # characters of a response's end in which an answer without a marker is looked for
+_MAX_EXPRESSION = 60  # characters of an expression that are read on each side of a number
+_TAIL = 4000  # characters at the end of a response that are searched for an answer without a marker
 
 
 def lenient_answer(response: str) -> str | None:
-    """The final answer wherever it stands, or None. Only reads: nothing is computed."""
+    """Return the answer by lenient extraction, or None if there is none."""
     text = cut_at_stop(response)
     if (boxed := last_boxed(text, fbox=True)) is not None and boxed.strip():
         return boxed.strip()
@@ -102,7 +105,7 @@ def lenient_answer(response: str) -> str | None:
             return value
     tail = text[-_TAIL:].rstrip()
     last_line = tail.rsplit("\n", 1)[-1]
-    return _last_mention(last_line) or _last_mention(tail)
+    return _last_formula_or_number(last_line) or _last_formula_or_number(tail)
 
 
 def _unclosed_box(text: str) -> str | None:
@@ -114,14 +117,14 @@ def _unclosed_box(text: str) -> str | None:
 
 
 def _value_after(text: str) -> str | None:
-    """The value that a marker announces: to the end of its sentence, mathematics first."""
+    """Return the value that follows a marker: a list, a formula, a quotation, or the value in the same sentence."""
     text = text.lstrip(" \t\n:*_")
     if (listed := _LIST.match(text)) and len(_items(listed.group())) > 1:
         return ", ".join(_items(listed.group()))
     if (math := _MATH.match(text)) and _is_math(math):
-        return _inside(math)
+        return _content(math)
     if quoted := _QUOTED.match(text):
-        return _inside(quoted).strip(" .") or None
+        return _content(quoted).strip(" .") or None
     if aside := _ASIDE.match(text):
         text = aside.group(1)
     end = _SENTENCE_END.search(text)
@@ -130,18 +133,18 @@ def _value_after(text: str) -> str | None:
         return None
     if len(sentence.split()) <= 3 and (re.search(r"\d|[A-Z]\b|\\", sentence) or len(sentence.split()) == 1):
         return sentence
-    return _last_mention(sentence) or (sentence if len(sentence) <= 60 else None)
+    return _last_formula_or_number(sentence) or (sentence if len(sentence) <= 60 else None)
 
 
-def _last_mention(text: str) -> str | None:
-    """The last formula or number of a text, whichever ends later."""
+def _last_formula_or_number(text: str) -> str | None:
+    """Return the formula, number or choice ("3 or 4") that ends last in a text."""
     best: tuple[int, str] | None = None
     for math in _MATH.finditer(text):
         if _is_math(math):
-            best = (math.end(), _inside(math))
+            best = (math.end(), _content(math))
     for found in _NUMBER.finditer(text):
         if best is None or found.start() >= best[0]:
-            best = (found.end(), _whole(text, found))
+            best = (found.end(), _enclosing_expression(text, found))
     for choices in _CHOICES.finditer(text):
         if best is not None and choices.end() >= best[0]:
             best = (choices.end(), ", ".join(_items(choices.group())))
@@ -149,7 +152,7 @@ def _last_mention(text: str) -> str | None:
 
 
 def _is_math(math: re.Match[str]) -> bool:
-    """Not the text between two dollar amounts."""
+    """Return whether a match between delimiters is mathematics, not the text between two dollar amounts."""
     words: list[str] = [] if math.group(2) is None else _PLAIN_WORD.findall(math.group(2))
     return len([word for word in words if not word.startswith("\\")]) < 3
 
@@ -159,13 +162,13 @@ def _items(listed: str) -> list[str]:
     return [piece.strip(" $").removeprefix("\\(").removesuffix("\\)").strip(" \\$") for piece in pieces]
 
 
-def _whole(text: str, found: re.Match[str]) -> str:
-    """A number, or the unmarked expression that it is a part of (no space in it)."""
-    before = text[max(0, found.start(1) - _NEAR) : found.start(1)]
-    after = text[found.end(1) : found.end(1) + _NEAR]
+def _enclosing_expression(text: str, found: re.Match[str]) -> str:
+    """Return a number, or the expression without spaces and math delimiters that contains it."""
+    before = text[max(0, found.start(1) - _MAX_EXPRESSION) : found.start(1)]
+    after = text[found.end(1) : found.end(1) + _MAX_EXPRESSION]
     left = re.split(r"[\s=:]", before)[-1].lstrip("*_\"'`$")
     right = re.split(r"[\s=]|[.,;:](?!\d)", after, maxsplit=1)[0].rstrip("*_\"'`$!?")
-    if _INTO.search(left) or _ONWARDS.match(right):
+    if _EXPRESSION_BEFORE.search(left) or _EXPRESSION_AFTER.match(right):
         whole = left + found.group(1) + right
         if whole.startswith("(") and whole.count("(") > whole.count(")"):
             whole = whole[1:]
@@ -174,5 +177,5 @@ def _whole(text: str, found: re.Match[str]) -> str:
     return re.sub(r"\s", "", found.group(1) + (found.group(2) or ""))
 
 
-def _inside(math: re.Match[str]) -> str:
+def _content(math: re.Match[str]) -> str:
     return next(group for group in math.groups() if group is not None).strip()

@@ -1,8 +1,8 @@
-r"""A small reader of mathematical expressions in LaTeX or plain notation: text -> tree of tuples.
+r"""Parses mathematical expressions in LaTeX or plain notation into trees of tuples.
 
-Trees: ("num", Fraction, is_decimal), ("sym", name), ("add", a, b, ...), ("mul", a, b, ...), ("div", a, b),
-("neg", a), ("pow", a, b), ("deg", a), ("call", name, a, ...). It reads what it knows and raises Unreadable at
-anything else: an integral, a word, two numbers side by side. It never guesses a prefix.
+The nodes are ("num", Fraction, is_decimal), ("sym", name), ("add", a, b, ...), ("mul", a, b, ...), ("div", a, b),
+("neg", a), ("pow", a, b), ("deg", a) for a value in degrees, and ("call", name, a, ...). The whole text must be an
+expression of these kinds: an integral, a word or two adjacent numbers raise ParseError, and no prefix is accepted.
 """
 
 from __future__ import annotations
@@ -28,50 +28,53 @@ GREEK = {
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
 
 
-class Unreadable(ValueError):
-    """The text is not an expression of the kinds that are read here."""
+class ParseError(ValueError):
+    """Raised for a text that is not an expression of the supported kinds."""
 
 
 def tokenize(text: str) -> list[str]:
+    """Split into numbers, LaTeX commands and single characters. Raises ParseError above MAX_TOKENS."""
     tokens = _TOKEN.findall(text.strip())
     if len(tokens) > MAX_TOKENS:
-        raise Unreadable("too long")
+        raise ParseError(f"more than {MAX_TOKENS} tokens")
     return tokens
 
 
-def read(text: str, *, tight: bool = False) -> Tree:
-    """The tree of the whole text. `tight`: in a/2b the product 2b is the denominator. Raises Unreadable."""
-    reader = _Reader(tokenize(text), tight)
-    tree = reader.sum()
-    if reader.peek() is not None:
-        raise Unreadable(f"unexpected {reader.peek()}")
+def parse(text: str, *, tight: bool = False) -> Tree:
+    """Return the tree of the whole text. tight: a/2b means a/(2b) instead of (a/2)b. Raises ParseError."""
+    parser = _Parser(tokenize(text), tight)
+    tree = parser.sum()
+    if parser.peek() is not None:
+        raise ParseError(f"unexpected {parser.peek()}")
     return tree
 
 
-class _Reader:
+class _Parser:
+    """Parses a list of tokens by recursive descent, with one method per rule of the grammar."""
+
     def __init__(self, tokens: list[str], tight: bool) -> None:
-        self.tokens, self.at, self.tight, self.depth, self.bars = tokens, 0, tight, 0, 0
+        self.tokens, self.position, self.tight, self.depth, self.bars = tokens, 0, tight, 0, 0
 
     def peek(self) -> str | None:
-        return self.tokens[self.at] if self.at < len(self.tokens) else None
+        return self.tokens[self.position] if self.position < len(self.tokens) else None
 
-    def next(self) -> str:
-        if self.at >= len(self.tokens):
-            raise Unreadable("ends too early")
-        self.at += 1
-        return self.tokens[self.at - 1]
+    def advance(self) -> str:
+        if self.position >= len(self.tokens):
+            raise ParseError("unexpected end of the expression")
+        self.position += 1
+        return self.tokens[self.position - 1]
 
     def expect(self, token: str) -> None:
-        if self.next() != token:
-            raise Unreadable(f"no {token}")
+        if self.advance() != token:
+            raise ParseError(f"expected {token}")
 
     def sum(self) -> Tree:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise Unreadable("too deep")
+            raise ParseError(f"nested more than {MAX_DEPTH} deep")
         terms = [self.term()]
         while self.peek() in ("+", "-"):
-            negative = self.next() == "-"
+            negative = self.advance() == "-"
             term = self.term()
             terms.append(("neg", term) if negative else term)
         self.depth -= 1
@@ -80,10 +83,10 @@ class _Reader:
     def term(self) -> Tree:
         sign = 0
         while self.peek() in ("+", "-"):
-            sign ^= self.next() == "-"
+            sign ^= self.advance() == "-"
         tree = self.product(self.power())
         while self.peek() in ("*", "/"):
-            if self.next() == "*":
+            if self.advance() == "*":
                 tree = _times(tree, self.product(self.signed_power()))
             else:
                 below = self.signed_power()
@@ -94,16 +97,16 @@ class _Reader:
 
     def signed_power(self) -> Tree:
         if self.peek() == "-":
-            self.next()
+            self.advance()
             return ("neg", self.power())
         return self.power()
 
     def product(self, tree: Tree) -> Tree:
-        """Factors written side by side."""
+        """Multiply `tree` by the factors written next to it without an operator."""
         while self.starts_factor():
             token = self.peek()
             if token is not None and (token[0] in DIGITS or token[0] == ".") and _ends_in_number(tree):
-                raise Unreadable("two numbers side by side")
+                raise ParseError("two adjacent numbers")
             factor = self.power()
             if token == "\\frac" and tree[0] == "num" and not tree[2] and _is_proper_fraction(factor):
                 tree = ("add", tree, factor) if tree[1] else factor  # a mixed number
@@ -120,7 +123,7 @@ class _Reader:
             (token[0].isascii() and token[0].isalnum())
             or token[0] == "."
             or token in ("(", "[", "{", "\\lfloor", "\\lceil", "|")
-            or (token[0] == "\\" and (name in FUNCTIONS or name in GREEK or name in _STARTERS))
+            or (token[0] == "\\" and (name in FUNCTIONS or name in GREEK or name in _FACTOR_COMMANDS))
         )
 
     def power(self) -> Tree:
@@ -128,27 +131,27 @@ class _Reader:
         while True:
             token = self.peek()
             if token == "^":
-                self.next()
+                self.advance()
                 tree = ("deg", tree) if self.degree_mark() else ("pow", tree, self.script())
             elif token == "!":
-                self.next()
+                self.advance()
                 if self.peek() == "!":
-                    raise Unreadable("double factorial")
+                    raise ParseError("double factorial")
                 tree = ("call", "factorial", tree)
             else:
                 return tree
 
     def degree_mark(self) -> bool:
         for mark in (["\\circ"], ["{", "\\circ", "}"]):
-            if self.tokens[self.at : self.at + len(mark)] == mark:
-                self.at += len(mark)
+            if self.tokens[self.position : self.position + len(mark)] == mark:
+                self.position += len(mark)
                 return True
         return False
 
     def script(self) -> Tree:
-        """What is raised: a group, or one signed token."""
+        """Parse an exponent or subscript: a group in braces, or one token with an optional sign."""
         if self.peek() == "-":
-            self.next()
+            self.advance()
             return ("neg", self.script())
         if self.peek() == "{":
             return self.group("{")
@@ -163,20 +166,20 @@ class _Reader:
         return tree
 
     def argument(self) -> Tree:
-        r"""Of \frac and \sqrt: a group, or a single digit or token."""
+        r"""Parse an argument of \frac or \sqrt: a group in braces, or a single digit or token."""
         token = self.peek()
         if token == "{":
             return self.group("{")
         if token is not None and token[0] in DIGITS and len(token) > 1:
-            self.tokens[self.at : self.at + 1] = [token[0], token[1:]]
+            self.tokens[self.position : self.position + 1] = [token[0], token[1:]]
         return self.atom()
 
     def atom(self) -> Tree:
-        token = self.next()
+        token = self.advance()
         if token[0] in DIGITS or (token[0] == "." and len(token) > 1):
             return ("num", Fraction(token.rstrip(".")), "." in token.rstrip("."))
         if token in ("(", "[", "{"):
-            self.at -= 1
+            self.position -= 1
             return self.group(token)
         if token == "|":
             self.bars += 1
@@ -185,17 +188,17 @@ class _Reader:
             self.expect("|")
             return ("call", "abs", tree)
         if token in ("\\lfloor", "\\lceil"):
-            self.at -= 1
+            self.position -= 1
             return ("call", token[2:], self.group(token))
         if token.isalpha() and token.isascii():
             return self.symbol(token)
         if token[0] == "\\":
             return self.command(token[1:])
-        raise Unreadable(f"unexpected {token}")
+        raise ParseError(f"unexpected {token}")
 
     def symbol(self, name: str) -> Tree:
         while self.peek() in ("_", "'"):
-            if self.next() == "_":
+            if self.advance() == "_":
                 name += "_" + self.subscript()
             else:
                 name += "'"
@@ -203,11 +206,11 @@ class _Reader:
 
     def subscript(self) -> str:
         if self.peek() != "{":
-            return self.next()
+            return self.advance()
         pieces: list[str] = []
         depth = 0
         while True:
-            token = self.next()
+            token = self.advance()
             depth += (token == "{") - (token == "}")
             if depth == 0:
                 return "".join(pieces)
@@ -228,23 +231,23 @@ class _Reader:
             return ("call", "sqrt", inside) if root is None else ("call", "root", inside, root)
         if name == "mathrm":
             return self.group("{")
-        raise Unreadable(f"\\{name}")
+        raise ParseError(f"unsupported command \\{name}")
 
     def function(self, name: str) -> Tree:
         base: Tree | None = None
         exponent: Tree | None = None
         while self.peek() in ("_", "^"):
-            if self.next() == "_":
+            if self.advance() == "_":
                 base = self.script()
             else:
                 exponent = self.script()
         if self.peek() in ("(", "[", "{", "|"):
             inside = self.atom()
-            while self.peek() == "^" and exponent is None and self.tokens[self.at - 1] != ")":
-                self.next()
+            while self.peek() == "^" and exponent is None and self.tokens[self.position - 1] != ")":
+                self.advance()
                 inside = ("pow", inside, self.script())
         else:
-            negative = self.peek() == "-" and self.next() == "-"
+            negative = self.peek() == "-" and self.advance() == "-"
             inside = self.power()
             while self.starts_factor() and (self.peek() or "")[1:] not in FUNCTIONS and self.peek() not in ("(", "["):
                 inside = _times(inside, self.power())
@@ -257,7 +260,7 @@ class _Reader:
         return ("pow", tree, exponent)
 
 
-_STARTERS = {"frac", "binom", "sqrt", "pi", "mathrm"}
+_FACTOR_COMMANDS = {"frac", "binom", "sqrt", "pi", "mathrm"}
 
 
 def _times(a: Tree, b: Tree) -> Tree:
@@ -274,19 +277,21 @@ def _is_proper_fraction(tree: Tree) -> bool:
 
 
 def symbols(tree: Tree) -> set[str]:
+    """Return the names of all variables and constants in a tree."""
     if tree[0] == "sym":
         return {tree[1]}
     return set().union(*(symbols(part) for part in tree[1:] if isinstance(part, tuple)))
 
 
 def contains(tree: Tree, *heads: str) -> bool:
-    """Whether a node or a called function has one of these names."""
+    """Return whether a node, or a function that is called, has one of these names."""
     if tree[0] in heads or (tree[0] == "call" and tree[1] in heads):
         return True
     return any(contains(part, *heads) for part in tree[1:] if isinstance(part, tuple))
 
 
 def has_decimal(tree: Tree) -> bool:
+    """Return whether a number in the tree is written with a decimal point."""
     if tree[0] == "num":
         return bool(tree[2])
     return any(has_decimal(part) for part in tree[1:] if isinstance(part, tuple))

@@ -1,6 +1,7 @@
-"""One plain notation for what models and answer keys write, by string rewriting alone.
+"""Rewrites an answer into one plain notation, so that equal answers of models and answer keys become equal strings.
 
-Nothing is evaluated and no letter is dropped: a unit goes only where it stands as a word after a value.
+Only strings are rewritten: nothing is evaluated, and no letter is dropped. Units are split off in
+`simplerl.rewards.units`.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ _RENAMED = {
     "backslash": "setminus",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\([A-Za-z]+)(?:\*(?=\{))?")
-_NOTHING = {
+_DROPPED = {
     "left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr", "Biggl", "Biggr",
     "displaystyle", "textstyle", "scriptstyle", "limits", "nolimits", "thinspace", "negthinspace", "hfill", "hline",
     "nonumber", "notag", "middle", "mathstrut", "strut",
 }  # fmt: skip
-_SPACE = {"quad", "qquad", "enspace", "enskip", "space", "medspace", "thickspace"}
+_SPACES = {"quad", "qquad", "enspace", "enskip", "space", "medspace", "thickspace"}
 
 _TEXT = r"\\(?:text|mbox|textbf|textit|textrm|textnormal|textsf|texttt|mathrm|mathbf|mathit|mathsf|rm|hbox|emph|textup)"
 TEXT_GROUP = re.compile(_TEXT + r"\s*\{([^{}]*)\}")
@@ -53,11 +54,13 @@ _FONT = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|mathit|mathcal|mathsf|mathfrak|mathscr|pmb|vec|overrightarrow|hat|widehat|"
     r"underline|ensuremath)\s*\{([A-Za-z]|\\[a-z]+)\}"
 )
-_BARRED = re.compile(r"\\(?:overline|bar|tilde|widetilde)\s*(?:\{\s*([A-Za-z]|\\[a-z]+)\s*\}|([A-Za-z])(?![A-Za-z]))")
+_OVERLINED = re.compile(
+    r"\\(?:overline|bar|tilde|widetilde)\s*(?:\{\s*([A-Za-z]|\\[a-z]+)\s*\}|([A-Za-z])(?![A-Za-z]))"
+)
 _DOTTED = re.compile(r"\\(d?)dot\s*\{([A-Za-z]|\\[a-z]+)\}")
 _BETWEEN_ITEMS = re.compile(
     r"(?:,\s*)?(?:" + _TEXT + r"\s*\{[\s~,]*(?:and|or)[\s~]*\}|(?<=[\s\d)}\]$])\b(?:and|or)\b)"
-    r"|(" + _TEXT + r"\s*\{[^{}]*\})",  # other texts stay whole
+    r"|(" + _TEXT + r"\s*\{[^{}]*\})",  # any other \\text{...} is left unchanged
     re.I,
 )
 _DELIMITERS = re.compile(r"(\\\\)|(?<!\\)\$|\\[()]|\\\[(?!\d)|\\\]|__(?=\w)")
@@ -68,7 +71,7 @@ _ESCAPED_TWICE = re.compile(
 )
 _GROUPED = re.compile(r"(?<=\d)(?:,\s*\\!|\{,\}|\\,|,\\ )\s*(?=\d{3}(?!\d))")
 _THOUSANDS = re.compile(r"(?<![\d.,])(?<!\d )[1-9]\d{0,2}(?: \d{3})+(?!\d| \d)")
-_APART = re.compile(r"(?<=\d)\s+(?=[\d.])")
+_SPACE_BETWEEN_DIGITS = re.compile(r"(?<=\d)\s+(?=[\d.])")
 _FUNCTIONS = re.compile(
     r"(?<![\\A-Za-z])(?:np\.|math\.)?(sqrt|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|pi|infty)"
     r"(?![A-Za-z])"
@@ -88,9 +91,9 @@ _SETUP = re.compile(r"\\begin\{(array|aligned|align\*?|cases|split|gathered)\}(?
 
 def _rename(found: re.Match[str]) -> str:
     name = found.group(1)
-    if name in _NOTHING:
+    if name in _DROPPED:
         return ""
-    if name in _SPACE:
+    if name in _SPACES:
         return " "
     if name in _RENAMED:
         new = _RENAMED[name]
@@ -98,10 +101,10 @@ def _rename(found: re.Match[str]) -> str:
     return f"\\{name}"
 
 
-def clean(text: str) -> str:
-    """The answer in one notation: no display commands, delimiters, thousands marks, or outer punctuation.
+def normalize(text: str) -> str:
+    """Return the answer without display commands, math delimiters, thousands separators and outer punctuation.
 
-    "and" and "or" between items become commas. Spaces stay where words need them.
+    "and" and "or" between items become commas. Single spaces are kept, because words need them.
     """
     text = re.sub(r"\.\s?\.\s?\.", r"\\ldots ", text.translate(_TRANSLATE)).strip()
     text = _unwrap_boxes(text)
@@ -117,7 +120,9 @@ def clean(text: str) -> str:
     if "\\begin{pmatrix}" not in text:
         text = _SETUP.sub(" ", text).replace("\\end{", "\\end {").replace("\\\\", ",").replace("&", " ")
         text = re.sub(r"\\end \{[a-z*]+\}", " ", text)
-    text = _BARRED.sub(lambda bar: f" {bar[1] or bar[2]}_{{bar}}", text)  # another quantity: a mean, a complement
+    text = _OVERLINED.sub(
+        lambda bar: f" {bar[1] or bar[2]}_{{bar}}", text
+    )  # a bar denotes another symbol: a mean, a complement
     text = _FONT.sub(r" \1", _DOTTED.sub(lambda d: f" {d[2]}" + "'" * (1 + len(d[1])), text))
     text = re.sub(
         r"\^\s*(?:\{\s*((?:\\prime\s*)+)\}|\\prime)", lambda p: "'" * max(1, (p[1] or "").count("prime")), text
@@ -137,17 +142,17 @@ def clean(text: str) -> str:
     text = re.sub(r"\+\s*\\infty", r"\\infty", text)
     text = re.sub(r"(?<![.\d])(\d+)\.(?=[/\s)}*]|$)", r"\1", text)  # 3./2
     text = re.sub(r"\*\*(?=\s*[-(\d])", "^", text)
-    text = _trim(text)
+    text = _strip_outer(text)
     return re.sub(r"\s+", " ", text)
 
 
-def _trim(text: str) -> str:
-    """Without the words before an answer, the punctuation after it, and braces around all of it."""
+def _strip_outer(text: str) -> str:
+    """Remove leading words such as "the answer is", trailing punctuation, and braces around the whole text."""
     while True:
         before = text
         text = _TRAILING.sub("", _LEADING.sub("", text.strip()))
         text = re.sub(r"^(?:,\s*)+|(?:\s*,)+$", "", text)
-        if len(text) > 1 and text[0] == "{" and text[-1] == "}" and _closes_at_end(text):
+        if len(text) > 1 and text[0] == "{" and text[-1] == "}" and _is_closed_by_last_brace(text):
             inner = text[1:-1]
             text = inner if "," not in inner else f"\\{{{inner}\\}}"
         if (whole := TEXT_GROUP.fullmatch(text)) is not None:
@@ -157,15 +162,16 @@ def _trim(text: str) -> str:
 
 
 def _unwrap_boxes(text: str) -> str:
-    while text.startswith("\\boxed{") and text.endswith("}") and _closes_at_end(text[6:]):
+    """Replace a box around the whole text, or around the value after "=", by its content."""
+    while text.startswith("\\boxed{") and text.endswith("}") and _is_closed_by_last_brace(text[6:]):
         text = text[7:-1].strip()
-    if (inner := _NAMED_BOX.search(text)) and text.endswith("}") and _closes_at_end(text[inner.end() - 1 :]):
+    if (inner := _NAMED_BOX.search(text)) and text.endswith("}") and _is_closed_by_last_brace(text[inner.end() - 1 :]):
         text = text[: inner.start()] + "= " + _unwrap_boxes(text[inner.end() : -1].strip())
     return text
 
 
-def _closes_at_end(text: str) -> bool:
-    """Whether the brace that opens the text is closed by its last character."""
+def _is_closed_by_last_brace(text: str) -> bool:
+    """Return whether the brace that opens the text is closed by the last character of the text."""
     depth = 0
     for i, character in enumerate(text):
         if character == "{" and text[i - 1 : i] != "\\":
@@ -177,12 +183,12 @@ def _closes_at_end(text: str) -> bool:
     return False
 
 
-def plain(text: str) -> str:
-    """A key for string equality of cleaned text: no spaces, no needless braces, no text commands."""
+def equality_key(text: str) -> str:
+    """Return a key for comparing normalised texts as strings: without spaces, redundant braces and text commands."""
     text = TEXT_GROUP.sub(r"\1", text)
     text = re.sub(r"([\^_])\{([A-Za-z0-9])\}", r"\1\2", text)
     text = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])", r"\1\\ ", text)
-    if _APART.search(text):
+    if _SPACE_BETWEEN_DIGITS.search(text):
         text = _THOUSANDS.sub(lambda found: found.group().replace(" ", ""), text)
-        text = _APART.sub(r"\\", text)  # 3 4 is not 34
+        text = _SPACE_BETWEEN_DIGITS.sub(r"\\", text)  # 3 4 is not 34
     return re.sub(r"\s+", "", text)

@@ -1,4 +1,4 @@
-"""Numbers as people write them, read exactly, and how close two of them must be."""
+"""Parses numbers in the notations that people use into exact fractions, and decides whether two are close enough."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from fractions import Fraction
 
 from simplerl.rewards.normalize import TEXT_GROUP
 
-DECIMAL_TOLERANCE = Fraction(1, 10**4)  # relative, where the gold answer is itself a rounded decimal
-EXACT_TOLERANCE = Fraction(1, 10**6)  # a decimal that stands for an exact gold: absolute, relative below 1
+DECIMAL_TOLERANCE = Fraction(1, 10**4)  # relative error allowed if the gold answer is a rounded decimal
+EXACT_TOLERANCE = Fraction(1, 10**6)  # error of a decimal answer to an exact gold answer: absolute, relative below 1
 MAX_EXPONENT = 400
 MAX_DIGITS = 300
 
@@ -31,12 +31,17 @@ _GROUPED = re.compile(r"[+-]?\s*[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?")
 
 @dataclass(frozen=True)
 class Number:
+    """Holds an exact value and whether it was written as a decimal."""
+
     value: Fraction
-    decimal: bool = False  # written with a decimal point, or in scientific notation: rounded
+    decimal: bool = False  # written with a decimal point or in e notation, so possibly rounded
 
 
-def number(text: str) -> Number | None:  # noqa: PLR0911 - a notation each
-    """The number that the whole text is, or None: integer, decimal, a/b, mixed, scientific; thousands marks."""
+def parse_number(text: str) -> Number | None:  # noqa: PLR0911 - one return per notation
+    """Parse a text that is one number as a whole; return None for any other text.
+
+    Accepts integers, decimals, a/b, mixed numbers, repeating decimals, scientific notation and thousands separators.
+    """
     text = text.strip()
     if len(text) > MAX_DIGITS:
         return None
@@ -83,8 +88,11 @@ def _signed(sign: str, value: Fraction) -> Fraction:
 
 
 def is_close(answer: Number, gold: Number, *, measured: bool = False) -> bool:
-    """Integers and exact fractions exactly; a decimal gold to 1e-4 of itself; an exact gold, given as a
-    decimal, to 1e-6. `measured`: golds are measurements, so that 56.0 too is a rounded decimal."""
+    """Return whether an answer is close enough to a gold answer.
+
+    Integers and exact fractions must be equal. A decimal gold answer allows DECIMAL_TOLERANCE, a decimal answer to an
+    exact fraction EXACT_TOLERANCE. measured: gold answers are measurements, so that even 56.0 is a rounded decimal.
+    """
     if answer.value == gold.value:
         return True
     difference = abs(answer.value - gold.value)
@@ -100,13 +108,13 @@ _SMALL = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 _WORD_NUMBERS = {word: Number(Fraction(i)) for i, word in enumerate(_SMALL)}
 
 
-def value_number(text: str) -> Number | None:
-    """`number`, also with a degree sign, within \\text, or as a word up to twelve."""
-    found = number(text)
+def parse_number_or_word(text: str) -> Number | None:
+    """Parse as `parse_number` does, and also a number with a degree sign, within \\text, or as a word up to twelve."""
+    found = parse_number(text)
     if found is not None:
         return found
     inner = TEXT_GROUP.sub(r"\1", text).strip()
-    return number(DEGREES.sub("", inner)) or _WORD_NUMBERS.get(inner.lower())
+    return parse_number(DEGREES.sub("", inner)) or _WORD_NUMBERS.get(inner.lower())
 
 
 _LITERAL = re.compile(
@@ -114,13 +122,15 @@ _LITERAL = re.compile(
 )
 
 
-def is_string_only(text: str) -> bool:
-    """Continued lists, numbers in another base or side by side, dates, times, ratios, minutes of arc: nothing but
-    the same string is the same."""
+def needs_literal_match(text: str) -> bool:
+    """Return whether a value equals only the same string.
+
+    True for lists that end in dots, numbers in another base, adjacent numbers, dates, times, ratios and minutes of arc.
+    """
     return _LITERAL.search(text.strip()) is not None
 
 
-def is_ratio(text: str, other: Number | None) -> bool:
-    """Whether 5:8 is the exact number."""
+def is_ratio_equal_to(text: str, other: Number | None) -> bool:
+    """Return whether the text is a ratio like 5:8 that equals an exact number."""
     found = re.fullmatch(r"([1-9]\d*)\s*:\s*([1-9]\d*)", text.strip())
     return bool(found and other and not other.decimal and other.value * int(found[2]) == int(found[1]))

@@ -1,13 +1,13 @@
-r"""`rule=qwen`: the verdicts of the published evaluation (Qwen2.5-Math's), for comparison with its tables.
+r"""Implements the published rules, so that results can be compared with published tables.
 
-Written anew from its described behaviour, quirks included: a number equals a hundredth and a hundred times
-itself, within 1e-4; brackets do not count, so (0,1] is [0,1]; lists are ordered; single letters go as units
-(golds of `minerva_math` excepted); a choice is the last A-E in the answer; an empty gold accepts anything.
-One part is not reproduced, on purpose: there, text that looks like no LaTeX is evaluated as Python. Here the
-last resort is the bounded reader of `simplerl.rewards.algebra`, then math-verify.
+`rule=qwen` is the evaluation of Qwen2.5-Math, reimplemented from its described behaviour, quirks included: a number
+also equals a hundred times and a hundredth of itself, within 1e-4; the kind of bracket is ignored, so (0,1] equals
+[0,1]; lists are ordered; single letters are removed as units (except for `minerva_math`); a multiple-choice answer is
+the last A-E in the text; everything equals an empty gold answer. One part is deliberately not reproduced: the original
+evaluates text that does not look like LaTeX as Python. Here `simplerl.rewards.algebra` and then math-verify compare it.
 
-`rule=qwen_train`: the published training reward, which brings the answer to that notation and leaves the gold as it
-was written: a gold with a degree sign, \text, \$ or \pm in it is met by no answer.
+`rule=qwen_train` is the published training reward, which normalises the answer but not the gold answer, so that no
+answer equals a gold answer that contains a degree sign, \text, \$ or \pm.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ import re
 
 from simplerl.rewards import algebra
 from simplerl.rewards.extract import cut_at_stop
-from simplerl.rewards.structure import split_top
+from simplerl.rewards.structure import split_outside_brackets
+from simplerl.rewards.symbolic import math_verify_status
 
-KEEPS_UNITS = ("minerva",)
-_RELATIVE = 1e-4
+SOURCES_WITH_UNITS = ("minerva",)  # units are kept in answers to problems of these sources
+_RELATIVE_TOLERANCE = 1e-4
 _UNIT_WORDS = (
     "units?|degrees?|inch(?:es)?|feet|foot|ft|cm|mm|km|meters?|miles?|mph|hours?|hr|minutes?|min|seconds?|days?|weeks?|"
     "months?|years?|dollars?|cents?|square|cubic|points?|people|students|percent|pounds?|grams?|kg|liters?|gallons?|"
     "pm|am|east|west|north|south|[acghlmost]"
 )
 _UNIT = re.compile(rf"(^|\W|(?<=\d))(?:{_UNIT_WORDS})($|\W)")
-_HOPE = ("final answer is $", "$. I hope")
-_LONGEST = 2000  # characters of an answer that are looked at
-_UNREAD = re.compile(r"\\circ|\\(?:text|mbox|textbf|mathrm)\s*\{|\\\$|\\[pm][pm](?![a-z])")  # by the published parser
+_MINERVA_TEMPLATE = ("final answer is $", "$. I hope")
+_MAX_ANSWER = 2000  # characters; the rest of an answer is ignored
+# Notation that the parser of the published training reward cannot read in a gold answer.
+_UNPARSED_BY_PUBLISHED = re.compile(r"\\circ|\\(?:text|mbox|textbf|mathrm)\s*\{|\\\$|\\[pm][pm](?![a-z])")
 _NUMBER = re.compile(r"-?\d*\.?\d+")
 _CHOICE = re.compile(r"\b[A-E]\b")
 _MATRIX = re.compile(
@@ -37,13 +39,16 @@ _MATRIX = re.compile(
 
 
 def qwen_answer(response: str, source: str = "") -> str | None:
-    """ "final answer is $...$. I hope" (the first), else after the last "boxed", "the answer is", "final answer
-    is", else the last number of the text; normalised."""
+    """Extract and normalise the answer as the published evaluation does; None if nothing is found.
+
+    The first of these that the text contains: "final answer is $...$. I hope" (first occurrence), "boxed" (last), "the
+    answer is" (last), "final answer is" (last), any number (last).
+    """
     text = cut_at_stop(response)
-    start = text.find(_HOPE[0])
-    end = text.find(_HOPE[1], start + len(_HOPE[0])) if start >= 0 else -1
+    start = text.find(_MINERVA_TEMPLATE[0])
+    end = text.find(_MINERVA_TEMPLATE[1], start + len(_MINERVA_TEMPLATE[0])) if start >= 0 else -1
     if end >= 0:
-        answer = text[start + len(_HOPE[0]) : end]
+        answer = text[start + len(_MINERVA_TEMPLATE[0]) : end]
     elif "boxed" in text:
         answer = _after_boxed(text.rsplit("boxed", 1)[1])
     elif "he answer is" in text:
@@ -54,11 +59,11 @@ def qwen_answer(response: str, source: str = "") -> str | None:
         numbers = _NUMBER.findall(text.replace(",", ""))
         answer = numbers[-1] if numbers else ""
     answer = re.sub(r"\n\s*", "", answer.strip().split("\n\n")[0]).lstrip(":").rstrip("./")
-    return normal_form(answer[:_LONGEST], source) or None
+    return normal_form(answer[:_MAX_ANSWER], source) or None
 
 
 def _after_boxed(rest: str) -> str:
-    """Braces matched where there are any; a bare or unterminated box runs on."""
+    """Return the content of a box, given the text after "boxed"; an unterminated box extends to the end."""
     if not rest.startswith("{"):
         return rest.split("$", maxsplit=1)[0].strip()
     depth = 0
@@ -70,7 +75,7 @@ def _after_boxed(rest: str) -> str:
 
 
 def normal_form(text: str, source: str = "") -> str:
-    """The notation in which the published evaluation compares; letters that look like units are gone."""
+    """Return the text in the notation in which the published evaluation compares, without unit-like letters."""
     text = text.strip().replace("\n", "").rstrip(".").replace("\\!", "")
     text = re.sub(r"\\begin\{array\}\{.*?\}", r"\\begin{pmatrix}", text).replace("\\end{array}", "\\end{pmatrix}")
     text = text.replace("bmatrix", "pmatrix").replace("tfrac", "frac").replace("dfrac", "frac")
@@ -78,7 +83,7 @@ def normal_form(text: str, source: str = "") -> str:
     text = text.replace("\\left", "").replace("\\right", "").replace("\\{", "{").replace("\\}", "}")
     without_text = re.sub(r"\\text\{.*?\}$", "", text).strip()
     text = without_text or text
-    if not any(name in source for name in KEEPS_UNITS):
+    if not any(name in source for name in SOURCES_WITH_UNITS):
         for _ in range(2):
             shorter = _UNIT.sub(r"\1\2", text)
             text = shorter or text
@@ -100,14 +105,14 @@ def normal_form(text: str, source: str = "") -> str:
 
 
 def qwen_equal(answer: str, gold: str, source: str = "", *, gold_as_written: bool = False) -> bool:
-    """The published verdict on an answer and a gold, both brought to its notation (in training only the answer)."""
+    """Return the published verdict. gold_as_written: as in training, do not normalise the gold answer."""
     if gold.strip() in ("A", "B", "C", "D", "E"):
         choices = _CHOICE.findall(answer.upper())
         return bool(choices) and choices[-1] == gold.strip()
     answer = normal_form(answer, source)
     if not gold_as_written:
         return _equal(answer, normal_form(gold, source), 0)
-    if _UNREAD.search(gold):
+    if _UNPARSED_BY_PUBLISHED.search(gold):
         return answer.lower() == gold.strip().lower()
     return _equal(answer, gold.strip(), 0)
 
@@ -122,18 +127,18 @@ def _number(text: str) -> float | None:
     return float(text) * scale
 
 
-def _near(a: float, g: float) -> bool:
-    return abs(a - g) <= _RELATIVE * max(abs(a), abs(g))
+def _is_near(a: float, g: float) -> bool:
+    return abs(a - g) <= _RELATIVE_TOLERANCE * max(abs(a), abs(g))
 
 
-def _equal(a: str, g: str, depth: int) -> bool:  # noqa: PLR0911 - the published order of checks
+def _equal(a: str, g: str, depth: int) -> bool:  # noqa: PLR0911 - the order of checks is the published one
     if not g or a.lower() == g.lower():
         return True
     if not a or depth > 3:
         return False
     x, y = _number(a), _number(g)
     if x is not None and y is not None:
-        return any(_near(x, scaled) for scaled in (y / 100, y, y * 100))
+        return any(_is_near(x, scaled) for scaled in (y / 100, y, y * 100))
     bare_a, bare_g = a.strip("[]() {}"), g.strip("[]() {}")
     if bare_a.lower() == bare_g.lower():
         return True
@@ -147,23 +152,21 @@ def _equal(a: str, g: str, depth: int) -> bool:  # noqa: PLR0911 - the published
     if a.count("=") == 1 and g.count("=") == 1:
         sides = [f"({left})-({right})" for left, right in (a.split("="), g.split("="))]
         return any(algebra.expressions_equal(side, sides[1]) is True for side in (sides[0], f"-({sides[0]})"))
-    return _same(a, g) or ("," in g and "," in a and _pairwise(a, g, depth))
+    return _is_same_expression(a, g) or ("," in g and "," in a and _pairwise(a, g, depth))
 
 
 def _pairwise(a: str, g: str, depth: int) -> bool:
-    parts_a, parts_g = (split_top(text, frozenset(","))[0] for text in (a, g))
+    parts_a, parts_g = (split_outside_brackets(text, frozenset(","))[0] for text in (a, g))
     return len(parts_a) == len(parts_g) > 1 and all(
         _equal(p, q, depth + 1) for p, q in zip(parts_a, parts_g, strict=True)
     )
 
 
-def _same(a: str, g: str) -> bool:
+def _is_same_expression(a: str, g: str) -> bool:
     a, g = (re.sub(r"\\(?:cdot|times)", "*", text.replace("\\div", "/")) for text in (a, g))
-    if re.sub(r"\s", "", a) == re.sub(r"\s", "", g):  # a gold as written keeps its spaces
+    if re.sub(r"\s", "", a) == re.sub(r"\s", "", g):  # a gold answer that is not normalised keeps its spaces
         return True
     verdict = algebra.expressions_equal(a, g)
-    if verdict is None and not algebra.is_out_of_reach(a):
-        from simplerl.rewards.symbolic import symbolic_status
-
-        return symbolic_status(a, g) == "equal"
+    if verdict is None and not algebra.is_not_computable(a):
+        return math_verify_status(a, g) == "equal"
     return bool(verdict)

@@ -1,7 +1,7 @@
-r"""What kind of thing an answer is: a value, several values, a tuple or interval, an equation, a matrix.
+r"""Parses an answer into its structure: a value, a collection, a tuple or interval, an equation, a matrix, ...
 
-Several values ("1, -2", "1 or -2", `\{1,-2\}`, a union) have no order; tuples and intervals have one, and
-their brackets count. A one-variable inequality and `x \in I` are the interval they describe.
+Collections ("1, -2", "1 or -2", `\{1,-2\}`, a union) are unordered. Tuples and intervals are ordered, and their kind
+of bracket counts. An inequality in one variable and `x \in I` are parsed into the interval that they describe.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from simplerl.rewards.normalize import TEXT_GROUP
-from simplerl.rewards.numeric import number
+from simplerl.rewards.numeric import parse_number
 from simplerl.rewards.units import split_modulus
 
 MAX_NESTING = 6
@@ -20,41 +20,47 @@ MAX_NESTING = 6
 
 @dataclass(frozen=True)
 class Value:
+    """Holds a text without further structure: a number, an expression or words."""
+
     text: str
 
 
 @dataclass(frozen=True)
-class Several:
-    items: tuple[Shape, ...]
+class Unordered:
+    """Holds the items of a list, set or union; `braces` is set for {...}."""
+
+    items: tuple[Structure, ...]
     braces: bool = False
 
 
 @dataclass(frozen=True)
 class Ordered:
-    """A point, a sequence, or an interval; `variable` where it was written as an inequality."""
+    """Holds a point, a sequence or an interval; `variable` is set if it was written as an inequality."""
 
     opening: str
-    items: tuple[Shape, ...]
+    items: tuple[Structure, ...]
     closing: str
     variable: str = ""
 
 
 @dataclass(frozen=True)
 class Equation:
+    """Holds two or more sides joined by "="."""
+
     sides: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Inequality:
-    """left < right or left <= right that is no interval of one variable."""
+    """Holds left < right, left <= right or left != right, if it does not describe an interval of one variable."""
 
     sides: tuple[str, ...]
-    operators: tuple[str, ...]  # "<" or "<="
+    operators: tuple[str, ...]  # "<", "<=" or "!="
 
 
 @dataclass(frozen=True)
 class Congruence:
-    """x = 3 (mod 5), written with \\equiv."""
+    """Holds a statement such as x \\equiv 3 (mod 5)."""
 
     sides: tuple[str, ...]
     modulus: str
@@ -62,12 +68,14 @@ class Congruence:
 
 @dataclass(frozen=True)
 class Matrix:
-    rows: tuple[tuple[Shape, ...], ...]
+    """Holds rows of cells; a vector has one row or one column."""
+
+    rows: tuple[tuple[Structure, ...], ...]
 
 
-Shape = Value | Several | Ordered | Equation | Inequality | Congruence | Matrix
+Structure = Value | Unordered | Ordered | Equation | Inequality | Congruence | Matrix
 
-_OPENING, _CLOSING = (
+_OPENING_TOKENS, _CLOSING_TOKENS = (
     {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"},
     {")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"},
 )
@@ -97,16 +105,16 @@ _REALS_WITHOUT = re.compile(
 
 
 @lru_cache(maxsize=16384)
-def split_top(text: str, separators: frozenset[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Pieces between separators that stand outside all brackets, and the separators."""
+def split_outside_brackets(text: str, separators: frozenset[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Split at the separators that are outside all brackets; return the pieces and the separators found."""
     pieces: list[str] = []
     found: list[str] = []
     depth = start = 0
     for token in _TOKEN.finditer(text):
         piece = token.group()
-        if piece in _OPENING:
+        if piece in _OPENING_TOKENS:
             depth += 1
-        elif piece in _CLOSING:
+        elif piece in _CLOSING_TOKENS:
             depth -= 1
         elif piece in separators and depth == 0:
             pieces.append(text[start : token.start()].strip())
@@ -121,46 +129,46 @@ _SIGNS = re.compile(r"\\[pm][pm](?![a-z])")
 _RELATION_TOKENS = frozenset(_RELATIONS)
 
 
-def shape(text: str, depth: int = 0) -> Shape:  # noqa: PLR0911 - a kind each
-    """The structure of a cleaned answer."""
+def parse_structure(text: str, depth: int = 0) -> Structure:  # noqa: PLR0911 - one return per kind
+    """Return the structure of a normalised answer. Anything nested deeper than MAX_NESTING is a Value."""
     text = text.strip()
-    if depth > MAX_NESTING or number(text) is not None:
+    if depth > MAX_NESTING or parse_number(text) is not None:
         return Value(text)
-    if (reals := _reals(text)) is not None:
+    if (reals := _real_intervals(text)) is not None:
         return reals
-    pieces, _ = split_top(text, _COMMAS)
+    pieces, _ = split_outside_brackets(text, _COMMAS)
     if len(pieces) > 1 and all(pieces):
-        return _several(pieces, depth)
-    pieces, _ = split_top(text, _UNIONS)
+        return _parse_list(pieces, depth)
+    pieces, _ = split_outside_brackets(text, _UNIONS)
     if len(pieces) > 1 and all(pieces):
-        return _flat(tuple(shape(piece, depth + 1) for piece in pieces))
-    pieces, operators = split_top(text, _RELATION_TOKENS)
+        return _flattened(tuple(parse_structure(piece, depth + 1) for piece in pieces))
+    pieces, operators = split_outside_brackets(text, _RELATION_TOKENS)
     if operators and all(pieces):
-        return _relation(pieces, tuple(_RELATIONS[o] for o in operators), depth)
+        return _parse_relation(pieces, tuple(_RELATIONS[o] for o in operators), depth)
     if (bracketed := _bracketed(text)) is not None:
-        return _brackets(text, *bracketed, depth)
+        return _parse_bracketed(text, *bracketed, depth)
     if found := _MATRIX.fullmatch(text):
         rows = [row.split("&") for row in found.group(1).split("\\\\") if row.strip()]
-        return Matrix(tuple(tuple(shape(cell, depth + 1) for cell in row) for row in rows))
+        return Matrix(tuple(tuple(parse_structure(cell, depth + 1) for cell in row) for row in rows))
     if _SIGNS.search(text):
-        if two := _both(text):
-            return Several(two)
+        if two := _plus_minus_values(text):
+            return Unordered(two)
         values = [text.replace("\\pm", a).replace("\\mp", b) for a, b in (("+", "-"), ("-", "+"))]
-        return Several(tuple(shape(value.lstrip("+ "), depth + 1) for value in values))
+        return Unordered(tuple(parse_structure(value.lstrip("+ "), depth + 1) for value in values))
     return Value(text)
 
 
-def _both(text: str) -> tuple[Value, Value] | None:
-    r"""2 \pm 1 is a way to write 1 and 3, not a sum left undone."""
+def _plus_minus_values(text: str) -> tuple[Value, Value] | None:
+    r"""Return the two values of 2 \pm 1, which is a way to write 1 and 3 and not an unfinished sum; else None."""
     left, _, right = re.sub(_SIGNS, "\n", text, count=1).partition("\n")
-    a, b = number(left), number(right)
+    a, b = parse_number(left), parse_number(right)
     if a is None or b is None or a.decimal or b.decimal or not left.strip():
         return None
     return Value(str(a.value + b.value)), Value(str(a.value - b.value))
 
 
-def _reals(text: str) -> Shape | None:
-    r"""\mathbb{R} or "all reals", or the intervals that are left of them without given numbers."""
+def _real_intervals(text: str) -> Structure | None:
+    r"""Return the interval of \mathbb{R} or "all reals", or the intervals left when numbers are excluded; else None."""
     if "real" not in text and "R" not in text:
         return None
     text = TEXT_GROUP.sub(r"\1 ", text)
@@ -170,58 +178,58 @@ def _reals(text: str) -> Shape | None:
         return None
     points = found["set"] or found["list"]
     pieces = [piece.strip() for piece in points.split(",")]
-    values = {piece: one.value for piece in pieces if (one := number(piece)) is not None}
+    values = {piece: one.value for piece in pieces if (one := parse_number(piece)) is not None}
     if not pieces or len(values) < len(pieces):
         return None
     ends = ["-" + _INFINITY, *sorted(values, key=values.__getitem__), _INFINITY]
-    return Several(tuple(_interval("(", low, high, ")") for low, high in itertools.pairwise(ends)))
+    return Unordered(tuple(_interval("(", low, high, ")") for low, high in itertools.pairwise(ends)))
 
 
-def _several(pieces: tuple[str, ...], depth: int) -> Shape:
-    items: list[Shape] = []
+def _parse_list(pieces: tuple[str, ...], depth: int) -> Structure:
+    items: list[Structure] = []
     for piece in pieces:
-        item = shape(piece, depth + 1)
-        items.extend(item.items if isinstance(item, Several) and not item.braces else [item])
-    return Several(tuple(items))
+        item = parse_structure(piece, depth + 1)
+        items.extend(item.items if isinstance(item, Unordered) and not item.braces else [item])
+    return Unordered(tuple(items))
 
 
-def _flat(items: tuple[Shape, ...]) -> Shape:
-    return Several(tuple(part for item in items for part in (item.items if isinstance(item, Several) else [item])))
+def _flattened(items: tuple[Structure, ...]) -> Structure:
+    return Unordered(tuple(part for item in items for part in (item.items if isinstance(item, Unordered) else [item])))
 
 
 def _bracketed(text: str) -> tuple[str, str, str] | None:
-    """(opening, inside, closing) where the first bracket is closed by the last; intervals may mix ( and ]."""
+    """Return (opening, content, closing) if the last bracket closes the first, as also in (0,1]; else None."""
     tokens = _TOKEN.findall(text)
     opening, closing = tokens[0] if tokens else "", tokens[-1] if tokens else ""
     if opening not in ("(", "[", "\\{", "\\langle") or closing not in (")", "]", "\\}", "\\rangle"):
         return None
     depth = 0
     for i, token in enumerate(tokens):
-        depth += (token in _OPENING) - (token in _CLOSING)
+        depth += (token in _OPENING_TOKENS) - (token in _CLOSING_TOKENS)
         if depth == 0 and i < len(tokens) - 1:
             return None
     return opening, text[len(opening) : len(text) - len(closing)].strip(), closing
 
 
-def _brackets(text: str, opening: str, inside: str, closing: str, depth: int) -> Shape:
+def _parse_bracketed(text: str, opening: str, inside: str, closing: str, depth: int) -> Structure:
     if opening == "\\{" and closing == "\\}":
         for bar in ("|", ":"):
-            head, found = split_top(inside, frozenset([bar]))
+            head, found = split_outside_brackets(inside, frozenset([bar]))
             if len(found) == 1 and head[1]:
-                condition = shape(head[1], depth + 1)
+                condition = parse_structure(head[1], depth + 1)
                 named = not isinstance(condition, Value) and _OVER_REALS.fullmatch(head[0])
                 return condition if named else Value(text)
-        content = shape(inside, depth + 1)
-        items = content.items if isinstance(content, Several) and not content.braces else (content,)
-        return Several(items, braces=True)
-    pieces, _ = split_top(inside, _COMMAS)
+        content = parse_structure(inside, depth + 1)
+        items = content.items if isinstance(content, Unordered) and not content.braces else (content,)
+        return Unordered(items, braces=True)
+    pieces, _ = split_outside_brackets(inside, _COMMAS)
     if len(pieces) < 2 or not all(pieces):
-        return shape(inside, depth + 1) if opening == "(" and closing == ")" else Value(text)
-    items = tuple(shape(piece, depth + 1) for piece in pieces)
+        return parse_structure(inside, depth + 1) if opening == "(" and closing == ")" else Value(text)
+    items = tuple(parse_structure(piece, depth + 1) for piece in pieces)
     if opening == "\\langle":
         opening, closing = "(", ")"
     if all(isinstance(item, Equation) for item in items):
-        return Several(items)
+        return Unordered(items)
     if len(items) == 2 and opening in "([":
         opening = "(" if pieces[0] == "-" + _INFINITY else opening
         closing = ")" if pieces[1] == _INFINITY else closing
@@ -232,14 +240,16 @@ def _interval(opening: str, low: str, high: str, closing: str, variable: str = "
     return Ordered(opening, (Value(low), Value(high)), closing, variable)
 
 
-def _relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: int) -> Shape:  # noqa: PLR0911 - a relation each
+def _parse_relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: int) -> Structure:  # noqa: PLR0911 - one return per relation
     if set(operators) == {"="}:
         return Equation(sides)
     if set(operators) == {"equiv"}:
         last, modulus = split_modulus(sides[-1])
         return Congruence((*sides[:-1], last), modulus)
     if operators == ("in",):
-        return shape(sides[1], depth + 1) if _NAME.fullmatch(sides[0]) else Value(f"{sides[0]}\\in {sides[1]}")
+        return (
+            parse_structure(sides[1], depth + 1) if _NAME.fullmatch(sides[0]) else Value(f"{sides[0]}\\in {sides[1]}")
+        )
     if operators == ("!=",):
         if not _NAME.fullmatch(sides[0]):
             return Inequality(sides, operators)
@@ -248,7 +258,7 @@ def _relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: int) ->
             _interval("(", "-" + _INFINITY, sides[1], ")", name),
             _interval("(", sides[1], _INFINITY, ")", name),
         )
-        return Several((below, above))
+        return Unordered((below, above))
     if set(operators) <= {">", ">="}:
         sides = sides[::-1]
         operators = tuple(o.replace(">", "<") for o in operators[::-1])
@@ -266,10 +276,10 @@ def _relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: int) ->
 
 
 def is_label(text: str, *, gold: bool) -> bool:
-    """Whether a left side only names what is asked for: x, f(x), S_{n}, (x, y), AB, \\text{Area}.
+    """Return whether a left side only names what is asked for: x, f(x), S_{n}, (x, y), AB, \\text{Area}.
 
-    A gold label is one name; an answer may also name a sum or product (m+n = 371), but never with numbers in it:
-    2x+z = 1 is an equation, not the value 1.
+    In a gold answer it must be one name. In an answer it may also be a sum or product of names (m+n = 371) without
+    numbers: 2x+z = 1 is an equation and not the value 1.
     """
     bare = re.sub(r"_(?:\w|\{[^{}]*\})|\([^()]*\)(?=$|[:])", "", text)
     if (found := _WORDS.search(text)) and (found.start() == 0 or not re.search(r"\d", bare)):
@@ -286,16 +296,18 @@ def is_label(text: str, *, gold: bool) -> bool:
     return not gold and not re.search(r"[\d*/^=<>-]|\\frac|\\sqrt", bare)
 
 
-def alternatives(gold: str) -> tuple[str, ...]:
-    """Answer keys that say it twice, as `x < -7: (-\\infty, -7)`."""
+def gold_alternatives(gold: str) -> tuple[str, ...]:
+    """Split a gold answer that states the same set twice, such as `x < -7: (-\\infty, -7)`."""
     condition, colon, interval = gold.partition(":")
     is_double = bool(colon) and re.search(r"[<>]|\\[lg]e\b", condition) and interval.strip()[:1] in ("(", "[")
     return (condition, interval) if is_double else (gold,)
 
 
-def by_name(several: Several) -> Several:
-    """y = 2, x = 1 in the order of the names, where all are different single letters."""
+def sorted_by_name(several: Unordered) -> Unordered:
+    """Sort a list such as y = 2, x = 1 by name if the names are different single letters; else return it unchanged."""
     names = [item.sides[0].strip() for item in several.items if isinstance(item, Equation)]
     if len(names) < len(several.items) or len(set(names)) < len(names) or any(len(name) > 1 for name in names):
         return several
-    return Several(tuple(item for _, item in sorted(zip(names, several.items, strict=True), key=lambda pair: pair[0])))
+    return Unordered(
+        tuple(item for _, item in sorted(zip(names, several.items, strict=True), key=lambda pair: pair[0]))
+    )

@@ -1,8 +1,9 @@
-r"""math-verify, asked last and under guard: for symbolic golds that our own reader does not know.
+r"""Calls math-verify with a time limit, for symbolic answers that `simplerl.rewards.latex` cannot parse.
 
-Its parser gets the content only (LaTeX alone: the number fallback turns a failed parse into some number of it),
-without its unit stripper (which eats m, s, t, ...). Nothing numeric comes here, so that its absolute rounding
-decides nothing; texts, very long or deep expressions and towers are refused before it sees them.
+math-verify gets the extracted answer only. Its number fallback is off, because it turns a failed parse into some number
+of the text, and so is its removal of units, which also removes variables such as m, s and t. Numeric answers never get
+here, so its absolute rounding decides nothing. Very long or deeply nested expressions and towers of powers are refused
+before they are parsed.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from types import FrameType
 from typing import Any
 
 from simplerl.rewards.extract import boxed_answer
+from simplerl.rewards.rules import DIFFERENT, EQUAL, FAILED, NO_ANSWER, TIMEOUT
 from simplerl.types import Problem, Score
 
-CPU_SECONDS = 2.0  # of one comparison: not wall time, so that a busy machine changes no verdict
+CPU_SECONDS = 2.0  # per comparison; CPU time, so that a busy machine changes no verdict
 MAX_CHARACTERS, MAX_NESTING = 600, 12
 _UNBOUNDED = re.compile(
     r"\d{40}|\^\s*\{?\s*-?\d{4}|\*\*|\^\s*\{[^{}]*\^|!\s*!|\d{3}\s*!|\\binom\s*\{\d{4}"
@@ -30,12 +32,12 @@ _UNBOUNDED = re.compile(
 
 
 class _OutOfTime(BaseException):
-    """Raised by the alarm; no Exception, so that sympy's handlers let it through."""
+    """Raised by the timer; not an Exception, so that sympy's handlers do not catch it."""
 
 
 @lru_cache(maxsize=1)
-def math_verify() -> tuple[Any, Any, Any, Any]:
-    """(parse, verify, LatexExtractionConfig, our NormalizationConfig), repaired and silent."""
+def load_math_verify() -> tuple[Any, Any, Any, Any]:
+    """Return (parse, verify, LatexExtractionConfig, our NormalizationConfig), with a parser bug fixed and logs off."""
     import math_verify
     from latex2sympy2_extended.antlr_parser import PSParser
     from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
@@ -45,7 +47,7 @@ def math_verify() -> tuple[Any, Any, Any, Any]:
     if not hasattr(PSParser.AtomContext, "FUNC_GAMMA"):
         PSParser.AtomContext.FUNC_GAMMA = lambda self: None
     for name in ("math_verify", "latex2sympy2_extended"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # time-outs are logged with the whole text
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # timeouts would be logged with the whole text
     normalization = NormalizationConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
     )
@@ -53,8 +55,8 @@ def math_verify() -> tuple[Any, Any, Any, Any]:
 
 
 @lru_cache(maxsize=4096)
-def _parsed(text: str) -> tuple[Any, ...]:
-    parse, _, config, normalization = math_verify()
+def _parse(text: str) -> tuple[Any, ...]:
+    parse, _, config, normalization = load_math_verify()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         target = config(normalization_config=normalization, boxed_match_priority=-1)
@@ -63,7 +65,7 @@ def _parsed(text: str) -> tuple[Any, ...]:
 
 
 def is_refused(text: str) -> bool:
-    """Long, deep, or of a kind whose evaluation is unbounded."""
+    """Return whether a text is too long, too deeply nested, or of a kind whose evaluation may not terminate."""
     depth = deepest = 0
     for character in text:
         depth += (character in "{([") - (character in "})]")
@@ -72,8 +74,11 @@ def is_refused(text: str) -> bool:
 
 
 @contextmanager
-def _limited(seconds: float) -> Iterator[None]:
-    """An alarm on CPU time, in the main thread, where Python allows one; the caller's own alarms are left alone."""
+def _cpu_time_limit(seconds: float) -> Iterator[None]:
+    """Raise _OutOfTime in the block after `seconds` of CPU time; a timer of the caller is restored afterwards.
+
+    Python delivers signals to the main thread only, so in other threads there is no limit.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -90,24 +95,23 @@ def _limited(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGPROF, previous)
 
 
-def symbolic_status(answer: str, gold: str) -> str:
-    """math-verify's verdict on two cleaned expressions, as a status of `simplerl.rewards.equal`.
+def math_verify_status(answer: str, gold: str) -> str:
+    """Return math-verify's verdict on two normalised expressions: EQUAL, DIFFERENT, TIMEOUT or FAILED.
 
-    What its parser cannot read is DIFFERENT (`is_unread` tells of a gold); whatever else it raises is FAILED.
+    An expression that its parser cannot read is DIFFERENT from everything (see `is_unparseable`); any other error is
+    FAILED.
     """
-    from simplerl.rewards.equal import DIFFERENT, EQUAL, FAILED, TIMEOUT
-
     if is_refused(answer) or is_refused(gold):
         return DIFFERENT
     try:
-        with _limited(CPU_SECONDS):
-            a, g = _parsed(answer), _parsed(gold)
+        with _cpu_time_limit(CPU_SECONDS):
+            a, g = _parse(answer), _parse(gold)
             if not a or not g:
                 return DIFFERENT
-            _, verify, _, _ = math_verify()
+            _, verify, _, _ = load_math_verify()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                right = verify(
+                is_equal = verify(
                     list(g),
                     list(a),
                     strict=True,
@@ -117,33 +121,35 @@ def symbolic_status(answer: str, gold: str) -> str:
                 )
     except _OutOfTime:
         return TIMEOUT
-    except Exception:  # any of sympy's, MemoryError and RecursionError too: counted, and never cached
+    except Exception:  # any error of sympy, also MemoryError and RecursionError
         return FAILED
-    return EQUAL if right else DIFFERENT
+    return EQUAL if is_equal else DIFFERENT
 
 
-def is_unread(gold: str) -> bool:
-    """Whether math-verify's parser makes nothing of a cleaned gold that it was asked about."""
+def is_unparseable(gold: str) -> bool:
+    """Return whether math-verify cannot parse a normalised gold answer."""
     if is_refused(gold):
         return True
     try:
-        with _limited(CPU_SECONDS):
-            return not _parsed(gold)
+        with _cpu_time_limit(CPU_SECONDS):
+            return not _parse(gold)
     except (_OutOfTime, Exception):
         return True
 
 
-def warm() -> None:
-    symbolic_status("\\sqrt{x+1}", "\\sqrt{1+x}")
+def warm_up() -> None:
+    """Load sympy and math-verify by a first comparison."""
+    math_verify_status("\\sqrt{x+1}", "\\sqrt{1+x}")
 
 
-def alone(response: str, problem: Problem, *, wrong: float = -0.5, boxed: bool = True) -> Score:
-    """A reward for comparisons: math-verify's own parse and verify, without our notation, guards and arithmetic."""
-    from simplerl.rewards.equal import DIFFERENT, EQUAL, NO_ANSWER
+def math_verify_alone(response: str, problem: Problem, *, wrong: float = -0.5, boxed: bool = True) -> Score:
+    """Score by math-verify's own parse and verify, without our normalisation and limits: a baseline for benchmarks.
 
-    parse, verify, _, _ = math_verify()
+    boxed: take the answer from the last box; otherwise math-verify extracts it from the whole response.
+    """
+    parse, verify, _, _ = load_math_verify()
     answer = boxed_answer(response) if boxed else response
     if answer is None:
         return Score(-1.0, False, NO_ANSWER)
-    right = verify(parse(f"\\boxed{{{problem.answer}}}"), parse(f"\\boxed{{{answer}}}" if boxed else answer))
-    return Score(1.0 if right else wrong, right, EQUAL if right else DIFFERENT, answer)
+    correct = verify(parse(f"\\boxed{{{problem.answer}}}"), parse(f"\\boxed{{{answer}}}" if boxed else answer))
+    return Score(1.0 if correct else wrong, correct, EQUAL if correct else DIFFERENT, answer)

@@ -1,7 +1,7 @@
-"""Words that may follow a number and leave it as it is: units, things that are counted, and what describes them.
+"""Lists words that may follow a number without changing its value: units, counted things and their modifiers.
 
-The counted things are those of GSM8K's and MATH's training problems. A word that is not here is no unit in an
-answer, unless the gold answer has it too.
+The counted things are those of the training problems of GSM8K and MATH. Any other word is a unit in an answer only if
+the gold answer contains it too.
 """
 
 from __future__ import annotations
@@ -85,11 +85,11 @@ def _singular(plural: str) -> str:
 
 
 _NOUNS = frozenset(_COUNTED.split())
-KNOWN = (
+UNIT_WORDS = (
     frozenset(_UNITS.split())
     | {f"{unit}s" for unit in _UNITS.split() if len(unit) > 1}
     | _NOUNS
     | {_singular(noun) for noun in _NOUNS}
 )
-DESCRIBING = frozenset(_DESCRIBING.split())
-AFTERWARDS = frozenset(["old", "long", "tall", "wide", "high", "deep", "each"])  # 5 years old
+MODIFIERS = frozenset(_DESCRIBING.split())
+TRAILING_MODIFIERS = frozenset(["old", "long", "tall", "wide", "high", "deep", "each"])  # 5 years old

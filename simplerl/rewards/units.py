@@ -1,10 +1,12 @@
-r"""Words that follow a value and are not part of it: units, counted things, percent signs, currencies.
+r"""Splits units off a value: words for units and counted things, percent signs and currencies.
 
-Decided here, for no false positive: the words of an answer are units only where `nouns.KNOWN` or the gold has them.
-Those of a gold (which is never "5 incorrect") are, unless they hedge (maybe, or), count (six, dozen, thirds, k),
-compute (root, pi, below) or negate, or a text goes on after a comma; quarters are coins. Of single letters only
-those of common units are one, in \text: never i, e, j, d. Where both sides name something it must be the same: one
-unit of one dimension and size in any spelling (cm^2, square centimeters), else the same words. "units" says nothing.
+The rules are chosen to avoid false positives:
+- Words in an answer are units only if `unit_words.UNIT_WORDS` or the gold answer contains them.
+- Words in a gold answer (which never reads "5 incorrect") are units, unless they hedge (maybe, or), count (six, dozen,
+  thirds, k), compute (root, pi, below) or negate, or text follows after a comma. Quarters are coins.
+- A single letter is a unit only within \text, and only if it is a common unit: never i, e, j or d.
+- If both sides name a unit, it must be the same: the same dimension and size in any spelling (cm^2, square
+  centimeters), otherwise the same words. The word "units" is ignored.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ import re
 from dataclasses import dataclass
 
 from simplerl.rewards.latex import FUNCTIONS, GREEK
-from simplerl.rewards.unit_words import AFTERWARDS, DESCRIBING, KNOWN
+from simplerl.rewards.unit_words import MODIFIERS, TRAILING_MODIFIERS, UNIT_WORDS
 
-_SCALES: dict[str, dict[str, float]] = {  # size of a unit within its dimension
+_SCALES: dict[str, dict[str, float]] = {  # size of each unit relative to the base unit of its dimension
     "length": {
         "mm": 1e-3, "millimeter": 1e-3, "cm": 1e-2, "centimeter": 1e-2, "m": 1.0, "meter": 1.0, "metre": 1.0,
         "km": 1e3, "kilometer": 1e3, "in": 0.0254, "inch": 0.0254, "inche": 0.0254, "ft": 0.3048, "foot": 0.3048,
@@ -50,7 +52,7 @@ _NOT_UNITS = frozenset(_NOT_UNIT_WORDS.split())
 _COUNTS = re.compile(
     r"(?:thir|four|fif|six|seven|eigh|nine)teen(?:th)?|(?:twen|thir|for|fif|six|seven|eigh|nine)t(?:y|ieth)|[a-z]+llion(?:th)?"
     r"|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand)th|[a-z]+(?<!dai)(?<!week)(?<!month)(?<!hour)ly"
-)  # number words, ordinal fractions, adverbs
+)  # number words, fractions (tenths), adverbs
 _UNIT_LETTERS = frozenset("msghlLVNJW")
 _NO_LETTERS = frozenset(FUNCTIONS | GREEK)
 _POWER = r"(?:\s*\^\s*\{?\s*(-?\d)\s*\}?)?"
@@ -72,8 +74,8 @@ _MODULUS = re.compile(
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A value with what was written after it."""
+class Quantity:
+    """Holds a value and what was written after it."""
 
     value: str
     unit: str = ""
@@ -82,16 +84,17 @@ class Measured:
 
 
 def split_modulus(text: str) -> tuple[str, str]:
-    """`3` and `5` of 3 (mod 5); no modulus where the text ends in none."""
+    """Split 3 (mod 5) into "3" and "5"; the modulus is empty if the text does not end in one."""
     found = _MODULUS.search(text)
     return (text[: found.start()].strip(), found.group(1) or found.group(2)) if found else (text, "")
 
 
-def split_unit(text: str, gold: Measured | None = None) -> Measured:
-    r"""Takes units off the end of a cleaned answer: `5 \text{ cm}^2`, `\$ 5`, `20 %`, `18 dollars`, `5 cm`.
+def split_unit(text: str, gold: Quantity | None = None) -> Quantity:
+    r"""Split the units off a normalised text: `5 \text{ cm}^2`, `\$ 5`, `20 %`, `18 dollars`, `5 cm`.
 
-    Words count as a unit only after a digit or a closing bracket; single letters only within \text. `gold`: what the
-    text is compared with, where it is an answer; it may name things that no list here has.
+    Words are units only after a digit or a closing bracket, single letters only within \text.
+    gold: the gold answer if `text` is an answer, None if `text` is the gold answer itself. An answer may use the words
+    of the gold answer's unit in addition to the known ones.
     """
     unit, percent, modulus = "", False, ""
     named = frozenset(re.findall(r"[a-z]+", gold.unit.lower())) if gold else None
@@ -108,14 +111,14 @@ def split_unit(text: str, gold: Measured | None = None) -> Measured:
                 break
             value, percent = value[: found.start()].rstrip(), True
             continue
-        shorter, word = _cut(value, named)
+        shorter, word = _split_last_unit(value, named)
         if shorter is None:
             break
         value, unit = shorter, f"{word} {unit}".strip()
-    return Measured(value.strip(), unit, percent, modulus)
+    return Quantity(value.strip(), unit, percent, modulus)
 
 
-def _cut(value: str, named: frozenset[str] | None) -> tuple[str | None, str]:
+def _split_last_unit(value: str, named: frozenset[str] | None) -> tuple[str | None, str]:
     for pattern in (_TAIL_DEGREE, _TAIL_TEXT, _TAIL_WORDS, _TAIL_SHORT):
         found = pattern.search(value)
         if found is None or not value[: found.start()].strip(" ({[\\"):
@@ -133,35 +136,39 @@ def _cut(value: str, named: frozenset[str] | None) -> tuple[str | None, str]:
 
 
 def _is_unit(word: str, named: frozenset[str] | None, *, mathematical: bool) -> bool:
-    """Whether the words may stand after a value without changing it. `mathematical`: written in \\mathrm;
-    `named`: the words of the gold's unit, None for a gold."""
+    """Return whether the words after a value are a unit.
+
+    named: the words of the gold answer's unit, or None if the text is the gold answer. mathematical: the words are
+    written in \\mathrm.
+    """
     if len(word) == 1 and (word not in _UNIT_LETTERS or (mathematical and word.isupper())):
         return False
     if re.search(r"[,;:!?]", word):
         return False
     words = re.findall(r"[a-z.]+", re.sub(r"\b(?:square|cubic)\s+(?=[a-z])(?!root)", "", word.lower()))
-    if named is not None and not _are_known(words, named):
+    if named is not None and not _all_known(words, named):
         return False
     return not any(
         one in _NOT_UNITS
-        or _plural_of(one) in _NOT_UNITS - _PLURALS
-        or _COUNTS.fullmatch(_plural_of(one))
+        or _singular(one) in _NOT_UNITS - _PLURALS
+        or _COUNTS.fullmatch(_singular(one))
         or one in _NO_LETTERS
         for one in words
     )
 
 
-def _are_known(words: list[str], named: frozenset[str]) -> bool:
-    """What comes after "of" may be anything: cups of flour."""
+def _all_known(words: list[str], named: frozenset[str]) -> bool:
+    """Return whether all words are units or their modifiers; any word may follow "of", as in cups of flour."""
     words = [word.strip(".") for word in words]
     head = words[: words.index("of")] if "of" in words[1:-1] else words
-    head = head[:-1] if len(head) > 1 and head[-1] in AFTERWARDS else head
+    head = head[:-1] if len(head) > 1 and head[-1] in TRAILING_MODIFIERS else head
     return not head or (
-        (head[-1] in KNOWN or head[-1] in named) and all(w in KNOWN or w in DESCRIBING or w in named for w in head)
+        (head[-1] in UNIT_WORDS or head[-1] in named)
+        and all(w in UNIT_WORDS or w in MODIFIERS or w in named for w in head)
     )
 
 
-def _plural_of(word: str) -> str:
+def _singular(word: str) -> str:
     return word[:-1] if len(word) > 2 and word.endswith("s") else word
 
 
@@ -177,38 +184,39 @@ _PLURALS = {
     "quarter",
     "triple",
     "inverse",
-}  # three roots are three
+}  # excluded in the singular only: "3 roots" has a unit, "3 root" has not
 _DEGREE_SCALES = {"C": "celsius", "F": "fahrenheit", "K": "kelvin"}
-_Factor = tuple[str, float, int, int]  # dimension or name, size, power, above (1) or below (-1) the line
+_Factor = tuple[str, float, int, int]  # dimension, size, power, 1 in the numerator or -1 in the denominator
 
 
 def _factors(unit: str) -> tuple[_Factor, ...] | None:
-    """A unit as its factors, in any spelling; None where a word of it is not a known unit."""
+    """Return the factors of a unit independent of its spelling, or None if it contains an unknown word."""
     unit = re.sub(r"\bmph\b", "mile per hour", re.sub(r"\bkph\b", "km per hour", unit))
     unit = re.sub(r"\\(?=[a-z])", "", unit)
     factors: list[_Factor] = []
-    power, line = 1, 1
+    power, side = 1, 1
     for token in re.findall(r"\bper\b|/|[^\s/]+", unit):
         if token in ("per", "/"):
-            line = -1
+            side = -1
         elif token.rstrip(".") in ("square", "sq"):
             power = 2
         elif token.rstrip(".") in ("cubic", "cu"):
             power = 3
         else:
             name, _, raised = token.partition("^")
-            known = _SCALE.get(name) or _SCALE.get(_plural_of(name))
+            known = _SCALE.get(name) or _SCALE.get(_singular(name))
             if known is None:
                 return None
-            factor = (*known, int(raised or power), line)
+            factor = (*known, int(raised or power), side)
             if factor not in factors:  # $5 dollars
                 factors.append(factor)
-            power, line = 1, 1
+            power, side = 1, 1
     return tuple(sorted(factors))
 
 
-def _bare(unit: str) -> str:
-    words = " ".join(_plural_of(word) for word in unit.split())
+def _unit_key(unit: str) -> str:
+    """Return a key under which spellings of the same words are equal; empty for the word "units"."""
+    words = " ".join(_singular(word) for word in unit.split())
     words = re.sub(r"\b(?:square |cubic |sq |cu )?unit(?:\^\d)?\b", "", words)
     return re.sub(r"^degree (?=celsiu|fahrenheit|kelvin)|[\s.-]+", "", words)
 
@@ -216,17 +224,17 @@ def _bare(unit: str) -> str:
 _DEGREE_SIGN = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})\s*$")
 
 
-def angle_unit(measured: Measured) -> str:
-    """ "degree", "radian", or nothing where neither is named."""
+def angle_unit(measured: Quantity) -> str:
+    """Return "degree", "radian", or "" if neither is written."""
     factors = _factors(measured.unit) if measured.unit else ()
     if factors and len(factors) == 1 and factors[0][0] == "angle":
         return "degree" if factors[0][1] == 1 else "radian"
     return "degree" if _DEGREE_SIGN.search(measured.value) else ""
 
 
-def units_contradict(a: str, b: str) -> bool:
-    """Both sides name a unit or thing, and not the same: 5 cm and 5 m, 5 m and 5 m^2, 10 north and 10 south."""
-    if not (a and b) or _bare(a) == _bare(b) or not (_bare(a) and _bare(b)):
+def units_conflict(a: str, b: str) -> bool:
+    """Return whether both sides have a unit and the units differ: cm and m, m and m^2, north and south."""
+    if not (a and b) or _unit_key(a) == _unit_key(b) or not (_unit_key(a) and _unit_key(b)):
         return False
     factors = _factors(a)
     return factors is None or factors != _factors(b)

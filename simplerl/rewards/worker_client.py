@@ -1,4 +1,4 @@
-"""One grading worker, and what all kinds of it have in common: see `simplerl.rewards.pool`."""
+"""Starts and supervises one grading worker process; `simplerl.rewards.pool` and Ray graders are built on it."""
 
 from __future__ import annotations
 
@@ -11,72 +11,81 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol
 
 from simplerl.errors import ConfigError
-from simplerl.rewards.equal import FAILED, TIMEOUT
-from simplerl.rewards.worker_process import READY, RETIRED, UNUSABLE
+from simplerl.rewards.rules import FAILED, TIMEOUT
+from simplerl.rewards.worker_process import READY, RETIRED, UNUSABLE, PackedResponse
 from simplerl.types import Problem, Score
 
-START_SECONDS = 120.0  # a worker's imports, on a busy machine
+START_SECONDS = 120.0  # time for a worker's imports on a busy machine
 START_ATTEMPTS = 3
 
 
-class Verdict(NamedTuple):
-    """Of one answer; without a score, `error` or `status` says why."""
+class GradingResult(NamedTuple):
+    """Holds the score of one answer or, if `score` is None, the reason in `error` or `status`."""
 
     score: Score | None
-    seconds: float  # in the reward function
+    seconds: float  # time in the reward function
     error: str | None = None
     status: str = FAILED
 
 
-class Lane(Protocol):
-    """A worker, wherever it is, used by one thread; it replaces what breaks in it."""
+class GradingWorker(Protocol):
+    """Defines a worker on any machine. One thread uses it, and it restarts its process if that dies or hangs."""
 
     def start(self) -> None: ...
-    def grade(self, items: list[tuple[str, Problem]]) -> Iterator[Verdict]: ...
+    def grade(self, items: list[tuple[PackedResponse, Problem]]) -> Iterator[GradingResult]: ...
     def kill(self) -> None: ...
 
 
-class _Lost(Exception):
-    """The worker died, or ran past the limit and was killed."""
+class _WorkerDied(Exception):
+    """Raised if the worker process has died."""
 
 
-class LocalLane:
-    """One subprocess of this process, and its pipe."""
+class LocalGradingWorker:
+    """Runs a worker as a subprocess of this process.
 
-    def __init__(self, payload: bytes, seconds_per_answer: float, memory_gib: float, warm: bool) -> None:
-        self.greeting = (payload, memory_gib, warm)
-        self.seconds = seconds_per_answer
+    payload: the pickled reward function. seconds_per_answer: the process is killed if one answer takes longer.
+    memory_gib: address space of the process. uses_math_grader: load math-verify before the first answer.
+    """
+
+    def __init__(self, payload: bytes, seconds_per_answer: float, memory_gib: float, uses_math_grader: bool) -> None:
+        self.setup = (payload, memory_gib, uses_math_grader)
+        self.seconds_per_answer = seconds_per_answer
         self.process: subprocess.Popen[bytes] | None = None
         self.pipe: Connection | None = None
 
-    def grade(self, items: list[tuple[str, Problem]]) -> Iterator[Verdict]:
+    def grade(self, items: list[tuple[PackedResponse, Problem]]) -> Iterator[GradingResult]:
+        """Yield one result per item, in order. An answer that kills or hangs the process costs only that answer."""
         while items:
             done = 0
             try:
                 self._send([(i, response, problem) for i, (response, problem) in enumerate(items)])
                 for _ in items:
-                    _, score, seconds, error = self._receive(self.seconds)
-                    yield Verdict(score, seconds, error)
+                    _, score, seconds, error = self._receive(self.seconds_per_answer)
+                    yield GradingResult(score, seconds, error)
                     done += 1
                 self._finish_chunk()
             except TimeoutError:
                 if done < len(items):
-                    yield Verdict(None, self.seconds, status=TIMEOUT)
+                    yield GradingResult(None, self.seconds_per_answer, status=TIMEOUT)
                     done += 1
                 self._restart()
-            except _Lost as death:
+            except _WorkerDied as death:
                 if done < len(items):
-                    yield Verdict(None, 0.0, f"the worker died ({death})")
+                    yield GradingResult(None, 0.0, f"the grading worker died ({death})")
                     done += 1
                 self._restart()
             items = items[done:]
 
     def start(self) -> None:
+        """Start the process and wait until it has loaded the reward.
+
+        Raises ConfigError if the reward cannot be loaded, RuntimeError if the process dies START_ATTEMPTS times.
+        """
         for _ in range(START_ATTEMPTS):
             ours, theirs = multiprocessing.Pipe()
             environment = os.environ | {
                 "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
-                "PYTHONHASHSEED": "0",  # sympy's choices depend on it: verdicts must not
+                "PYTHONHASHSEED": "0",  # sympy's results depend on it, verdicts must not
                 "OMP_NUM_THREADS": "1",
             }
             self.process = subprocess.Popen(
@@ -88,37 +97,40 @@ class LocalLane:
             theirs.close()
             self.pipe = ours
             try:
-                ours.send(self.greeting)
+                ours.send(self.setup)
                 kind, detail = self._receive(START_SECONDS)
-            except (_Lost, TimeoutError, BrokenPipeError):
+            except (_WorkerDied, TimeoutError, BrokenPipeError):
                 self.kill()
                 continue
             if kind == UNUSABLE:
                 raise ConfigError(f"A grading worker cannot load the reward: {detail}")
             assert kind == READY
             return
-        raise RuntimeError(f"No grading worker could be started in {START_ATTEMPTS} attempts: see its output above.")
+        raise RuntimeError(
+            f"No grading worker could be started in {START_ATTEMPTS} attempts: see the error that it printed above."
+        )
 
     def _restart(self) -> None:
         self.kill()
         self.start()
 
     def kill(self) -> None:
+        """Kill the process, if there is one, and wait for its end."""
         if self.process is not None and self.pipe is not None:
             self.process.kill()
             self.process.wait()
             self.pipe.close()
             self.process = self.pipe = None
 
-    def _send(self, items: list[tuple[int, str, Problem]]) -> None:
+    def _send(self, items: list[tuple[int, PackedResponse, Problem]]) -> None:
         assert self.pipe is not None
         try:
             self.pipe.send(items)
         except (BrokenPipeError, ConnectionResetError) as error:
-            raise _Lost("before it read its work") from error
+            raise _WorkerDied("before it read its work") from error
 
     def _finish_chunk(self) -> None:
-        """After its last answer a worker says whether it goes on; one that grew too large does not."""
+        """Wait for the worker's message after its last answer, and replace a worker that retires."""
         kind, _ = self._receive(START_SECONDS)
         if kind == RETIRED:
             self._restart()
@@ -131,4 +143,4 @@ class LocalLane:
             return self.pipe.recv()
         except (EOFError, ConnectionResetError) as error:
             assert self.process is not None
-            raise _Lost(f"exit status {self.process.wait()}") from error
+            raise _WorkerDied(f"exit status {self.process.wait()}") from error

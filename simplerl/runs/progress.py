@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live bar on a terminal, one plain line a step elsewhere."""
+"""Show the progress of a run: a live progress bar on a terminal, otherwise one line per step."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-# What a line shows: (metric, how it is written).
-SHOWN = (
+# The metrics shown for a step, and their formats.
+SHOWN_METRICS = (
     ("reward/mean", "reward {:+.2f}"),
-    ("reward/correct", "right {:.0%}"),
+    ("reward/correct", "correct {:.0%}"),
     ("rollout/response_length", "length {:.1f}"),
-    ("rollout/box_share", "box {:.0%}"),
+    ("rollout/box_share", "boxed {:.0%}"),
     ("warmup/loss", "loss {:.4f}"),
     ("eval/mean/accuracy", "eval {:.1%}"),
     ("time/sample_tokens_per_second", "{:,.0f} tok/s"),
@@ -22,13 +22,16 @@ SHOWN = (
 )
 
 
-def written(metrics: Mapping[str, float]) -> str:
-    """The numbers of a step that fit into a line."""
-    return "  ".join(form.format(metrics[name]) for name, form in SHOWN if name in metrics)
+def format_metrics(metrics: Mapping[str, float]) -> str:
+    """Return the main metrics of a step as one line of text."""
+    return "  ".join(form.format(metrics[name]) for name, form in SHOWN_METRICS if name in metrics)
 
 
 class StepProgress:
-    """Times the stages of each step and shows where the run is."""
+    """Shows the progress of one phase of a run and measures the time of each stage of a step. Use as a context manager.
+
+    phase: name shown, such as "rl". first: number of steps completed by earlier attempts. total: number of all steps.
+    """
 
     def __init__(self, phase: str, first: int, total: int) -> None:
         self.phase, self.total = phase, total
@@ -60,11 +63,12 @@ class StepProgress:
             self._bar.stop()
 
     def begin(self) -> None:
-        """A new step."""
+        """Start timing a new step."""
         self._begun, self._times = time.perf_counter(), {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Measure the block as the stage `name` of this step; blocks of the same name add up."""
         if self._bar is not None:
             self._bar.update(self._row, description=f"{self.phase}: {name}")
         start = time.perf_counter()
@@ -79,9 +83,9 @@ class StepProgress:
         return {**stages, "time/step": time.perf_counter() - self._begun - beside}
 
     def end(self, metrics: dict[str, float]) -> None:
-        """The step is done: shows its numbers."""
+        """Count the step as completed and show its metrics."""
         self.done += 1
-        numbers = written(metrics)
+        numbers = format_metrics(metrics)
         if self._bar is not None:
             self._bar.update(self._row, completed=self.done, numbers=numbers)
             return

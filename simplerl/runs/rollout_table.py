@@ -1,4 +1,4 @@
-"""Rollouts as rows: the columns of rollouts/*.parquet and of an evaluation's samples.parquet."""
+"""The table format of rollouts, used for rollouts/*.parquet and for an evaluation's samples.parquet."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ SCHEMA = pa.schema(
         ("source", pa.string()),
         ("level", pa.string()),
         ("question", pa.string()),
-        ("gold", pa.string()),
-        ("sample", pa.int32()),
+        ("gold", pa.string()),  # the correct answer
+        ("sample", pa.int32()),  # index from 0 among the samples of one prompt
         ("prompt", pa.string()),
         ("response", pa.string()),
         ("finish_reason", pa.string()),
-        ("length", pa.int32()),  # tokens of the response
+        ("length", pa.int32()),  # of the response in tokens, the stop token included
         ("reward", pa.float32()),
         ("correct", pa.bool_()),
         ("status", pa.string()),
-        ("extracted", pa.string()),
-        ("parts", pa.string()),  # JSON
-        ("tokens", pa.list_(pa.int32())),
-        ("logprobs", pa.list_(pa.float32())),  # the sampler's own
+        ("extracted", pa.string()),  # the answer found in the response; null: none
+        ("parts", pa.string()),  # components of the reward, as a JSON object
+        ("tokens", pa.list_(pa.int32())),  # of the response
+        ("logprobs", pa.list_(pa.float32())),  # of these tokens, computed by the sampler
     ]
 )
 
 
 def rollout_table(rollouts: Sequence[Rollout], step: int) -> pa.Table:
+    """Return graded rollouts of one step as a table, one row each, in order."""
     rows = []
     for rollout in rollouts:
         problem, score = rollout.prompt.problem, score_of(rollout)

@@ -1,4 +1,7 @@
-"""Weights & Biases beside the run folder: the same metrics under the same names, keyed by the run's own step."""
+"""Log metrics to Weights & Biases, with the names and steps of metrics.jsonl.
+
+A file of its own, although short, because it is all that depends on wandb.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,11 @@ from simplerl.errors import ConfigError
 
 
 class Tracker:
-    """W&B, or nothing. The run's id is its folder's name, so that a resumed run goes on in the same W&B run."""
+    """Logs to a W&B run, or does nothing if tracking.mode=disabled.
+
+    The W&B run id is the name of the run folder, so a resumed run continues the same W&B run. Raises ConfigError if
+    W&B cannot be used.
+    """
 
     def __init__(self, config: TrackingConfig, folder: Path, resolved: dict[str, Any]) -> None:
         self.run: Any = None
@@ -34,10 +41,10 @@ class Tracker:
         }
         try:
             self.run = wandb.init(**arguments)
-        except wandb.errors.Error as error:  # no key, or no server
-            why = str(error).strip().splitlines()[0].rstrip(".")
-            remedy = "run `wandb login` once, or set tracking.mode=offline and `wandb sync` later."
-            raise ConfigError(f"tracking=wandb: {why}: {remedy}") from error
+        except wandb.errors.Error as error:  # no API key, or no connection
+            reason = str(error).strip().splitlines()[0].rstrip(".")
+            remedy = "run `wandb login`, or set tracking.mode=offline and run `wandb sync` later."
+            raise ConfigError(f"tracking=wandb cannot start ({reason}): {remedy}") from error
         for phase in ("warmup", "rl"):
             self.run.define_metric(f"{phase}/step", hidden=True)
         self.run.define_metric("warmup/*", step_metric="warmup/step")
@@ -45,9 +52,11 @@ class Tracker:
             self.run.define_metric(f"{part}/*", step_metric="rl/step")
 
     def log(self, phase: str, step: int, metrics: dict[str, float]) -> None:
+        """Log the metrics of one step of a phase ("warmup" or "rl")."""
         if self.run is not None:
             self.run.log({f"{phase}/step": step, **metrics})
 
     def close(self, exit_code: int) -> None:
+        """Finish the W&B run; a non-zero exit code marks it as failed."""
         if self.run is not None:
             self.run.finish(exit_code=exit_code)

@@ -1,4 +1,4 @@
-"""What sweep.py does."""
+"""Implements the commands of sweep.py: status, cancel and resume."""
 
 from __future__ import annotations
 
@@ -15,46 +15,50 @@ from pathlib import Path
 
 from rich.console import Console
 
-from simplerl.sweeps import manifest
-from simplerl.sweeps import slurm_queue as queue
+from simplerl.io.files import read_json
+from simplerl.sweeps import manifest, slurm
 from simplerl.sweeps.manifest import Sweep, SweepRun
-from simplerl.sweeps.slurm_queue import QueuedJob, SlurmError
+from simplerl.sweeps.slurm import QueuedJob, SlurmError
 from simplerl.sweeps.states import RunState, state_of
 from simplerl.sweeps.table import sweep_table, sweeps_table
 
 
 def states_of(sweep: Sweep, jobs: Mapping[str, QueuedJob] | None) -> list[tuple[SweepRun, RunState]]:
+    """Return the runs of a sweep with their states. jobs: SLURM's queue, or None without SLURM."""
     known = manifest.jobs_of(sweep.folder.parent.parent)
     return [(run, state_of(run, jobs, known.get(run.folder, ()))) for run in sweep.runs]
 
 
 def jobs_for(sweeps: Sequence[Sweep]) -> dict[str, QueuedJob] | None:
-    """SLURM's queue if any of the runs was given to it; None, with a warning, where it does not answer."""
+    """Return SLURM's queue, or None if no unfinished run was submitted to it. Also returns None, with a warning, if
+    SLURM does not answer."""
     submitted = [run for sweep in sweeps for run in sweep.runs if run.job]
     if all(state_of(run, None).state == "finished" for run in submitted):
         return None
     try:
-        return queue.queued()
+        return slurm.queued()
     except SlurmError as error:
-        print(f"{error} Runs that wait or run there look interrupted here.", file=sys.stderr)
+        print(f"{error} Runs that are queued or running there are shown as interrupted.", file=sys.stderr)
         return None
 
 
 def show(sweep: Sweep, as_json: bool = False) -> int:
+    """Print the state of each run of the sweep. Returns the exit status."""
     rows = states_of(sweep, jobs_for([sweep]))
     if as_json:
         print(json.dumps([{**asdict(run), **asdict(state)} for run, state in rows], indent=1))
         return 0
     console = Console()
-    # In a file or pipe nothing is cut to the width of a terminal.
+    # Output to a file or pipe is not truncated to the width of a terminal.
     (console if console.is_terminal else Console(width=200)).print(sweep_table(sweep, rows))
     return 0
 
 
 def show_all(root: Path) -> int:
+    """Print one line per sweep. Returns the exit status."""
     sweeps = manifest.all_sweeps(root)
     if not sweeps:
-        print(f"No sweep under {root / manifest.FOLDER} yet: python train.py -m starts one.")
+        print(f"There is no sweep under {root / manifest.FOLDER} yet: python train.py -m ... starts one.")
         return 0
     jobs = jobs_for(sweeps)
     Console().print(sweeps_table([(sweep, [state for _, state in states_of(sweep, jobs)]) for sweep in sweeps]))
@@ -62,33 +66,35 @@ def show_all(root: Path) -> int:
 
 
 def cancel(sweep: Sweep) -> int:
-    """Its jobs by scancel; a run on this machine by SIGTERM. Both save before they leave."""
+    """Cancel the sweep's jobs with scancel, and stop a run on this machine with SIGTERM; both save before they exit."""
     rows = states_of(sweep, jobs_for([sweep]))
     jobs = [state.job for _, state in rows if state.job is not None]
     if jobs:
-        queue.cancel(jobs)
+        slurm.cancel(jobs)
     print(f"SLURM jobs cancelled: {' '.join(jobs) or 'none'}")
     for run, state in rows:
         if state.state == "running" and state.job is None:
-            _stop_here(run)
+            _stop_local_process(run)
     return 0
 
 
-def _stop_here(run: SweepRun) -> None:
-    status = json.loads((Path(run.folder) / "status.json").read_text())
+def _stop_local_process(run: SweepRun) -> None:
+    status = read_json(Path(run.folder) / "status.json")
     if status["host"] != socket.gethostname():
         print(f"{run.folder} runs on {status['host']}: cancel it there.")
         return
     os.kill(status["pid"], signal.SIGTERM)
-    print(f"Process {status['pid']} saves and leaves: {run.folder}")
+    print(f"Process {status['pid']} will save and exit: {run.folder}")
 
 
 def resume(sweep: Sweep) -> int:
-    """The commands that made the unfinished runs, again: they skip what is finished, queued or running."""
+    """Repeat the commands that started the unfinished runs; runs that are finished, queued or running are skipped.
+    Returns the highest exit status."""
     rows = states_of(sweep, jobs_for([sweep]))
-    going = any(state.state == "running" and state.job is None for _, state in rows)  # a process here does the rest
-    unfinished = [run for run, state in rows if state.needs_start and not (going and state.state == "pending")]
-    commands = {tuple(run.command): None for run in unfinished}  # each once, in order
+    # A local process that runs a part of the sweep will also start its pending runs.
+    running_here = any(state.state == "running" and state.job is None for _, state in rows)
+    unfinished = [run for run, state in rows if state.needs_start and not (running_here and state.state == "pending")]
+    commands = {tuple(run.command): None for run in unfinished}  # each command once, in order
     if not commands:
         print("Nothing to resume: every run is finished, queued or running.")
     status = 0

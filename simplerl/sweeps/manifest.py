@@ -1,6 +1,7 @@
-"""sweep.json: which runs belong together, how they were started, and which jobs they became.
+"""Reads and writes sweep.json: which runs belong to a sweep, how they were started, and their SLURM jobs.
 
-It says nothing of how they stand: that is in each run's folder and in SLURM's queue."""
+The states of the runs are not in it: they are read from the run folders and SLURM's queue (`simplerl.sweeps.states`).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from simplerl.errors import ConfigError
-from simplerl.runs.checkpoints import write_text
+from simplerl.io.files import read_json, write_text
 
 FOLDER = ".sweeps"  # under run.root
 
@@ -20,17 +21,17 @@ FOLDER = ".sweeps"  # under run.root
 @dataclass
 class SweepRun:
     overrides: list[str]
-    folder: str  # absolute
+    folder: str  # absolute path
     command: list[str]  # sys.argv of the sweep
     launcher: str  # local | slurm
-    job: str | None = None  # SLURM's id of the last submission
-    log: str | None = None  # what that job prints
+    job: str | None = None  # SLURM id of the last submission
+    log: str | None = None  # log file of that job
 
 
 @dataclass
 class Sweep:
     folder: Path
-    cwd: str
+    cwd: str  # where the sweep was started
     created: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S"))
     runs: list[SweepRun] = field(default_factory=list)
 
@@ -43,7 +44,8 @@ class Sweep:
         write_text(self.folder / "sweep.json", json.dumps(content, indent=1))
 
     def add(self, run: SweepRun) -> SweepRun:
-        """The entry for this run's folder: a new one, or the known one with what is new about it."""
+        """Add the run and return its entry. If the sweep has a run with this folder already, that entry gets the new
+        overrides, command and launcher."""
         for known in self.runs:
             if known.folder == run.folder:
                 known.overrides, known.command, known.launcher = run.overrides, run.command, run.launcher
@@ -53,25 +55,25 @@ class Sweep:
 
 
 def labels(runs: Sequence[SweepRun]) -> dict[str, str]:
-    """Run folder -> what tells it from the other runs."""
+    """Return run folder -> the overrides that distinguish this run from the others."""
     common = set.intersection(*(set(run.overrides) for run in runs)) if len(runs) > 1 else set()
     return {run.folder: " ".join(o for o in run.overrides if o not in common) or Path(run.folder).name for run in runs}
 
 
 def read(folder: Path) -> Sweep:
-    content = json.loads((folder / "sweep.json").read_text())
+    content = read_json(folder / "sweep.json")
     runs = [SweepRun(**run) for run in content["runs"]]
     return Sweep(folder, content["cwd"], content["created"], runs)
 
 
 def all_sweeps(root: Path) -> list[Sweep]:
-    """Oldest first, also of roots just below, such as runs/debug."""
+    """Return the sweeps under `root` and under its direct subfolders, such as runs/debug, oldest first."""
     found = [read(path.parent) for place in ("", "*/") for path in root.glob(f"{place}{FOLDER}/*/sweep.json")]
     return sorted(found, key=lambda sweep: (sweep.created, sweep.name))
 
 
 def find(name: str, root: Path) -> Sweep:
-    """By name under `root`, or by folder. Raises ConfigError."""
+    """Return a sweep by its name under `root`, or by its folder. Raises ConfigError if there is none."""
     sweeps = all_sweeps(root)
     for sweep in reversed(sweeps):
         if sweep.name == name:
@@ -79,11 +81,13 @@ def find(name: str, root: Path) -> Sweep:
     if (Path(name) / "sweep.json").exists():
         return read(Path(name))
     known = ", ".join(sweep.name for sweep in sweeps) or "none"
-    raise ConfigError(f"No sweep {name} under {root}; known are: {known}. --root says where to look.")
+    raise ConfigError(
+        f"There is no sweep {name} under {root}. Sweeps there: {known}. Use --root for sweeps of another run.root."
+    )
 
 
 def jobs_of(root: Path) -> dict[str, list[str]]:
-    """Run folder -> every job it ever was, in any sweep under `root`."""
+    """Return run folder -> ids of all jobs submitted for it by any sweep under `root`."""
     jobs: dict[str, list[str]] = {}
     for sweep in all_sweeps(root):
         for run in sweep.runs:
@@ -93,8 +97,8 @@ def jobs_of(root: Path) -> dict[str, list[str]]:
 
 
 @contextmanager
-def submitting(root: Path) -> Iterator[None]:
-    """One process at a time looks what is queued and submits the rest."""
+def submission_lock(root: Path) -> Iterator[None]:
+    """Hold the lock under which one process at a time checks which runs are queued and submits the others."""
     import fcntl
 
     (root / FOLDER).mkdir(parents=True, exist_ok=True)

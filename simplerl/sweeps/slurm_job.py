@@ -1,17 +1,17 @@
-"""What one SLURM job does: one run, by its frozen configuration, without Hydra.
+"""Runs one training run inside a SLURM job, from its frozen configuration and without Hydra.
 
-Signals, and who acts on them:
-- SIGUSR2 (time limit or preemption, `--signal` of the job): submitit installs a handler that saves nothing of ours and
-  exits from whatever line is running. While a run is on, `Run.catching_signals` only takes note; the run ends its
-  stage, saves and raises `Interrupted`; then submitit's handler is called here, at a safe place, and requeues the job.
-- SIGTERM (scancel; scontrol requeue; preemption on sites that send nothing else): the run saves likewise and the
-  process leaves. SLURM starts a requeued job again by itself, and a cancelled one stays cancelled; but a preempted job
-  that leaves within its grace time has failed in SLURM's eyes, so that one is requeued here.
-- SIGKILL, a lost node: nothing to do then. The next start goes on from the last periodic checkpoint
-  (`run.save_every`), as it does for a plain requeue, which starts from the pickle of the submission.
+Signals and what happens on each:
+- SIGUSR2 (time limit or preemption; `--signal` of the job): submitit's own handler would exit at whatever line is
+  executing, without saving. During a run `Run.catching_signals` therefore only records the signal; the run finishes its
+  stage, saves and raises `Interrupted`; then submitit's handler is called here and requeues the job.
+- SIGTERM (scancel, scontrol requeue, or preemption on sites that send nothing else): the run saves in the same way and
+  the process exits. SLURM restarts a requeued job by itself, and a cancelled job stays cancelled. But SLURM counts a
+  preempted job that exits within its grace time as failed, so such a job is requeued here.
+- SIGKILL or a lost node: nothing can be saved. The next start resumes from the last periodic checkpoint
+  (`run.save_every`), as after a plain requeue, which starts from the pickle made at submission.
 
-Any start may be one too many: SLURM requeues a job that it preempts even if it finishes in its grace time. A finished
-run returns at once.
+A job may be started once too often: SLURM requeues a job that it preempts even if it finishes within its grace time.
+The start of a finished run returns at once.
 """
 
 from __future__ import annotations
@@ -28,41 +28,42 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from simplerl.cluster import allocation, failover
-from simplerl.sweeps.slurm_queue import being_preempted
+from simplerl.sweeps.slurm import being_preempted
 
 if TYPE_CHECKING:
     import submitit
 
-LOCK_PATIENCE = 120.0  # seconds that a killed predecessor on another node may hold the folder's lock
+LOCK_PATIENCE = 120.0  # seconds for which a killed predecessor on another node may still hold the folder's lock
 
 
 @dataclass(frozen=True)
 class RunJob:
-    """Called by submitit in every task of the job; pickled at submission."""
+    """The job that submitit pickles at submission and calls in every task."""
 
     raw: DictConfig  # the composed configuration without Hydra's own part
     label: str
     folder: Path
 
     def __call__(self) -> str:
-        """The run's folder, complete. Whatever goes wrong ends the process with an exit status other than 0."""
+        """Run to the end and return the run folder; empty in tasks other than the first. Every failure ends the process
+        with a non-zero exit status."""
         if allocation.rank() > 0:
-            status = allocation.join()
+            status = allocation.join_ray_cluster()
             if status:
                 sys.exit(status)
             return ""
-        # Before torch: it would take every core of the node.
+        # Set before torch is imported, which would otherwise use every core of the node.
         os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
         logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
         logging.getLogger("submitit").propagate = False  # it has a handler of its own
-        with allocation.driving():
+        with allocation.driver_role():
             return self._run()
 
     def _run(self) -> str:
         from simplerl.experiment import run_experiment
         from simplerl.runs.folder import Interrupted, is_held
 
-        failover.own_command = True
+        failover.command_is_restartable = True
         deadline = time.monotonic() + LOCK_PATIENCE
         while is_held(self.folder) and time.monotonic() < deadline:
             time.sleep(1)
@@ -71,11 +72,11 @@ class RunJob:
         except Interrupted as stop:
             print(f"Saved after {stop}.", flush=True)
             if str(stop) == signal.SIGUSR2.name or being_preempted(os.environ["SLURM_JOB_ID"]):
-                signal.raise_signal(signal.SIGUSR2)  # submitit's handler: counts, requeues, exits
+                signal.raise_signal(signal.SIGUSR2)  # submitit's handler counts timeouts, requeues and exits
             sys.exit(75)  # EX_TEMPFAIL
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """The same again: the run's folder knows where to go on."""
+        """Return the same job for requeueing: the run folder holds the checkpoint to resume from."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)

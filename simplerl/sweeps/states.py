@@ -1,19 +1,19 @@
-"""How a run stands: from its folder, its lock and SLURM's queue."""
+"""Determines the state of a run from its folder, its lock and SLURM's queue."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from simplerl.io.files import read_json, read_jsonl
 from simplerl.runs.folder import is_held
-from simplerl.runs.progress import written
+from simplerl.runs.progress import format_metrics
 from simplerl.sweeps.manifest import SweepRun
-from simplerl.sweeps.slurm_queue import QueuedJob
+from simplerl.sweeps.slurm import QueuedJob
 
-SUBMITIT = "submitit "  # begins the lines in which it speaks of itself
+SUBMITIT = "submitit "  # prefix of submitit's own log lines
 
 
 @dataclass(frozen=True)
@@ -22,27 +22,29 @@ class RunState:
     phase: str = ""  # warmup | rl
     step: int = 0
     steps: int | None = None  # of this phase
-    reward: float | None = None  # of the last step
+    reward: float | None = None  # mean of the last step
     accuracy: float | None = None  # of the last evaluation
     gpu_hours: float = 0.0
     cpu_hours: float = 0.0
-    attempts: int = 0
-    note: str = ""  # why it waits or failed, or the last line of its log
-    job: str | None = None  # in the queue now
+    attempts: int = 0  # starts of the run so far
+    note: str = ""  # reason for waiting or failing, or the last line of the log
+    job: str | None = None  # id of its job in the queue
 
     @property
     def needs_start(self) -> bool:
-        """Not finished, and neither a process nor a job is there for it."""
+        """Return whether the run is unfinished and has neither a running process nor a queued job."""
         return self.state in ("failed", "interrupted") or (self.state == "pending" and self.job is None)
 
 
 def state_of(run: SweepRun, jobs: Mapping[str, QueuedJob] | None, known_jobs: Sequence[str] = ()) -> RunState:
-    """`jobs`: SLURM's queue, or None where there is none; `known_jobs`: ids that this run had in other sweeps."""
+    """Return the state of a run.
+
+    jobs: SLURM's queue, or None without SLURM. known_jobs: ids of jobs that other sweeps submitted for this run."""
     folder = Path(run.folder)
-    status, rows = _json(folder / "status.json"), _rows(folder / "metrics.jsonl")
+    status, rows = _json(folder / "status.json"), read_jsonl(folder / "metrics.jsonl")
     ids = [*([run.job] if run.job else []), *known_jobs]
     job = next((jobs[id] for id in ids if id in jobs), None) if jobs is not None else None
-    state = _state(status, job, is_held(folder), begun=bool(status) or run.job is not None)
+    state = _state(status, job, locked=is_held(folder), started=bool(status) or run.job is not None)
     phase = status.get("phase", "")
     return RunState(
         state=state,
@@ -59,16 +61,16 @@ def state_of(run: SweepRun, jobs: Mapping[str, QueuedJob] | None, known_jobs: Se
     )
 
 
-def _state(status: dict[str, Any], job: QueuedJob | None, held: bool, begun: bool) -> str:
+def _state(status: dict[str, Any], job: QueuedJob | None, locked: bool, started: bool) -> str:
     if status.get("state") == "finished":
         return "finished"
     if job is not None and job.waits:
         return "requeued" if job.restarts else "pending"
-    if job is not None or held:
+    if job is not None or locked:
         return "running"
-    if not begun:
+    if not started:
         return "pending"
-    # A killed process, an exhausted memory or a lost node leaves "running" behind.
+    # A process that was killed, ran out of memory or lost its node has left "running" in status.json.
     return "failed" if status.get("state") == "failed" else "interrupted"
 
 
@@ -81,15 +83,15 @@ def _note(
         return str(status["reason"])
     line = last_line(log) if log is not None else ""
     if not line and rows:
-        line = f"{rows[-1]['phase']} {rows[-1]['step']}: {written(rows[-1])}"
+        line = f"{rows[-1]['phase']} {rows[-1]['step']}: {format_metrics(rows[-1])}"
     if state == "interrupted":
-        why = status.get("reason") or "ended without a word (killed, out of memory, or its node lost)"
+        why = status.get("reason") or "ended without a message (killed, out of memory, or its node was lost)"
         return f"{why}; {line}" if line else str(why)
     return line
 
 
 def last_line(path: Path) -> str:
-    """Of a log that may be long or absent."""
+    """Return the last line of a log file, without reading all of it; empty if there is none."""
     if not path.exists():
         return ""
     with open(path, "rb") as file:
@@ -99,14 +101,7 @@ def last_line(path: Path) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return found
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """Whole lines; a kill may have cut the last."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+    return read_json(path) if path.exists() else {}
 
 
 def _last(rows: list[dict[str, Any]], name: str) -> float | None:

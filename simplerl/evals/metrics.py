@@ -1,4 +1,4 @@
-"""What a step is judged by: plain numbers from rollouts and from a scored batch. One function each."""
+"""Metrics of a training step, computed from its rollouts and from its scored batch."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ from simplerl.types import FINISH_LENGTH, FINISH_STOP, Batch, Rollout, score_of
 
 
 def prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
+    """Return the metrics with `<prefix>/` before each name."""
     return {f"{prefix}/{name}": value for name, value in metrics.items()}
 
 
 def _mean(name: str, values: Iterable[float]) -> dict[str, float]:
-    """A mean over nothing is left out rather than made up."""
+    """Return {name: mean}, or {} if there are no values."""
     values = list(values)
     return {name: fmean(values)} if values else {}
 
 
 def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Lengths are in tokens, the stop token included; shares and fractions are of the responses."""
+    """Return the metrics rollout/* and reward/* of the graded rollouts of a step.
+
+    Lengths are in tokens and include the stop token; shares and fractions are of the responses. A mean over no
+    responses, such as the length of correct responses if none is correct, is left out.
+    """
     scores = [score_of(r) for r in rollouts]
     lengths = [len(r.token_ids) for r in rollouts]
     texts = [r.text for r in rollouts]
@@ -40,8 +45,8 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "reward/no_answer_fraction": fmean(s.status == "no_answer" for s in scores),
         "reward/timeout_fraction": fmean(s.status == "timeout" for s in scores),
         "reward/failed_fraction": fmean(s.status == "failed" for s in scores),
-        "reward/solved_problems": _groups(rollouts, any),
-        "reward/mastered_problems": _groups(rollouts, all),
+        "reward/solved_problems": _fraction_of_problems(rollouts, any),
+        "reward/mastered_problems": _fraction_of_problems(rollouts, all),
     }
     rows = list(zip(lengths, finishes, scores, strict=True))
     metrics |= _mean("rollout/response_length", lengths)
@@ -53,8 +58,8 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     return metrics
 
 
-def _groups(rollouts: Sequence[Rollout], quantifier: object) -> float:
-    """Share of problems of which any (or all) samples are right."""
+def _fraction_of_problems(rollouts: Sequence[Rollout], quantifier: object) -> float:
+    """Return the fraction of problems for which any (or all) samples are correct."""
     groups: dict[str, list[bool]] = {}
     for rollout in rollouts:
         groups.setdefault(rollout.prompt.problem.id, []).append(score_of(rollout).correct)
@@ -62,11 +67,12 @@ def _groups(rollouts: Sequence[Rollout], quantifier: object) -> float:
 
 
 def batch_metrics(batch: Batch) -> dict[str, float]:
-    """Means over the response tokens of a step, before its update.
+    """Return metrics of the scored batch of a step before its update, mostly means over response tokens.
 
-    rollout/logprob_gap: trainer against sampler, of the same weights. It measures how far their numerics are apart only
-    where both mean one distribution: not under sampling.top_p < 1 or top_k > 0 (the sampler's is truncated),
-    rollout.ahead=1 (its weights are older), or algorithm.logprobs_at_temperature_1 at another sampling.temperature.
+    rollout/logprob_gap is the absolute difference between the trainer's and the sampler's log-probabilities. It
+    measures numerical differences only if both use the same distribution, which is not the case with
+    sampling.top_p < 1 or top_k > 0 (the sampler truncates its distribution), rollout.ahead=1 (the sampler's weights
+    are older), or algorithm.logprobs_at_temperature_1 with another sampling.temperature.
     """
 
     def mean(values: Tensor) -> float:
@@ -85,13 +91,13 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
         metrics["rollout/entropy"] = mean(batch.entropy)
     if batch.ref_logprobs is not None:
         log_ratio = batch.logprobs - batch.ref_logprobs
-        metrics["rollout/kl"] = mean(log_ratio)  # k1, per token
+        metrics["rollout/kl"] = mean(log_ratio)  # k1 estimator (Schulman 2020), per token
         metrics["rollout/kl_per_response"] = float(log_ratio.sum(-1).mean())
     if batch.values is not None and batch.returns is not None:
         returns, errors = batch.returns[batch.mask], (batch.returns - batch.values)[batch.mask]
         metrics["critic/value_mean"] = mean(batch.values)
         metrics["critic/return_mean"] = float(returns.mean())
-        spread = float(returns.var(correction=0))
-        if spread > 0:
-            metrics["critic/explained_variance"] = 1 - float(errors.var(correction=0)) / spread
+        variance = float(returns.var(correction=0))
+        if variance > 0:
+            metrics["critic/explained_variance"] = 1 - float(errors.var(correction=0)) / variance
     return metrics

@@ -1,8 +1,8 @@
-"""Offline run folders of W&B (`wandb/offline-run-*/run-*.wandb`), read from the file itself.
+"""Read offline W&B runs (`wandb/offline-run-*/run-*.wandb`) from the binary file itself.
 
-The format (wandb 0.31): ":W&B", 0xBEE1, a version byte, then a LevelDB log: blocks of 32 KiB, records
-[crc32, length, type] that may span blocks, each a protobuf `Record`. A kill leaves a file that ends anywhere:
-everything up to there counts.
+Format (wandb 0.31): ":W&B", 0xBEE1, a version byte, then a LevelDB log: blocks of 32 KiB with records
+[crc32, length, type] that may span blocks; each holds a protobuf `Record`. The file of a killed run may end anywhere;
+the complete records before its end are used.
 """
 
 from __future__ import annotations
@@ -16,24 +16,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from analysis.frames import RunData
-from analysis.parsing import flatten, number
-from analysis.wandb_rows import rows_to_metrics
+from analysis.run_data import RunData, SourceError, parse_number
+from analysis.wandb_readers.history import flatten_wandb_config, rows_to_metrics
 
 BLOCK = 32 * 1024
 FILE_HEADER, RECORD_HEADER = 7, 7
 MAGIC = b":W&B" + struct.pack("<H", 0xBEE1)
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+STATES = {0: "finished", 75: "interrupted"}  # by exit code; 75: stopped by a signal after saving (simplerl.runs.folder)
 
 
-class NotAWandbFile(ValueError):
-    """The bytes are no .wandb file."""
-
-
-def payloads(content: bytes) -> Iterator[bytes | None]:
-    """Each whole record; a last None says that the file was cut or broken there."""
-    if content[: len(MAGIC)] != MAGIC:
-        raise NotAWandbFile("does not begin like a .wandb file")
+def read_records(content: bytes) -> Iterator[bytes | None]:
+    """Yield the payload of each complete record of a .wandb file, and None last if the file ends in a broken one."""
     place, joined = FILE_HEADER, b""
     while place < len(content):
         left = BLOCK - place % BLOCK
@@ -44,7 +38,7 @@ def payloads(content: bytes) -> Iterator[bytes | None]:
             yield None
             return
         crc, length, kind = struct.unpack_from("<IHB", content, place)
-        if not any((crc, length, kind)):  # zeros, written ahead of a kill
+        if not any((crc, length, kind)):  # space that was allocated but not yet written
             yield None
             return
         data = content[place + RECORD_HEADER : place + RECORD_HEADER + length]
@@ -57,12 +51,9 @@ def payloads(content: bytes) -> Iterator[bytes | None]:
             yield joined
 
 
-EXITS = {0: "finished", 75: "interrupted"}  # 75: saved and left on a stop signal (simplerl.runs.folder)
-
-
 @dataclass
-class _Seen:
-    """What the records of one file said."""
+class _Contents:
+    """The contents of one file's records."""
 
     run: Any = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -71,28 +62,28 @@ class _Seen:
     step_metrics: list[str] = field(default_factory=list)
     exit_code: int | None = None
     runtime: float | None = None
-    cut: bool = False
+    incomplete: bool = False
 
 
 def read_offline(file: Path, notes: list[str]) -> RunData | None:
-    """One .wandb file; None (and a note) where it was killed before it named its run."""
+    """Return the run of one .wandb file; None, with a note, if it was killed before the run's record was written.
+
+    Raises SourceError if the file is not in W&B's format."""
     seen = _read(file)
     if seen.run is None:
-        notes.append(f"{file}: holds no run (killed within its first seconds?), left out.")
+        notes.append(f"{file}: skipped, the file holds no run (was it killed within its first seconds?).")
         return None
     run = seen.run.run_id
-    if seen.cut:
-        notes.append(
-            f"{run}: {file.parent.name} ends in the middle of a record (a kill?); what stands before it counts."
-        )
-    state = "crashed" if seen.exit_code is None else EXITS.get(seen.exit_code, "failed")
+    if seen.incomplete:
+        notes.append(f"{run}: {file.parent.name} ends with an incomplete record (was it killed?); the rest is used.")
+    state = "crashed" if seen.exit_code is None else STATES.get(seen.exit_code, "failed")
     return RunData(
         id=run,
         name=seen.run.display_name or run,
         state=state,
         source="wandb offline",
         where=str(file.parent),
-        config=_settings(seen.config),
+        config=flatten_wandb_config(seen.config),
         summary=seen.summary,
         metrics=rows_to_metrics(seen.rows, run, notes, seen.step_metrics),
         created=datetime.fromtimestamp(seen.run.start_time.ToMicroseconds() / 1e6, UTC).isoformat(),
@@ -100,13 +91,16 @@ def read_offline(file: Path, notes: list[str]) -> RunData | None:
     )
 
 
-def _read(file: Path) -> _Seen:
+def _read(file: Path) -> _Contents:
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
-    seen = _Seen()
-    for payload in payloads(file.read_bytes()):
+    content = file.read_bytes()
+    if content[: len(MAGIC)] != MAGIC:
+        raise SourceError(f"{file} is not a .wandb file: name the file or folder that `wandb` wrote in offline mode.")
+    seen = _Contents()
+    for payload in read_records(content):
         if payload is None:
-            seen.cut = True
+            seen.incomplete = True
             break
         record = Record.FromString(payload)
         kind = record.WhichOneof("record_type")
@@ -140,13 +134,13 @@ def _update(config: dict[str, Any], record: Any) -> None:
 
 def _update_summary(summary: dict[str, float], record: Any) -> None:
     for item in record.update:
-        value = number(json.loads(item.value_json))
+        value = parse_number(json.loads(item.value_json))
         if value is not None and not _key(item).startswith("_"):
             summary[_key(item)] = value
 
 
 def _row(history: Any) -> dict[str, Any]:
-    """Values come typed or as JSON, in which bare NaN and Infinity are allowed."""
+    """Return one history row; values are stored typed or as JSON, which may hold bare NaN and Infinity."""
     row: dict[str, Any] = {}
     for item in history.item:
         typed = item.WhichOneof("value")
@@ -157,7 +151,3 @@ def _row(history: Any) -> dict[str, Any]:
     if "_step" not in row and history.HasField("step"):
         row["_step"] = history.step.num
     return row
-
-
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flatten(config).items() if not key.startswith("_wandb")}

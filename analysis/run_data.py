@@ -1,0 +1,95 @@
+"""What every reader of runs returns (`RunData`) or raises (`SourceError`), and how text becomes its values."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")  # not "4711_0", which float() would accept
+_NOT_FINITE = {"nan": math.nan, "infinity": math.inf, "inf": math.inf, "-infinity": -math.inf, "-inf": -math.inf}
+_SUMMARY_KEYS = ("last", "max", "min", "mean", "best")  # in order of preference
+_IDENTIFIER = re.compile(r"(?:^|[._/])(?:\w*sha|commit|revision|\w*id|name|path)$", re.IGNORECASE)
+
+
+class SourceError(ValueError):
+    """A source of runs cannot be read; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class RunData:
+    """One run as one source knows it."""
+
+    id: str
+    name: str
+    state: str | None  # finished, running, failed, crashed, interrupted or killed; None: unknown
+    source: str  # folder, wandb table, wandb plot, wandb api, wandb offline or wandb group
+    where: str  # path or URL path of the source
+    config: dict[str, Any] = field(default_factory=dict)  # dotted setting -> value
+    summary: dict[str, float] = field(default_factory=dict)  # metric -> last value
+    metrics: pd.DataFrame | None = None  # columns phase, step, and one for each metric
+    created: str | None = None
+    seconds: float | None = None
+    attempts: int = 1
+
+
+def parse_number(value: Any) -> float | None:
+    """Return a metric's value as a float; None if it is empty or not a number.
+
+    Text such as "0.5", "NaN" and "Infinity" is accepted. From a dict, as W&B's define_metric(summary="max,last")
+    stores it, the first of last, max, min, mean and best is taken."""
+    if isinstance(value, bool):
+        return float(value)
+    if isinstance(value, int | float):
+        return float(value)
+    if isinstance(value, str):
+        text = value.strip()
+        if _NUMBER.fullmatch(text):
+            return float(text)
+        return _NOT_FINITE.get(text.lower())
+    if isinstance(value, Mapping):
+        return next((parse_number(value[key]) for key in _SUMMARY_KEYS if key in value), None)
+    return None
+
+
+def parse_setting(value: Any, key: str = "") -> Any:
+    """Return a setting in one form for all sources: "0.10" becomes 0.1, "true" True, "8.0" the integer 8, "" None.
+
+    "none" and "null" stay text because `reward=none` is a valid choice. Values of keys that name an id, name, path or
+    commit stay text too (`0123`)."""
+    if isinstance(value, str):
+        text = value.strip()
+        if not text:
+            return None
+        if _NUMBER.fullmatch(text) and not _IDENTIFIER.search(key):
+            value = float(text)
+        elif text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        else:
+            return text
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return int(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(str(parse_setting(one)) for one in value)
+    return value
+
+
+def flatten_config(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted keys and parsed settings: {"reward": {"wrong": -0.5}} becomes {"reward.wrong": -0.5}.
+
+    W&B's wrappers {"value": x, "desc": ...} are removed."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value.keys() >= {"value"} and value.keys() <= {"value", "desc"}:
+            value = value["value"]  # noqa: PLW2901
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat |= flatten_config(value, f"{name}.")
+        else:
+            flat[name] = parse_setting(value, name)
+    return flat

@@ -1,0 +1,106 @@
+"""Provides Ray for one run: a cluster of its own on this machine, the cluster of a SLURM allocation, or the user's.
+
+Clusters that are started here require token authentication with a random token for each job, because whoever reaches
+the ports of a Ray cluster without it can run code there. The token lives in the environment of the job's processes
+only, which other users cannot read. It is not used if the user has set RAY_AUTH_MODE, RAY_AUTH_TOKEN or
+RAY_AUTH_TOKEN_PATH, or for the user's own cluster (`backend.address`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import ray._raylet
+
+from simplerl.cluster import cleanup
+from simplerl.cluster.allocation import ray_cluster
+from simplerl.cluster.failover import HeadMonitor
+
+logger = logging.getLogger(__name__)
+
+AUTH_MODE, AUTH_TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
+AUTH_VARIABLES = (AUTH_MODE, AUTH_TOKEN, "RAY_AUTH_TOKEN_PATH")
+_generated: dict[str, str] = {}  # the authentication variables that this process has set; one token per process
+
+
+@contextmanager
+def ray_session(cpus: float, address: str | None = None, head_restarts: int | None = None) -> Iterator[None]:
+    """Initialise Ray inside the block; Ray that this process has initialised already is used as it is.
+
+    cpus: number of CPUs announced to Ray, at least, on a single machine of ours. It may exceed those that exist: the
+    roles of a small run take turns.
+    address: of a running cluster to connect to (`backend.address`).
+    head_restarts: how often this process may restart its own command after the head of a cluster of ours has died
+    (None: never; Ray then ends the process).
+    """
+    if ray.is_initialized():
+        yield
+        return
+    if address is not None:
+        with _initialised(address):
+            yield
+        return
+    with ray_cluster(environment=_authentication()) as found:
+        if found != "local":
+            with _initialised(found), _monitored_head(head_restarts):
+                yield
+            return
+        folder = tempfile.mkdtemp(prefix="ray_", dir="/tmp")  # short, because socket paths are limited
+        cleaner = cleanup.start(folder)
+        os.environ[cleanup.MARK] = folder  # inherited by what Ray starts, but not by what is started later
+        try:
+            with _initialised("local", num_cpus=max(1, round(cpus)), include_dashboard=False, _temp_dir=folder):
+                os.environ.pop(cleanup.MARK, None)
+                with _monitored_head(head_restarts):
+                    yield
+        finally:
+            os.environ.pop(cleanup.MARK, None)
+            cleaner.communicate()  # closes its input, then waits until every process of the session has ended
+
+
+def _authentication() -> dict[str, str]:
+    """Require token authentication in this process and its children, unless the user has configured authentication.
+    Returns the variables that the other nodes of an allocation need; variables of the user's are already there."""
+    if not any(name in os.environ for name in AUTH_VARIABLES):
+        _generated.update({AUTH_MODE: "token", AUTH_TOKEN: secrets.token_hex(32)})
+        os.environ |= _generated
+    # Ray has read its environment at import: read it again, as ray.init does after switching authentication on.
+    raylet: Any = ray._raylet
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
+    return dict(_generated)
+
+
+@contextmanager
+def _monitored_head(restarts: int | None) -> Iterator[None]:
+    if restarts is None:
+        yield
+        return
+    monitor = HeadMonitor(ray.get_runtime_context().gcs_address, restarts)
+    try:
+        yield
+    finally:
+        monitor.close()
+
+
+@contextmanager
+def _initialised(address: str, **options: Any) -> Iterator[None]:
+    # ray.init installs a SIGTERM handler that ends the process without saving: restore ours.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **options)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

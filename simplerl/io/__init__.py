@@ -1,0 +1,1 @@
+"""How files and tables are written and read."""

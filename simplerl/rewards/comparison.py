@@ -1,0 +1,347 @@
+"""Compares a normalised answer with a normalised gold answer, structure by structure and value by value.
+
+`simplerl.rewards.equality` states the decisions that are implemented here. Per value the cheapest test comes first:
+exact numbers, equal strings, words, expressions at sample points, and math-verify for what is left.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from simplerl.rewards import algebra
+from simplerl.rewards.evaluation import is_unfinished_computation
+from simplerl.rewards.latex import Tree, symbols
+from simplerl.rewards.normalize import equality_key
+from simplerl.rewards.numeric import (
+    DEGREES,
+    Number,
+    is_close,
+    is_ratio_equal_to,
+    needs_literal_match,
+    parse_number,
+    parse_number_or_word,
+)
+from simplerl.rewards.rules import DIFFERENT, EQUAL, FAILED, TIMEOUT, Verdict
+from simplerl.rewards.structure import (
+    Congruence,
+    Equation,
+    Inequality,
+    Matrix,
+    Ordered,
+    Structure,
+    Unordered,
+    Value,
+    gold_alternatives,
+    is_label,
+    parse_structure,
+    sorted_by_name,
+    split_outside_brackets,
+)
+from simplerl.rewards.symbolic import is_unparseable, math_verify_status
+from simplerl.rewards.units import Quantity, angle_unit, split_modulus, split_unit, units_conflict
+
+MAX_ITEMS = 60  # of an unordered collection; longer ones differ
+
+
+class Unfinished(Exception):
+    """Raised instead of a verdict if math-verify timed out or failed, so that no cache keeps the outcome."""
+
+    def __init__(self, status: str) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+@dataclass
+class Comparator:
+    """Compares one answer with one gold answer; in every method `a` is the answer and `g` the gold answer.
+
+    measured: gold answers are rounded measurements.
+    """
+
+    measured: bool
+    unfinished: str | None = None  # status of a math-verify call that did not finish
+    gold_unread: bool = False
+
+    def verdict(self, answer: str, gold: str) -> Verdict:
+        """Compare two normalised texts. Raises Unfinished if the outcome depends on a math-verify call that failed."""
+        a = parse_structure(split_unit_after_bracket(answer, Quantity("")))
+        if any(self.equal(a, parse_structure(split_unit_after_bracket(one))) for one in gold_alternatives(gold)):
+            return Verdict(EQUAL)
+        if self.unfinished:
+            raise Unfinished(self.unfinished)
+        return Verdict(DIFFERENT, self.gold_unread)
+
+    def equal(self, a: Structure, g: Structure) -> bool:  # noqa: PLR0911 - one return per pair of kinds
+        """Compare two structures of any kind."""
+        if isinstance(a, Equation) and isinstance(g, Equation):
+            return self.equations(a, g)
+        if isinstance(g, Equation):
+            return len(g.sides) == 2 and is_label(g.sides[0], gold=True) and self.equal(a, parse_structure(g.sides[1]))
+        if isinstance(a, Equation):
+            return self.stated_value(a, g)
+        if isinstance(a, Unordered) or isinstance(g, Unordered):
+            return self.unordered(a, g)
+        if isinstance(a, Congruence) or isinstance(g, Congruence):
+            return self.congruences(a, g)
+        if isinstance(a, Ordered) and isinstance(g, Ordered):
+            if a.variable and g.variable and not _same_text(a.variable, g.variable):
+                return False
+            return (a.opening, a.closing) == (g.opening, g.closing) and self.in_order(a.items, g.items)
+        if isinstance(a, Inequality) and isinstance(g, Inequality):
+            return self.inequalities(a, g)
+        if isinstance(a, Matrix) or isinstance(g, Matrix):
+            return self.matrices(a, g)
+        if isinstance(a, Value) and isinstance(g, Value):
+            return self.values(a.text, g.text)
+        return False
+
+    def in_order(self, a: tuple[Structure, ...], g: tuple[Structure, ...]) -> bool:
+        """Compare two sequences item by item."""
+        return len(a) == len(g) and all(self.equal(x, y) for x, y in zip(a, g, strict=True))
+
+    def unordered(self, a: Structure, g: Structure) -> bool:  # noqa: PLR0911 - two collections, then one
+        """Match two collections item by item in any order, or one collection with a single value or a tuple."""
+        a, g = _resplit(a, g), _resplit(g, a)
+        if isinstance(a, Unordered) and isinstance(g, Unordered):
+            if len(a.items) != len(g.items) or len(a.items) > MAX_ITEMS:
+                return False
+            unmatched = list(g.items)
+            for item in a.items:
+                match = next((i for i, other in enumerate(unmatched) if self.items(item, other)), None)
+                if match is None:
+                    return False
+                unmatched.pop(match)
+            return True
+        for several, other, swapped in ((a, g, False), (g, a, True)):
+            is_point = isinstance(several, Unordered) and isinstance(other, Ordered) and not several.braces
+            one = sorted_by_name(several) if is_point and isinstance(several, Unordered) else several
+            if isinstance(one, Unordered) and not isinstance(other, Unordered):
+                if len(one.items) == 1:
+                    if one.braces and one.items[0] in _EMPTY:
+                        return False
+                    return self.equal(other, one.items[0]) if swapped else self.equal(one.items[0], other)
+                if isinstance(other, Ordered) and not one.braces and (other.opening, other.closing) == ("(", ")"):
+                    return self.in_order(other.items, one.items) if swapped else self.in_order(one.items, other.items)
+        return False
+
+    def items(self, a: Structure, g: Structure) -> bool:
+        """Compare two items of collections; a nested set equals only a nested set."""
+        nested = (isinstance(side, Unordered) and side.braces for side in (a, g))
+        return len(set(nested)) == 1 and self.equal(a, g)
+
+    def congruences(self, a: Structure, g: Structure) -> bool:
+        """Compare congruences: x \\equiv 3 (mod 5) equals 3 (mod 5), but not 3."""
+        if isinstance(a, Congruence) and isinstance(g, Congruence):
+            if (a.modulus, len(a.sides)) != (g.modulus, len(g.sides)) or not _same_text(a.sides[0], g.sides[0]):
+                return False
+            return all(self.values(x, y) for x, y in zip(a.sides[1:], g.sides[1:], strict=True))
+        stated, value = (a, g) if isinstance(a, Congruence) else (g, a)
+        if (
+            not isinstance(stated, Congruence)
+            or not isinstance(value, Value)
+            or not is_label(stated.sides[0], gold=True)
+        ):
+            return False
+        residue, modulus = split_modulus(value.text)
+        if modulus != stated.modulus or not modulus or len(stated.sides) != 2:
+            return False
+        return self.values(stated.sides[1], residue) if stated is a else self.values(residue, stated.sides[1])
+
+    def equations(self, a: Equation, g: Equation) -> bool:
+        """Compare the right sides if the left sides are the same, otherwise the equations as relations."""
+        if len(a.sides) == len(g.sides) == 2:
+            if _same_text(a.sides[0], g.sides[0]) or _both_name_y(a.sides[0], g.sides[0]):
+                return self.equal(parse_structure(a.sides[1]), parse_structure(g.sides[1]))
+            return _is_same_relation(a.sides, g.sides)
+        same_value = self.equal(parse_structure(a.sides[-1]), parse_structure(g.sides[-1]))
+        return same_value and _same_text(a.sides[0], g.sides[0])
+
+    def stated_value(self, a: Equation, g: Structure) -> bool:
+        """Compare x = 5, x = 2+3 = 5 or 5 = 10/2 with a gold answer that is a bare 5; all values stated must agree."""
+        if parse_number(a.sides[0]) is not None:
+            same = all(algebra.expressions_equal(a.sides[0], side) is True for side in a.sides[1:])
+            return same and self.equal(parse_structure(a.sides[0]), g)
+        last = a.sides[-1]
+        if not is_label(a.sides[0], gold=False):
+            trees = [algebra.parse_or_none(side) for side in a.sides]
+            done = parse_number(last) is not None and all(tree is not None and not symbols(tree) for tree in trees)
+            same = done and all(algebra.expressions_equal(side, last) is True for side in a.sides[:-1])
+            return same and self.equal(parse_structure(last), g)  # 3+5 = 8
+        for side in a.sides[1:-1]:
+            if algebra.expressions_equal(side, last) is not True:
+                return False
+        return self.equal(parse_structure(last), g)
+
+    def inequalities(self, a: Inequality, g: Inequality) -> bool:
+        """Compare inequalities with the same operators side by side, then as relations."""
+        if a.operators != g.operators:
+            return False
+        if len(a.sides) == len(g.sides) and all(map(_same_text, a.sides, g.sides)):
+            return True
+        if not len(a.sides) == len(g.sides) == 2:
+            return False
+        return _is_same_relation(a.sides, g.sides, positive=a.operators[0] != "!=")
+
+    def matrices(self, a: Structure, g: Structure) -> bool:
+        """Compare two matrices cell by cell, or a row or column vector with a tuple."""
+        if isinstance(a, Matrix) and isinstance(g, Matrix):
+            return len(a.rows) == len(g.rows) and all(self.in_order(x, y) for x, y in zip(a.rows, g.rows, strict=True))
+        matrix, other = (a, g) if isinstance(a, Matrix) else (g, a)
+        if not isinstance(matrix, Matrix) or not isinstance(other, Ordered) or other.opening != "(":
+            return False
+        flat = tuple(cell for row in matrix.rows for cell in row)
+        if 1 not in (len(matrix.rows), len(matrix.rows[0])):
+            return False
+        return self.in_order(flat, other.items) if matrix is a else self.in_order(other.items, flat)
+
+    def values(self, answer: str, gold: str) -> bool:  # noqa: PLR0911 - cheapest test first
+        """Compare two single values: units first, then numbers, strings, options, words and expressions."""
+        g = split_unit(gold)
+        a = split_unit(answer, g)
+        if a.modulus and g.modulus and a.modulus != g.modulus:
+            return False
+        if {angle_unit(a), angle_unit(g)} == {"degree", "radian"}:
+            return _is_same_angle(*((a, g) if angle_unit(a) == "degree" else (g, a)))
+        if units_conflict(a.unit, g.unit):
+            return False
+        a, g = (replace(side, value=_ROMAN.sub(r" \1 ", side.value)) for side in (a, g))
+        x, y = parse_number_or_word(a.value), parse_number_or_word(g.value)
+        if x is not None and y is not None:
+            return self.numbers(x, a.percent, y, g.percent)
+        if _same_text(a.value, g.value):
+            return True
+        if (chosen := chosen_option(a.value, g.value)) is not None:
+            return chosen
+        if is_words(a.value) or is_words(g.value):
+            return word_key(a.value) == word_key(g.value) != ""
+        if needs_literal_match(a.value) or needs_literal_match(g.value):
+            return is_ratio_equal_to(a.value, y) or is_ratio_equal_to(g.value, x)
+        if y is not None:
+            return self.value_against_number(a, g)
+        verdict = algebra.expressions_equal(a.value, g.value)
+        if verdict is None and not algebra.is_not_computable(a.value):
+            return self.by_math_verify(a.value, g.value)
+        return bool(verdict)
+
+    def numbers(self, x: Number, x_percent: bool, y: Number, y_percent: bool) -> bool:
+        """Compare an answer x with a gold y; if only one has a percent sign, it may also mean a hundredth."""
+        if is_close(x, y, measured=self.measured):
+            return True
+        if x_percent == y_percent:
+            return False
+        if x_percent:
+            x = replace(x, value=x.value / 100)
+        else:
+            y = replace(y, value=y.value / 100)
+        return is_close(x, y, measured=self.measured)
+
+    def value_against_number(self, a: Quantity, g: Quantity) -> bool:
+        """Compare an expression with a gold number: a root or power may equal it, an unfinished computation may not."""
+        tree: Tree | None = algebra.parse_or_none(a.value)
+        if tree is None or is_unfinished_computation(tree):
+            return False
+        for text in [g.value, f"({g.value})/100"] if g.percent != a.percent else [g.value]:
+            if algebra.expressions_equal(a.value, text):
+                return True
+        return False
+
+    def by_math_verify(self, answer: str, gold: str) -> bool:
+        """Ask math-verify; remember a call that did not finish and a gold answer that nothing can parse."""
+        status = math_verify_status(answer, gold)
+        self.gold_unread |= status == DIFFERENT and algebra.parse_or_none(gold) is None and is_unparseable(gold)
+        if status in (TIMEOUT, FAILED):
+            self.unfinished = status
+        return status == EQUAL
+
+
+def _same_text(a: str, g: str) -> bool:
+    return equality_key(a) == equality_key(g)
+
+
+def _is_same_angle(degrees: Quantity, radians: Quantity) -> bool:
+    return algebra.expressions_equal(f"({DEGREES.sub('', degrees.value)})*\\pi/180", radians.value) is True
+
+
+def _is_same_relation(a: tuple[str, ...], g: tuple[str, ...], *, positive: bool = False) -> bool:
+    """Return whether two equations or inequalities are multiples of each other.
+
+    Relations are never passed to math-verify, which would call sympy's solve(), which may not terminate.
+    """
+    sides = [split_unit(side, Quantity("")) for side in a] + [split_unit(side) for side in g]
+    trees = [tree for side in sides if (tree := algebra.parse_or_none(side.value)) is not None]
+    return len(trees) == 4 and algebra.equations_equal((trees[0], trees[1]), (trees[2], trees[3]), positive=positive)
+
+
+def split_unit_after_bracket(text: str, gold: Quantity | None = None) -> str:
+    """Remove the unit after the closing bracket of a tuple, list or matrix; return any other text unchanged."""
+    measured = split_unit(text, gold)
+    return measured.value if _BRACKETED.fullmatch(measured.value) else text
+
+
+def _resplit(structure: Structure, other: Structure) -> Structure:
+    """Read 1,100 as a list of two numbers if the other side is a list."""
+    if isinstance(structure, Value) and isinstance(other, Unordered) and "," in structure.text:
+        pieces, _ = split_outside_brackets(structure.text, frozenset(","))
+        return Unordered(tuple(Value(piece) for piece in pieces))
+    return structure
+
+
+_BRACKETED = re.compile(r"(?:[(\[].*,|\\\{|\\langle|\\begin).*[)\]}]|\\langle.*\\rangle", re.S)
+_EMPTY = (Value("\\emptyset"), Value("emptyset"))
+_ROMAN = re.compile(r"\\mathrm\s*\{\s*([A-Za-z]{1,3})\s*\}")
+
+
+def _both_name_y(a: str, g: str) -> bool:
+    """Return whether one side is y and the other a function of x such as f(x)."""
+    return any(one.strip() == "y" and re.fullmatch(r"[fgh]\s*\(\s*x\s*\)", other) for one, other in ((a, g), (g, a)))
+
+
+_OPTION = re.compile(r"(?:\\[a-z]+\s*\{\s*)?\(?([A-J])[).:]\s*\}?(?=\s*\S)")  # (B) 12, B: 12
+_DENIAL = re.compile(
+    r"\b(?:is|are|was|were|isn't|aren't|not|never|cannot|can't|neither|nor|no longer|wrong|incorrect|false|invalid|"
+    r"reject\w*|eliminat\w*|exclu\w*|impossible|fails?|unlikely|instead|but|except)\b",
+    re.I,
+)
+_LETTER = re.compile(r"(?<![A-Za-z\\])[A-J](?![A-Za-z])")
+
+
+def chosen_option(answer: str, gold: str) -> bool | None:
+    """Return whether an answer like `(B) 12` chooses the gold letter; None if either is not a multiple-choice option.
+
+    An answer that names another letter as well, such as `(A) or (B)` and `(A) not B`, chooses none, and neither does
+    one that negates its option: `(A) is wrong`.
+    """
+    if not re.fullmatch(r"\(?[A-J]\)?", gold):
+        return None
+    if (found := _OPTION.match(answer)) is None:
+        return False if len(_LETTER.findall(answer)) > 1 else None
+    return found.group(1) in gold and len(_LETTER.findall(answer)) == 1 and not _DENIAL.search(answer, found.end())
+
+
+_SYNONYMS = {
+    "nosolution": "emptyset", "nosolutions": "emptyset", "none": "emptyset", "norealsolution": "emptyset",
+    "norealsolutions": "emptyset", "emptyset": "emptyset", "nullset": "emptyset", "theemptyset": "emptyset",
+    "dne": "undefined", "doesnotexist": "undefined", "undefined": "undefined", "notdefined": "undefined",
+}  # fmt: skip
+_SPACED = re.compile(r"(?<=\d)\\(?=\d)")  # how `equality_key` writes a space between digits
+_MATH_COMMAND = re.compile(r"\\(?:frac|sqrt|pi|infty|binom|ldots|sum|int|lim|log|ln|sin|cos|tan|mathbb)")
+
+
+def is_words(text: str) -> bool:
+    r"""Return whether a value is words, not mathematics: \text{west}, three letters or more, an option like (C)."""
+    if _MATH_COMMAND.search(text):
+        return False
+    bare = equality_key(text).strip("(){}.")
+    if "\\text" in text or "\\mbox" in text:
+        return not re.search(r"\d", bare) or not re.fullmatch(r"[\d.,+\-*/^]+", bare)
+    return bool(re.fullmatch(r"[A-Za-z']{3,}(?:-[A-Za-z']{2,})*|[A-Z]{2,}|[A-Z]", bare)) or bool(
+        re.search(r"[A-Za-z]{4,}", re.sub(r"\\[A-Za-z]+", "", text))
+    )
+
+
+def word_key(text: str) -> str:
+    """Return a key under which equal words are equal: case and punctuation are dropped, synonyms unified."""
+    letters = re.sub(r"[^\w:+-]", "", _SPACED.sub("_", equality_key(text)).replace("\\emptyset", "emptyset"))
+    folded = letters if len(letters) == 1 else letters.casefold()
+    return _SYNONYMS.get(folded, folded)

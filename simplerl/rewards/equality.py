@@ -1,0 +1,83 @@
+"""Decides whether an answer equals a gold answer, by one of four rules, and returns a status instead of a bool.
+
+- `math_verify` (default): normalise both, then compare structure, strings, exact numbers and expressions at sample
+  points; math-verify decides what is left.
+- `exact`: equal strings after the same normalisation.
+- `qwen`: the published evaluation.
+- `qwen_train`: the published training reward, which does not normalise the gold answer.
+
+Decisions of the default rule:
+- Integers must match exactly. A decimal gold answer allows a relative error of 1e-4, a decimal answer to an exact gold
+  answer 1e-6. x % may mean x or x/100; nothing else is rescaled.
+- Letters are never units.
+- Lists and sets have no order, but every item counts; tuples and intervals are ordered.
+- An unfinished computation (16-3-4, 3!, \\int) does not equal its result, but 5 = 10/2 counts as 5, and 2 \\pm 1 as
+  1 and 3.
+- A set over numbers other than the reals is not an interval, ln|x| is not ln x, and x and \\bar{x} are different
+  symbols.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from simplerl.rewards import symbolic
+from simplerl.rewards.comparison import Comparator, Unfinished
+from simplerl.rewards.normalize import equality_key, normalize
+from simplerl.rewards.qwen import qwen_equal
+from simplerl.rewards.rules import DIFFERENT, EQUAL, NO_ANSWER, PUBLISHED_RULES, Verdict, check_rule
+
+MAX_CHARACTERS = 2000  # a longer answer is correct only if it is the same string as the gold answer
+MEASURED_SOURCES = ("minerva",)  # sources whose gold answers are rounded measurements
+
+
+def compare(answer: str, gold: str, *, rule: str = "math_verify", source: str = "") -> str:
+    """Return the status of comparing an answer with a gold answer.
+
+    EQUAL, DIFFERENT, NO_ANSWER (the answer is empty), TIMEOUT or FAILED. Nothing equals an empty gold answer, except
+    under the published rules, where everything does. source: the problem's data set, for data sets with their own
+    conventions. Raises ConfigError for an unknown rule.
+    """
+    return judge(answer, gold, rule=rule, source=source).status
+
+
+def judge(answer: str, gold: str, *, rule: str = "math_verify", source: str = "") -> Verdict:
+    """Compare as `compare` does, and also report whether the gold answer could be read."""
+    check_rule(rule)
+    answer = answer.strip()
+    if not answer:
+        return Verdict(NO_ANSWER)
+    try:
+        return _judge(answer, gold.strip(), rule, source)
+    except Unfinished as unfinished:
+        return Verdict(unfinished.status)
+
+
+@lru_cache(maxsize=65536)
+def _judge(answer: str, gold: str, rule: str, source: str) -> Verdict:  # noqa: PLR0911 - cheapest test first
+    if answer == gold and rule != "qwen_train":
+        return Verdict(EQUAL)
+    if len(answer) > MAX_CHARACTERS or (not gold and rule not in PUBLISHED_RULES):
+        return Verdict(DIFFERENT)
+    if rule in PUBLISHED_RULES:
+        return Verdict(EQUAL if qwen_equal(answer, gold, source, gold_as_written=rule == "qwen_train") else DIFFERENT)
+    a, g = normalize(answer), _normalize_gold(gold)
+    if not re.sub(r"[\s{}.,;:$]", "", a):
+        return Verdict(NO_ANSWER)
+    if equality_key(a) == equality_key(g):
+        return Verdict(EQUAL)
+    if rule == "exact":
+        return Verdict(DIFFERENT)
+    return Comparator(measured=any(name in source for name in MEASURED_SOURCES)).verdict(a, g)
+
+
+@lru_cache(maxsize=16384)
+def _normalize_gold(gold: str) -> str:
+    return normalize(gold)
+
+
+def warm_up() -> None:
+    """Load sympy and math-verify and run each comparison path once, so that the first answer is not charged for it."""
+    compare("\\sqrt{2}x+1", "1+2^{1/2}x")
+    symbolic.warm_up()

@@ -1,0 +1,34 @@
+"""Defines the equality rules and the outcomes of a comparison.
+
+A file of its own because the comparison, math-verify and the worker pool all need these names and must not import one
+another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from simplerl.errors import ConfigError
+
+EQUAL, DIFFERENT, NO_ANSWER, TIMEOUT, FAILED = "equal", "different", "no_answer", "timeout", "failed"
+Rule = Literal["math_verify", "qwen", "exact", "qwen_train"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+PUBLISHED_RULES: tuple[Rule, ...] = ("qwen", "qwen_train")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Holds the outcome of comparing an answer with a gold answer.
+
+    gold_unread: the answer differs, and no parser could read the gold answer that it was compared with.
+    """
+
+    status: str  # EQUAL | DIFFERENT | NO_ANSWER | TIMEOUT | FAILED
+    gold_unread: bool = False
+
+
+def check_rule(rule: str) -> None:
+    """Raise ConfigError if `rule` is not one of RULES."""
+    if rule not in RULES:
+        raise ConfigError(f"rule={rule} is unknown: choose one of {', '.join(RULES)}.")

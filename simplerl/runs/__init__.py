@@ -1,0 +1,1 @@
+"""The folder of a run: configuration, checkpoints, metrics, responses, progress and tracking."""
