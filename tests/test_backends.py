@@ -65,7 +65,7 @@ def test_trained_roles_resume_and_frozen_ones_start_again(tmp_path: Path) -> Non
         assert all(torch.equal(weight, expected[key]) for key, weight in worker.named_weights()), name
         stepper: Any = getattr(worker, "stepper")  # noqa: B009
         assert stepper is None if name == "reference" else stepper.step_count == 7
-    assert set(path.name for path in changed.iterdir()) == {"policy", "critic"}
+    assert {path.name for path in changed.iterdir()} == {"policy", "critic"}
 
 
 def test_a_role_with_a_model_of_its_own(tmp_path: Path) -> None:

@@ -294,9 +294,7 @@ def test_runs_for_one_step(name: str, tmp_path: Path, long_micro: Path, benchmar
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     trained = [row for row in rows if "policy/loss" in row]
     assert len(trained) == (config.algorithm.advantage is not None)
-    assert ("critic/loss" in trained[0] if trained else True) == (
-        "critic" in config.algorithm.roles or not trained
-    )
+    assert ("critic/loss" in trained[0] if trained else True) == ("critic" in config.algorithm.roles or not trained)
     assert len([row for row in rows if "warmup/loss" in row]) == (config.warmup.data is not None)
     evaluated = [row for row in rows if "eval/mean/accuracy" in row]
     assert len(evaluated) == (2 if trained else 1)

@@ -222,7 +222,7 @@ def test_a_run_moves_to_another_layout(tmp_path: Path, caplog: pytest.LogCapture
     first.start()
     first.release()
     moved = opened(tmp_path, place, "backend=ray_cpu")
-    assert "goes on with another `backend`" in caplog.text and "goes on with another `sampler`" in caplog.text
+    assert "is resumed with another `backend`" in caplog.text and "is resumed with another `sampler`" in caplog.text
     moved.start()
     moved.release()
     assert "ray_backend" in (tmp_path / "mine" / "config.yaml").read_text()
@@ -308,7 +308,7 @@ def test_a_finished_run_says_that_its_reward_has_changed(
 
     run(small_run.parent, *WARM_UP)
     assert "remove it to run it again" not in caplog.text
-    monkeypatch.setattr("simplerl.runs.folder.source_of", lambda reward: "edited")
+    monkeypatch.setattr("simplerl.runs.folder.source_digest", lambda reward: "edited")
     run(small_run.parent, *WARM_UP)
     assert "It was run with other code, packages or reward function: remove it to run it again." in caplog.text
 
