@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from simplerl.algorithms.losses import clipped_value, ppo_clip
+from simplerl.backends.roles import build_worker
 from simplerl.config import Aggregation, ModelConfig, OptimizerConfig, RoleKind, TrainConfig
-from simplerl.engine.roles import build_worker
 from simplerl.engine.tensors import TensorFiles
 from simplerl.engine.worker import UpdatePlan, Worker
 

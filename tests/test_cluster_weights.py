@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from simplerl.engine.roles import build_worker
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from simplerl.algorithms.losses import ppo_clip
+from simplerl.backends.roles import build_worker
 from simplerl.config import Aggregation, ModelConfig, OptimizerConfig, TrainConfig
 from simplerl.engine.tensors import tensor_checksum
 from simplerl.engine.worker import UpdatePlan

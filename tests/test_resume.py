@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 from micro_runs import ROOT, SMALL, WARM_UP, differences, outcome, run
-from simplerl.engine.roles import Roles
 
 from simplerl import rl, sft
+from simplerl.backends.roles import Roles
 from simplerl.engine import optimizer
 from simplerl.runs.folder import Interrupted, Run
 from simplerl.samplers.local import LocalSampler

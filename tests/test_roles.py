@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from simplerl.algorithms.losses import TokenOutput, clipped_value, negative_log_likelihood, ppo_clip
+from simplerl.backends.roles import Roles, Trainable, role_updates
 from simplerl.config import (
     Aggregation,
     AlgorithmConfig,
@@ -29,7 +30,6 @@ from simplerl.config import (
     UpdateTime,
 )
 from simplerl.engine.models import Critic, output_weight
-from simplerl.engine.roles import Roles, Trainable, role_updates
 from simplerl.engine.worker import UpdatePlan, Worker
 from simplerl.types import Batch
 

@@ -121,7 +121,7 @@ def test_a_loop_that_fails_leaves_no_thread_behind(tmp_path: Path) -> None:
         source = prefetcher(sample, 3, ahead=1)
         source.take(0, {})
         assert begun.wait(10)
-    with pytest.raises(RuntimeError, match="the grader has closed"):
+    with pytest.raises(RuntimeError, match="The grader was closed"):
         source.take(1, {})
 
 
