@@ -44,14 +44,14 @@ def refill(
 
     After `max_batches` batches the step is trained with the groups there are; raises RuntimeError where there are none.
     State: batches, how many have been sampled since the start of the run."""
-    number, kept = int(state.get("batches", 0)), []
+    number, kept = int(state.get("batches", 0)), dict[str, list[Rollout]]()
     for _ in range(max_batches):
         rollouts = source.sample(source.prompts(number), number)
         number += 1
         for group in group_rollouts(rollouts):
             accuracy = _accuracy(group)
             if low <= accuracy <= high and 0 < accuracy < 1:
-                kept.append(group)
+                kept.setdefault(group[0].prompt.problem.id, group)  # small data may come again within a step
         if len(kept) >= source.prompts_per_step:
             break
     else:
@@ -64,7 +64,8 @@ def refill(
         logger.warning(
             "step %d: only %d of %d groups after %d batches", step, len(kept), source.prompts_per_step, max_batches
         )
-    return [rollout for group in kept[: source.prompts_per_step] for rollout in group], {**state, "batches": number}
+    groups = list(kept.values())[: source.prompts_per_step]
+    return [rollout for group in groups for rollout in group], {**state, "batches": number}
 
 
 def _accuracy(group: list[Rollout]) -> float:

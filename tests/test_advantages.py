@@ -10,6 +10,7 @@ from simplerl.algorithms.advantages import gae, group_relative, whitened
 from simplerl.algorithms.kl import K3_LIMIT, kl_estimate, token_rewards
 from simplerl.config import KLConfig, KLEstimator, KLPlace
 from simplerl.engine.batching import collate
+from simplerl.evals.metrics import batch_metrics
 from simplerl.types import Batch
 
 Array = np.ndarray
@@ -208,6 +209,14 @@ def test_k3_of_far_apart_policies_is_capped(log_ratio: float) -> None:
     assert rewards is not None and batch.reward is not None
     assert torch.isfinite(rewards).all()
     assert float(rewards.min()) >= float(batch.reward.min()) - 0.5 * K3_LIMIT
+    half = torch.arange(len(batch)) % 2 == 0
+    mixed = far.with_(
+        ref_logprobs=torch.where(half[:, None], far.ref_logprobs, batch.logprobs),  # type: ignore[arg-type]
+        sampler_logprobs=batch.logprobs,
+        advantages=torch.zeros(batch.tokens.shape),
+    )
+    share = float((batch.mask & half[:, None]).sum() / batch.mask.sum())
+    assert batch_metrics(mixed)["rollout/kl_clamped"] == pytest.approx(share)
 
 
 def test_the_penalty_is_subtracted_only_where_the_configuration_places_it() -> None:

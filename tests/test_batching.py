@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from simplerl.engine.batching import MICRO_BATCH_OVERHEAD, collate, collate_rollouts, micro_batches, minibatches
+from simplerl.data.task import Arithmetic
+from simplerl.engine.batching import (
+    MICRO_BATCH_OVERHEAD,
+    collate,
+    collate_rollouts,
+    micro_batches,
+    minibatches,
+    permutation,
+)
 from simplerl.types import Problem, Prompt, Rollout, Score
 
 
@@ -126,3 +135,36 @@ def test_minibatches_shuffle_by_seed_alone() -> None:
     assert sorted(order([0, 1])) == list(range(12))
     assert order([0, 1]) == order([0, 1])
     assert len({tuple(order(seed)) for seed in ([0, 1], [1, 0], [0, 1, 1], [0, 2])}) == 4
+
+
+def test_streams_never_share_a_permutation() -> None:
+    """NumPy pads its seeds with zeros: [seed, epoch] of the problems and [seed, step, 0] of the minibatches would give
+    the same one, and so would the documents of SFT."""
+    numbers = [[seed, epoch] for seed in range(4) for epoch in range(4)]
+    made = [tuple(permutation(stream, own, 50)) for stream in ("problems", "documents") for own in numbers]
+    made += [tuple(permutation("minibatches", [*own, epoch], 50)) for own in numbers for epoch in range(2)]
+    assert len(set(made)) == len(made) == 64
+    assert permutation("problems", [1, 2], 50) == permutation("problems", [1, 2], 50)
+
+    batch = collate([([1], [row]) for row in range(1, 17)], list(range(16)))
+    arithmetic = Arithmetic(16, 16, 1, 16, 1, 4)
+    for epoch in range(4):
+        (whole,) = minibatches(batch, 16, [0, epoch, 0])
+        assert whole.group.tolist() != arithmetic.problems_at(epoch, 0)
+
+
+def test_what_is_not_trained_stays_in_the_batch() -> None:
+    """Its reward counts in the group; `token_weights` leaves its tokens out of the loss."""
+    rollouts = [rollout("a", 0, [3], 1.0), replace(rollout("a", 1, [4, 5]), trained=False)]
+    batch = collate_rollouts(rollouts)
+    assert batch.trained is not None and batch.trained.tolist() == [True, False]
+    assert batch.mask.sum() == 3 and batch.correct is not None and batch.correct.tolist() == [True, False]
+
+
+def test_columns_of_other_roles_go_with_their_rows() -> None:
+    batch = collate([([1], [2, 3, 4]), ([5], [6])], [0, 1]).with_column("teacher", torch.arange(8.0).view(2, 4))
+    batch = batch.with_column("values", torch.ones(2, 4)).with_column("weight", torch.tensor([1.0, 2.0]))
+    assert batch.values is not None and set(batch.extra) == {"teacher", "weight"}
+    part = batch.rows(torch.tensor([1]))
+    assert part.extra["teacher"].tolist() == [[4.0, 5.0]] and part.extra["weight"].tolist() == [2.0]
+    assert batch.to("cpu").extra["teacher"].shape == (2, 4)

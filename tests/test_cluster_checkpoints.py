@@ -15,13 +15,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from simplerl.algorithms.losses import clipped_value, ppo_clip
-from simplerl.backends import critic_worker, policy_worker
-from simplerl.config import Aggregation, ModelConfig, OptimizerConfig, TrainConfig
+from simplerl.backends.roles import build_worker
+from simplerl.config import Aggregation, ModelConfig, OptimizerConfig, RoleKind, TrainConfig
 from simplerl.engine.tensors import TensorFiles
 from simplerl.engine.worker import UpdatePlan, Worker
 
 OPTIMIZER = OptimizerConfig(lr=1e-3)
-TRAIN = TrainConfig(prompts_per_step=6, samples_per_prompt=2, minibatch_size=6, critic=OPTIMIZER)
+TRAIN = TrainConfig(prompts_per_step=6, samples_per_prompt=2, minibatch_size=6)
 PLAN = UpdatePlan(minibatch_size=6, epochs=1, aggregation=Aggregation.token_mean, constant_length=0)
 LAYOUTS = {"three ranks, ZeRO-3": (3, 3), "two, ZeRO-3": (2, 3), "two, ZeRO-1": (2, 1), "one, ZeRO-2": (1, 2)}
 
@@ -34,10 +34,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(role: str, path: Path) -> Any:
+    kind = RoleKind.critic if role == "critic" else RoleKind.causal_lm
+    new_head = None if (path / "value_head.safetensors").exists() else 3
     model = ModelConfig(path=str(path))
-    if role == "critic":
-        return partial(critic_worker, model, TRAIN, seed=3, steps=8)
-    return partial(policy_worker, model, TRAIN, optimizer=OPTIMIZER, steps=8)
+    return partial(build_worker, model, TRAIN, kind=kind, optimizer=OPTIMIZER, steps=8, head_seed=new_head)
 
 
 def alone(role: str, path: Path, resume: bool) -> Worker:
@@ -92,7 +92,7 @@ def group(cluster: None) -> Iterator[Any]:
 def test_a_checkpoint_goes_round_the_layouts(role: str, layout: str, base: Path, tmp_path: Path, group: Any) -> None:
     loss, batch = clipped_value if role == "critic" else ppo_clip, tiny.batch()
     before = alone(role, base, resume=False)
-    before.update(batch, loss, PLAN, [0])
+    before.update(batch, [loss], PLAN, [0])
     before.save(tmp_path / "local")
 
     ranks = group(role, tmp_path / "local", layout, True)
@@ -107,7 +107,7 @@ def test_a_checkpoint_goes_round_the_layouts(role: str, layout: str, base: Path,
 
     after = alone(role, tmp_path / "ranks", resume=True)
     same(dict(after.named_weights()), dict(before.named_weights()))
-    ours, theirs = ranks.update(batch, loss, PLAN, [1]), after.update(batch, loss, PLAN, [1])
+    ours, theirs = ranks.update(batch, [loss], PLAN, [1]), after.update(batch, [loss], PLAN, [1])
     assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4) and ours["lr"] == theirs["lr"]
     for (name, mine), (_, other) in zip(ranks.named_weights(), after.named_weights(), strict=True):
         torch.testing.assert_close(mine, other, atol=1e-5, rtol=0, msg=name)
@@ -121,11 +121,11 @@ def test_ranks_that_saved_shards_go_on_with_the_same_bits(base: Path, tmp_path: 
     """Saved by two ranks under ZeRO-3 and loaded by two again: the next step has the bits of an unbroken run."""
     batch, layout = tiny.batch(), "two, ZeRO-3"
     unbroken = group("policy", base, layout, False)
-    unbroken.update(batch, ppo_clip, PLAN, [0])
+    unbroken.update(batch, [ppo_clip], PLAN, [0])
     unbroken.save(tmp_path / "first")
-    unbroken.update(batch, ppo_clip, PLAN, [1])
+    unbroken.update(batch, [ppo_clip], PLAN, [1])
     unbroken.save(tmp_path / "unbroken")
     again = group("policy", tmp_path / "first", layout, True)
-    again.update(batch, ppo_clip, PLAN, [1])
+    again.update(batch, [ppo_clip], PLAN, [1])
     again.save(tmp_path / "again")
     same(tensors(tmp_path / "unbroken"), tensors(tmp_path / "again"))

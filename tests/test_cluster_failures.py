@@ -16,7 +16,7 @@ import pytest
 from micro_runs import ROOT, SMALL, descendants, differences, model, outcome, run
 
 RAY = ["backend=ray_cpu", "backend.engines=0", "sampler=local", "evals.every=0", "run.device=cpu"]
-RAY += ["algorithm.kl=none", "algorithm.kl_coef=0"]
+RAY += ["algorithm/kl=none"]
 ALONE = [*RAY, "algorithm=grpo"]  # two policy ranks only
 PPO = [*RAY, "backend.policy_ranks=1"]  # one policy rank, one critic rank
 

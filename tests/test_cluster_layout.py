@@ -9,7 +9,19 @@ import pytest
 import torch
 from micro_runs import composed
 
-from simplerl.cluster.layout import CRITIC, ENGINE, POLICY, REFERENCE, Layout, Sharding, Shared, check, check_room, plan
+from simplerl.cluster.layout import (
+    CRITIC,
+    ENGINE,
+    POLICY,
+    REFERENCE,
+    Layout,
+    Sharding,
+    Shared,
+    check,
+    check_room,
+    plan,
+    processes,
+)
 from simplerl.config import Config
 from simplerl.config.load import load
 from simplerl.errors import ConfigError
@@ -51,6 +63,25 @@ def test_all_share_one_gpu() -> None:
     assert sum(seat.gpus for seats in made.seats.values() for seat in seats) == 1.0
 
 
+def test_further_roles_of_an_algorithm_have_ranks(tmp_path: Path) -> None:
+    """They take `other_ranks`, whatever they are called, and share devices only where all do."""
+    prime = load(composed(tmp_path, "algorithm=prime"))
+    counts = processes(Layout(policy_ranks=4, other_ranks=3, engines=0), prime)
+    assert counts == {POLICY: 4, "prm": 3, REFERENCE: 1}
+    made = plan(Layout(shared=Shared.reference), counts, on_gpus=True)
+    assert set(made.teams) == {(POLICY, REFERENCE), ("prm",)}
+    assert plan(Layout(shared=Shared.all), counts, on_gpus=True).teams == (tuple(counts),)
+
+
+@pytest.mark.parametrize("shared", list(Shared))
+def test_a_team_is_who_shares_a_bundle(shared: Shared) -> None:
+    """`RayRoles.run` relies on it: roles of different teams run at once."""
+    made = plan(Layout(shared=shared), {**COUNTS, "teacher": 1}, on_gpus=True)
+    bundles = [{seat.bundle for role in team for seat in made.seats[role]} for team in made.teams]
+    assert sorted(role for team in made.teams for role in team) == sorted([*COUNTS, "teacher"])
+    assert sum(map(len, bundles)) == len(set().union(*bundles)) == len(made.bundles)
+
+
 def test_without_gpus_only_cpus_are_asked_for() -> None:
     made = plan(Layout(), COUNTS, on_gpus=False)
     assert made.gpus == 0 and made.cpus == 8
@@ -69,13 +100,15 @@ def test_more_than_the_cluster_has() -> None:
 @pytest.mark.parametrize(
     ("layout", "said"),
     [
-        (Layout(policy_ranks=0), "backend.policy_ranks is 0"),
+        (Layout(policy_ranks=0), "backend.policy_ranks=0 must be at least 1"),
         (Layout(sharding=Sharding(zero_stage=4)), "backend.zero_stage=4 is unknown"),
         (Layout(sharding=Sharding(0, offload_optimizer=True)), "backend.offload_optimizer=true needs"),
-        (Layout(engines=0), "backend.engines=0 leaves nobody to sample"),
+        (Layout(engines=0), "backend.engines=0, so no sampler is configured"),
         (Layout(shared=Shared.all, tensor_parallel=2), "backend.tensor_parallel=2 spreads"),
         (Layout(policy_ranks=9), "backend.policy_ranks=9 is more than the train.minibatch_size=8 rows"),
         (Layout(critic_ranks=16), "backend.critic_ranks=16 is more than"),
+        (Layout(other_ranks=0), "backend.other_ranks=0 must be at least 1"),
+        (Layout(weight_sync="mpi"), "backend.weight_sync=mpi is unknown"),
         (Layout(cpus_per_rank=0), "backend.cpus_per_rank=0 must be positive"),
     ],
 )

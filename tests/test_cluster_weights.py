@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from simplerl.algorithms.losses import ppo_clip
+from simplerl.backends.roles import build_worker
 from simplerl.config import Aggregation, ModelConfig, OptimizerConfig, TrainConfig
 from simplerl.engine.tensors import tensor_checksum
 from simplerl.engine.worker import UpdatePlan
@@ -32,7 +33,7 @@ if find_spec("ray") is None or find_spec("vllm") is None:
 
 from ranks_alone import rank, ray
 
-from simplerl.backends import Lost, policy_worker
+from simplerl.backends import Lost
 from simplerl.cluster.engines import EnginePool
 from simplerl.cluster.health import Limits
 from simplerl.cluster.layout import Sharding
@@ -165,13 +166,13 @@ def test_the_engine_has_exactly_the_ranks_weights(pool: EnginePool, ranks: list[
 @slow
 def test_weights_sharded_by_zero_3_are_synced_whole_after_a_training_step(pool: EnginePool, tmp_path: Path) -> None:
     train = TrainConfig(prompts_per_step=6, samples_per_prompt=2, minibatch_size=6)
-    build = partial(policy_worker, ModelConfig(path=BASE), train, optimizer=OptimizerConfig(lr=1e-3), steps=8)
+    build = partial(build_worker, ModelConfig(path=BASE), train, optimizer=OptimizerConfig(lr=1e-3), steps=8)
     plan = UpdatePlan(minibatch_size=12, epochs=1, aggregation=Aggregation.token_mean, constant_length=0)
     environment = {"DS_ACCELERATOR": "cpu", "PYTHONPATH": str(Path(__file__).parent)}
     group = RankGroup("policy", [Place("DEFAULT")] * 2, Limits(), environment, threads=1)
     try:
         group.start(build, Sharding(3, deepspeed={"stage3_param_persistence_threshold": 0}))
-        before = group.update(tiny.batch(), ppo_clip, plan, [0])
+        before = group.update(tiny.batch(), [ppo_clip], plan, [0])
         pool.sync(group.actors)
         group.save(tmp_path)
     finally:

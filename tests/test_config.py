@@ -203,7 +203,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "warm-up of no tokens": (["warmup=micro_corpus", "warmup.max_tokens=0"], "warmup.max_tokens=0 must be at least 2"),
     "newline that is not there": (
         ["oddity=newline", "prompt.template='{question}'"],
-        "prompt.strip_newline (oddity=newline) needs a prompt.template that ends with a newline",
+        "prompt.strip_newline (oddity=newline) removes the newline at the end of prompt.template, which has none",
     ),
     "sampling two steps ahead": (["rollout.ahead=2"], "rollout.ahead=2 is unknown: choose 0 or 1"),
     "importance weights of another temperature": (
@@ -318,7 +318,7 @@ def test_no_chat_template(tmp_path: Path) -> None:
     folder = tmp_path / "plain"
     shutil.copytree(ROOT / "assets/micro_base", folder)
     (folder / "chat_template.jinja").unlink()
-    with pytest.raises(ConfigError, match=r"prompt=chat uses the model's own chat template, but .* has none"):
+    with pytest.raises(ConfigError, match=r"prompt=chat uses the model's chat template, but .* has none"):
         prepare(configured("prompt=chat", f"model.path={folder}", "prompt.max_tokens=100"))
 
 
@@ -326,7 +326,9 @@ def test_malformed_row(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     rows = [{"question": "1 + 1?", "answer": "2"}, {"question": "2 + 2?"}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(ConfigError, match=r"rows.jsonl, line 2: there is no column 'answer'"):
+    with pytest.raises(
+        ConfigError, match=r"rows.jsonl, line 2: columns.answer=answer names a column that this row does"
+    ):
         prepare(configured("data=jsonl", f"data.path={file}"))
 
 

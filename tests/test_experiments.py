@@ -17,7 +17,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from simplerl.config import Aggregation, Config, KLEstimator, KLPlace, Precision, Schedule, register
+from simplerl.config import Aggregation, Config, KLConfig, KLEstimator, KLPlace, Precision, Schedule, register
 from simplerl.config.load import load
 from simplerl.data.benchmarks import BENCHMARKS, PUBLISHED
 from simplerl.data.prompts import PromptFormat
@@ -147,14 +147,18 @@ def test_simplerl_zero_is_the_published_run() -> None:
     assert (train.precision, train.gradient_checkpointing) == (Precision.bfloat16, True)
 
     algorithm = config.algorithm
-    assert algorithm.policy_loss.func.__name__ == "ppo_clip"
-    assert algorithm.policy_loss.keywords == {"clip_low": 0.2, "clip_high": 0.2}
-    assert algorithm.value_loss.func.__name__ == "clipped_value"
-    assert algorithm.value_loss.keywords == {"clip": 0.2}
+    assert algorithm.loss.func.__name__ == "ppo_clip"
+    assert algorithm.loss.keywords == {"clip_low": 0.2, "clip_high": 0.2}
+    assert set(algorithm.roles) == {"critic", "reference"}
+    critic, reference = algorithm.roles["critic"], algorithm.roles["reference"]
+    assert critic.loss.func.__name__ == "clipped_value"
+    assert critic.loss.keywords == {"clip": 0.2}
+    assert critic.optimizer == train.critic and (reference.loss, reference.optimizer, reference.model) == (None,) * 3
+    assert algorithm.rollouts.func.__name__ == "on_time" and algorithm.correction is None and not algorithm.shape
     assert algorithm.advantage.func.__name__ == "gae"
     assert algorithm.advantage.keywords == {"gamma": 1.0, "lam": 0.95, "whiten": True}
     assert algorithm.aggregation is Aggregation.sequence_mean
-    assert (algorithm.kl, algorithm.kl_estimator, algorithm.kl_coef) == (KLPlace.reward, KLEstimator.k1, 0.01)
+    assert algorithm.kl == KLConfig(KLPlace.reward, KLEstimator.k1, 0.01)
     assert algorithm.entropy_coef == 0
     assert algorithm.logprobs_at_temperature_1
     assert config.warmup.data is None
@@ -290,9 +294,7 @@ def test_runs_for_one_step(name: str, tmp_path: Path, long_micro: Path, benchmar
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     trained = [row for row in rows if "policy/loss" in row]
     assert len(trained) == (config.algorithm.advantage is not None)
-    assert ("critic/loss" in trained[0] if trained else True) == (
-        config.algorithm.value_loss is not None or not trained
-    )
+    assert ("critic/loss" in trained[0] if trained else True) == ("critic" in config.algorithm.roles or not trained)
     assert len([row for row in rows if "warmup/loss" in row]) == (config.warmup.data is not None)
     evaluated = [row for row in rows if "eval/mean/accuracy" in row]
     assert len(evaluated) == (2 if trained else 1)
@@ -368,8 +370,6 @@ def test_a_failed_run_does_not_lose_the_others(tmp_path: Path) -> None:
     assert "train.policy.lr=-1.0 is negative." in refused.stderr and not list(states(tmp_path))
     done = sweep(tmp_path, "train.policy.lr=1e30,1e-4")
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1] == (
-        "A run of the sweep failed (its reason stands above); the others went on."
-    )
+    assert done.stderr.strip().splitlines()[-1] == ("A run of the sweep failed (see above); the others were run.")
     runs = {config["train"]["policy"]["lr"]: state for config, state in states(tmp_path)}
     assert runs == {1e30: "failed", 1e-4: "finished"}

@@ -20,6 +20,7 @@ from simplerl.algorithms.losses import (
     negative_log_likelihood,
     ppo_clip,
 )
+from simplerl.backends.roles import role_updates
 from simplerl.config import Aggregation, AlgorithmConfig, KLConfig, KLEstimator, KLPlace
 from simplerl.engine.batching import collate, token_weights
 from simplerl.engine.worker import UpdatePlan

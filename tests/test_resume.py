@@ -18,7 +18,7 @@ import pytest
 from micro_runs import ROOT, SMALL, WARM_UP, differences, outcome, run
 
 from simplerl import rl, sft
-from simplerl.backends import Models
+from simplerl.backends.roles import Roles
 from simplerl.engine import optimizer
 from simplerl.runs.folder import Interrupted, Run
 from simplerl.samplers.local import LocalSampler
@@ -72,7 +72,7 @@ MOMENTS = {
     "kill while the warm-up's result is written": _at_call(sft, "write_checkpoint", 1, _kill),
     "signal in the first evaluation": _signal_while_sampling(signal.SIGUSR2, 0, 1),
     "signal while sampling": _signal_while_sampling(signal.SIGTERM, 1, 7),
-    "kill between the two updates": _at_call(Models, "score", 2, _kill),
+    "kill between the two updates": _at_call(Roles, "score", 2, _kill),
     "kill between rollouts and metrics": _at_call(Run, "log", 4 + 2, _kill),
     "kill while a checkpoint is written": _at_call(optimizer, "save_file", 2 + 2, _kill),  # the critic's, of step 1
     "kill in the last evaluation": _at_call(rl, "evaluate_at", 4, _kill),

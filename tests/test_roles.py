@@ -17,6 +17,7 @@ from simplerl.engine.roles import Roles, Trainable, role_updates
 from torch import Tensor
 
 from simplerl.algorithms.losses import TokenOutput, clipped_value, negative_log_likelihood, ppo_clip
+from simplerl.backends.roles import Roles, Trainable, role_updates
 from simplerl.config import (
     Aggregation,
     AlgorithmConfig,

@@ -222,7 +222,7 @@ def test_a_run_moves_to_another_layout(tmp_path: Path, caplog: pytest.LogCapture
     first.start()
     first.release()
     moved = opened(tmp_path, place, "backend=ray_cpu")
-    assert "goes on with another `backend`" in caplog.text and "goes on with another `sampler`" in caplog.text
+    assert "is resumed with another `backend`" in caplog.text and "is resumed with another `sampler`" in caplog.text
     moved.start()
     moved.release()
     assert "ray_backend" in (tmp_path / "mine" / "config.yaml").read_text()
@@ -308,7 +308,7 @@ def test_a_finished_run_says_that_its_reward_has_changed(
 
     run(small_run.parent, *WARM_UP)
     assert "remove it to run it again" not in caplog.text
-    monkeypatch.setattr("simplerl.runs.folder.source_of", lambda reward: "edited")
+    monkeypatch.setattr("simplerl.runs.folder.source_digest", lambda reward: "edited")
     run(small_run.parent, *WARM_UP)
     assert "It was run with other code, packages or reward function: remove it to run it again." in caplog.text
 
@@ -319,7 +319,8 @@ def test_what_a_run_leaves(small_run: Path) -> None:
     for name in ("reward/mean", "reward/correct", "reward/share", "rollout/response_length", "rollout/box_share",
                  "rollout/entropy", "rollout/kl", "rollout/logprob_gap", "policy/loss", "policy/clip_fraction",
                  "policy/grad_norm", "policy/lr", "policy/padding_share", "critic/loss", "critic/explained_variance",
-                 "time/step", "time/rollouts", "time/sample_tokens_per_second"):  # fmt: skip
+                 "time/step", "time/sample", "time/rollouts", "rollout/lag", "rollout/sampled",
+                 "time/sample_tokens_per_second"):  # fmt: skip
         assert all(name in m for m in lines[4:7]), name
     for step, name in ((0, "eval/micro/accuracy"), (2, "eval/mean/accuracy"), (3, "eval/mean/response_length")):
         assert name in lines[4 + step]

@@ -94,7 +94,7 @@ class Roles:
         batch = self._add_columns(batch, [name for name in self.models if name not in early])
         if not early:
             return batch, {}
-        metrics = self._train(batch, {name: updates[name] for name in early}, seed)
+        metrics = self.update(batch, updates, seed, UpdateTime.before)
         return self._add_columns(batch, early), metrics
 
     def _add_columns(self, batch: Batch, names: Sequence[str]) -> Batch:
@@ -105,14 +105,19 @@ class Roles:
                 batch = batch.with_(entropy=output[1])
         return batch
 
-    def update(self, batch: Batch, updates: Mapping[str, RoleUpdate], seed: Sequence[int]) -> dict[str, float]:
-        """Take the optimizer steps of the roles that are trained after the advantage. Returns metrics named
+    def update(
+        self,
+        batch: Batch,
+        updates: Mapping[str, RoleUpdate],
+        seed: Sequence[int],
+        time: UpdateTime = UpdateTime.after,
+    ) -> dict[str, float]:
+        """Take the optimizer steps of the roles that are trained at this `time`. Returns metrics named
         <role>/<metric>."""
-        return self._train(batch, {n: one for n, one in updates.items() if one.time is UpdateTime.after}, seed)
-
-    def _train(self, batch: Batch, updates: Mapping[str, RoleUpdate], seed: Sequence[int]) -> dict[str, float]:
         calls = {
-            name: partial(self.models[name].update, batch, one.losses, one.plan, seed) for name, one in updates.items()
+            name: partial(self.models[name].update, batch, one.losses, one.plan, seed)
+            for name, one in updates.items()
+            if one.time is time
         }
         return {f"{name}/{key}": value for name, means in self.run(calls).items() for key, value in means.items()}
 

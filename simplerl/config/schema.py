@@ -202,7 +202,8 @@ class AlgorithmConfig:
 @dataclass
 class RolloutConfig:
     ahead: int = 0  # 1: the next step's responses are sampled while this one trains, one update off-policy
-    separate_sampler: bool = False  # set by conf/backend/: the sampler has devices of its own
+    # Set by conf/backend/: the sampler has devices of its own.
+    separate_sampler: bool = setting(False, changes_results=False)
 
 
 @dataclass

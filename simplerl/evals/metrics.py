@@ -7,6 +7,7 @@ from statistics import fmean
 
 from torch import Tensor
 
+from simplerl.algorithms.losses import LOG_RATIO_LIMIT
 from simplerl.evals.behaviour import has_box, is_code, reflects, repetition
 from simplerl.types import FINISH_LENGTH, FINISH_STOP, Batch, Rollout, score_of
 
@@ -93,6 +94,7 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
         log_ratio = batch.logprobs - batch.ref_logprobs
         metrics["rollout/kl"] = mean(log_ratio)  # k1 estimator (Schulman 2020), per token
         metrics["rollout/kl_per_response"] = float(log_ratio.sum(-1).mean())
+        metrics["rollout/kl_clamped"] = mean((log_ratio.abs() > LOG_RATIO_LIMIT).float())  # where k3 is not exact
     if batch.values is not None and batch.returns is not None:
         returns, errors = batch.returns[batch.mask], (batch.returns - batch.values)[batch.mask]
         metrics["critic/value_mean"] = mean(batch.values)
