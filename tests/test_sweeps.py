@@ -90,7 +90,7 @@ def test_sweeps_are_found_from_any_working_directory(tmp_path: Path) -> None:
     assert f"sweep: {', '.join(SWEEPS)}\n" in python(f"{ROOT}/train.py", "--help").stdout
     for script in ("train.py", "evaluate.py"):
         shown = python(f"{ROOT}/{script}", "sweep=kl", "--cfg", "hydra", "--package", "hydra.sweeper.params").stdout
-        assert "algorithm.kl_coef: 1e-6,0.001,0.01,0.1" in shown, script
+        assert "algorithm.kl.coef: 0,0.001,0.01,0.1" in shown, script
     unknown = python(f"{ROOT}/train.py", "-m", "sweep=other")
     assert unknown.returncode != 0 and "sweep=other" in unknown.stderr and ", ".join(SWEEPS) in unknown.stderr
 
