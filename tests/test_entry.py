@@ -19,7 +19,8 @@ MISTAKES = {
     "key without a similar one": (["run.xyzzy=1"], "run.xyzzy is unknown: there are run.root, run.dir, run.save_every"),
     "keyword": (
         ["reward.wrng=1"],
-        "reward.wrng is unknown: python train.py --cfg job shows all keys; to pass an extra keyword to a function write",
+        "reward.wrng is unknown: python train.py --cfg job shows all keys; "
+        "to pass an extra keyword to a function write",
     ),
     "option": (
         ["reward=lenien"],
