@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from simplerl.config import Aggregation, Config, KLConfig, KLEstimator, KLPlace, Precision, Schedule, register
 from simplerl.config.load import load
-from simplerl.data.benchmarks import BENCHMARKS, PUBLISHED
+from simplerl.data.benchmarks import BENCHMARKS, PUBLISHED, SUITE5
 from simplerl.data.prompts import PromptFormat
 from simplerl.data.task import _arithmetic
 from simplerl.evals.standalone import evaluate_model
@@ -168,7 +168,7 @@ def test_simplerl_zero_is_the_published_run() -> None:
         "correct": 1.0, "wrong": -0.5, "unboxed": -1.0, "rule": "qwen_train", "fbox": False
     }  # fmt: skip
     evals = config.evals
-    assert sorted(evals.sets) == sorted(BENCHMARKS)
+    assert sorted(evals.sets) == sorted((*SUITE5, "gsm8k", "gaokao2023en", "college_math"))
     assert (evals.samples, evals.sampling.temperature, evals.sampling.max_new_tokens) == (1, 0.0, 3000)
     assert evals.prompt is not None
     asked = PromptFormat(evals.prompt, qwen_tokenizer(), eos_ids=[151643])
