@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
-from simplerl.types import Prompt, Rollout, Shape, State, group_rollouts, score_of
+from simplerl.types import Count, Fraction, Prompt, Rollout, Shape, State, group_rollouts, score_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,13 @@ def on_time(source: RolloutSource, step: int, state: State) -> tuple[list[Rollou
 
 
 def refill(
-    source: RolloutSource, step: int, state: State, *, low: float = 0.0, high: float = 1.0, max_batches: int = 10
+    source: RolloutSource,
+    step: int,
+    state: State,
+    *,
+    low: Fraction = 0.0,
+    high: Fraction = 1.0,
+    max_batches: Count = 10,
 ) -> tuple[list[Rollout], State]:
     """Sample batches of prompts until the step is full of groups whose fraction of correct responses is in [low, high]
     and neither 0 nor 1 (dynamic sampling, DAPO, arXiv:2503.14476, section 3.2).

@@ -11,15 +11,31 @@ one between a model's output and this frame happens in `simplerl.engine.worker` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 FINISH_STOP, FINISH_LENGTH = "stop", "length"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The least and the largest value of a keyword of a configurable function, as in `Annotated[float, Bounds(0, 1)]`.
+    Values beyond them are refused when the configuration is loaded."""
+
+    least: float = -math.inf
+    most: float = math.inf
+
+
+Fraction = Annotated[float, Bounds(0.0, 1.0)]
+Positive = Annotated[float, Bounds(0.001)]
+Count = Annotated[int, Bounds(1)]
+Gibibytes = Annotated[float, Bounds(0.01)]
 
 
 @dataclass(frozen=True)

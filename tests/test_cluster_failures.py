@@ -155,7 +155,7 @@ def test_a_dead_ray_head_changes_nothing(cluster: None, tmp_path: Path) -> None:
             hold.unlink()
     log = "".join(seen)
     assert driver.wait(60) == 0, log
-    assert "Ray's head has died; restart 1 of 3" in log and "goes on from step " in log
+    assert "Ray's head has died; restart 1 of 3" in log and "resuming from step " in log
     (folder,) = [path for path in root.iterdir() if path.is_dir()]
     assert differences({**expected, "config.yaml": b""}, {**outcome(folder), "config.yaml": b""}) == []
 

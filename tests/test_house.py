@@ -25,6 +25,7 @@ REASONS = {
     "simplerl/config/load.py": "the only part of the room that calls Hydra's instantiate",
     "simplerl/errors.py": "every other module may import it",
     "simplerl/evals/behaviour.py": "patterns that training metrics and evaluation share",
+    "simplerl/rewards/rules.py": "names and checks the rules without importing a parser",
     "simplerl/rewards/word_answers.py": "one kind of answer",
     "simplerl/runs/provenance.py": "what identifies the code and data of a run, apart from its folder",
     "simplerl/runs/tracking.py": "the only module that knows W&B",

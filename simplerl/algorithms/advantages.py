@@ -12,7 +12,7 @@ from torch import Tensor
 
 from simplerl.algorithms.kl import token_rewards
 from simplerl.config import AlgorithmConfig
-from simplerl.types import Batch, State
+from simplerl.types import Batch, Fraction, Positive, State
 
 
 def estimate_advantages(
@@ -39,7 +39,7 @@ def whitened(x: Tensor, mask: Tensor) -> Tensor:
     return (x - mean) * torch.rsqrt(variance + 1e-8) * mask
 
 
-def gae(batch: Batch, *, gamma: float = 1.0, lam: float = 0.95, whiten: bool = True) -> Batch:
+def gae(batch: Batch, *, gamma: Fraction = 1.0, lam: Fraction = 0.95, whiten: bool = True) -> Batch:
     """Estimate advantages by GAE over tokens (arXiv:1506.02438, eq. 16); the episode ends with the last token.
 
     Sets `advantages`, whitened over the batch if asked for, and `returns` = advantages before whitening + values."""
@@ -89,7 +89,7 @@ def group_relative(batch: Batch, *, divide_by_std: bool = True) -> Batch:
     return batch.with_(advantages=centred[:, None].float() * batch.mask)
 
 
-def moving_baseline(batch: Batch, state: State, *, decay: float = 0.9) -> tuple[Batch, State]:
+def moving_baseline(batch: Batch, state: State, *, decay: Fraction = 0.9) -> tuple[Batch, State]:
     """Estimate advantages by the return of a rollout against a moving average of the returns of earlier steps
     (REINFORCE, Williams 1992, doi:10.1007/BF00992696, with reinforcement comparison).
 
@@ -112,7 +112,7 @@ def teacher_advantage(batch: Batch) -> Batch:
 
 
 def prime(
-    batch: Batch, *, beta: float = 0.05, process: float = 1.0, outcome: float = 1.0, whiten: bool = True
+    batch: Batch, *, beta: Positive = 0.05, process: float = 1.0, outcome: float = 1.0, whiten: bool = True
 ) -> Batch:
     """Estimate advantages from outcome and implicit process rewards (PRIME, arXiv:2502.01456, eq. 5).
 

@@ -7,10 +7,10 @@ them, so this weighs the policy's loss and leaves KL and entropy terms as they a
 from __future__ import annotations
 
 from simplerl.algorithms.losses import LOG_RATIO_LIMIT
-from simplerl.types import Batch
+from simplerl.types import Batch, Positive
 
 
-def truncated_importance(batch: Batch, *, cap: float = 2.0) -> tuple[Batch, dict[str, float]]:
+def truncated_importance(batch: Batch, *, cap: Positive = 2.0) -> tuple[Batch, dict[str, float]]:
     """Scale each token's advantage by min(pi_old / pi_sampler, cap) (truncated importance sampling, Ionides 2008,
     doi:10.1198/106186008X320456), where the sampler's numerics or older weights gave the token another probability
     than the policy before this step's updates."""

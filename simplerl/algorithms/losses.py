@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from simplerl.types import Batch
+from simplerl.types import Batch, Bounds, Positive
 
 LossOutput = tuple[Tensor, dict[str, Tensor]]
 Loss = Callable[[Any, Batch], LossOutput]
+ClipLow = Annotated[float, Bounds(0.001, 1.0)]
 
 LOG_RATIO_LIMIT = 20.0  # log-ratios are clamped to +- this before exp, as verl does: exp(89) is infinite in float32
 
@@ -29,7 +30,7 @@ class TokenOutput:
     entropy: Tensor  # [b, T], of the whole next-token distribution
 
 
-def ppo_clip(output: TokenOutput, batch: Batch, *, clip_low: float = 0.2, clip_high: float = 0.2) -> LossOutput:
+def ppo_clip(output: TokenOutput, batch: Batch, *, clip_low: ClipLow = 0.2, clip_high: Positive = 0.2) -> LossOutput:
     """Return the clipped surrogate (arXiv:1707.06347, eq. 7); clip_high > clip_low is DAPO's clip-higher."""
     assert batch.logprobs is not None and batch.advantages is not None
     log_ratio = output.logprobs - batch.logprobs
@@ -46,7 +47,7 @@ def ppo_clip(output: TokenOutput, batch: Batch, *, clip_low: float = 0.2, clip_h
     return torch.maximum(unclipped, clipped), metrics
 
 
-def clipped_value(values: Tensor, batch: Batch, *, clip: float = 0.2) -> LossOutput:
+def clipped_value(values: Tensor, batch: Batch, *, clip: Positive = 0.2) -> LossOutput:
     """Return half of the larger squared error: of the value, or of the value clipped to within `clip` of the old one
     (arXiv:2006.05990, section 3.5). values: [b, T]."""
     assert batch.values is not None and batch.returns is not None
@@ -67,7 +68,7 @@ def entropy_bonus(output: TokenOutput, batch: Batch, *, coef: float) -> LossOutp
     return -coef * output.entropy, {}
 
 
-def implicit_prm(output: TokenOutput, batch: Batch, *, beta: float = 0.05) -> LossOutput:
+def implicit_prm(output: TokenOutput, batch: Batch, *, beta: Positive = 0.05) -> LossOutput:
     """Return the cross-entropy of an implicit process reward model (PRIME, arXiv:2502.01456, eq. 4): its probability
     that a response is correct is sigmoid(beta * sum of log pi_prm - log pi_ref). The loss of a response stands on each
     of its tokens, so it needs aggregation=sequence_mean."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from simplerl.types import Rollout, group_rollouts, score_of
+from simplerl.types import Count, Rollout, group_rollouts, score_of
 
 
 def add_reward(rollout: Rollout, part: str, amount: float) -> Rollout:
@@ -35,7 +35,7 @@ def kimi_length(rollouts: list[Rollout], *, weight: float = 1.0) -> list[Rollout
     return [add_reward(rollout, "length_reward", weight * reward(rollout)) for rollout in rollouts]
 
 
-def soft_overlong(rollouts: list[Rollout], *, max_length: int, buffer: int, penalty: float = 1.0) -> list[Rollout]:
+def soft_overlong(rollouts: list[Rollout], *, max_length: int, buffer: Count, penalty: float = 1.0) -> list[Rollout]:
     """Subtract DAPO's soft overlong punishment (arXiv:2503.14476, eq. 13): 0 up to max_length - buffer tokens, rising
     linearly to `penalty` at max_length, and `penalty` beyond."""
 

@@ -9,12 +9,13 @@ import math
 from difflib import get_close_matches
 from functools import partial
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from simplerl.errors import ConfigError, require
+from simplerl.types import Bounds
 
 # Positional arguments that each kind of function is called with, those that import least first.
 PARTIALS = {
@@ -27,20 +28,6 @@ PARTIALS = {
     "algorithm.correction": 1,
     "sampler": 3,
     "backend": 2,
-}
-
-# What keywords of this package's own functions may be: least, most.
-RANGES = {
-    "algorithm.advantage.gamma": (0.0, 1.0),
-    "algorithm.advantage.lam": (0.0, 1.0),
-    "algorithm.loss.clip_low": (0.001, 1.0),
-    "algorithm.loss.clip_high": (0.001, math.inf),
-    "algorithm.roles.critic.loss.clip": (0.001, math.inf),
-    "algorithm.correction.cap": (0.001, math.inf),
-    "data.count": (1, math.inf),
-    "sampler.max_rows": (1, math.inf),
-    "sampler.max_cache_gib": (0.01, math.inf),
-    "sampler.cache_gib": (0.01, math.inf),
 }
 
 
@@ -83,43 +70,48 @@ def _call(key: str, function: Any, arguments: int) -> None:
     for keyword, value in function.keywords.items():
         if keyword in hints:
             _value(f"{key}.{keyword}", value, hints[keyword])
-    if function.func.__module__.startswith("simplerl."):
-        _own_keywords(key, function.keywords, signature)
+    if key in ("reward", "evals.reward"):
+        _reward_order(key, function.keywords, signature)
 
 
-def _own_keywords(key: str, keywords: dict[str, Any], signature: inspect.Signature) -> None:
-    """Ranges of this package's functions: what a user's own function means by its keywords is its own affair."""
-    for keyword, value in keywords.items():
-        if f"{key}.{keyword}" in RANGES and value is not None:
-            least, most = RANGES[f"{key}.{keyword}"]
-            bound = f"at least {least:g}" if math.isinf(most) else f"between {least:g} and {most:g}"
-            require(least <= value <= most, f"{key}.{keyword}={value} must be {bound}.")
-    if key in ("reward", "evals.reward") and "correct" in signature.parameters:
-        defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
-        scores = defaults | keywords
-        for worse in ("wrong", "unboxed"):
-            require(
-                worse not in scores or scores[worse] < scores["correct"],
-                f"{key}.{worse}={scores.get(worse)} is not less than {key}.correct={scores['correct']}, so correct "
-                "answers are not learnt: lower it.",
-            )
+def _reward_order(key: str, keywords: dict[str, Any], signature: inspect.Signature) -> None:
+    """Refuse a reward whose correct answers earn no more than others, of those among `correct`, `wrong` and `unboxed`
+    that it takes."""
+    defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
+    scores = {name: value for name, value in (defaults | keywords).items() if isinstance(value, int | float)}
+    for worse in {"wrong", "unboxed"} & scores.keys() if "correct" in scores else ():
+        require(
+            scores[worse] < scores["correct"],
+            f"{key}.{worse}={scores[worse]} is not less than {key}.correct={scores['correct']}, so correct answers are "
+            "not learnt: lower it.",
+        )
 
 
 def _hints(function: Any) -> dict[str, Any]:
     """Types of the parameters, or nothing where one of them is known to type checkers only."""
     try:
-        return get_type_hints(function)
+        return get_type_hints(function, include_extras=True)
     except NameError:
         return {}
 
 
 def _value(key: str, value: Any, hint: Any) -> None:
-    """Plain numbers, texts, switches and choices; other types pass."""
+    """Check a number, text, switch or choice against its type and bounds; values of other types pass."""
+    if get_origin(hint) is Annotated:
+        hint, *extras = get_args(hint)
+        _value(key, value, hint)
+        for bounds in extras:
+            if isinstance(bounds, Bounds) and value is not None:
+                span = f"at least {bounds.least:g}"
+                span = span if math.isinf(bounds.most) else f"between {bounds.least:g} and {bounds.most:g}"
+                require(bounds.least <= value <= bounds.most, f"{key}={value} must be {span}.")
+        return
     if get_origin(hint) in (Union, UnionType):
         options = [one for one in get_args(hint) if one is not NoneType]
         if (value is None and NoneType in get_args(hint)) or len(options) > 1:
             return
-        hint = options[0]
+        _value(key, value, options[0])
+        return
     if get_origin(hint) is Literal:
         choices = get_args(hint)
         require(value in choices, f"{key}={value} is unknown: choose one of {', '.join(map(str, choices))}.")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from simplerl.types import Problem
+from simplerl.types import Count, Problem
 
 LARGEST = 9999
 SPLITS = {"pretrain": range(0, 80), "rl": range(80, 90), "heldout": range(90, 100)}  # percent of all expressions
@@ -163,7 +163,7 @@ def wording(rng: Random) -> str:
     return rng.choices(list(WORDINGS), [weights[0] for weights in WORDINGS.values()])[0]
 
 
-def problems(split: Literal["pretrain", "rl", "heldout"], count: int, seed: int = 0) -> list[Problem]:
+def problems(split: Literal["pretrain", "rl", "heldout"], count: Count, seed: int = 0) -> list[Problem]:
     """Return `count` different problems of a split (pretrain, rl or heldout).
 
     Their level is the number of operators, followed by `h` if there is a hard product.

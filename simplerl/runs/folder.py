@@ -213,6 +213,8 @@ class Run:
             for folder in (self.dir / "evals").glob("step_*"):
                 if folder > self.eval_folder(step):
                     shutil.rmtree(folder)
+        if step:
+            logger.info("resuming from step %d", step)
         self.set_status("running", phase=phase, step=step)
 
     def log(self, phase: str, step: int, metrics: dict[str, float]) -> None:

@@ -24,7 +24,7 @@ from simplerl.samplers.generic import GenericDecoder
 from simplerl.samplers.llama import LlamaDecoder, unsupported_feature
 from simplerl.samplers.stopping import StopRule
 from simplerl.samplers.token_sampling import response_seed, sample_tokens, uniforms
-from simplerl.types import FINISH_LENGTH, FINISH_STOP, Prompt, Rollout, Sampling, Stop
+from simplerl.types import FINISH_LENGTH, FINISH_STOP, Count, Gibibytes, Prompt, Rollout, Sampling, Stop
 
 logger = logging.getLogger(__name__)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -207,8 +207,8 @@ def local_sampler(
     model: ModelConfig,
     *,
     precision: Literal["float32", "bfloat16"] = "float32",
-    max_rows: int = 256,
-    max_cache_gib: float = 8.0,
+    max_rows: Count = 256,
+    max_cache_gib: Gibibytes = 8.0,
 ) -> LocalSampler:
     """Build the sampler of `sampler=local`. `model` is unused: the policy itself has the architecture."""
     return LocalSampler(policy, tokenizer, precision=precision, max_rows=max_rows, max_cache_gib=max_cache_gib)

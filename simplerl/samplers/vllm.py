@@ -25,7 +25,7 @@ from simplerl.config import ModelConfig
 from simplerl.errors import ConfigError
 from simplerl.samplers.stopping import StopRule
 from simplerl.samplers.token_sampling import response_seed
-from simplerl.types import Prompt, Rollout, Sampling, Stop
+from simplerl.types import Count, Gibibytes, Prompt, Rollout, Sampling, Stop
 
 _63_BITS = (1 << 63) - 1
 
@@ -143,8 +143,8 @@ def vllm_sampler(
     model: ModelConfig,
     *,
     precision: Literal["float32", "bfloat16"] = "bfloat16",
-    cache_gib: float | None = 2.0,
-    max_rows: int = 256,
+    cache_gib: Gibibytes | None = 2.0,
+    max_rows: Count = 256,
     eager: bool | None = None,
     engine: dict[str, Any] | None = None,
 ) -> VllmSampler:

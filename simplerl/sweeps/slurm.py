@@ -106,7 +106,7 @@ class Resources:
 
 def check_backend(job: RunJob, resources: Resources) -> None:
     """Raise ConfigError if several nodes are requested for a backend that uses a single process."""
-    if resources.nodes > 1 and not job.raw.backend._target_.startswith("simplerl.cluster."):
+    if resources.nodes > 1 and job.raw.backend._target_ == "simplerl.backends.local.local":
         raise ConfigError(
             f"hydra.launcher.nodes={resources.nodes} needs a backend that uses several nodes, but this run has the "
             "single-process backend: choose a Ray backend (backend=ray_*) or set hydra.launcher.nodes=1."
