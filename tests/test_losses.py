@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from simplerl.engine.roles import role_updates
 
 from simplerl.algorithms.corrections import truncated_importance
 from simplerl.algorithms.kl import K3_LIMIT

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from simplerl.engine.roles import Roles, Trainable, role_updates
 from torch import Tensor
 
 from simplerl.algorithms.losses import TokenOutput, clipped_value, negative_log_likelihood, ppo_clip
