@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from simplerl.evals.published import PUBLISHED
 
 from analysis import aha, compare
 from analysis.arms import select_runs
@@ -25,6 +24,7 @@ from analysis.estimates import (
 from analysis.frames import Frames, assemble
 from analysis.run_data import RunData, SourceError
 from analysis.tables import build_tables, main
+from simplerl.data.benchmarks import PUBLISHED
 from simplerl.io.tables import Cell, Table, as_csv, as_html, escape_latex, latex, markdown, write
 
 # recipe, table 1, as published
@@ -38,15 +38,15 @@ TABLE_1 = """
 | Qwen2.5-7B-SimpleRL-Zero | 33.3 | 77.2 | 62.5 | 33.5 | 37.6 | 48.8 |
 | Qwen2.5-7B-SimpleRL | 26.7 | 82.4 | 62.5 | 39.7 | 43.3 | 50.9 |
 """
-FIVE = ("aime24", "math500", "amc23", "minerva_math", "olympiadbench")
+SUITE5 = ("aime24", "math500", "amc23", "minerva_math", "olympiadbench")
 
 
 def run_of(
     name: str, finals: tuple[float, ...], seed: int, experiment: str = "simplerl_zero", start: int = 0, se: float = 0.02
 ) -> RunData:
     """A run with accuracies at steps 0 (all 0.1) and 120."""
-    rows = {f"eval/{one}/accuracy": [0.1, final] for one, final in zip(FIVE, finals, strict=True)}
-    errors = {f"eval/{one}/accuracy_se": [se, se] for one in FIVE}
+    rows = {f"eval/{one}/accuracy": [0.1, final] for one, final in zip(SUITE5, finals, strict=True)}
+    errors = {f"eval/{one}/accuracy_se": [se, se] for one in SUITE5}
     metrics = pd.DataFrame({"phase": "rl", "step": [start, 120], **rows, **errors})
     config = {"choices.experiment": experiment, "choices.reward": name, "seed": seed}
     return RunData(f"{name}{seed}", name, "finished", "folder", "", config, metrics=metrics)
@@ -171,7 +171,7 @@ def test_one_more_item_in_every_seed_is_not_bold() -> None:
 
 
 def test_each_table_takes_its_own_published_row() -> None:
-    published = tuple(PUBLISHED["SimpleRL-Zero (table 3)"][name] / 100 for name in FIVE)
+    published = tuple(PUBLISHED["SimpleRL-Zero (table 3)"][name] / 100 for name in SUITE5)
     rows = rows_of([run_of("strict", published, 0)])
     assert rows["table1"]["reward=strict"][6].parts()[0] == "+0.9"
     assert rows["table3"]["reward=strict"][6].parts()[0] == "+0.0"

@@ -26,7 +26,6 @@ REASONS = {
     "simplerl/errors.py": "every other module may import it",
     "simplerl/evals/behaviour.py": "patterns that training metrics and evaluation share",
     "simplerl/rewards/rules.py": "names and checks the rules without importing a parser",
-    "simplerl/rewards/word_answers.py": "one kind of answer",
     "simplerl/runs/provenance.py": "what identifies the code and data of a run, apart from its folder",
     "simplerl/runs/tracking.py": "the only module that knows W&B",
     "simplerl/runs/usage.py": "hours of a run, read by the sweep's status too",

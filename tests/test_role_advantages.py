@@ -66,7 +66,7 @@ def test_implicit_prm_is_the_cross_entropy_of_correctness() -> None:
     q = (0.5 * (logprobs - batch.ref_logprobs).double().detach().numpy() * batch.mask.numpy()).sum(-1)
     correct = batch.correct.numpy()
     p = 1 / (1 + np.exp(-q))
-    assert float(loss) == pytest.approx(-np.where(correct, np.log(p), np.log(1 - p)).mean(), abs=1e-6)
+    assert float(loss.detach()) == pytest.approx(-np.where(correct, np.log(p), np.log(1 - p)).mean(), abs=1e-6)
     loss.backward()
     assert logprobs.grad is not None
     signs = torch.sign(logprobs.grad.sum(-1))
