@@ -322,6 +322,10 @@ def test_what_a_run_leaves(small_run: Path) -> None:
                  "time/step", "time/sample", "time/rollouts", "rollout/lag", "rollout/sampled",
                  "time/sample_tokens_per_second"):  # fmt: skip
         assert all(name in m for m in lines[4:7]), name
+    for m in lines[4:7]:  # evaluating and saving are beside time/step, everything else is in it
+        inside = sum(m[f"time/{stage}"] for stage in ("sample", "score", "update", "sync", "write"))
+        assert 0.5 * m["time/step"] < inside <= m["time/step"]
+    assert lines[5]["time/save"] > 0 and "time/save" not in lines[4]
     for step, name in ((0, "eval/micro/accuracy"), (2, "eval/mean/accuracy"), (3, "eval/mean/response_length")):
         assert name in lines[4 + step]
     assert "eval/mean/accuracy" not in lines[5]
