@@ -37,11 +37,9 @@ class GradingActor:
     LocalGradingWorker.
     """
 
-    def __init__(
-        self, path: Sequence[str], payload: bytes, seconds_per_answer: float, memory_gib: float, uses_math_grader: bool
-    ) -> None:
+    def __init__(self, path: Sequence[str], *arguments: Any) -> None:
         sys.path += [folder for folder in path if folder not in sys.path]
-        self.worker = LocalGradingWorker(payload, seconds_per_answer, memory_gib, uses_math_grader)
+        self.worker = LocalGradingWorker(*arguments)
 
     def start(self) -> Process:
         self.worker.start()
@@ -119,7 +117,6 @@ class RayGradingWorker:
 
     def _kill_and_count(self, error: Exception) -> None:
         """Kill the actor and count its death. Raises Lost after more than `max_restarts` deaths in a row."""
-
         self.kill()
         self.restarts += 1
         reason = str(error).strip().splitlines()[-1].strip()

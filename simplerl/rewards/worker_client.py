@@ -17,6 +17,7 @@ from simplerl.types import Problem, Score
 
 START_SECONDS = 120.0  # time for a worker's imports on a busy machine
 START_ATTEMPTS = 3
+_DEATH = (EOFError, ConnectionError)  # what the pipe of a dead process raises
 
 
 class GradingResult(NamedTuple):
@@ -36,10 +37,6 @@ class GradingWorker(Protocol):
     def kill(self) -> None: ...
 
 
-class _WorkerDied(Exception):
-    """Raised if the worker process has died."""
-
-
 class LocalGradingWorker:
     """Runs a worker as a subprocess of this process.
 
@@ -56,22 +53,23 @@ class LocalGradingWorker:
     def grade(self, items: list[tuple[PackedResponse, Problem]]) -> Iterator[GradingResult]:
         """Yield one result per item, in order. An answer that kills or hangs the process costs only that answer."""
         while items:
+            assert self.process is not None and self.pipe is not None
             done = 0
             try:
-                self._send([(i, response, problem) for i, (response, problem) in enumerate(items)])
+                self.pipe.send(items)
                 for _ in items:
-                    _, score, seconds, error = self._receive(self.seconds_per_answer)
-                    yield GradingResult(score, seconds, error)
+                    yield GradingResult(*self._receive(self.seconds_per_answer))
                     done += 1
-                self._finish_chunk()
+                if self._receive(START_SECONDS) == (RETIRED, None):
+                    self._restart()
             except TimeoutError:
                 if done < len(items):
                     yield GradingResult(None, self.seconds_per_answer, status=TIMEOUT)
                     done += 1
                 self._restart()
-            except _WorkerDied as death:
+            except _DEATH:
                 if done < len(items):
-                    yield GradingResult(None, 0.0, f"the grading worker died ({death})")
+                    yield GradingResult(None, 0.0, f"the grading worker died (exit status {self.process.wait()})")
                     done += 1
                 self._restart()
             items = items[done:]
@@ -99,7 +97,7 @@ class LocalGradingWorker:
             try:
                 ours.send(self.setup)
                 kind, detail = self._receive(START_SECONDS)
-            except (_WorkerDied, TimeoutError, BrokenPipeError):
+            except (*_DEATH, TimeoutError):
                 self.kill()
                 continue
             if kind == UNUSABLE:
@@ -122,25 +120,8 @@ class LocalGradingWorker:
             self.pipe.close()
             self.process = self.pipe = None
 
-    def _send(self, items: list[tuple[int, PackedResponse, Problem]]) -> None:
-        assert self.pipe is not None
-        try:
-            self.pipe.send(items)
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise _WorkerDied("before it read its work") from error
-
-    def _finish_chunk(self) -> None:
-        """Wait for the worker's message after its last answer, and replace a worker that retires."""
-        kind, _ = self._receive(START_SECONDS)
-        if kind == RETIRED:
-            self._restart()
-
     def _receive(self, seconds: float) -> Any:
         assert self.pipe is not None
-        try:
-            if not self.pipe.poll(seconds):
-                raise TimeoutError
-            return self.pipe.recv()
-        except (EOFError, ConnectionResetError) as error:
-            assert self.process is not None
-            raise _WorkerDied(f"exit status {self.process.wait()}") from error
+        if not self.pipe.poll(seconds):
+            raise TimeoutError
+        return self.pipe.recv()

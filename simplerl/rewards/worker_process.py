@@ -103,9 +103,9 @@ def _invalid_field(score: Score) -> str | None:
 
 
 def serve(pipe: Connection) -> None:
-    """Load the reward that the pipe names, then answer lists of (index, response, problem) until the pipe closes.
+    """Load the reward that the pipe names, then answer lists of (response, problem) until the pipe closes.
 
-    Each item is answered by (index, score, seconds, error), each list by (IDLE, None), or by (RETIRED, None) before
+    Each item is answered by (score, seconds, error), each list by (IDLE, None), or by (RETIRED, None) before
     the process ends because it ran out of memory, grew too large or has graded enough answers.
     """
     payload, memory_gib, uses_math_grader = pipe.recv()
@@ -127,12 +127,12 @@ def serve(pipe: Connection) -> None:
         except EOFError:
             return
         out_of_memory = False
-        for index, packed, problem in items:
+        for packed, problem in items:
             response = _ReceivedResponse(packed)
             start = time.perf_counter()
             score, error = _score(reward, response, problem)
             out_of_memory |= error is not None and "MemoryError" in error
-            pipe.send((index, score, time.perf_counter() - start, error))
+            pipe.send((score, time.perf_counter() - start, error))
         answers += len(items)
         size = resident_bytes()
         size_at_start = size if size_at_start is None else size_at_start
