@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,10 +21,12 @@ from pathlib import Path
 
 from simplerl.bench.grader_accuracy import read_cases
 from simplerl.errors import ConfigError
+from simplerl.grade import run_command
 from simplerl.rewards import equality, strict
 from simplerl.rewards.extract import boxed_answer
 from simplerl.rewards.pool import Grader
 from simplerl.rewards.rules import EQUAL
+from simplerl.rewards.symbolic import load_math_verify
 from simplerl.rewards.worker_process import resident_bytes
 from simplerl.types import Problem, Prompt, Rollout
 
@@ -128,12 +129,7 @@ def time_stream(batches: int, rows: int, workers: int, tokens: int) -> None:
 
 def time_comparison(pairs: list[tuple[str, str]]) -> None:
     """Print the CPU time of our comparison and of math-verify for the same distinct (answer, gold) pairs."""
-    import logging
-
-    from math_verify import parse, verify
-
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    logging.getLogger("latex2sympy2_extended").setLevel(logging.CRITICAL)
+    parse, verify, _, _ = load_math_verify()
     warnings.simplefilter("ignore")
     equality.warm_up()
     start = time.process_time()
@@ -174,7 +170,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

@@ -8,6 +8,7 @@ expression of these kinds: an integral, a word or two adjacent numbers raise Par
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -226,9 +227,8 @@ class _Parser:
             above, below = self.argument(), self.argument()
             return ("div", above, below) if name == "frac" else ("call", "binom", above, below)
         if name == "sqrt":
-            root: Tree | None = self.group("[") if self.peek() == "[" else None
-            inside = self.argument()
-            return ("call", "sqrt", inside) if root is None else ("call", "root", inside, root)
+            degree = (self.group("["),) if self.peek() == "[" else ()
+            return ("call", "root" if degree else "sqrt", self.argument(), *degree)
         if name == "mathrm":
             return self.group("{")
         raise ParseError(f"unsupported command \\{name}")
@@ -276,22 +276,24 @@ def _is_proper_fraction(tree: Tree) -> bool:
     return bool(tree[0] == "div" and tree[1][0] == tree[2][0] == "num" and tree[1][1] < tree[2][1])
 
 
+def nodes(tree: Tree) -> Iterator[Tree]:
+    """Yield a tree and all of its subtrees."""
+    yield tree
+    for part in tree[1:]:
+        if isinstance(part, tuple):
+            yield from nodes(part)
+
+
 def symbols(tree: Tree) -> set[str]:
     """Return the names of all variables and constants in a tree."""
-    if tree[0] == "sym":
-        return {tree[1]}
-    return set().union(*(symbols(part) for part in tree[1:] if isinstance(part, tuple)))
+    return {node[1] for node in nodes(tree) if node[0] == "sym"}
 
 
 def contains(tree: Tree, *heads: str) -> bool:
     """Return whether a node, or a function that is called, has one of these names."""
-    if tree[0] in heads or (tree[0] == "call" and tree[1] in heads):
-        return True
-    return any(contains(part, *heads) for part in tree[1:] if isinstance(part, tuple))
+    return any(node[0] in heads or (node[0] == "call" and node[1] in heads) for node in nodes(tree))
 
 
 def has_decimal(tree: Tree) -> bool:
     """Return whether a number in the tree is written with a decimal point."""
-    if tree[0] == "num":
-        return bool(tree[2])
-    return any(has_decimal(part) for part in tree[1:] if isinstance(part, tuple))
+    return any(node[0] == "num" and node[2] for node in nodes(tree))

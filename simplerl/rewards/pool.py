@@ -27,6 +27,7 @@ from simplerl.errors import ConfigError
 from simplerl.rewards import binary, lenient, strict
 from simplerl.rewards.rules import FAILED, TIMEOUT, check_rule
 from simplerl.rewards.symbolic import math_verify_alone
+from simplerl.rewards.units import WORD_LIST
 from simplerl.rewards.worker_client import GradingResult, GradingWorker, LocalGradingWorker
 from simplerl.rewards.worker_process import PackedResponse
 from simplerl.types import Problem, Prompt, Response, Reward, Rollout, Score
@@ -232,5 +233,5 @@ def _function(reward: Reward) -> Callable[..., Any]:
 def source_digest(reward: Reward) -> str:
     """Return a digest of the source of a reward: of its file, or of all of `simplerl.rewards` if it is built in."""
     file = Path(inspect.getfile(_function(reward)))
-    files = sorted(file.parent.glob("*.py")) if file.parent == Path(__file__).parent else [file]
+    files = [*sorted(file.parent.glob("*.py")), WORD_LIST] if file.parent == Path(__file__).parent else [file]
     return hashlib.sha256(b"".join(one.read_bytes() for one in files)).hexdigest()[:16]
