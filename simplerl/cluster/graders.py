@@ -20,8 +20,13 @@ import ray
 from simplerl.backends import Lost
 from simplerl.cluster.health import DEATHS, Process, this_process
 from simplerl.rewards.pool import Grader
-from simplerl.rewards.worker_client import START_ATTEMPTS, START_SECONDS, GradingResult, LocalGradingWorker
-from simplerl.rewards.worker_process import PackedResponse
+from simplerl.rewards.worker import (
+    START_ATTEMPTS,
+    START_SECONDS,
+    GradingResult,
+    LocalGradingWorker,
+    PackedResponse,
+)
 from simplerl.types import Problem, Reward
 
 logger = logging.getLogger(__name__)
@@ -58,7 +63,7 @@ class GradingActor:
 
 
 class RayGradingWorker:
-    """Represents one GradingActor in the driver process; implements `simplerl.rewards.worker_client.GradingWorker`.
+    """Represents one GradingActor in the driver process; implements `simplerl.rewards.worker.GradingWorker`.
 
     strategy: Ray scheduling strategy. max_restarts: after this many deaths in a row without a result, raise Lost.
     """

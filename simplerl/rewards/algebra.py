@@ -71,6 +71,7 @@ def _agree_at_points(answer: Tree, gold: Tree, degrees: tuple[Any, Any], log_bas
     degrees: value of one degree in the answer and in the gold.
     """
     names = variables(answer) | variables(gold)
+    needed = 2 if names else 1
     tolerance = _tolerance(answer, gold)
     rounded_answer = bool(tolerance) and not has_decimal(gold)  # the tolerance is then absolute for large values
     one_has_bars = contains(answer, "abs") != contains(gold, "abs")
@@ -90,9 +91,9 @@ def _agree_at_points(answer: Tree, gold: Tree, degrees: tuple[Any, Any], log_bas
         if not _close(a, g, tolerance / max(1, abs(as_mpf(g))) if rounded_answer else tolerance):
             return False
         compared += 1
-    if compared >= (2 if names else 1):
+    if compared >= needed:
         return True
-    if complex_pairs and compared + len(complex_pairs) >= (2 if names else 1):
+    if complex_pairs and compared + len(complex_pairs) >= needed:
         return all(_close(a, g, tolerance) for a, g in complex_pairs)
     return None
 

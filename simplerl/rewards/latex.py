@@ -26,6 +26,7 @@ GREEK = {
     "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma",
     "Phi", "Psi", "Omega", "hbar", "ell", "vartheta", "varrho", "partial", "nabla", "infty", "angle", "triangle",
 }  # fmt: skip
+_FACTOR_COMMANDS = FUNCTIONS | GREEK | {"frac", "binom", "sqrt", "pi", "mathrm"}
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
 
 
@@ -33,17 +34,12 @@ class ParseError(ValueError):
     """Raised for a text that is not an expression of the supported kinds."""
 
 
-def tokenize(text: str) -> list[str]:
-    """Split into numbers, LaTeX commands and single characters. Raises ParseError above MAX_TOKENS."""
+def parse(text: str, *, tight: bool = False) -> Tree:
+    """Return the tree of the whole text. tight: a/2b means a/(2b) instead of (a/2)b. Raises ParseError."""
     tokens = _TOKEN.findall(text.strip())
     if len(tokens) > MAX_TOKENS:
         raise ParseError(f"more than {MAX_TOKENS} tokens")
-    return tokens
-
-
-def parse(text: str, *, tight: bool = False) -> Tree:
-    """Return the tree of the whole text. tight: a/2b means a/(2b) instead of (a/2)b. Raises ParseError."""
-    parser = _Parser(tokenize(text), tight)
+    parser = _Parser(tokens, tight)
     tree = parser.sum()
     if parser.peek() is not None:
         raise ParseError(f"unexpected {parser.peek()}")
@@ -119,12 +115,11 @@ class _Parser:
         token = self.peek()
         if token is None or (token == "|" and self.bars):
             return False
-        name = token[1:]
         return (
             (token[0].isascii() and token[0].isalnum())
             or token[0] == "."
             or token in ("(", "[", "{", "\\lfloor", "\\lceil", "|")
-            or (token[0] == "\\" and (name in FUNCTIONS or name in GREEK or name in _FACTOR_COMMANDS))
+            or (token[0] == "\\" and token[1:] in _FACTOR_COMMANDS)
         )
 
     def power(self) -> Tree:
@@ -258,9 +253,6 @@ class _Parser:
         if exponent == ("neg", ("num", Fraction(1), False)) and name in ("sin", "cos", "tan"):
             return ("call", "arc" + name, inside)
         return ("pow", tree, exponent)
-
-
-_FACTOR_COMMANDS = {"frac", "binom", "sqrt", "pi", "mathrm"}
 
 
 def _times(a: Tree, b: Tree) -> Tree:

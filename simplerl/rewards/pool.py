@@ -28,8 +28,7 @@ from simplerl.rewards import binary, lenient, strict
 from simplerl.rewards.rules import FAILED, TIMEOUT, check_rule
 from simplerl.rewards.symbolic import math_verify_alone
 from simplerl.rewards.units import WORD_LIST
-from simplerl.rewards.worker_client import GradingResult, GradingWorker, LocalGradingWorker
-from simplerl.rewards.worker_process import PackedResponse
+from simplerl.rewards.worker import GradingResult, GradingWorker, LocalGradingWorker, PackedResponse
 from simplerl.types import Problem, Prompt, Response, Reward, Rollout, Score
 
 log = logging.getLogger(__name__)

@@ -178,6 +178,7 @@ def _singular(word: str) -> str:
 
 
 _DEGREE_SCALES = {"C": "celsius", "F": "fahrenheit", "K": "kelvin"}
+_POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _Factor = tuple[str, float, int, int]  # dimension, size, power, 1 in the numerator or -1 in the denominator
 
 
@@ -190,10 +191,8 @@ def _factors(unit: str) -> tuple[_Factor, ...] | None:
     for token in re.findall(r"\bper\b|/|[^\s/]+", unit):
         if token in ("per", "/"):
             side = -1
-        elif token.rstrip(".") in ("square", "sq"):
-            power = 2
-        elif token.rstrip(".") in ("cubic", "cu"):
-            power = 3
+        elif token.rstrip(".") in _POWERS:
+            power = _POWERS[token.rstrip(".")]
         else:
             name, _, raised = token.partition("^")
             known = _SCALE.get(name) or _SCALE.get(_singular(name))
