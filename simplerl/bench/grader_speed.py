@@ -64,9 +64,8 @@ def answer_to(gold: str, r: random.Random) -> str:
     """Return an answer as a policy writes it: equal to the gold, in another notation, wrong, or malformed."""
     kind = r.choices(["same", "notation", "other", "near", "computation", "broken"], [40, 15, 15, 20, 6, 4])[0]
     if kind == "notation":
-        return gold.replace("\\frac", "\\dfrac").replace(",", ", ").replace("-", "- ") + r.choice(
-            ["", ".", "\\text{ units}"]
-        )
+        ending = r.choice(["", ".", "\\text{ units}"])
+        return gold.replace("\\frac", "\\dfrac").replace(",", ", ").replace("-", "- ") + ending
     if kind == "other":
         return golds(1, r.randrange(10**9))[0]
     if kind == "near":
