@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import html
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from simplerl.errors import ConfigError
 from simplerl.grade import (
@@ -25,8 +28,9 @@ from simplerl.grade import (
     read_answers,
     read_rows,
     run_command,
-    write_atomically,
 )
+from simplerl.io.files import write_text
+from simplerl.io.tables import Table, as_html, markdown, text_cells
 from simplerl.rewards import lenient, strict
 from simplerl.rewards.normalize import normalize
 from simplerl.rewards.pool import Grader
@@ -36,17 +40,8 @@ from simplerl.types import Problem, Response, Reward, Score
 
 SLOWEST = 10  # number of slowest answers in the report
 REWARDS: dict[str, Reward] = {rule: partial(strict, rule=rule) for rule in RULES} | {"lenient": partial(lenient)}
+STATUSES = (EQUAL, DIFFERENT, NO_ANSWER, TIMEOUT, FAILED)
 Graded = dict[str, list[tuple[Score, float]]]  # rule -> (score, seconds) of each row
-
-
-@dataclass(frozen=True)
-class Table:
-    """Holds one section of the report."""
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[object]]
-    note: str = ""
 
 
 def grade_by_all_rules(pairs: list[tuple[Response, Problem]], **settings: Any) -> Graded:
@@ -70,107 +65,84 @@ def report_tables(
     pairs: list[tuple[Response, Problem]], graded: Graded, unequal: list[tuple[Problem, str]]
 ) -> list[Table]:
     """Return the sections of the report; `unequal` is the result of `unequal_golds`."""
-    count = max(len(pairs), 1)
-    correct = {name: [score.correct for score, _ in column] for name, column in graded.items()}
-    statuses = (EQUAL, DIFFERENT, NO_ANSWER, TIMEOUT, FAILED)
-    verdicts = [
-        [
-            name,
-            f"{100 * sum(correct[name]) / count:.2f} %",
-            *(sum(s.status == status for s, _ in column) for status in statuses),
-        ]
-        for name, column in graded.items()
-    ]
+    correct = {name: np.array([score.correct for score, _ in column], bool) for name, column in graded.items()}
+
+    def percentage(chosen: Any) -> str:
+        return f"{100 * chosen.sum() / max(len(pairs), 1):.2f} %"
+
+    verdicts = []
+    for name, column in graded.items():
+        counts = Counter(score.status for score, _ in column)
+        verdicts.append((name, percentage(correct[name]), *(counts[status] for status in STATUSES)))
     agreement = [
-        [f"{a} / {b}", f"{100 * sum(x == y for x, y in zip(correct[a], correct[b], strict=True)) / count:.2f} %",
-         sum(x and not y for x, y in zip(correct[a], correct[b], strict=True)),
-         sum(y and not x for x, y in zip(correct[a], correct[b], strict=True))]
-        for a, b in itertools.combinations(graded, 2)
-    ]  # fmt: skip
+        (f"{a} / {b}", percentage(x == y), (x & ~y).sum(), (y & ~x).sum())
+        for (a, x), (b, y) in itertools.combinations(correct.items(), 2)
+    ]
+    golds = [(problem.source, problem.id, problem.answer, status) for problem, status in unequal]
     return [
-        Table("Verdicts", ("rule", "correct", *statuses), verdicts, f"{len(pairs)} responses"),
-        Table("Agreement", ("rules", "agree", "correct only by the first", "correct only by the second"), agreement),
+        _table("Verdicts", ("rule", "correct", *STATUSES), verdicts, f"{len(pairs)} responses"),
+        _table("Agreement", ("rules", "agree", "correct only by the first", "correct only by the second"), agreement),
         _disagreements(pairs, graded),
-        Table(
-            "Gold answers not equal to themselves",
-            ("source", "id", "gold", "status"),
-            [(problem.source, problem.id, problem.answer, status) for problem, status in unequal],
-        ),
+        _table("Gold answers not equal to themselves", ("source", "id", "gold", "status"), golds),
         _slowest(pairs, graded),
     ]
+
+
+def _table(title: str, columns: Iterable[str], rows: Sequence[Iterable[object]], *notes: str) -> Table:
+    """Return a section of the report; long texts are shortened."""
+    names = list(columns)
+    cells = [text_cells(None if value is None else _shortened(str(value)) for value in row) for row in rows]
+    return Table(title, f"{title} ({len(rows)})", names, cells, notes=list(notes), align="l" * len(names))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 160 else text[:157] + "..."
 
 
 def _disagreements(pairs: list[tuple[Response, Problem]], graded: Graded) -> Table:
     rows = []
     for i, (_, problem) in enumerate(pairs):
-        scores = {name: column[i][0] for name, column in graded.items()}
-        if len({score.correct for score in scores.values()}) == 1:
+        scores = [column[i][0] for column in graded.values()]
+        if len({score.correct for score in scores}) == 1:
             continue
-        answer = next((score.extracted for score in scores.values() if score.extracted), "")
-        rows.append(
-            (
-                problem.id,
-                *("correct" if score.correct else score.status for score in scores.values()),
-                answer,
-                problem.answer,
-                f"{normalize(answer[:2000])} | {normalize(problem.answer)}",
-                f"{normal_form(answer[:2000], problem.source)} | {normal_form(problem.answer, problem.source)}",
-            )
-        )
+        answer = next((score.extracted for score in scores if score.extracted), "")
+        forms = [normalize(text) for text in (answer[:2000], problem.answer)]
+        qwen_forms = [normal_form(text, problem.source) for text in (answer[:2000], problem.answer)]
+        verdicts = ("correct" if score.correct else score.status for score in scores)
+        rows.append((problem.id, *verdicts, answer, problem.answer, " | ".join(forms), " | ".join(qwen_forms)))
     header = ("id", *graded, "answer", "gold", "normal forms (math_verify)", "normal forms (qwen)")
-    return Table("Disagreements", header, rows)
+    return _table("Disagreements", header, rows)
 
 
 def _slowest(pairs: list[tuple[Response, Problem]], graded: Graded) -> Table:
     timed = [(seconds, name, i) for name, column in graded.items() for i, (_, seconds) in enumerate(column)]
-    rows = [
-        (
-            pairs[i][1].id,
-            name,
-            f"{seconds:.3f}",
-            graded[name][i][0].status,
-            graded[name][i][0].extracted,
-            pairs[i][1].answer,
-        )
-        for seconds, name, i in sorted(timed, reverse=True)[:SLOWEST]
-    ]
-    return Table("Slowest answers", ("id", "rule", "seconds", "status", "answer", "gold"), rows)
-
-
-def _cell(value: object) -> str:
-    text = "" if value is None else str(value).replace("\n", " ")
-    return text if len(text) <= 160 else text[:157] + "..."
+    rows = []
+    for seconds, name, i in sorted(timed, reverse=True)[:SLOWEST]:
+        problem, score = pairs[i][1], graded[name][i][0]
+        rows.append((problem.id, name, f"{seconds:.3f}", score.status, score.extracted, problem.answer))
+    return _table("Slowest answers", ("id", "rule", "seconds", "status", "answer", "gold"), rows)
 
 
 def as_markdown(report: list[Table], title: str) -> str:
-    lines = [f"# {title}", ""]
+    sections = [f"# {title}\n"]
     for table in report:
-        lines += [f"## {table.title} ({len(table.rows)})", "", *([table.note, ""] if table.note else [])]
-        if table.rows:
-            lines += ["| " + " | ".join(table.header) + " |", "|" + " --- |" * len(table.header)]
-            lines += ["| " + " | ".join(_markdown_cell(value) for value in row) + " |" for row in table.rows]
-        lines += [] if table.rows else ["None."]
-        lines.append("")
-    return "\n".join(lines)
+        rows = [[replace(cell, value=_as_code(cell.text())) for cell in row] for row in table.rows]
+        sections.append(f"## {table.caption}\n\n{markdown(replace(table, caption='', rows=rows))}")
+    return "\n".join(sections)
 
 
-def _markdown_cell(value: object) -> str:
-    text = _cell(value)
-    return f"`{text.replace('|', chr(0xA6)).replace('`', chr(39))}`" if "\\" in text or "|" in text else text
+def _as_code(text: str) -> str:
+    """Return LaTeX as a code span, so that Markdown does not interpret it."""
+    return f"`{text.replace('`', chr(39))}`" if "\\" in text or "|" in text else text
 
 
-def as_html(report: list[Table], title: str) -> str:
-    parts = [
+def as_page(report: list[Table], title: str) -> str:
+    """Return the report as an HTML page."""
+    head = (
         f"<!doctype html><meta charset='utf-8'><title>{html.escape(title)}</title><style>body{{font:14px sans-serif}}"
-    ]
-    parts.append("td,th{border:1px solid #ccc;padding:2px 6px;text-align:left;font-family:monospace}</style>")
-    parts.append(f"<h1>{html.escape(title)}</h1>")
-    for table in report:
-        parts.append(f"<h2>{html.escape(table.title)} ({len(table.rows)})</h2><p>{html.escape(table.note)}</p><table>")
-        for tag, row in [("th", table.header), *(("td", row) for row in table.rows)]:
-            parts.append("<tr>" + "".join(f"<{tag}>{html.escape(_cell(v))}</{tag}>" for v in row) + "</tr>")
-        parts.append("</table>")
-    return "\n".join(parts)
+    )
+    head += "td,th{border:1px solid #ccc;padding:2px 6px;text-align:left;font-family:monospace}</style>"
+    return "\n".join([head, f"<h1>{html.escape(title)}</h1>", *map(as_html, report)])
 
 
 def main(arguments: list[str]) -> None:
@@ -190,7 +162,7 @@ def main(arguments: list[str]) -> None:
     unequal = unequal_golds([problem for _, problem in answers], **grader_settings)
     report = report_tables(answers, grade_by_all_rules(answers, **grader_settings), unequal)
     title = f"Audit of {options.input.name}"
-    write_atomically(target, as_html(report, title) if target.suffix == ".html" else as_markdown(report, title))
+    write_text(target, as_page(report, title) if target.suffix == ".html" else as_markdown(report, title))
     print(as_markdown(report[:2], title))
     disagreements = len(report[2].rows)
     print(f"{disagreements} disagreements, {len(unequal)} gold answers not equal to themselves; report: {target}")

@@ -23,7 +23,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from simplerl.data.readers import RowError, location_of, read_file
 from simplerl.errors import ConfigError
+from simplerl.io.files import write_text
 from simplerl.rewards.pool import Grader
 from simplerl.types import FINISH_STOP, Problem, Response, Reward
 
@@ -49,7 +51,9 @@ def command_parser(command: str, files: str, description: str, settings_help: st
         epilog=settings_help,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("input", metavar="INPUT", type=Path, help="rows with response and answer: .jsonl or .parquet")
+    parser.add_argument(
+        "input", metavar="INPUT", type=Path, help="rows with response and answer: .jsonl, .json, .parquet or .arrow"
+    )
     parser.add_argument("--bare", action="store_true", help='"response" is only the answer, without text and \\boxed{}')
     return parser
 
@@ -112,45 +116,21 @@ def find_reward(name: str, keywords: dict[str, Any]) -> Reward:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read a JSON-lines or Parquet file whose rows have "response" and "answer" (or "gold").
+    """Read a file of rows that have "response" and "answer" (or "gold").
 
     Raises ConfigError that names the file and row if it cannot be read or a column is missing.
     """
-    if not path.is_file():
-        raise ConfigError(f"{path} does not exist.")
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        try:
-            rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-        except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
-            raise ConfigError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-    else:
-        try:
-            rows = list(_read_json_lines(path))
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}): convert it to UTF-8.") from error
-    for number, row in enumerate(rows, 1):
-        if "answer" not in row and "gold" in row:
-            row["answer"] = row["gold"]
+    rows = []
+    for number, row in read_file(path):
+        if isinstance(row, RowError):
+            raise ConfigError(f"{location_of(path, number)}: {row}.")
+        row.setdefault("answer", row.get("gold"))
         for key in ("response", "answer"):
             if not isinstance(row.get(key), (str, int, float)) or isinstance(row[key], bool):
-                raise ConfigError(f'{path}, row {number}: "{key}" must be a string or a number, not {row.get(key)!r}.')
+                place = location_of(path, number)
+                raise ConfigError(f'{place}: "{key}" must be a string or a number, not {row.get(key)!r}.')
+        rows.append(row)
     return rows
-
-
-def _read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ConfigError(f"{path}, line {number}: not valid JSON ({error}).") from error
-            if not isinstance(row, dict):
-                raise ConfigError(f'{path}, line {number}: must be a JSON object with "response" and "answer".')
-            yield row
 
 
 def read_answers(rows: list[dict[str, Any]], *, bare: bool) -> Iterator[tuple[Response, Problem]]:
@@ -182,20 +162,6 @@ def check_writable(path: Path, source: Path) -> Path:
     return path
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is either complete or unchanged. Devices and pipes are written directly."""
-    if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8")
-        return
-    path = path.resolve()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def grade_rows(rows: list[dict[str, Any]], reward: Reward, *, bare: bool, **settings: Any) -> Iterator[dict[str, Any]]:
     """Yield the rows with their scores. settings: those of `Grader`."""
     with Grader(reward, **settings) as grader:
@@ -219,7 +185,7 @@ def main(arguments: list[str]) -> None:
     reward = find_reward(str(settings.pop("reward", "strict")), settings)
     rows = list(grade_rows(read_rows(options.input), reward, bare=options.bare, **grader_settings))
     lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-    write_atomically(options.output, "".join(lines))
+    write_text(options.output, "".join(lines))
     statuses = Counter(row["status"] for row in rows)
     shown = ", ".join(f"{status} {count}" for status, count in sorted(statuses.items()))
     mean = sum(row["reward"] for row in rows) / max(len(rows), 1)

@@ -160,6 +160,7 @@ def test_exact_compares_normalised_strings_only() -> None:
         ("13", "1300", EQUAL),
         ("0.13", "13", EQUAL),
         ("1.3", "13", DIFFERENT),
+        ("1e999", "5", DIFFERENT),
         ("12345678", "12345679", EQUAL),
         ("(0,1]", "[0,1]", EQUAL),
         ("anything", "", EQUAL),

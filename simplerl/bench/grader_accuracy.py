@@ -65,9 +65,8 @@ def read_cases(folder: Path) -> Iterator[Case]:
             text = generate_text(row["gen"]) if text is None else text
             if row["kind"] == "answer":
                 text = f"\\boxed{{{text}}}"
-            yield Case(
-                row["id"], path.stem, row["mode"], text, row["gold"], row["expected"], row.get("reward"), row["tag"]
-            )
+            labels = (row["expected"], row.get("reward"), row["tag"])
+            yield Case(row["id"], path.stem, row["mode"], text, row["gold"], *labels)
 
 
 def grade_cases(rows: list[Case], rule: str) -> list[tuple[Score, float]]:
@@ -76,12 +75,10 @@ def grade_cases(rows: list[Case], rule: str) -> list[tuple[Score, float]]:
     rule: one of RULES, or BASELINE.
     """
     results: dict[str, tuple[Score, float]] = {}
-    rewards: dict[str, Reward]
+    known = cast(Rule, rule)
+    rewards: dict[str, Reward] = {"strict": partial(strict, rule=known), "lenient": partial(lenient, rule=known)}
     if rule == BASELINE:
         rewards = {"strict": partial(math_verify_alone), "lenient": partial(math_verify_alone, boxed=False)}
-    else:
-        known = cast(Rule, rule)
-        rewards = {"strict": partial(strict, rule=known), "lenient": partial(lenient, rule=known)}
     for mode, reward in rewards.items():
         chosen = [row for row in rows if row.mode == mode]
         if chosen:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,11 +21,13 @@ from pathlib import Path
 
 from simplerl.bench.grader_accuracy import read_cases
 from simplerl.errors import ConfigError
+from simplerl.grade import run_command
 from simplerl.rewards import equality, strict
 from simplerl.rewards.extract import boxed_answer
 from simplerl.rewards.pool import Grader
 from simplerl.rewards.rules import EQUAL
-from simplerl.rewards.worker_process import resident_bytes
+from simplerl.rewards.symbolic import load_math_verify
+from simplerl.rewards.worker import resident_bytes
 from simplerl.types import Problem, Prompt, Rollout
 
 CHARACTERS = 10_500  # about 3,000 tokens of mathematical prose
@@ -63,9 +64,8 @@ def answer_to(gold: str, r: random.Random) -> str:
     """Return an answer as a policy writes it: equal to the gold, in another notation, wrong, or malformed."""
     kind = r.choices(["same", "notation", "other", "near", "computation", "broken"], [40, 15, 15, 20, 6, 4])[0]
     if kind == "notation":
-        return gold.replace("\\frac", "\\dfrac").replace(",", ", ").replace("-", "- ") + r.choice(
-            ["", ".", "\\text{ units}"]
-        )
+        ending = r.choice(["", ".", "\\text{ units}"])
+        return gold.replace("\\frac", "\\dfrac").replace(",", ", ").replace("-", "- ") + ending
     if kind == "other":
         return golds(1, r.randrange(10**9))[0]
     if kind == "near":
@@ -128,12 +128,7 @@ def time_stream(batches: int, rows: int, workers: int, tokens: int) -> None:
 
 def time_comparison(pairs: list[tuple[str, str]]) -> None:
     """Print the CPU time of our comparison and of math-verify for the same distinct (answer, gold) pairs."""
-    import logging
-
-    from math_verify import parse, verify
-
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    logging.getLogger("latex2sympy2_extended").setLevel(logging.CRITICAL)
+    parse, verify, _, _ = load_math_verify()
     warnings.simplefilter("ignore")
     equality.warm_up()
     start = time.process_time()
@@ -174,7 +169,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

@@ -20,8 +20,13 @@ import ray
 from simplerl.backends import Lost
 from simplerl.cluster.health import DEATHS, Process, this_process
 from simplerl.rewards.pool import Grader
-from simplerl.rewards.worker_client import START_ATTEMPTS, START_SECONDS, GradingResult, LocalGradingWorker
-from simplerl.rewards.worker_process import PackedResponse
+from simplerl.rewards.worker import (
+    START_ATTEMPTS,
+    START_SECONDS,
+    GradingResult,
+    LocalGradingWorker,
+    PackedResponse,
+)
 from simplerl.types import Problem, Reward
 
 logger = logging.getLogger(__name__)
@@ -37,11 +42,9 @@ class GradingActor:
     LocalGradingWorker.
     """
 
-    def __init__(
-        self, path: Sequence[str], payload: bytes, seconds_per_answer: float, memory_gib: float, uses_math_grader: bool
-    ) -> None:
+    def __init__(self, path: Sequence[str], *arguments: Any) -> None:
         sys.path += [folder for folder in path if folder not in sys.path]
-        self.worker = LocalGradingWorker(payload, seconds_per_answer, memory_gib, uses_math_grader)
+        self.worker = LocalGradingWorker(*arguments)
 
     def start(self) -> Process:
         self.worker.start()
@@ -60,7 +63,7 @@ class GradingActor:
 
 
 class RayGradingWorker:
-    """Represents one GradingActor in the driver process; implements `simplerl.rewards.worker_client.GradingWorker`.
+    """Represents one GradingActor in the driver process; implements `simplerl.rewards.worker.GradingWorker`.
 
     strategy: Ray scheduling strategy. max_restarts: after this many deaths in a row without a result, raise Lost.
     """
@@ -119,7 +122,6 @@ class RayGradingWorker:
 
     def _kill_and_count(self, error: Exception) -> None:
         """Kill the actor and count its death. Raises Lost after more than `max_restarts` deaths in a row."""
-
         self.kill()
         self.restarts += 1
         reason = str(error).strip().splitlines()[-1].strip()

@@ -41,22 +41,18 @@ def strict(
 
     `Score.parts` has boxed, 1 if an answer was boxed, and gold_unread, 1 if no parser could read the gold answer.
     """
-    answer, boxed = _boxed_answer(response, problem, rule, fbox=fbox)
+    if rule in PUBLISHED_RULES:
+        boxed = "boxed" in cut_at_stop(response)
+        answer = qwen_answer(response, problem.source) if boxed else None
+    else:
+        answer = boxed_answer(response, fbox=fbox)
+        boxed = answer is not None
     verdict = judge(answer or "", problem.answer, rule=rule, source=problem.source)
     parts = {"boxed": float(boxed), "gold_unread": float(verdict.gold_unread)}
     if verdict.status == NO_ANSWER and (rule not in PUBLISHED_RULES or not boxed):
         return Score(unboxed, False, NO_ANSWER, None, parts | {"boxed": 0.0})
     is_correct = verdict.status == EQUAL
     return Score(correct if is_correct else wrong, is_correct, verdict.status, answer, parts)
-
-
-def _boxed_answer(response: str, problem: Problem, rule: Rule, *, fbox: bool) -> tuple[str | None, bool]:
-    """Return the extracted answer, and whether the response has a box as the rule defines it."""
-    if rule not in PUBLISHED_RULES:
-        answer = boxed_answer(response, fbox=fbox)
-        return answer, answer is not None
-    boxed = "boxed" in cut_at_stop(response)
-    return (qwen_answer(response, problem.source) if boxed else None), boxed
 
 
 def binary(response: str, problem: Problem, *, rule: Rule = "math_verify", fbox: bool = False) -> Score:

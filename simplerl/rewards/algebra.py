@@ -17,13 +17,13 @@ from typing import Any
 import mpmath
 
 from simplerl.rewards.evaluation import (
-    CONSTANTS,
     DIGITS,
     RELATIVE_TOLERANCE,
     Evaluator,
     NotComputable,
     as_mpf,
     constant_value,
+    variables,
 )
 from simplerl.rewards.latex import ParseError, Tree, contains, has_decimal, parse, symbols
 
@@ -34,10 +34,11 @@ NUM_POINTS = 7
 def _sample_points(names: tuple[str, ...]) -> list[dict[str, Fraction]]:
     """Return the points at which functions are compared: small positive, larger, then of mixed sign.
 
-    A variable's values depend on its name alone, so that verdicts are reproducible.
+    A variable's values depend on its name alone, so that verdicts are reproducible. Without variables there is one
+    empty point.
     """
     points = []
-    for k in range(NUM_POINTS):
+    for k in range(NUM_POINTS if names else 1):
         point = {}
         for name in names:
             seed = zlib.crc32(f"{name}:{k}".encode())
@@ -52,11 +53,8 @@ def _sample_points(names: tuple[str, ...]) -> list[dict[str, Fraction]]:
 
 
 def _close(answer: Any, gold: Any, tolerance: Any) -> bool:
-    if isinstance(answer, Fraction) and isinstance(gold, Fraction):
-        if answer == gold:
-            return True
-        if not tolerance:
-            return False
+    if isinstance(answer, Fraction) and isinstance(gold, Fraction) and (answer == gold or not tolerance):
+        return answer == gold
     a, g = as_mpf(answer), as_mpf(gold)
     return bool(abs(a - g) <= max(tolerance, RELATIVE_TOLERANCE) * max(abs(a), abs(g)))
 
@@ -72,12 +70,13 @@ def _agree_at_points(answer: Tree, gold: Tree, degrees: tuple[Any, Any], log_bas
 
     degrees: value of one degree in the answer and in the gold.
     """
-    names = tuple(sorted((symbols(answer) | symbols(gold)) - CONSTANTS))
+    names = variables(answer) | variables(gold)
+    needed = 2 if names else 1
     tolerance = _tolerance(answer, gold)
     rounded_answer = bool(tolerance) and not has_decimal(gold)  # the tolerance is then absolute for large values
     one_has_bars = contains(answer, "abs") != contains(gold, "abs")
     compared, complex_pairs = 0, []
-    for point in _sample_points(names) if names else [{}]:
+    for point in _sample_points(tuple(sorted(names))):
         try:
             a = Evaluator(point, degrees[0], log_base).value(answer)
             g = Evaluator(point, degrees[1], log_base).value(gold)
@@ -92,9 +91,9 @@ def _agree_at_points(answer: Tree, gold: Tree, degrees: tuple[Any, Any], log_bas
         if not _close(a, g, tolerance / max(1, abs(as_mpf(g))) if rounded_answer else tolerance):
             return False
         compared += 1
-    if compared >= (2 if names else 1):
+    if compared >= needed:
         return True
-    if complex_pairs and compared + len(complex_pairs) >= (2 if names else 1):
+    if complex_pairs and compared + len(complex_pairs) >= needed:
         return all(_close(a, g, tolerance) for a, g in complex_pairs)
     return None
 
@@ -130,9 +129,8 @@ def _has_integration_constant(tree: Tree) -> bool:
 
 def _is_constant_at_points(tree: Tree) -> bool:
     """Return whether the tree has the same real value at three sample points or more."""
-    names = tuple(sorted(symbols(tree) - CONSTANTS))
     values = []
-    for point in _sample_points(names) if names else [{}]:
+    for point in _sample_points(tuple(sorted(variables(tree)))):
         try:
             value = as_mpf(Evaluator(point).value(tree))
         except NotComputable:
@@ -154,9 +152,8 @@ def equations_equal(answer: tuple[Tree, Tree], gold: tuple[Tree, Tree], *, posit
         ratio = ("div", *difference)
         if not _is_constant_at_points(ratio):
             return False
-        names = tuple(sorted(symbols(ratio) - CONSTANTS))
         try:
-            value = as_mpf(Evaluator(_sample_points(names)[0] if names else {}).value(ratio))
+            value = as_mpf(Evaluator(_sample_points(tuple(sorted(variables(ratio))))[0]).value(ratio))
         except NotComputable:
             return False
         return bool(value > 0 if positive else value != 0)
@@ -191,7 +188,7 @@ def expressions_equal(answer: str, gold: str) -> bool | None:
 def is_not_computable(text: str) -> bool:
     """Return whether the text is a number that is undefined or too large to compute: 1/0, 10^{10^{10}}."""
     tree = parse_or_none(text)
-    if tree is None or symbols(tree) - CONSTANTS:
+    if tree is None or variables(tree):
         return False
     try:
         constant_value(tree)

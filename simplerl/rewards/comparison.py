@@ -100,7 +100,7 @@ class Comparator:
         """Compare two sequences item by item."""
         return len(a) == len(g) and all(self.equal(x, y) for x, y in zip(a, g, strict=True))
 
-    def unordered(self, a: Structure, g: Structure) -> bool:  # noqa: PLR0911 - two collections, then one
+    def unordered(self, a: Structure, g: Structure) -> bool:
         """Match two collections item by item in any order, or one collection with a single value or a tuple."""
         a, g = _resplit(a, g), _resplit(g, a)
         if isinstance(a, Unordered) and isinstance(g, Unordered):
@@ -113,17 +113,19 @@ class Comparator:
                     return False
                 unmatched.pop(match)
             return True
-        for several, other, swapped in ((a, g, False), (g, a, True)):
-            is_point = isinstance(several, Unordered) and isinstance(other, Ordered) and not several.braces
-            one = sorted_by_name(several) if is_point and isinstance(several, Unordered) else several
-            if isinstance(one, Unordered) and not isinstance(other, Unordered):
-                if len(one.items) == 1:
-                    if one.braces and one.items[0] in _EMPTY:
-                        return False
-                    return self.equal(other, one.items[0]) if swapped else self.equal(one.items[0], other)
-                if isinstance(other, Ordered) and not one.braces and (other.opening, other.closing) == ("(", ")"):
-                    return self.in_order(other.items, one.items) if swapped else self.in_order(one.items, other.items)
-        return False
+        swapped = isinstance(g, Unordered)
+        several, other = (g, a) if swapped else (a, g)
+        assert isinstance(several, Unordered)
+        if isinstance(other, Ordered) and not several.braces:
+            several = sorted_by_name(several)
+        mine: tuple[Structure, ...] = several.items
+        theirs: tuple[Structure, ...] = (other,)
+        if len(mine) == 1:
+            if several.braces and mine[0] in _EMPTY:
+                return False
+        elif isinstance(other, Ordered) and not several.braces and (other.opening, other.closing) == ("(", ")"):
+            theirs = other.items
+        return self.in_order(theirs, mine) if swapped else self.in_order(mine, theirs)
 
     def items(self, a: Structure, g: Structure) -> bool:
         """Compare two items of collections; a nested set equals only a nested set."""
@@ -137,11 +139,8 @@ class Comparator:
                 return False
             return all(self.values(x, y) for x, y in zip(a.sides[1:], g.sides[1:], strict=True))
         stated, value = (a, g) if isinstance(a, Congruence) else (g, a)
-        if (
-            not isinstance(stated, Congruence)
-            or not isinstance(value, Value)
-            or not is_label(stated.sides[0], gold=True)
-        ):
+        assert isinstance(stated, Congruence)
+        if not isinstance(value, Value) or not is_label(stated.sides[0], gold=True):
             return False
         residue, modulus = split_modulus(value.text)
         if modulus != stated.modulus or not modulus or len(stated.sides) != 2:
@@ -168,31 +167,27 @@ class Comparator:
             done = parse_number(last) is not None and all(tree is not None and not symbols(tree) for tree in trees)
             same = done and all(algebra.expressions_equal(side, last) is True for side in a.sides[:-1])
             return same and self.equal(parse_structure(last), g)  # 3+5 = 8
-        for side in a.sides[1:-1]:
-            if algebra.expressions_equal(side, last) is not True:
-                return False
-        return self.equal(parse_structure(last), g)
+        same = all(algebra.expressions_equal(side, last) is True for side in a.sides[1:-1])
+        return same and self.equal(parse_structure(last), g)
 
     def inequalities(self, a: Inequality, g: Inequality) -> bool:
         """Compare inequalities with the same operators side by side, then as relations."""
-        if a.operators != g.operators:
+        if a.operators != g.operators:  # so they also have the same number of sides
             return False
-        if len(a.sides) == len(g.sides) and all(map(_same_text, a.sides, g.sides)):
+        if all(map(_same_text, a.sides, g.sides)):
             return True
-        if not len(a.sides) == len(g.sides) == 2:
-            return False
-        return _is_same_relation(a.sides, g.sides, positive=a.operators[0] != "!=")
+        return len(a.sides) == 2 and _is_same_relation(a.sides, g.sides, positive=a.operators[0] != "!=")
 
     def matrices(self, a: Structure, g: Structure) -> bool:
         """Compare two matrices cell by cell, or a row or column vector with a tuple."""
         if isinstance(a, Matrix) and isinstance(g, Matrix):
             return len(a.rows) == len(g.rows) and all(self.in_order(x, y) for x, y in zip(a.rows, g.rows, strict=True))
         matrix, other = (a, g) if isinstance(a, Matrix) else (g, a)
-        if not isinstance(matrix, Matrix) or not isinstance(other, Ordered) or other.opening != "(":
+        assert isinstance(matrix, Matrix)
+        is_vector = 1 in (len(matrix.rows), len(matrix.rows[0]))
+        if not is_vector or not isinstance(other, Ordered) or other.opening != "(":
             return False
         flat = tuple(cell for row in matrix.rows for cell in row)
-        if 1 not in (len(matrix.rows), len(matrix.rows[0])):
-            return False
         return self.in_order(flat, other.items) if matrix is a else self.in_order(other.items, flat)
 
     def values(self, answer: str, gold: str) -> bool:  # noqa: PLR0911 - cheapest test first
@@ -241,10 +236,8 @@ class Comparator:
         tree: Tree | None = algebra.parse_or_none(a.value)
         if tree is None or is_unfinished_computation(tree):
             return False
-        for text in [g.value, f"({g.value})/100"] if g.percent != a.percent else [g.value]:
-            if algebra.expressions_equal(a.value, text):
-                return True
-        return False
+        values = [g.value, f"({g.value})/100"] if g.percent != a.percent else [g.value]
+        return any(algebra.expressions_equal(a.value, value) for value in values)
 
     def by_math_verify(self, answer: str, gold: str) -> bool:
         """Ask math-verify; remember a call that did not finish and a gold answer that nothing can parse."""

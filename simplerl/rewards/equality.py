@@ -22,11 +22,11 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from simplerl.rewards import symbolic
 from simplerl.rewards.comparison import Comparator, Unfinished
 from simplerl.rewards.normalize import equality_key, normalize
 from simplerl.rewards.qwen import qwen_equal
 from simplerl.rewards.rules import DIFFERENT, EQUAL, NO_ANSWER, PUBLISHED_RULES, Verdict, check_rule
+from simplerl.rewards.symbolic import math_verify_status
 
 MAX_CHARACTERS = 2000  # a longer answer is correct only if it is the same string as the gold answer
 MEASURED_SOURCES = ("minerva",)  # sources whose gold answers are rounded measurements
@@ -72,12 +72,10 @@ def _judge(answer: str, gold: str, rule: str, source: str) -> Verdict:  # noqa: 
     return Comparator(measured=any(name in source for name in MEASURED_SOURCES)).verdict(a, g)
 
 
-@lru_cache(maxsize=16384)
-def _normalize_gold(gold: str) -> str:
-    return normalize(gold)
+_normalize_gold = lru_cache(maxsize=16384)(normalize)
 
 
 def warm_up() -> None:
     """Load sympy and math-verify and run each comparison path once, so that the first answer is not charged for it."""
     compare("\\sqrt{2}x+1", "1+2^{1/2}x")
-    symbolic.warm_up()
+    math_verify_status("\\sqrt{x+1}", "\\sqrt{1+x}")

@@ -6,19 +6,22 @@ function arguments are bounded, so that no expression of a model can make an eva
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from fractions import Fraction
+from functools import partial, reduce
 from math import factorial, isqrt
 from typing import Any
 
 import mpmath
 
-from simplerl.rewards.latex import FUNCTIONS, Tree, contains, symbols
+from simplerl.rewards.latex import FUNCTIONS, Tree, contains, nodes, symbols
 
 DIGITS = 40  # decimal digits of mpmath while expressions are evaluated
 RELATIVE_TOLERANCE = mpmath.mpf(10) ** -28  # two computed values closer than this are taken as equal
 MAX_BITS = 20_000  # size of an exact power
 MAX_MAGNITUDE = 10**6  # largest exponent, and largest argument of exp, gamma and the like
-CONSTANTS = {"e", "i", "\\pi"}
+_CONSTANTS = {"e": mpmath.e, "i": mpmath.mpc(0, 1), "\\pi": mpmath.pi}
 # Calls that count as unfinished work; square roots are a way to write a number.
 _OPERATIONS = FUNCTIONS | {"factorial", "binom", "log_base", "abs", "floor", "ceil"}
 
@@ -43,7 +46,7 @@ class Evaluator:
         if head == "num":
             return tree[1]
         if head == "sym":
-            return self.symbol(tree[1])
+            return +_CONSTANTS[tree[1]] if tree[1] in _CONSTANTS else self.point[tree[1]]
         if head == "call":
             return self.call(tree[1], tree[2:])
         if head == "deg":
@@ -55,20 +58,7 @@ class Evaluator:
             return _power(*parts)
         if head == "div":
             return _divide(*parts)
-        total = parts[0]
-        for part in parts[1:]:
-            a, b = _common_type(total, part)
-            total = a + b if head == "add" else a * b
-        return total
-
-    def symbol(self, name: str) -> Any:
-        if name == "\\pi":
-            return +mpmath.pi
-        if name == "e":
-            return +mpmath.e
-        if name == "i":
-            return mpmath.mpc(0, 1)
-        return self.point[name]
+        return reduce(partial(_combine, operator.add if head == "add" else operator.mul), parts)
 
     def call(self, name: str, arguments: tuple[Tree, ...]) -> Any:  # noqa: PLR0911 - one return per function
         if name in ("sin", "cos", "tan", "cot", "sec", "csc"):
@@ -76,10 +66,8 @@ class Evaluator:
             return _call_finite(getattr(mpmath, name), _bounded(inner.value(arguments[0])))
         values = [self.value(argument) for argument in arguments]
         x = values[0]
-        if name == "sqrt":
-            return _root(x, 2)
-        if name == "root":
-            return _root(x, values[1])
+        if name in ("sqrt", "root"):
+            return _root(x, values[1] if name == "root" else 2)
         if name == "abs":
             return abs(x)
         if name in ("floor", "ceil"):
@@ -89,7 +77,8 @@ class Evaluator:
         if name == "factorial":
             return _factorial(x)
         if name == "binom":
-            return _divide(_factorial(x), _product(_factorial(values[1]), _factorial(x - values[1])))
+            below = _combine(operator.mul, _factorial(values[1]), _factorial(x - values[1]))
+            return _divide(_factorial(x), below)
         if name == "log":
             return _call_finite(mpmath.log, _bounded(x), *([self.log_base] if self.log_base else []))
         if name == "log_base":
@@ -110,20 +99,16 @@ def as_mpf(x: Any) -> Any:
     return mpmath.mpf(x.numerator) / x.denominator if isinstance(x, Fraction) else x
 
 
-def _common_type(a: Any, b: Any) -> tuple[Any, Any]:
-    return (a, b) if isinstance(a, Fraction) and isinstance(b, Fraction) else (as_mpf(a), as_mpf(b))
-
-
-def _product(a: Any, b: Any) -> Any:
-    a, b = _common_type(a, b)
-    return a * b
+def _combine(operation: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
+    """Apply a binary operation exactly if both values are fractions, otherwise in mpmath."""
+    exact = isinstance(a, Fraction) and isinstance(b, Fraction)
+    return operation(a, b) if exact else operation(as_mpf(a), as_mpf(b))
 
 
 def _divide(a: Any, b: Any) -> Any:
-    a, b = _common_type(a, b)
     if b == 0:
         raise NotComputable("division by zero")
-    return a / b
+    return _combine(operator.truediv, a, b)
 
 
 def _call_finite(function: Any, *arguments: Any) -> Any:
@@ -160,20 +145,15 @@ def _root(x: Any, degree: Any) -> Any:
     """Return the real root if there is one (cube roots of negative numbers too), exactly if it is rational."""
     odd = isinstance(degree, Fraction) and degree.denominator == 1 and degree.numerator % 2
     if isinstance(x, Fraction) and degree == 2 and x >= 0:
-        top, bottom = _exact_sqrt(x.numerator), _exact_sqrt(x.denominator)
-        if top is not None and bottom is not None:
-            return Fraction(top, bottom)
+        rational = Fraction(isqrt(x.numerator), isqrt(x.denominator))
+        if rational**2 == x:
+            return rational
     x, degree = as_mpf(x), as_mpf(degree)
     if degree == 0:
         raise NotComputable("zeroth root")
     if odd and mpmath.im(x) == 0 and x < 0:
         return -_call_finite(mpmath.power, -x, 1 / degree)
     return _call_finite(mpmath.sqrt, x) if degree == 2 else _call_finite(mpmath.power, x, 1 / degree)
-
-
-def _exact_sqrt(n: int) -> int | None:
-    root = isqrt(n)
-    return root if root * root == n else None
 
 
 def _factorial(x: Any) -> Any:
@@ -196,9 +176,12 @@ def is_unfinished_computation(tree: Tree) -> bool:
     True for 16-3-4, 17*23, 3!, log_2 8 and 7+0x; false for 2^10 and sqrt(2)/2, which are ways to write a number.
     The root of a square counts as a number: sqrt(16) alone may mean 4, but sqrt(16)+1 is an undone sum.
     """
-    if contains(tree, *_OPERATIONS):
-        return True
-    return _adds_rationals(tree) or bool(symbols(tree) - CONSTANTS)
+    return contains(tree, *_OPERATIONS) or _adds_rationals(tree) or bool(variables(tree))
+
+
+def variables(tree: Tree) -> set[str]:
+    """Return the names of all symbols in a tree that are not constants."""
+    return symbols(tree) - _CONSTANTS.keys()
 
 
 def _is_rational(tree: Tree) -> bool:
@@ -223,18 +206,16 @@ def _is_rational_value(tree: Tree) -> bool:
     return bool(abs(value * near.denominator - near.numerator) <= RELATIVE_TOLERANCE * near.denominator)
 
 
-def _is_power_of_ten(tree: Tree) -> bool:
-    return bool(tree[0] == "pow" and tree[1] == ("num", Fraction(10), False))
-
-
 def _adds_rationals(tree: Tree) -> bool:
-    if tree[0] == "add" and sum(map(_is_rational, tree[1:])) > 1 and not _is_mixed_number(tree):
-        return True
-    if tree[0] == "mul":
-        numbers = [part for part in tree[1:] if _is_rational(part)]
-        if len(numbers) > 1 and not any(map(_is_power_of_ten, numbers)):
+    """Return whether rational numbers are added, or multiplied other than by a power of ten, anywhere in the tree."""
+    for node in nodes(tree):
+        numbers = [part for part in node[1:] if _is_rational(part)] if node[0] in ("add", "mul") else []
+        if len(numbers) > 1 and node[0] == "add" and not _is_mixed_number(node):
             return True
-    return any(_adds_rationals(part) for part in tree[1:] if isinstance(part, tuple))
+        ten = ("num", Fraction(10), False)
+        if len(numbers) > 1 and node[0] == "mul" and not any(n[0] == "pow" and n[1] == ten for n in numbers):
+            return True
+    return False
 
 
 def _is_mixed_number(tree: Tree) -> bool:

@@ -8,6 +8,7 @@ expression of these kinds: an integral, a word or two adjacent numbers raise Par
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -25,6 +26,7 @@ GREEK = {
     "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma",
     "Phi", "Psi", "Omega", "hbar", "ell", "vartheta", "varrho", "partial", "nabla", "infty", "angle", "triangle",
 }  # fmt: skip
+_FACTOR_COMMANDS = FUNCTIONS | GREEK | {"frac", "binom", "sqrt", "pi", "mathrm"}
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
 
 
@@ -32,17 +34,12 @@ class ParseError(ValueError):
     """Raised for a text that is not an expression of the supported kinds."""
 
 
-def tokenize(text: str) -> list[str]:
-    """Split into numbers, LaTeX commands and single characters. Raises ParseError above MAX_TOKENS."""
+def parse(text: str, *, tight: bool = False) -> Tree:
+    """Return the tree of the whole text. tight: a/2b means a/(2b) instead of (a/2)b. Raises ParseError."""
     tokens = _TOKEN.findall(text.strip())
     if len(tokens) > MAX_TOKENS:
         raise ParseError(f"more than {MAX_TOKENS} tokens")
-    return tokens
-
-
-def parse(text: str, *, tight: bool = False) -> Tree:
-    """Return the tree of the whole text. tight: a/2b means a/(2b) instead of (a/2)b. Raises ParseError."""
-    parser = _Parser(tokenize(text), tight)
+    parser = _Parser(tokens, tight)
     tree = parser.sum()
     if parser.peek() is not None:
         raise ParseError(f"unexpected {parser.peek()}")
@@ -118,12 +115,11 @@ class _Parser:
         token = self.peek()
         if token is None or (token == "|" and self.bars):
             return False
-        name = token[1:]
         return (
             (token[0].isascii() and token[0].isalnum())
             or token[0] == "."
             or token in ("(", "[", "{", "\\lfloor", "\\lceil", "|")
-            or (token[0] == "\\" and (name in FUNCTIONS or name in GREEK or name in _FACTOR_COMMANDS))
+            or (token[0] == "\\" and token[1:] in _FACTOR_COMMANDS)
         )
 
     def power(self) -> Tree:
@@ -226,9 +222,8 @@ class _Parser:
             above, below = self.argument(), self.argument()
             return ("div", above, below) if name == "frac" else ("call", "binom", above, below)
         if name == "sqrt":
-            root: Tree | None = self.group("[") if self.peek() == "[" else None
-            inside = self.argument()
-            return ("call", "sqrt", inside) if root is None else ("call", "root", inside, root)
+            degree = (self.group("["),) if self.peek() == "[" else ()
+            return ("call", "root" if degree else "sqrt", self.argument(), *degree)
         if name == "mathrm":
             return self.group("{")
         raise ParseError(f"unsupported command \\{name}")
@@ -260,9 +255,6 @@ class _Parser:
         return ("pow", tree, exponent)
 
 
-_FACTOR_COMMANDS = {"frac", "binom", "sqrt", "pi", "mathrm"}
-
-
 def _times(a: Tree, b: Tree) -> Tree:
     return ("mul", *(a[1:] if a[0] == "mul" else (a,)), b)
 
@@ -276,22 +268,24 @@ def _is_proper_fraction(tree: Tree) -> bool:
     return bool(tree[0] == "div" and tree[1][0] == tree[2][0] == "num" and tree[1][1] < tree[2][1])
 
 
+def nodes(tree: Tree) -> Iterator[Tree]:
+    """Yield a tree and all of its subtrees."""
+    yield tree
+    for part in tree[1:]:
+        if isinstance(part, tuple):
+            yield from nodes(part)
+
+
 def symbols(tree: Tree) -> set[str]:
     """Return the names of all variables and constants in a tree."""
-    if tree[0] == "sym":
-        return {tree[1]}
-    return set().union(*(symbols(part) for part in tree[1:] if isinstance(part, tuple)))
+    return {node[1] for node in nodes(tree) if node[0] == "sym"}
 
 
 def contains(tree: Tree, *heads: str) -> bool:
     """Return whether a node, or a function that is called, has one of these names."""
-    if tree[0] in heads or (tree[0] == "call" and tree[1] in heads):
-        return True
-    return any(contains(part, *heads) for part in tree[1:] if isinstance(part, tuple))
+    return any(node[0] in heads or (node[0] == "call" and node[1] in heads) for node in nodes(tree))
 
 
 def has_decimal(tree: Tree) -> bool:
     """Return whether a number in the tree is written with a decimal point."""
-    if tree[0] == "num":
-        return bool(tree[2])
-    return any(has_decimal(part) for part in tree[1:] if isinstance(part, tuple))
+    return any(node[0] == "num" and node[2] for node in nodes(tree))

@@ -16,8 +16,8 @@ import pickle
 import threading
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -27,9 +27,9 @@ from simplerl.errors import ConfigError
 from simplerl.rewards import binary, lenient, strict
 from simplerl.rewards.rules import FAILED, TIMEOUT, check_rule
 from simplerl.rewards.symbolic import math_verify_alone
-from simplerl.rewards.worker_client import GradingResult, GradingWorker, LocalGradingWorker
-from simplerl.rewards.worker_process import PackedResponse
-from simplerl.types import FINISH_STOP, Problem, Prompt, Response, Reward, Rollout, Score
+from simplerl.rewards.units import WORD_LIST
+from simplerl.rewards.worker import GradingResult, GradingWorker, LocalGradingWorker, PackedResponse
+from simplerl.types import Problem, Prompt, Response, Reward, Rollout, Score
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +39,8 @@ MIN_ALL_FAILED = 4  # if at least this many answers all fail, assume that the re
 CHUNK = 16  # answers per message; a larger chunk saves nothing, a smaller one spreads work more evenly
 
 
-@dataclass
-class _Call:
-    """Collects the results of one call of `grade`, by index."""
-
-    results: dict[int, tuple[Score, float]] = field(default_factory=dict)
-    errors: list[str] = field(default_factory=list)
-
-
-_Answer = tuple[str, Sequence[int], str, Problem]  # text, tokens, finish reason
-_Item = tuple[_Call, int, _Answer]
+_Results = dict[int, GradingResult]  # of one call of `grade`, by index
+_Item = tuple[_Results, int, tuple[PackedResponse, Problem]]
 
 
 class Grader:
@@ -73,14 +65,16 @@ class Grader:
     ) -> None:
         if workers < 1:
             raise ConfigError(f"grading.workers is {workers}, but must be at least 1.")
-        uses_math_grader = _function(reward) in MATH_REWARDS
+        function = _function(reward)
+        self.name = f"{function.__module__}.{function.__qualname__}"
         self.keywords: dict[str, Any] = dict(reward.keywords) if isinstance(reward, partial) else {}
+        uses_math_grader = function in MATH_REWARDS
         if uses_math_grader and "rule" in self.keywords:
             check_rule(self.keywords["rule"])
-        payload = _pickled(reward)
-        self.name = _name(reward)
+        payload = self._pickled(reward)
         self.source = source_digest(reward)
-        self.failure_reward = _failure_reward(reward)
+        wrong = inspect.signature(reward).parameters.get("wrong")
+        self.failure_reward = 0.0 if wrong is None or wrong.default is wrong.empty else float(wrong.default)
         self.workers = [worker_type(payload, seconds_per_answer, memory_gib, uses_math_grader) for _ in range(workers)]
         self.metrics: dict[str, float] = {}
         self._queue: deque[_Item] = deque()
@@ -92,6 +86,20 @@ class Grader:
             threading.Thread(target=self._run, args=(one,), name=f"grader-{i}", daemon=True)
             for i, one in enumerate(self.workers)
         ]
+
+    def _pickled(self, reward: Reward) -> bytes:
+        if _function(reward).__module__ == "__main__":
+            raise ConfigError(
+                f"reward {self.name} is defined in the main script, which grading workers cannot import: move it to a "
+                "module."
+            )
+        try:
+            return pickle.dumps(reward)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ConfigError(
+                f"reward {self.name} cannot be sent to the grading workers ({error}): "
+                "make it a function at the top level of a module, with plain values as keywords."
+            ) from error
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -115,13 +123,13 @@ class Grader:
         """
         received: list[Rollout] = []
 
-        def answers() -> Iterable[_Answer]:
+        def pairs() -> Iterator[tuple[Response, Problem]]:
             for rollout in rollouts:
                 received.append(rollout)
-                yield rollout.text, rollout.token_ids, rollout.finish_reason, rollout.prompt.problem
+                yield Response(rollout.text, rollout.token_ids, rollout.finish_reason), rollout.prompt.problem
 
-        results = self._grade(answers())
-        scored = [replace(r, score=score) for (score, _), r in zip(results, received, strict=True)]
+        scores = self.grade_pairs(pairs())
+        scored = [replace(r, score=score) for score, r in zip(scores, received, strict=True)]
         if prompts is None:
             return sorted(scored, key=lambda r: (r.prompt.problem.id, r.sample))
         position = {prompt.problem.id: i for i, prompt in enumerate(prompts)}
@@ -132,46 +140,39 @@ class Grader:
         return [score for score, _ in self.grade_timed(pairs)]
 
     def grade_timed(self, pairs: Iterable[tuple[str, Problem]]) -> list[tuple[Score, float]]:
-        """Return (score, seconds in the reward function) of each (response, problem), in order."""
+        """Return (score, seconds in the reward function) of each (response, problem), in order.
 
-        def answers() -> Iterable[_Answer]:
-            for text, problem in pairs:
-                if isinstance(text, Response):
-                    yield str(text), text.tokens, text.finish_reason, problem
-                else:
-                    yield text, (), FINISH_STOP, problem
-
-        return self._grade(answers())
-
-    def _grade(self, answers: Iterable[_Answer]) -> list[tuple[Score, float]]:
-        """Queue the answers as they come, and wait for their results."""
+        Raises RuntimeError if every answer failed or timed out.
+        """
         if not self._threads[0].is_alive() and self._failure is None:
             raise RuntimeError("A Grader has no workers outside its context: use `with Grader(...) as grader:`.")
         with self._busy:
-            call, count = _Call(), 0
+            results: _Results = {}
+            count = 0
             try:
-                for answer in answers:
-                    self._put((call, count, answer))
+                for text, problem in pairs:
+                    response = text if isinstance(text, Response) else Response(text)
+                    packed = PackedResponse(str(text), array("i", response.tokens), response.finish_reason)
+                    with self._changed:
+                        self._raise_failure()
+                        self._queue.append((results, count, (packed, problem)))
+                        self._changed.notify()
                     count += 1
-                return self._collect(call, count)
+                with self._changed:
+                    while len(results) < count:
+                        self._raise_failure()
+                        self._changed.wait(timeout=1.0)
             finally:
                 with self._changed:
                     self._queue.clear()
+            return self._scores([results[i] for i in range(count)])
 
-    def _put(self, item: _Item) -> None:
-        with self._changed:
-            self._raise_failure()
-            self._queue.append(item)
-            self._changed.notify()
-
-    def _collect(self, call: _Call, count: int) -> list[tuple[Score, float]]:
-        """Wait for all results of a call. Raises RuntimeError if every answer failed."""
-        with self._changed:
-            while len(call.results) < count:
-                self._raise_failure()
-                self._changed.wait(timeout=1.0)
-        results = [call.results[i] for i in range(count)]
-        statuses = [score.status for score, _ in results]
+    def _scores(self, results: list[GradingResult]) -> list[tuple[Score, float]]:
+        """Set `metrics` and log errors. Raises RuntimeError if every answer failed or timed out."""
+        errors = [result.error for result in results if result.error is not None]
+        scores = [r.score or Score(self.failure_reward, False, r.status, None, {}) for r in results]
+        count = len(results)
+        statuses = [score.status for score in scores]
         self.metrics = {
             "reward/timeout_fraction": statuses.count(TIMEOUT) / max(count, 1),
             "reward/failed_fraction": statuses.count(FAILED) / max(count, 1),
@@ -181,18 +182,12 @@ class Grader:
                 f"The reward {self.name} timed out on all {count} answers: make it faster or raise "
                 "grading.seconds_per_answer."
             )
-        if call.errors:
-            first = call.errors[0]
-            if len(call.errors) == count >= MIN_ALL_FAILED:
-                raise RuntimeError(f"The reward {self.name} failed on all {count} answers; the first error: {first}")
-            log.warning(
-                "The reward %s failed on %d of %d answers; the first error: %s",
-                self.name,
-                len(call.errors),
-                count,
-                first,
-            )
-        return results
+        if len(errors) == count >= MIN_ALL_FAILED:
+            raise RuntimeError(f"The reward {self.name} failed on all {count} answers; the first error: {errors[0]}")
+        if errors:
+            message = "The reward %s failed on %d of %d answers; the first error: %s"
+            log.warning(message, self.name, len(errors), count, errors[0])
+        return [(score, result.seconds) for score, result in zip(scores, results, strict=True)]
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -205,12 +200,12 @@ class Grader:
         try:
             worker.start()
             while chunk := self._take():
-                items = [
-                    (PackedResponse(text, array("i", tokens), finish_reason), problem)
-                    for _, _, (text, tokens, finish_reason, problem) in chunk
-                ]
-                for item, result in zip(chunk, worker.grade(items), strict=True):
-                    self._store(item, result)
+                graded = worker.grade([item for _, _, item in chunk])
+                for (results, index, _), result in zip(chunk, graded, strict=True):
+                    with self._changed:
+                        results[index] = result
+                        if not self._queue:
+                            self._changed.notify_all()
                     if self._closing:
                         return
         except BaseException as error:  # raised again by the caller's next wait
@@ -229,18 +224,6 @@ class Grader:
             share = -(-len(self._queue) // len(self._threads))
             return [self._queue.popleft() for _ in range(min(CHUNK, share))]
 
-    def _store(self, item: _Item, result: GradingResult) -> None:
-        call, index, _ = item
-        score, seconds, error, status = result
-        if score is None:
-            score = Score(self.failure_reward, False, status, None, {})
-        with self._changed:
-            call.results[index] = (score, seconds)
-            if error is not None:
-                call.errors.append(error)
-            if not self._queue:
-                self._changed.notify_all()
-
 
 def _function(reward: Reward) -> Callable[..., Any]:
     return reward.func if isinstance(reward, partial) else reward
@@ -249,31 +232,5 @@ def _function(reward: Reward) -> Callable[..., Any]:
 def source_digest(reward: Reward) -> str:
     """Return a digest of the source of a reward: of its file, or of all of `simplerl.rewards` if it is built in."""
     file = Path(inspect.getfile(_function(reward)))
-    files = sorted(file.parent.glob("*.py")) if file.parent == Path(__file__).parent else [file]
+    files = [*sorted(file.parent.glob("*.py")), WORD_LIST] if file.parent == Path(__file__).parent else [file]
     return hashlib.sha256(b"".join(one.read_bytes() for one in files)).hexdigest()[:16]
-
-
-def _name(reward: Reward) -> str:
-    function = _function(reward)
-    return f"{function.__module__}.{function.__qualname__}"
-
-
-def _pickled(reward: Reward) -> bytes:
-    if _function(reward).__module__ == "__main__":
-        raise ConfigError(
-            f"reward {_name(reward)} is defined in the main script, which grading workers cannot import: move it to a "
-            "module."
-        )
-    try:
-        return pickle.dumps(reward)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ConfigError(
-            f"reward {_name(reward)} cannot be sent to the grading workers ({error}): "
-            "make it a function at the top level of a module, with plain values as keywords."
-        ) from error
-
-
-def _failure_reward(reward: Reward) -> float:
-    """Return the reward of an answer whose grading did not finish: that of a wrong answer."""
-    parameter = inspect.signature(reward).parameters.get("wrong")
-    return 0.0 if parameter is None or parameter.default is parameter.empty else float(parameter.default)

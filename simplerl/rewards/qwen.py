@@ -13,6 +13,7 @@ answer equals a gold answer that contains a degree sign, \text, \$ or \pm.
 from __future__ import annotations
 
 import re
+from math import isclose
 
 from simplerl.rewards import algebra
 from simplerl.rewards.extract import cut_at_stop
@@ -27,7 +28,6 @@ _UNIT_WORDS = (
     "pm|am|east|west|north|south|[acghlmost]"
 )
 _UNIT = re.compile(rf"(^|\W|(?<=\d))(?:{_UNIT_WORDS})($|\W)")
-_MINERVA_TEMPLATE = ("final answer is $", "$. I hope")
 _MAX_ANSWER = 2000  # characters; the rest of an answer is ignored
 # Notation that the parser of the published training reward cannot read in a gold answer.
 _UNPARSED_BY_PUBLISHED = re.compile(r"\\circ|\\(?:text|mbox|textbf|mathrm)\s*\{|\\\$|\\[pm][pm](?![a-z])")
@@ -45,19 +45,13 @@ def qwen_answer(response: str, source: str = "") -> str | None:
     answer is" (last), "final answer is" (last), any number (last).
     """
     text = cut_at_stop(response)
-    start = text.find(_MINERVA_TEMPLATE[0])
-    end = text.find(_MINERVA_TEMPLATE[1], start + len(_MINERVA_TEMPLATE[0])) if start >= 0 else -1
-    if end >= 0:
-        answer = text[start + len(_MINERVA_TEMPLATE[0]) : end]
-    elif "boxed" in text:
-        answer = _after_boxed(text.rsplit("boxed", 1)[1])
-    elif "he answer is" in text:
-        answer = text.rsplit("he answer is", 1)[1]
-    elif "final answer is" in text:
-        answer = text.rsplit("final answer is", 1)[1]
-    else:
-        numbers = _NUMBER.findall(text.replace(",", ""))
-        answer = numbers[-1] if numbers else ""
+    answer, found, _ = text.partition("final answer is $")[2].partition("$. I hope")
+    marker = next((one for one in ("boxed", "he answer is", "final answer is") if one in text), None)
+    if not found and marker is not None:
+        answer = text.rsplit(marker, 1)[1]
+        answer = _after_boxed(answer) if marker == "boxed" else answer
+    elif not found:
+        answer = next(reversed(_NUMBER.findall(text.replace(",", ""))), "")
     answer = re.sub(r"\n\s*", "", answer.strip().split("\n\n")[0]).lstrip(":").rstrip("./")
     return normal_form(answer[:_MAX_ANSWER], source) or None
 
@@ -127,10 +121,6 @@ def _number(text: str) -> float | None:
     return float(text) * scale
 
 
-def _is_near(a: float, g: float) -> bool:
-    return abs(a - g) <= _RELATIVE_TOLERANCE * max(abs(a), abs(g))
-
-
 def _equal(a: str, g: str, depth: int) -> bool:  # noqa: PLR0911 - the order of checks is the published one
     if not g or a.lower() == g.lower():
         return True
@@ -138,7 +128,7 @@ def _equal(a: str, g: str, depth: int) -> bool:  # noqa: PLR0911 - the order of 
         return False
     x, y = _number(a), _number(g)
     if x is not None and y is not None:
-        return any(_is_near(x, scaled) for scaled in (y / 100, y, y * 100))
+        return any(isclose(x, scaled, rel_tol=_RELATIVE_TOLERANCE) for scaled in (y / 100, y, y * 100))
     bare_a, bare_g = a.strip("[]() {}"), g.strip("[]() {}")
     if bare_a.lower() == bare_g.lower():
         return True

@@ -75,22 +75,13 @@ class Matrix:
 
 Structure = Value | Unordered | Ordered | Equation | Inequality | Congruence | Matrix
 
-_OPENING_TOKENS, _CLOSING_TOKENS = (
-    {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"},
-    {")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"},
-)
+_OPENING_TOKENS = {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"}
+_CLOSING_TOKENS = {")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"}
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.S)
 _RELATIONS = {
-    "=": "=",
-    "<": "<",
-    ">": ">",
-    "\\le": "<=",
-    "\\ge": ">=",
-    "\\ne": "!=",
-    "\\in": "in",
-    "\\approx": "=",
+    "=": "=", "<": "<", ">": ">", "\\le": "<=", "\\ge": ">=", "\\ne": "!=", "\\in": "in", "\\approx": "=",
     "\\equiv": "equiv",
-}
+}  # fmt: skip
 _NAME = re.compile(r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_(?:\w|\{[^{}]*\}))?'*(?:\([^()]*\))?")
 _OVER_REALS = re.compile(rf"(?:{_NAME.pattern}|\([^()]*\))\s*(?:\\in\s*(?:\\mathbb\s*\{{?\s*R\s*\}}?|\\R))?\s*")
 _WORDS = re.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}\d]*\}")
@@ -138,10 +129,10 @@ def parse_structure(text: str, depth: int = 0) -> Structure:  # noqa: PLR0911 - 
         return reals
     pieces, _ = split_outside_brackets(text, _COMMAS)
     if len(pieces) > 1 and all(pieces):
-        return _parse_list(pieces, depth)
+        return _collection(pieces, depth, open_sets=False)
     pieces, _ = split_outside_brackets(text, _UNIONS)
     if len(pieces) > 1 and all(pieces):
-        return _flattened(tuple(parse_structure(piece, depth + 1) for piece in pieces))
+        return _collection(pieces, depth, open_sets=True)
     pieces, operators = split_outside_brackets(text, _RELATION_TOKENS)
     if operators and all(pieces):
         return _parse_relation(pieces, tuple(_RELATIONS[o] for o in operators), depth)
@@ -185,16 +176,13 @@ def _real_intervals(text: str) -> Structure | None:
     return Unordered(tuple(_interval("(", low, high, ")") for low, high in itertools.pairwise(ends)))
 
 
-def _parse_list(pieces: tuple[str, ...], depth: int) -> Structure:
+def _collection(pieces: tuple[str, ...], depth: int, *, open_sets: bool) -> Unordered:
+    """Return the items of the pieces, nested lists included. open_sets: also include the items of sets in braces."""
     items: list[Structure] = []
     for piece in pieces:
         item = parse_structure(piece, depth + 1)
-        items.extend(item.items if isinstance(item, Unordered) and not item.braces else [item])
+        items.extend(item.items if isinstance(item, Unordered) and (open_sets or not item.braces) else [item])
     return Unordered(tuple(items))
-
-
-def _flattened(items: tuple[Structure, ...]) -> Structure:
-    return Unordered(tuple(part for item in items for part in (item.items if isinstance(item, Unordered) else [item])))
 
 
 def _bracketed(text: str) -> tuple[str, str, str] | None:
@@ -247,18 +235,14 @@ def _parse_relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: i
         last, modulus = split_modulus(sides[-1])
         return Congruence((*sides[:-1], last), modulus)
     if operators == ("in",):
-        return (
-            parse_structure(sides[1], depth + 1) if _NAME.fullmatch(sides[0]) else Value(f"{sides[0]}\\in {sides[1]}")
-        )
+        named = _NAME.fullmatch(sides[0])
+        return parse_structure(sides[1], depth + 1) if named else Value(f"{sides[0]}\\in {sides[1]}")
     if operators == ("!=",):
         if not _NAME.fullmatch(sides[0]):
             return Inequality(sides, operators)
-        name = sides[0]
-        below, above = (
-            _interval("(", "-" + _INFINITY, sides[1], ")", name),
-            _interval("(", sides[1], _INFINITY, ")", name),
-        )
-        return Unordered((below, above))
+        name, point = sides
+        below = _interval("(", "-" + _INFINITY, point, ")", name)
+        return Unordered((below, _interval("(", point, _INFINITY, ")", name)))
     if set(operators) <= {">", ">="}:
         sides = sides[::-1]
         operators = tuple(o.replace(">", "<") for o in operators[::-1])
@@ -308,6 +292,4 @@ def sorted_by_name(several: Unordered) -> Unordered:
     names = [item.sides[0].strip() for item in several.items if isinstance(item, Equation)]
     if len(names) < len(several.items) or len(set(names)) < len(names) or any(len(name) > 1 for name in names):
         return several
-    return Unordered(
-        tuple(item for _, item in sorted(zip(names, several.items, strict=True), key=lambda pair: pair[0]))
-    )
+    return Unordered(tuple(dict(sorted(zip(names, several.items, strict=True))).values()))

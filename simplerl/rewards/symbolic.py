@@ -57,9 +57,8 @@ def load_math_verify() -> tuple[Any, Any, Any, Any]:
 @lru_cache(maxsize=4096)
 def _parse(text: str) -> tuple[Any, ...]:
     parse, _, config, normalization = load_math_verify()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        target = config(normalization_config=normalization, boxed_match_priority=-1)
+    target = config(normalization_config=normalization, boxed_match_priority=-1)
+    with warnings.catch_warnings(action="ignore"):
         found = parse(f"${text}$", extraction_config=[target], fallback_mode="no_fallback", parsing_timeout=None)
     return tuple(item for item in found if not isinstance(item, str))
 
@@ -109,16 +108,9 @@ def math_verify_status(answer: str, gold: str) -> str:
             if not a or not g:
                 return DIFFERENT
             _, verify, _, _ = load_math_verify()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                is_equal = verify(
-                    list(g),
-                    list(a),
-                    strict=True,
-                    allow_set_relation_comp=True,
-                    timeout_seconds=None,
-                    raise_on_error=True,
-                )
+            options = {"allow_set_relation_comp": True, "timeout_seconds": None, "raise_on_error": True}
+            with warnings.catch_warnings(action="ignore"):
+                is_equal = verify(list(g), list(a), strict=True, **options)
     except _OutOfTime:
         return TIMEOUT
     except Exception:  # any error of sympy, also MemoryError and RecursionError
@@ -135,11 +127,6 @@ def is_unparseable(gold: str) -> bool:
             return not _parse(gold)
     except (_OutOfTime, Exception):
         return True
-
-
-def warm_up() -> None:
-    """Load sympy and math-verify by a first comparison."""
-    math_verify_status("\\sqrt{x+1}", "\\sqrt{1+x}")
 
 
 def math_verify_alone(response: str, problem: Problem, *, wrong: float = -0.5, boxed: bool = True) -> Score:

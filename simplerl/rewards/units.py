@@ -1,7 +1,7 @@
 r"""Splits units off a value: words for units and counted things, percent signs and currencies.
 
 The rules are chosen to avoid false positives:
-- Words in an answer are units only if `unit_words.UNIT_WORDS` or the gold answer contains them.
+- Words in an answer are units only if the list in `unit_words.txt` or the gold answer contains them.
 - Words in a gold answer (which never reads "5 incorrect") are units, unless they hedge (maybe, or), count (six, dozen,
   thirds, k), compute (root, pi, below) or negate, or text follows after a comma. Quarters are coins.
 - A single letter is a unit only within \text, and only if it is a common unit: never i, e, j or d.
@@ -13,9 +13,24 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from simplerl.rewards.latex import FUNCTIONS, GREEK
-from simplerl.rewards.unit_words import MODIFIERS, TRAILING_MODIFIERS, UNIT_WORDS
+
+
+def _singular_noun(plural: str) -> str:
+    for ending, singular in (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("xes", "x"), ("sses", "ss"), ("s", "")):
+        if plural.endswith(ending) and len(plural) > len(ending) + 1:
+            return plural.removesuffix(ending) + singular
+    return plural
+
+
+WORD_LIST = Path(__file__).with_name("unit_words.txt")
+_UNITS, _COUNTED, _MODIFIERS, _TRAILING_MODIFIERS, _NOT_UNITS, _NOT_UNITS_IN_SINGULAR = (
+    frozenset(section.split())
+    for section in re.split(r"(?:^#.*\n)+", WORD_LIST.read_text(encoding="utf-8"), flags=re.M)[-6:]
+)
+_UNIT_WORDS = _UNITS | {f"{unit}s" for unit in _UNITS if len(unit) > 1} | _COUNTED | set(map(_singular_noun, _COUNTED))
 
 _SCALES: dict[str, dict[str, float]] = {  # size of each unit relative to the base unit of its dimension
     "length": {
@@ -39,16 +54,6 @@ _SHORT = (
     "mm|cm|dm|km|ft|yd|mi|kg|mg|lbs?|oz|ml|mL|kL|mph|kph|km/h|m/s|cm/s|hrs?|min|mins|sec|secs|yrs?|sq|cu|Hz|kHz|MHz|"
     "kW|kJ|eV|keV|MeV|GeV|erg|ergs|rad|deg|amu|mol|Pa|kPa|atm|dB|USD|units?|AU|pc|ly|nm"
 )
-_NOT_UNIT_WORDS = """
-am pm a.m. p.m. is are was be if or and to not than but when for with plus minus times over mod remainder
-between where wrong only else odd even prime divided squared cubed more less base undefined infinity th factorial choose
-raise lambda import otherwise perhaps maybe nope no nor neither either hmm wait sorry oops instead rather unless except
-without might may could would should because since so hence thus then as which that below above under negative zero
-root square cube pi half halve third ten dozen score one two three four five six seven eight nine eleven twelve hundred
-thousand grand k b false incorrect rejected true twice thrice double doubled triple tripled halved fewer lakh crore mil
-mille permille ppm ppb basis bp bps quarter reciprocal inverse octal hexadecimal binary decimal approximately roughly
-isn't aren't never cannot invalid impossible unknown modulo log factor"""
-_NOT_UNITS = frozenset(_NOT_UNIT_WORDS.split())
 _COUNTS = re.compile(
     r"(?:thir|four|fif|six|seven|eigh|nine)teen(?:th)?|(?:twen|thir|for|fif|six|seven|eigh|nine)t(?:y|ieth)|[a-z]+llion(?:th)?"
     r"|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand)th|[a-z]+(?<!dai)(?<!week)(?<!month)(?<!hour)ly"
@@ -150,7 +155,7 @@ def _is_unit(word: str, named: frozenset[str] | None, *, mathematical: bool) -> 
         return False
     return not any(
         one in _NOT_UNITS
-        or _singular(one) in _NOT_UNITS - _PLURALS
+        or _singular(one) in _NOT_UNITS - _NOT_UNITS_IN_SINGULAR
         or _COUNTS.fullmatch(_singular(one))
         or one in _NO_LETTERS
         for one in words
@@ -161,10 +166,10 @@ def _all_known(words: list[str], named: frozenset[str]) -> bool:
     """Return whether all words are units or their modifiers; any word may follow "of", as in cups of flour."""
     words = [word.strip(".") for word in words]
     head = words[: words.index("of")] if "of" in words[1:-1] else words
-    head = head[:-1] if len(head) > 1 and head[-1] in TRAILING_MODIFIERS else head
+    head = head[:-1] if len(head) > 1 and head[-1] in _TRAILING_MODIFIERS else head
     return not head or (
-        (head[-1] in UNIT_WORDS or head[-1] in named)
-        and all(w in UNIT_WORDS or w in MODIFIERS or w in named for w in head)
+        (head[-1] in _UNIT_WORDS or head[-1] in named)
+        and all(w in _UNIT_WORDS or w in _MODIFIERS or w in named for w in head)
     )
 
 
@@ -172,20 +177,8 @@ def _singular(word: str) -> str:
     return word[:-1] if len(word) > 2 and word.endswith("s") else word
 
 
-_PLURALS = {
-    "root",
-    "square",
-    "cube",
-    "base",
-    "time",
-    "prime",
-    "remainder",
-    "score",
-    "quarter",
-    "triple",
-    "inverse",
-}  # excluded in the singular only: "3 roots" has a unit, "3 root" has not
 _DEGREE_SCALES = {"C": "celsius", "F": "fahrenheit", "K": "kelvin"}
+_POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _Factor = tuple[str, float, int, int]  # dimension, size, power, 1 in the numerator or -1 in the denominator
 
 
@@ -198,10 +191,8 @@ def _factors(unit: str) -> tuple[_Factor, ...] | None:
     for token in re.findall(r"\bper\b|/|[^\s/]+", unit):
         if token in ("per", "/"):
             side = -1
-        elif token.rstrip(".") in ("square", "sq"):
-            power = 2
-        elif token.rstrip(".") in ("cubic", "cu"):
-            power = 3
+        elif token.rstrip(".") in _POWERS:
+            power = _POWERS[token.rstrip(".")]
         else:
             name, _, raised = token.partition("^")
             known = _SCALE.get(name) or _SCALE.get(_singular(name))
