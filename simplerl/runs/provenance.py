@@ -79,10 +79,8 @@ class Usage:
 def reserved_devices() -> tuple[int, int]:
     """Return the numbers of GPUs and CPUs of the SLURM job or, outside SLURM, available to this process."""
     if "SLURM_JOB_ID" in os.environ:
-        nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
-        return nodes * int(os.environ.get("SLURM_GPUS_ON_NODE", "0")), total_slurm_cpus(
-            os.environ["SLURM_JOB_CPUS_PER_NODE"]
-        )
+        gpus = int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) * int(os.environ.get("SLURM_GPUS_ON_NODE", "0"))
+        return gpus, total_slurm_cpus(os.environ["SLURM_JOB_CPUS_PER_NODE"])
     import torch
 
     return torch.cuda.device_count(), len(os.sched_getaffinity(0))
