@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from simplerl.cluster import allocation, failover
+from simplerl.cluster import allocation
 from simplerl.config import register
 from simplerl.errors import ConfigError
 
@@ -55,7 +55,7 @@ def hydra_command(command: str, show: Callable[[Path], None], label: str = "") -
         raw.choices = {group: str(choice) for group, choice in choices.items() if "hydra/" not in group}
         if mode is RunMode.MULTIRUN:
             logger.info("\nrun %s of the sweep: %s", job.num, ", ".join(HydraConfig.get().overrides.task))
-        failover.command_is_restartable = True
+        allocation.command_is_restartable = True
         module, _, name = command.rpartition(".")
         try:
             with allocation.driver_role():

@@ -25,8 +25,7 @@ from simplerl.types import Problem, Prompt, Rollout, Sampling, Stop
 if find_spec("ray") is None or find_spec("vllm") is None:
     pytest.skip("Ray or vLLM is not installed (extras cpu or gpu)", allow_module_level=True)
 
-from simplerl.cluster.engine_actor import EngineRequest
-from simplerl.cluster.engine_slots import EngineSlot, assign_requests
+from simplerl.cluster.engine_actor import EngineRequest, EngineSlot, assign_requests
 from simplerl.cluster.engines import EnginePool
 
 if TYPE_CHECKING:

@@ -24,12 +24,9 @@ REASONS = {
     "simplerl/config/__init__.py": "names what the schema exports",
     "simplerl/config/load.py": "the only part of the room that calls Hydra's instantiate",
     "simplerl/errors.py": "every other module may import it",
-    "simplerl/evals/behaviour.py": "patterns that training metrics and evaluation share",
     "simplerl/rewards/rules.py": "names and checks the rules without importing a parser",
-    "simplerl/runs/provenance.py": "what identifies the code and data of a run, apart from its folder",
+    "simplerl/runs/rollout_table.py": "the columns of responses, which runs, evaluation and analysis share",
     "simplerl/runs/tracking.py": "the only module that knows W&B",
-    "simplerl/runs/usage.py": "hours of a run, read by the sweep's status too",
-    "simplerl/sweeps/table.py": "the only part of the room that renders",
 }
 
 RECORDER = """

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from simplerl.config import register
 from simplerl.config.load import load
 from simplerl.runs.folder import run_folder
-from simplerl.runs.usage import Usage, reserved_devices, total_slurm_cpus
+from simplerl.runs.provenance import Usage, reserved_devices, total_slurm_cpus
 from simplerl.sweeps.launch import follow_runs
 from simplerl.sweeps.manifest import SweepRun
 from simplerl.sweeps.slurm import QueuedJob, SlurmError

@@ -4,28 +4,100 @@ Task 0 is the driver: it runs the training loop and is the only one to write the
 their node: they call `join_ray_cluster`, which starts a Ray worker node once the driver has started Ray's head, and
 leave when the driver ends for any reason. Driver and tasks talk over `simplerl.cluster.control_channel`.
 
+`ray symmetric-run` does not replace this. Its head is a daemon that outlives a killed driver, its worker nodes notice
+the driver's death only when Ray gives up the lost head, it does not restart a dead worker node, and it ends with
+`ray stop`, which kills the Ray processes of the user's other jobs on the node. It also distributes no token.
+
 Uses the standard library only: Ray reads its environment when it is imported, so this module must not import it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 from simplerl.cluster.control_channel import ControlServer, connect_to_driver, node_address, node_names, own_address
-from simplerl.cluster.ray_start import RayNode, resource_options
 
 logger = logging.getLogger(__name__)
 
+STARTED = "Ray runtime started"  # `ray start` prints this once the node is registered
+LIBC = ctypes.CDLL(None)  # loaded before any fork
+START_SECONDS = 300.0  # for Ray's head, and then for all other nodes
+DRIVER_SECONDS = 600.0  # for which a task looks for the driver
 RAYLET_RESTARTS = 5  # on a worker node whose raylet dies while its SLURM node lives
 STOP_RAY: dict[str, Any] = {"ray": None}  # tells the other tasks to stop their Ray node
+RESTART_COUNT = "SIMPLERL_HEAD_RESTARTS"  # environment variable: how often this command has been restarted
+command_is_restartable = False  # True if this process does nothing but the run or sweep of its command line
+
+
+def _resource_options() -> list[str]:
+    """Return the options of `ray start` for the CPUs and GPUs that SLURM gave to this node; Ray by itself would count
+    those of the whole machine."""
+    cpus = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or str(os.cpu_count())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # unset on sites that do not bind GPUs: Ray counts them
+    gpus = [] if visible is None else [f"--num-gpus={len([gpu for gpu in visible.split(',') if gpu])}"]
+    return [f"--num-cpus={cpus}", *gpus]
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to send SIGTERM to this child process when its parent ends, even by `kill -9`."""
+    LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+class RayNode:
+    """A running `ray start --block`, which ends with this process.
+
+    role: `--head` or `--address=HOST:PORT`. environment: added to this process's own.
+    """
+
+    def __init__(self, role: str, environment: Mapping[str, str], *options: str) -> None:
+        self.log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the node runs)
+        start = [sys.executable, "-m", "ray.scripts.scripts", "start", role, f"--node-ip-address={own_address()}"]
+        self.process = subprocess.Popen(
+            [*start, "--block", *_resource_options(), *options],
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,  # signals to the task's process group are handled by the training loop
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 (a single system call, safe with threads)
+        )
+
+    def output(self) -> str:
+        self.log.seek(0)
+        return self.log.read().decode(errors="replace")
+
+    @property
+    def started(self) -> bool:
+        return STARTED in self.output()
+
+    def wait_until_started(self) -> None:
+        """Raises RuntimeError with Ray's output if the node did not start within `START_SECONDS`."""
+        deadline = time.monotonic() + START_SECONDS
+        while not self.started:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(f"The Ray node did not start:\n{self.output()[-3000:]}")
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
 
 def rank() -> int:
@@ -59,18 +131,12 @@ def driver_role() -> Iterator[None]:
 
 
 @contextmanager
-def ray_cluster(
-    *,
-    object_store_bytes: int | None = None,
-    seconds: float = 300.0,
-    environment: Mapping[str, str] | None = None,
-) -> Iterator[str]:
+def ray_cluster(environment: Mapping[str, str]) -> Iterator[str]:
     """Start a Ray cluster on all nodes of the allocation and yield its address for `ray.init`, or "local" if this is
     the only task. The cluster stops at the end of the block.
 
-    object_store_bytes: size of each node's object store (None: Ray's default).
     environment: added to the environment of every node (Ray's authentication token).
-    Raises RuntimeError if the head does not start, or not every node has joined after `seconds`.
+    Raises RuntimeError if the head does not start, or not every node has joined, within `START_SECONDS`.
     """
     if tasks() == 1:
         yield "local"
@@ -79,15 +145,13 @@ def ray_cluster(
         server = _servers[0]
         port = _free_port(server.address)
         temporary = tempfile.mkdtemp(prefix=f"ray_{os.environ['SLURM_JOB_ID']}_", dir="/tmp")  # short, for sockets
-        options = [*resource_options(object_store_bytes), f"--port={port}", "--include-dashboard=false"]
-        head = RayNode("--head", server.address, [*options, f"--temp-dir={temporary}"], environment)
+        options = [f"--port={port}", "--include-dashboard=false", f"--temp-dir={temporary}"]
+        head = RayNode("--head", environment, *options)
         try:
-            head.wait_until_started(time.monotonic() + seconds)
+            head.wait_until_started()
             address = f"{server.address}:{port}"
-            server.broadcast(
-                {"ray": address, "object_store_bytes": object_store_bytes, "environment": dict(environment or {})}
-            )
-            _wait_for_nodes(server, seconds)
+            server.broadcast({"ray": address, "environment": dict(environment)})
+            _wait_for_nodes(server)
             yield address
         finally:
             server.broadcast(STOP_RAY)
@@ -95,13 +159,13 @@ def ray_cluster(
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _wait_for_nodes(server: ControlServer, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+def _wait_for_nodes(server: ControlServer) -> None:
+    deadline = time.monotonic() + START_SECONDS
     while len(server.joined) < tasks() - 1:
         if time.monotonic() > deadline:
             missing = sorted(set(range(1, tasks())) - server.joined)
             raise RuntimeError(
-                f"After {seconds:.0f} s these tasks had not joined the Ray cluster: {missing}. See their logs."
+                f"After {START_SECONDS:.0f} s these tasks had not joined the Ray cluster: {missing}. See their logs."
             )
         time.sleep(0.2)
 
@@ -113,14 +177,14 @@ def _free_port(address: str) -> int:
         return port
 
 
-def join_ray_cluster(seconds: float = 600.0) -> int:
+def join_ray_cluster() -> int:
     """Lend this node to the driver's Ray cluster until the driver ends; every task but the first calls this.
 
-    Returns the exit status: 1 if the driver was not found within `seconds` or Ray kept dying on this node."""
+    Returns the exit status: 1 if the driver was not found within `DRIVER_SECONDS` or Ray kept dying on this node."""
     driver = node_names()[0]
-    client = connect_to_driver(node_address(driver), time.monotonic() + seconds)
+    client = connect_to_driver(node_address(driver), time.monotonic() + DRIVER_SECONDS)
     if client is None:
-        logger.error("task %d found no driver on node %s within %.0f s", rank(), driver, seconds)
+        logger.error("task %d found no driver on node %s within %.0f s", rank(), driver, DRIVER_SECONDS)
         return 1
     node: RayNode | None = None
     last_message, restarts = STOP_RAY, 0
@@ -149,5 +213,25 @@ def _replace_node(node: RayNode | None, message: dict[str, Any]) -> RayNode | No
         node.stop()
     if message["ray"] is None:
         return None
-    options = resource_options(message["object_store_bytes"])
-    return RayNode(f"--address={message['ray']}", own_address(), options, message["environment"])
+    return RayNode(f"--address={message['ray']}", message["environment"])
+
+
+def restart_command(restarts: int) -> None:
+    """Replace this process by a new start of the same command. In an allocation of several nodes SLURM requeues the
+    job instead, because the other tasks leave with this process. Does not return."""
+    done = int(os.environ.get(RESTART_COUNT, "0"))
+    if done >= restarts:
+        logger.error(
+            "Ray's head has died and all %d restarts are used up (backend.max_restarts): the same command resumes "
+            "from the last checkpoint",
+            restarts,
+        )
+        os._exit(1)
+    logger.error("Ray's head has died; restart %d of %d, from the last checkpoint", done + 1, restarts)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if tasks() > 1:
+        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
+        os._exit(75)  # EX_TEMPFAIL
+    os.environ[RESTART_COUNT] = str(done + 1)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

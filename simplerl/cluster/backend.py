@@ -26,7 +26,7 @@ from torch import Tensor
 from simplerl.backends import Lost
 from simplerl.backends.local import Local
 from simplerl.backends.roles import POLICY, Roles, build_worker, role_builder, role_specs
-from simplerl.cluster import failover
+from simplerl.cluster import allocation
 from simplerl.cluster.engines import EnginePool
 from simplerl.cluster.graders import ray_grader
 from simplerl.cluster.health import Limits
@@ -139,7 +139,7 @@ class RayBackend:
     def _start_ray(self) -> None:
         if not self._open:
             whole = plan(self.layout, processes(self.layout, self.config), False)
-            restarts = self.max_restarts if failover.command_is_restartable else None
+            restarts = self.max_restarts if allocation.command_is_restartable else None
             self._session.enter_context(ray_session(max(os.cpu_count() or 1, whole.cpus + 1), self.address, restarts))
             self._open = True
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import queue
 import re
-import select
 import socket
 import subprocess
 import threading
@@ -125,11 +125,9 @@ class ControlServer:
             threading.Thread(target=self._receive, args=(connection,), daemon=True).start()
 
     def _receive(self, connection: socket.socket) -> None:
-        try:
+        with suppress(OSError, ValueError):  # the node is lost; Ray reports it to those who use it
             for line in connection.makefile():
                 self.joined.add(int(json.loads(line)["joined"]))
-        except (OSError, ValueError):
-            return  # the node is lost; Ray reports it to those who use it
 
     def _send(self, connection: socket.socket, message: dict[str, Any]) -> None:
         try:
@@ -155,30 +153,27 @@ class ControlServer:
 
 
 class ControlClient:
-    """Another task's end: reads the driver's messages."""
+    """Another task's end: reads the driver's messages in a thread."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.reported = False  # whether the last message has been answered with `report_joined`
-        self._buffer = b""
+        self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._receive, daemon=True).start()
+
+    def _receive(self) -> None:
+        with suppress(OSError, ValueError):  # ValueError: a line that the driver's end has cut off
+            for line in self.connection.makefile():
+                self._messages.put(json.loads(line))
+        self._messages.put(None)
 
     def next_message(self, seconds: float) -> dict[str, Any] | None:
         """Return the driver's next message, {} if none came within `seconds`, None if the driver has ended."""
-        if b"\n" not in self._buffer:
-            if not select.select([self.connection], [], [], seconds)[0]:
-                return {}
-            try:
-                received = self.connection.recv(65536)
-            except OSError:
-                return None
-            if not received:
-                return None
-            self._buffer += received
-        line, newline, rest = self._buffer.partition(b"\n")
-        if not newline:
+        try:
+            message = self._messages.get(timeout=seconds)
+        except queue.Empty:
             return {}
-        self._buffer, self.reported = rest, False
-        message: dict[str, Any] = json.loads(line)
+        self.reported = False
         return message
 
     def report_joined(self, rank: int) -> None:

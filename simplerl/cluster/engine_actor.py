@@ -1,11 +1,15 @@
-"""Runs one vLLM engine in a Ray actor: it takes requests, works for a slice of time and returns finished responses."""
+"""Runs one vLLM engine in a Ray actor: it takes requests, works for a slice of time and returns finished responses.
+
+`EngineSlot` is the pool's account of one engine."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -51,7 +55,6 @@ class EngineReport:
     rows: int  # unfinished responses in the engine
     remaining_tokens: int  # upper bound on the tokens that they can still generate
     busy: float  # seconds of the slice with something to do
-    tokens: int  # in the finished responses
 
 
 class EngineActor:
@@ -68,9 +71,8 @@ class EngineActor:
         environment: Mapping[str, str],
     ) -> None:
         os.environ.update(environment)
-        os.environ.setdefault(
-            "VLLM_CPU_OMP_THREADS_BIND", "nobind"
-        )  # else all engines of a node bind to the same cores
+        # Otherwise all engines of a node would bind to the same cores.
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         prepare_import()
         from simplerl.samplers.vllm_engine import VllmEngine
 
@@ -98,7 +100,6 @@ class EngineActor:
             rows=len(self.engine.running),
             remaining_tokens=self.engine.remaining_tokens(),
             busy=time.monotonic() - begin,
-            tokens=sum(len(response.token_ids) for response in finished),
         )
 
     def abort(self) -> None:
@@ -131,10 +132,47 @@ class EngineActor:
         for a CPU engine, which releases nothing."""
         return self.engine.sleep()
 
-    def wake(self, tags: list[str] | None) -> None:
-        """Allocate that memory again. tags: "weights", "kv_cache", or None for both."""
-        self.engine.wake(tags)
+    def wake(self) -> None:
+        """Allocate that memory again."""
+        self.engine.wake(None)
 
     @ray.method(concurrency_group="control")
     def stacks(self) -> str:
         return thread_stacks()
+
+
+@dataclass
+class EngineSlot:
+    """One engine's place in the pool, with the requests that it has been given. It outlives the engine: when that dies,
+    another one is started in the same slot."""
+
+    name: str
+    scheduling_strategy: Any  # of Ray: where the engine runs
+    actor: Any = None  # None while no engine is ready
+    assigned: dict[str, EngineRequest] = field(default_factory=dict)  # unfinished requests by name
+    unsent: list[EngineRequest] = field(default_factory=list)  # those of `assigned` that the engine has not got yet
+    calls: deque[ray.ObjectRef] = field(default_factory=deque)  # pending calls of `EngineActor.advance`
+    last_reply: float = 0.0  # time of the last answer, or of the first call after idling
+    remaining_tokens: int = 0  # upper bound on the tokens that `assigned` can still generate
+    starting: Future[Any] | None = None  # result: the next engine once it is ready
+    starting_actor: Any = None  # the same engine, as soon as it has a process
+
+    def clear(self) -> None:
+        self.assigned, self.unsent, self.remaining_tokens = {}, [], 0
+        self.calls.clear()
+
+
+def assign_requests(queue: deque[EngineRequest], slots: Sequence[EngineSlot], capacity: int) -> None:
+    """Move requests from the head of the queue to the slots with the fewest remaining tokens, until every slot holds
+    `capacity` requests. Requests of one prompt go to the same engine as far as they fit, for its prefix cache."""
+    while queue:
+        free = [slot for slot in slots if len(slot.assigned) < capacity]
+        if not free:
+            return
+        slot = min(free, key=lambda slot: slot.remaining_tokens)
+        prompt = queue[0].token_ids
+        while queue and queue[0].token_ids is prompt and len(slot.assigned) < capacity:
+            request = queue.popleft()
+            slot.assigned[request.name] = request
+            slot.unsent.append(request)
+            slot.remaining_tokens += request.sampling.max_new_tokens

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import ray
@@ -21,8 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from simplerl.backends import Lost
-from simplerl.cluster.engine_actor import EngineReport, EngineRequest, EngineResponse
-from simplerl.cluster.engine_slots import EngineSlot, EngineStarter, assign_requests
+from simplerl.cluster.engine_actor import EngineActor, EngineReport, EngineRequest, EngineSlot, assign_requests
 from simplerl.cluster.health import DEATHS, stacks_of
 from simplerl.cluster.weights import (
     Source,
@@ -50,7 +50,7 @@ class EnginePool:
     """A pool of vLLM engines in Ray actors; see `simplerl.samplers.Sampler`. Ray must have been initialised.
 
     model: its path is a folder or Hub id with config and tokenizer that every node can read.
-    precision ... from_path: see `simplerl.samplers.vllm.EngineSettings`.
+    settings: keywords of `simplerl.samplers.vllm.EngineSettings`.
     cpus, gpus, strategies, env: resources of one engine, the Ray scheduling strategy of each, their environment.
     bucket_mib: size of the buckets in which weights are sent.
     keep_weights: keep the last synced weights in Ray's object store for engines that are restarted, because the ranks
@@ -58,8 +58,7 @@ class EnginePool:
     nccl: sync by NCCL broadcast between GPUs instead of the object store (not tested: it needs GPUs).
     reserve: responses that an engine holds beyond max_rows, so that a free row never waits.
     start_seconds, silence_seconds: an engine that does not answer for so long is killed and replaced.
-    max_restarts: of all engines together within one batch of responses; then `simplerl.backends.Lost` is
-      raised.
+    max_restarts: of all engines together within one batch of responses; then `simplerl.backends.Lost` is raised.
     """
 
     def __init__(
@@ -68,14 +67,6 @@ class EnginePool:
         model: ModelConfig,
         *,
         engines: int = 1,
-        tensor_parallel: int = 1,
-        precision: str = "bfloat16",
-        cache_gib: float | None = 2.0,
-        max_rows: int = 256,
-        eager: bool | None = None,
-        engine: dict[str, Any] | None = None,
-        sleeps: bool = False,
-        from_path: bool = False,
         cpus: float = 1.0,
         gpus: float = 0.0,
         strategies: Sequence[Any] | None = None,
@@ -87,21 +78,14 @@ class EnginePool:
         start_seconds: float = 600.0,
         silence_seconds: float = 600.0,
         max_restarts: int = 3,
+        **settings: Any,
     ) -> None:
         prepare_import()
-        self.tokenizer = tokenizer
-        self.settings = EngineSettings(
-            precision=precision,
-            cache_gib=cache_gib,
-            max_rows=max_rows,
-            eager=eager,
-            engine=engine or {},
-            tensor_parallel=tensor_parallel,
-            sleeps=sleeps,
-            from_path=from_path,
-        )
+        self.tokenizer, self.model, self.environment = tokenizer, model, env or {}
+        self.settings = EngineSettings(**settings)
+        self.resources, self.start_seconds = {"num_cpus": cpus, "num_gpus": gpus}, start_seconds
         self.bucket_bytes, self.keep_weights, self.nccl = bucket_mib * 2**20, keep_weights, nccl
-        self.capacity = max_rows + reserve
+        self.capacity = self.settings.max_rows + reserve
         self.silence_seconds, self.max_restarts = silence_seconds, max_restarts
         self.restarts = self._consecutive_restarts = 0
         self.metrics: dict[str, float] = {}
@@ -109,29 +93,54 @@ class EnginePool:
         self._generating = self._closed = False
         self._engine_calls = threading.Lock()  # held by a thread that calls engines in order to sample
         self._generate_calls = 0
-        self._starter = EngineStarter(tokenizer, model, self.settings, env or {}, cpus, gpus, start_seconds)
+        self._queue: deque[EngineRequest] = deque()  # requests that no engine has
         strategies = strategies if strategies is not None else ["DEFAULT"] * engines
         names = [f"vLLM engine {number}" for number in range(engines)]
         self._slots = [EngineSlot(name, strategy) for name, strategy in zip(names, strategies, strict=True)]
         for slot in self._slots:
-            self._starter.start_in_thread(slot)
+            self._start_in_thread(slot)
         self._install_started(wait=True)
 
     # Starting and replacing engines
 
-    def _replace(self, slot: EngineSlot, reason: str) -> list[EngineRequest]:
-        """Start another engine in place of a lost one. Returns the requests that the lost one has not finished. Raises
-        `Lost` after too many restarts."""
-        unfinished = list(slot.assigned.values())
+    def _start_in_thread(self, slot: EngineSlot) -> None:
+        """Start an engine without weights for the slot in a thread; it, or a `Lost`, appears in `slot.starting`."""
+        starting = slot.starting = Future[Any]()
+
+        def start() -> None:
+            try:
+                starting.set_result(self._start(slot))
+            except BaseException as error:  # raised where the result is read
+                starting.set_exception(error)
+
+        threading.Thread(target=start, name=f"start of {slot.name}", daemon=True).start()
+
+    def _start(self, slot: EngineSlot) -> Any:
+        remote: Any = ray.remote
+        actor_class = remote(concurrency_groups={"control": 1})(EngineActor)
+        options = {**self.resources, "scheduling_strategy": slot.scheduling_strategy}
+        actor = actor_class.options(**options).remote(self.model, self.tokenizer, self.settings, self.environment)
+        slot.starting_actor = actor
+        lost: dict[str, str] = {}
+        answers = call_results({slot.name: (actor, actor.ready.remote())}, self.start_seconds, lost)
+        if lost:
+            raise Lost(slot.name, f"it did not start: {lost[slot.name]}")
+        logger.info("%s: process %s", slot.name, answers[slot.name])
+        return actor
+
+    def _replace(self, slot: EngineSlot, reason: str) -> None:
+        """Start another engine in place of a lost one, and return its unfinished requests to the head of the queue.
+        Raises `Lost` after too many restarts."""
+        unfinished = len(slot.assigned)
+        self._queue.extendleft(reversed(slot.assigned.values()))
         slot.clear()
         slot.actor = None
         self.restarts += 1
         self._consecutive_restarts += 1
         if self._consecutive_restarts > self.max_restarts:
             raise Lost(slot.name, f"{reason}; all max_restarts={self.max_restarts} restarts of engines are used up")
-        logger.warning("restarting %s (%s); responses to sample again: %d", slot.name, reason, len(unfinished))
-        self._starter.start_in_thread(slot)
-        return unfinished
+        logger.warning("restarting %s (%s); responses to sample again: %d", slot.name, reason, unfinished)
+        self._start_in_thread(slot)
 
     def _install_started(self, wait: bool = False) -> None:
         """Give the current weights to engines that have started and put them to work; replace those that failed to
@@ -149,7 +158,7 @@ class EnginePool:
                     continue
                 lost: dict[str, str] = {}
                 if self._source is not None:
-                    lost = send_weights(self._source, {slot.name: actor}, self.silence_seconds).lost
+                    _, lost = send_weights(self._source, {slot.name: actor}, self.silence_seconds)
                 if lost:
                     self._replace(slot, lost[slot.name])
                 else:
@@ -170,13 +179,6 @@ class EnginePool:
         if not self.nccl:
             self._sync(source)
             return
-        self._broadcast(ranks)
-        if self.keep_weights:
-            deque(source(), maxlen=0)
-        self._source = source
-
-    def _broadcast(self, ranks: Sequence[Any]) -> None:
-        """Sync by NCCL; needs GPUs and is not tested (see `simplerl.cluster.nccl`)."""
         from simplerl.cluster.nccl import send_by_nccl
 
         begin = time.monotonic()
@@ -184,6 +186,9 @@ class EnginePool:
         engines = {slot.name: slot.actor for slot in self._slots}
         send_by_nccl(ranks, engines, self.settings.tensor_parallel, self.settings.precision, self.silence_seconds)
         self.metrics |= {"time/engine_sync": time.monotonic() - begin}
+        if self.keep_weights:
+            deque(source(), maxlen=0)
+        self._source = source
 
     def _sync(self, source: Source) -> None:
         if self._generating:
@@ -191,11 +196,11 @@ class EnginePool:
         begin, sent_bytes, pending = time.monotonic(), 0, list(self._slots)
         while pending:
             self._install_started(wait=True)
-            sent = send_weights(source, {slot.name: slot.actor for slot in pending}, self.silence_seconds)
-            sent_bytes += sent.bytes
-            pending = [slot for slot in pending if slot.name in sent.lost]
+            size, lost = send_weights(source, {slot.name: slot.actor for slot in pending}, self.silence_seconds)
+            sent_bytes += size
+            pending = [slot for slot in pending if slot.name in lost]
             for slot in pending:
-                self._replace(slot, sent.lost[slot.name])
+                self._replace(slot, lost[slot.name])
         self._source = source
         self.metrics |= {"time/engine_sync": time.monotonic() - begin, "rollout/sync_mib": sent_bytes / 2**20}
 
@@ -203,9 +208,9 @@ class EnginePool:
         """Release the engines' GPU memory until `wake`; a CPU engine releases nothing."""
         self._call(self._slots, "sleep")
 
-    def wake(self, tags: list[str] | None = None) -> None:
-        """Allocate that memory again. tags: "weights" (then sync), "kv_cache", or None for both."""
-        self._call(self._slots, "wake", tags)
+    def wake(self) -> None:
+        """Allocate that memory again."""
+        self._call(self._slots, "wake")
 
     def checksums(self) -> list[dict[str, int]]:
         """Return the checksums of each engine's weights; see `simplerl.samplers.vllm_engine.VllmEngine.checksums`."""
@@ -213,11 +218,11 @@ class EnginePool:
         answers = self._call(self._slots, "checksums")
         return [answers[slot.name] for slot in self._slots if slot.name in answers]
 
-    def _call(self, slots: Sequence[EngineSlot], method: str, *arguments: Any) -> dict[str, Any]:
+    def _call(self, slots: Sequence[EngineSlot], method: str) -> dict[str, Any]:
         """Call a method of these slots' engines. Returns the results by name; engines that fail are replaced."""
         lost: dict[str, str] = {}
         present = {slot.name: slot for slot in slots if slot.actor is not None}
-        calls = {name: (slot.actor, getattr(slot.actor, method).remote(*arguments)) for name, slot in present.items()}
+        calls = {name: (slot.actor, getattr(slot.actor, method).remote()) for name, slot in present.items()}
         answers = call_results(calls, self.silence_seconds, lost)
         for name, reason in lost.items():
             self._replace(present[name], reason)
@@ -235,24 +240,26 @@ class EnginePool:
         self._generating = True
         self._generate_calls += 1
         waiting: dict[str, tuple[Prompt, int]] = {}
-        queue: deque[EngineRequest] = deque()
+        self._queue.clear()
         for number, prompt in enumerate(prompts):
             for sample in range(samples):
                 name, key = f"{self._generate_calls}-{number}-{sample}", request_seed(seed, step, prompt, sample)
                 waiting[name] = (prompt, sample)
-                queue.append(EngineRequest(name, prompt.token_ids, key, sampling, stop))
+                self._queue.append(EngineRequest(name, prompt.token_ids, key, sampling, stop))
         begin, busy = time.monotonic(), 0.0
         try:
             while waiting:
                 with self._engine_calls:
                     if self._closed:
                         raise RuntimeError("the engines were closed while responses were being sampled")
-                    self._submit(queue)
-                    reports = list(self._poll(queue))
+                    self._submit()
+                    reports = list(self._poll())
                 for report in reports:
                     busy += report.busy
                     for response in report.finished:
-                        yield _rollout(*waiting.pop(response.name), response)
+                        prompt, sample = waiting.pop(response.name)
+                        tokens, logprobs = response.token_ids, response.logprobs
+                        yield Rollout(prompt, sample, response.text, tokens, logprobs, response.finish_reason)
             self._consecutive_restarts = 0
             seconds = time.monotonic() - begin
             self.metrics |= {
@@ -263,10 +270,10 @@ class EnginePool:
             self._generating = False
             self._abort()
 
-    def _submit(self, queue: deque[EngineRequest]) -> None:
+    def _submit(self) -> None:
         """Assign requests from the queue and keep every engine supplied with calls."""
         present = [slot for slot in self._slots if slot.actor is not None]
-        assign_requests(queue, present, self.capacity)
+        assign_requests(self._queue, present, self.capacity)
         for slot in present:
             while slot.assigned and len(slot.calls) < CALLS_PER_ENGINE:
                 if not slot.calls:
@@ -274,9 +281,8 @@ class EnginePool:
                 slot.calls.append(slot.actor.advance.remote(slot.unsent, SLICE_SECONDS))
                 slot.unsent = []
 
-    def _poll(self, queue: deque[EngineRequest]) -> Iterator[EngineReport]:
-        """Wait up to `POLL_SECONDS` for reports. Unfinished requests of a lost engine return to the head of the
-        queue."""
+    def _poll(self) -> Iterator[EngineReport]:
+        """Wait up to `POLL_SECONDS` for reports, and replace lost engines."""
         self._install_started()
         slots = {slot.calls[0]: slot for slot in self._slots if slot.calls}
         if not slots:
@@ -289,10 +295,10 @@ class EnginePool:
             try:
                 report: EngineReport = ray.get(reference)
             except DEATHS as error:
-                queue.extendleft(reversed(self._replace(slot, death_reason(error))))
+                self._replace(slot, death_reason(error))
                 continue
             except ray.exceptions.RayTaskError as error:  # for example, one of its workers died or its GPU failed
-                queue.extendleft(reversed(self._replace(slot, kill_failed(slot.name, slot.actor, error))))
+                self._replace(slot, kill_failed(slot.name, slot.actor, error))
                 continue
             _record(slot, report)
             yield report
@@ -300,8 +306,7 @@ class EnginePool:
             if slot.calls and time.monotonic() - slot.last_reply > self.silence_seconds:
                 logger.error("%s does not respond; its threads:\n%s", slot.name, stacks_of(slot.actor))
                 ray.kill(slot.actor)
-                reason = f"it did not respond for {self.silence_seconds:g} s"
-                queue.extendleft(reversed(self._replace(slot, reason)))
+                self._replace(slot, f"it did not respond for {self.silence_seconds:g} s")
 
     def _abort(self) -> None:
         """Drop all unfinished requests, also those of a consumer that has stopped early."""
@@ -337,7 +342,3 @@ def _record(slot: EngineSlot, report: EngineReport) -> None:
         del slot.assigned[response.name]
     not_received = [request.sampling.max_new_tokens for request in list(slot.assigned.values())[report.rows :]]
     slot.remaining_tokens = report.remaining_tokens + sum(not_received)
-
-
-def _rollout(prompt: Prompt, sample: int, response: EngineResponse) -> Rollout:
-    return Rollout(prompt, sample, response.text, response.token_ids, response.logprobs, response.finish_reason)

@@ -98,7 +98,10 @@ def wait_for_results(
             if any(count is not None and count != before for count, before in zip(current, counts, strict=True)):
                 changed, counts = time.monotonic(), current
             if time.monotonic() - changed > silence:
-                raise _hanging(role, actors, method, silence)
+                for number, actor in enumerate(actors):
+                    logger.error("%s rank %d does not respond; its threads:\n%s", role, number, stacks_of(actor))
+                reason = f"no progress in `{method}` for {silence:g} s; the stacks of its ranks are in the log"
+                raise _lost(role, reason)
     return list(ray.get(list(references)))
 
 
@@ -156,9 +159,3 @@ def _ended(error: Exception) -> str:
 
 def last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1].strip()
-
-
-def _hanging(role: str, actors: Sequence[Any], method: str, silence: float) -> Lost:
-    for number, actor in enumerate(actors):
-        logger.error("%s rank %d does not respond; its threads:\n%s", role, number, stacks_of(actor))
-    return _lost(role, f"no progress in `{method}` for {silence:g} s; the stacks of its ranks are in the log")

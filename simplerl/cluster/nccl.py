@@ -58,13 +58,10 @@ class EngineClients:
         ray.get([engine.transfer.remote(method, *arguments) for engine in self.engines], timeout=self.seconds)
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        calls = [
-            engine.transfer.remote(
-                "init_weight_transfer_engine", init_info | {"rank_offset": 1 + number * self.workers}
-            )
-            for number, engine in enumerate(self.engines)
-        ]
-        ray.get(calls, timeout=self.seconds)
+        offsets = [{"rank_offset": 1 + number * self.workers} for number in range(len(self.engines))]
+        method = "init_weight_transfer_engine"
+        calls = zip(self.engines, offsets, strict=True)
+        ray.get([engine.transfer.remote(method, init_info | own) for engine, own in calls], timeout=self.seconds)
 
     def start_weight_update(self) -> None:
         ray.get([engine.start_weights.remote() for engine in self.engines], timeout=self.seconds)

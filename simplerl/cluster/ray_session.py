@@ -12,7 +12,9 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,13 +23,14 @@ import ray
 import ray._raylet
 
 from simplerl.cluster import cleanup
-from simplerl.cluster.allocation import ray_cluster
-from simplerl.cluster.failover import HeadMonitor
+from simplerl.cluster.allocation import ray_cluster, restart_command
 
 logger = logging.getLogger(__name__)
 
 AUTH_MODE, AUTH_TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 AUTH_VARIABLES = (AUTH_MODE, AUTH_TOKEN, "RAY_AUTH_TOKEN_PATH")
+POLL_SECONDS = 1.0  # between two connections to Ray's head
+REFUSALS = 3  # refused connections in a row; on the driver's own node a dead process refuses at once
 _generated: dict[str, str] = {}  # the authentication variables that this process has set; one token per process
 
 
@@ -48,7 +51,7 @@ def ray_session(cpus: float, address: str | None = None, head_restarts: int | No
         with _initialised(address):
             yield
         return
-    with ray_cluster(environment=_authentication()) as found:
+    with ray_cluster(_authentication()) as found:
         if found != "local":
             with _initialised(found), _monitored_head(head_restarts):
                 yield
@@ -81,14 +84,33 @@ def _authentication() -> dict[str, str]:
 
 @contextmanager
 def _monitored_head(restarts: int | None) -> Iterator[None]:
+    """Restart this process's command, at most `restarts` times, when Ray's head (the GCS process) dies in the block.
+
+    Ray cannot replace its head: a driver that loses it hangs until Ray ends the driver after a minute."""
     if restarts is None:
         yield
         return
-    monitor = HeadMonitor(ray.get_runtime_context().gcs_address, restarts)
+    host, port = ray.get_runtime_context().gcs_address.rsplit(":", 1)
+    closed = threading.Event()
+
+    def poll() -> None:
+        refused = 0
+        while not closed.wait(POLL_SECONDS):
+            try:
+                socket.create_connection((host, int(port)), timeout=10 * POLL_SECONDS).close()
+                refused = 0
+            except ConnectionRefusedError:
+                refused += 1
+            except OSError:
+                continue
+            if refused == REFUSALS and not closed.is_set():
+                restart_command(restarts)
+
+    threading.Thread(target=poll, name="head-monitor", daemon=True).start()
     try:
         yield
     finally:
-        monitor.close()
+        closed.set()
 
 
 @contextmanager

@@ -10,10 +10,9 @@ model. At the end the engines' checksums (`simplerl.engine.tensors`) must equal 
 from __future__ import annotations
 
 import logging
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -160,39 +159,30 @@ def _hanging(ranks: Sequence[Any], numbers: Sequence[int], seconds: float) -> Lo
     return Lost(who, f"the weight sync hangs: no weights arrived for {seconds:g} s; the stacks are in the log")
 
 
-@dataclass
-class SendResult:
-    """The outcome of `send_weights`."""
-
-    bytes: int = 0
-    seconds: float = 0.0
-    lost: dict[str, str] = field(default_factory=dict)  # engines that died or hung -> reason
-
-
-def send_weights(source: Source, engines: Mapping[str, Any], seconds: float) -> SendResult:
-    """Send the source's weights to engines (name -> `engine_actor.EngineActor`). An engine that dies or does not answer
-    for `seconds` is recorded in `lost`, and the others get all weights. Raises WeightMismatch if an engine's checksums
-    differ from those of the weights sent."""
-    begin, sent, alive = time.monotonic(), SendResult(), dict(engines)
+def send_weights(source: Source, engines: Mapping[str, Any], seconds: float) -> tuple[int, dict[str, str]]:
+    """Send the source's weights to engines (name -> `engine_actor.EngineActor`). Returns the number of bytes, and the
+    engines that were lost with the reason: one that dies or does not answer for `seconds` is left out, and the others
+    get all weights. Raises WeightMismatch if an engine's checksums differ from those of the weights sent."""
+    size, lost, alive = 0, dict[str, str](), dict(engines)
     checksums: dict[str, int] = {}
 
     def call_all(method: str, *arguments: Any) -> dict[str, Any]:
         calls = {name: (actor, getattr(actor, method).remote(*arguments)) for name, actor in alive.items()}
-        answers = call_results(calls, seconds, sent.lost)
-        for name in sent.lost.keys() & alive.keys():
+        answers = call_results(calls, seconds, lost)
+        for name in lost.keys() & alive.keys():
             del alive[name]
         return answers
 
     call_all("start_weights")
     for header, data in source():
         checksums |= zip(header.names, header.checksums, strict=True)
-        sent.bytes += header_bytes(header)
+        dtype: torch.dtype = getattr(torch, header.dtype)
+        size += sum(int(np.prod(shape)) for shape in header.shapes) * dtype.itemsize
         call_all("load_weights", header, data)
     call_all("finish_weights")
     for name, held in call_all("checksums").items():
         check_checksums(name, checksums, held)
-    sent.seconds = time.monotonic() - begin
-    return sent
+    return size, lost
 
 
 def call_results(
@@ -232,11 +222,6 @@ def kill_failed(name: str, actor: Any, error: Exception) -> str:
 def death_reason(error: Exception) -> str:
     """Return Ray's explanation of a death in one line."""
     return " ".join(str(error).split())[:300]
-
-
-def header_bytes(header: Header) -> int:
-    dtype: torch.dtype = getattr(torch, header.dtype)
-    return sum(int(np.prod(shape)) for shape in header.shapes) * dtype.itemsize
 
 
 def check_checksums(engine: str, sent: Mapping[str, int], held: Mapping[str, int]) -> None:

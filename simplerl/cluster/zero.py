@@ -216,7 +216,9 @@ class DeepSpeedStepper:
         tensors = TensorFiles(folder, OPTIMIZER)
         if not self.step_count:
             return
-        for flat in self._flat_weights():
+        # This rank's shard of the master weights, as the optimizer holds it: flat tensors.
+        zero = self.zero
+        for flat in zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups:
             self.optimizer.state[flat] = {
                 "step": torch.tensor(float(self.step_count), device=flat.device),
                 **{key: torch.zeros_like(flat) for key in MOMENTS},
@@ -226,13 +228,6 @@ class DeepSpeedStepper:
         for name, parameter in self.names.items():
             for key in MOMENTS:
                 self._set_moment(parameter, key, tensors[f"{key}.{name}"])
-
-    def _flat_weights(self) -> list[Tensor]:
-        """Return this rank's shard of the master weights as the optimizer holds it: flat tensors."""
-        own: list[Tensor] = (
-            self.zero.fp32_partitioned_groups_flat if self.stage == 3 else self.zero.single_partition_of_fp32_groups
-        )
-        return own
 
     def _set_moment(self, parameter: Any, key: str, value: Tensor) -> None:
         if self.stage < 3:

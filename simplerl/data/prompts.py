@@ -129,16 +129,14 @@ class PromptFormat:
 def _check_prompt(config: PromptConfig, tokenizer: Any) -> None:
     """Raise ConfigError if the templates, examples and stop strings of a prompt cannot work."""
     where = f"prompt={config.name}"
-    if config.template is None:
-        if tokenizer.chat_template is None:
-            raise ConfigError(
-                f"{where} uses the model's chat template, but {tokenizer.name_or_path} has none: "
-                "choose a prompt with a template, such as prompt=question_answer."
-            )
-        if "{question}" not in config.user:
-            raise ConfigError(f"{where}: prompt.user has no {{question}}, so all prompts would be equal: add it.")
-    elif "{question}" not in config.template:
-        raise ConfigError(f"{where}: prompt.template has no {{question}}, so all prompts would be equal: add it.")
+    if config.template is None and tokenizer.chat_template is None:
+        raise ConfigError(
+            f"{where} uses the model's chat template, but {tokenizer.name_or_path} has none: "
+            "choose a prompt with a template, such as prompt=question_answer."
+        )
+    key, text = ("user", config.user) if config.template is None else ("template", config.template)
+    if "{question}" not in text:
+        raise ConfigError(f"{where}: prompt.{key} has no {{question}}, so all prompts would be equal: add it.")
     if config.shots and "{shots}" not in (config.template or ""):
         raise ConfigError(
             f"{where}: prompt.shots has examples, but prompt.template has no {{shots}}: add it or empty prompt.shots."

@@ -80,16 +80,12 @@ def _json(path: Path) -> Iterator[Row]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: save it as UTF-8.") from error
-    if text.lstrip()[:1] == "{":
-        try:
-            json.loads(text)
-        except json.JSONDecodeError:  # JSON Lines in a file named .json
-            yield from _jsonl(path)
-            return
-        raise ConfigError(f"{path} holds one object, not a list of rows: write the rows as [{{...}}, {{...}}].")
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
+        if text.lstrip()[:1] == "{":  # JSON Lines in a file named .json
+            yield from _jsonl(path)
+            return
         raise ConfigError(
             f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}; correct it."
         ) from error
@@ -98,7 +94,8 @@ def _json(path: Path) -> Iterator[Row]:
             f"{path} cannot be read: {str(error).partition(';')[0]}; write the number as text."
         ) from error
     if not isinstance(rows, list):
-        raise ConfigError(f"{path} does not hold a list of rows: write the rows as [{{...}}, {{...}}].")
+        found = "holds one object, not" if isinstance(rows, dict) else "does not hold"
+        raise ConfigError(f"{path} {found} a list of rows: write the rows as [{{...}}, {{...}}].")
     yield from ((number, _object_or_error(row)) for number, row in enumerate(rows, start=1))
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from simplerl.data.benchmarks import ANSWERS, BENCHMARKS, as_text
 from simplerl.data.readers import Row, RowError, location_of, read_rows
-from simplerl.errors import ConfigError
+from simplerl.errors import ConfigError, require
 from simplerl.types import Problem
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,10 @@ def load_problems(
     limit: keep only the first problems, after shuffling; null keeps all.
     """
     columns = _check_columns(columns)
-    _check_options(columns, levels, limit)
+    if levels is not None and "level" not in columns:
+        raise ConfigError("levels needs columns.level: set it to the name of the column that holds the level.")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit={limit} keeps no problem: set it to at least 1, or to null.")
     _check_choice("answer_from", answer_from, ANSWERS)
     _check_choice("solution_from", solution_from, SOLUTIONS)
     _check_choice("level_from", level_from, LEVELS)
@@ -143,9 +146,8 @@ def benchmark(*, name: str, path: str | None, ungradable: str = "keep", limit: i
         raise ConfigError(f"evals.path is not set: set it to the folder that holds {name}.jsonl.")
     file = str(Path(path) / f"{name}.jsonl")
     rule = BENCHMARKS[name]
-    columns = {"question": rule.question, "answer": rule.answer}
-    columns |= {"level": rule.level} if rule.level else {}
-    columns |= {"solution": rule.solution} if rule.solution else {}
+    keys = ("question", "answer", "level", "solution")
+    columns = {key: column for key in keys if (column := getattr(rule, key)) is not None}
     parse = _row_parser(columns, ANSWERS[rule.answer_from], as_text, plain_level)
     report: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
     found = _parse_rows(file, read_rows(file), parse, name, report, False, ungradable)
@@ -182,21 +184,14 @@ def _parse_rows(
                     f"{where}: the answer is empty; correct it, or set ungradable=exclude or ungradable=keep."
                 )
             report["ungradable"] += 1
-            log.warning(
-                "%s: the gold answer of %s is empty, so it cannot be graded (ungradable=%s)",
-                where,
-                problem.id,
-                ungradable,
-            )
+            message = "%s: the gold answer of %s is empty, so it cannot be graded (ungradable=%s)"
+            log.warning(message, where, problem.id, ungradable)
             if ungradable == "exclude":
                 continue
         found.append(problem)
-    if not found:
-        raise ConfigError(
-            f"{first_bad}; no row is usable, so correct the file."
-            if first_bad
-            else f"{path} has no usable rows: add some."
-        )
+    if first_bad and not found:
+        raise ConfigError(f"{first_bad}; no row is usable, so correct the file.")
+    require(bool(found), f"{path} has no usable rows: add some.")
     return found
 
 
@@ -212,13 +207,6 @@ def _check_columns(columns: Mapping[str, str | None]) -> dict[str, str]:
         if key not in named:
             raise ConfigError(f"columns.{key} is missing: set it to the name of the column that holds the {key}.")
     return named
-
-
-def _check_options(columns: Mapping[str, str], levels: Sequence[Any] | None, limit: int | None) -> None:
-    if levels is not None and "level" not in columns:
-        raise ConfigError("levels needs columns.level: set it to the name of the column that holds the level.")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit={limit} keeps no problem: set it to at least 1, or to null.")
 
 
 def _check_choice(key: str, value: str, choices: Iterable[str]) -> None:
@@ -251,9 +239,7 @@ def _row_parser(
             raise RowError(f"the {key} (column {columns[key]!r}) {error}") from error
 
     def optional(row: dict[str, Any], key: str, rule: Callable[[Any], str]) -> str | None:
-        if key not in columns or value_of(row, key) is None:
-            return None
-        return field(row, key, rule)
+        return field(row, key, rule) if key in columns and value_of(row, key) is not None else None
 
     def parse(row: dict[str, Any] | RowError, name: str, index: int) -> Problem:
         if isinstance(row, RowError):

@@ -8,6 +8,7 @@ evaluation and analysis share it, and it needs nothing but `re`.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 # The list of SimpleRL-Zoo (arXiv 2503.18892), matched as whole words, ignoring case.
 REFLECTION_WORDS = ("recheck", "rethink", "try again", "wait", "alternatively", "retry", "however")
@@ -51,3 +52,12 @@ def repetition(text: str) -> float:
     if windows < 2:
         return 0.0
     return 1.0 - len({tuple(words[i : i + WINDOW]) for i in range(windows)}) / windows
+
+
+# The text features that training and evaluation report, as means over responses.
+TEXT_METRICS: dict[str, Callable[[str], float]] = {
+    "box_share": has_box,
+    "code_share": is_code,
+    "reflection_share": reflects,
+    "repetition": repetition,
+}

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from simplerl.config import EvalsConfig
-from simplerl.evals.behaviour import has_box, is_code, reflects, repetition
+from simplerl.evals.behaviour import TEXT_METRICS
 from simplerl.evals.statistics import (
     Array,
     Interval,
@@ -229,13 +229,8 @@ def set_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
             metrics[f"response_length_{name}"] = lengths[chosen].mean()
     metrics |= {
         "truncated_share": np.mean([row["finish_reason"] == FINISH_LENGTH for row in rows]),
-        "box_share": np.mean([has_box(text) for text in texts]),
-        "code_share": np.mean([is_code(text) for text in texts]),
-        "reflection_share": np.mean([reflects(text) for text in texts]),
-        "repetition": np.mean([repetition(text) for text in texts]),
-        "no_answer_fraction": status.count("no_answer") / len(rows),
-        "timeout_fraction": status.count("timeout") / len(rows),
-        "failed_fraction": status.count("failed") / len(rows),
+        **{name: np.mean([feature(text) for text in texts]) for name, feature in TEXT_METRICS.items()},
+        **{f"{name}_fraction": status.count(name) / len(rows) for name in ("no_answer", "timeout", "failed")},
     }
     return {name: float(value) for name, value in metrics.items()}
 

@@ -8,7 +8,7 @@ from statistics import fmean
 from torch import Tensor
 
 from simplerl.algorithms.losses import LOG_RATIO_LIMIT
-from simplerl.evals.behaviour import has_box, is_code, reflects, repetition
+from simplerl.evals.behaviour import TEXT_METRICS
 from simplerl.types import FINISH_LENGTH, FINISH_STOP, Batch, Rollout, score_of
 
 
@@ -37,15 +37,10 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "rollout/responses": float(len(rollouts)),
         "rollout/tokens": float(sum(lengths)),
         "rollout/truncated_share": fmean(f == FINISH_LENGTH for f in finishes),
-        "rollout/box_share": fmean(map(has_box, texts)),
-        "rollout/code_share": fmean(map(is_code, texts)),
-        "rollout/reflection_share": fmean(map(reflects, texts)),
-        "rollout/repetition": fmean(map(repetition, texts)),
+        **{f"rollout/{name}": fmean(map(feature, texts)) for name, feature in TEXT_METRICS.items()},
         "reward/mean": fmean(s.reward for s in scores),
         "reward/correct": fmean(s.correct for s in scores),
-        "reward/no_answer_fraction": fmean(s.status == "no_answer" for s in scores),
-        "reward/timeout_fraction": fmean(s.status == "timeout" for s in scores),
-        "reward/failed_fraction": fmean(s.status == "failed" for s in scores),
+        **{f"reward/{x}_fraction": fmean(s.status == x for s in scores) for x in ("no_answer", "timeout", "failed")},
         "reward/solved_problems": _fraction_of_problems(rollouts, any),
         "reward/mastered_problems": _fraction_of_problems(rollouts, all),
     }

@@ -57,40 +57,37 @@ def _percentile_interval(mean: float, resampled: Array) -> Interval:
     return Interval(mean, float(resampled.std(ddof=1)), float(low), float(high))
 
 
+def _chunks(resamples: int, numbers: int) -> list[int]:
+    """Return how many resamples of `numbers` random numbers to make at a time."""
+    rows = max(1, _CHUNK // numbers)
+    return [min(rows, resamples - start) for start in range(0, resamples, rows)]
+
+
 def _resampled_means(items: Array, rng: np.random.Generator, resamples: int) -> Array:
     """Return [R] means of N values sampled with replacement from `items` [N]."""
     count = len(items)
-    rows = max(1, _CHUNK // count)
-    means = [
-        items[rng.integers(0, count, size=(min(rows, resamples - start), count))].mean(1)
-        for start in range(0, resamples, rows)
-    ]
-    return np.concatenate(means)
+    return np.concatenate(
+        [items[rng.integers(0, count, size=(rows, count))].mean(1) for rows in _chunks(resamples, count)]
+    )
 
 
 def bootstrap_mean(values: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """Return the mean of [N] or [N, S] values with a percentile bootstrap interval over items."""
-    items = _as_matrix(values).mean(1)
-    if len(items) < 2:
-        return Interval(float(items.mean()), None, None, None)
-    return _percentile_interval(float(items.mean()), _resampled_means(items, np.random.default_rng(seed), resamples))
+    return bootstrap_mean_of_sets([values], resamples=resamples, seed=seed)
 
 
-def bootstrap_within_items(values: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+def bootstrap_within_items(values: ArrayLike) -> Interval:
     """Return the mean of [N, S] values with the interval for sampling the same items again (bootstrap within items)."""
     array = _as_matrix(values)
     count, samples = array.shape
     if samples < 2:
         return Interval(float(array.mean()), None, None, None)
-    rng = np.random.default_rng(seed)
-    rows = max(1, _CHUNK // array.size)
-    means = [
-        np.take_along_axis(
-            array[None], rng.integers(0, samples, (min(rows, resamples - start), count, samples)), axis=2
-        )
-        for start in range(0, resamples, rows)
-    ]
-    return _percentile_interval(float(array.mean()), np.concatenate([chunk.mean((1, 2)) for chunk in means]))
+    rng = np.random.default_rng(0)
+    means = []
+    for rows in _chunks(RESAMPLES, array.size):
+        chosen = rng.integers(0, samples, size=(rows, count, samples))
+        means.append(np.take_along_axis(array[None], chosen, axis=2).mean((1, 2)))
+    return _percentile_interval(float(array.mean()), np.concatenate(means))
 
 
 def bootstrap_mean_of_sets(sets: Sequence[ArrayLike], *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
@@ -103,9 +100,7 @@ def bootstrap_mean_of_sets(sets: Sequence[ArrayLike], *, resamples: int = RESAMP
     return _percentile_interval(mean, np.mean([_resampled_means(array, rng, resamples) for array in items], axis=0))
 
 
-def bounded_mean(
-    values: ArrayLike, lower: float = 0.0, upper: float = 1.0, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Interval:
+def bounded_mean(values: ArrayLike, lower: float = 0.0, upper: float = 1.0) -> Interval:
     """Return the mean of [N] or [N, S] values between `lower` and `upper`, with an interval of positive width.
 
     It is the interval of `bootstrap_mean` unless all items agree, where the bootstrap would claim certainty (0 of 30
@@ -116,36 +111,33 @@ def bounded_mean(
     items = _as_matrix(values).mean(1)
     count, mean = len(items), float(items.mean())
     if count < 2 or float(np.ptp(items)) > 1e-12:
-        return bootstrap_mean(items, resamples=resamples, seed=seed)
+        return bootstrap_mean(items)
     unseen = wilson(0, count)[1]
     low, high = mean + unseen * (lower - mean), mean + unseen * (upper - mean)
     return Interval(mean, max(mean - low, high - mean) / Z, low, high)
 
 
-def bounded_mean_of_sets(
-    sets: Sequence[ArrayLike], lower: float = 0.0, upper: float = 1.0, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Interval:
+def bounded_mean_of_sets(sets: Sequence[ArrayLike], lower: float = 0.0, upper: float = 1.0) -> Interval:
     """Return the unweighted mean of the benchmark means of values between `lower` and `upper`.
 
     The interval is that of `bootstrap_mean_of_sets` unless all items of some benchmark agree. Then the distances from
     the mean to the ends of the benchmarks' `bounded_mean` intervals are added in quadrature (Zou & Donner 2008).
     """
-    found = [bounded_mean(values, lower, upper, resamples=resamples, seed=seed) for values in sets]
+    found = [bounded_mean(values, lower, upper) for values in sets]
     if not any(float(np.ptp(_as_matrix(values).mean(1))) <= 1e-12 for values in sets):
-        return bootstrap_mean_of_sets(sets, resamples=resamples, seed=seed)
+        return bootstrap_mean_of_sets(sets)
     mean = float(np.mean([one.mean for one in found]))
-    known = [(one.mean, one.se, one.low, one.high) for one in found]
-    ends = [(m, se, low, high) for m, se, low, high in known if se is not None and low is not None and high is not None]
-    if len(ends) < len(found):
-        return Interval(mean, None, None, None)
-    se, below, above = (
-        math.sqrt(math.fsum(part**2 for part in parts)) / len(found)
-        for parts in zip(*((se, m - low, high - m) for m, se, low, high in ends), strict=True)
-    )
+    distances = []
+    for one in found:
+        if one.se is None or one.low is None or one.high is None:
+            return Interval(mean, None, None, None)
+        distances.append((one.se, one.mean - one.low, one.high - one.mean))
+    columns = zip(*distances, strict=True)
+    se, below, above = (math.sqrt(math.fsum(part**2 for part in parts)) / len(found) for parts in columns)
     return Interval(mean, se, mean - below, mean + above)
 
 
-def paired_difference(first: ArrayLike, second: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+def paired_difference(first: ArrayLike, second: ArrayLike) -> Interval:
     """Return the mean of second - first over the same items, with the interval of `bounded_mean`.
 
     Values lie between 0 and 1, items are in the same order, and the numbers of samples may differ. The difference is
@@ -154,7 +146,7 @@ def paired_difference(first: ArrayLike, second: ArrayLike, *, resamples: int = R
     one, two = _as_matrix(first).mean(1), _as_matrix(second).mean(1)
     if len(one) != len(two):
         raise ValueError(f"paired values must have the same items, but there are {len(one)} and {len(two)}")
-    return bounded_mean(two - one, -1.0, 1.0, resamples=resamples, seed=seed)
+    return bounded_mean(two - one, -1.0, 1.0)
 
 
 def wilson(successes: float, count: int) -> tuple[float, float]:

@@ -37,10 +37,9 @@ from simplerl.errors import ConfigError
 from simplerl.io.files import atomic_file, read_json, read_jsonl, read_yaml, write_text
 from simplerl.rewards.pool import source_digest
 from simplerl.runs.checkpoints import CHECKPOINT, STATE, checkpoints, write_checkpoint
-from simplerl.runs.provenance import differ, environment
+from simplerl.runs.provenance import Usage, differ, environment
 from simplerl.runs.rollout_table import rollout_table
 from simplerl.runs.tracking import Tracker
-from simplerl.runs.usage import Usage
 from simplerl.types import Rollout
 
 logger = logging.getLogger(__name__)

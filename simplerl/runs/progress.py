@@ -39,28 +39,24 @@ class StepProgress:
         self._started, self._first = time.perf_counter(), first
         self._times: dict[str, float] = {}
         self._begun = self._started
-        self._bar: Progress | None = None
         console = Console()
-        if console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[numbers]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=console)
-            self._row = self._bar.add_task(phase, total=total, completed=first, numbers="")
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._row = self._bar.add_task(phase, total=total, completed=first, numbers="")
 
     def __enter__(self) -> StepProgress:
-        if self._bar is not None:
-            self._bar.start()
+        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()
 
     def begin(self) -> None:
         """Start timing a new step."""
@@ -69,8 +65,7 @@ class StepProgress:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Measure the block as the stage `name` of this step; blocks of the same name add up."""
-        if self._bar is not None:
-            self._bar.update(self._row, description=f"{self.phase}: {name}")
+        self._bar.update(self._row, description=f"{self.phase}: {name}")
         start = time.perf_counter()
         yield
         self._times[name] = self._times.get(name, 0.0) + time.perf_counter() - start
@@ -86,8 +81,8 @@ class StepProgress:
         """Count the step as completed and show its metrics."""
         self.done += 1
         numbers = format_metrics(metrics)
-        if self._bar is not None:
-            self._bar.update(self._row, completed=self.done, numbers=numbers)
+        self._bar.update(self._row, completed=self.done, numbers=numbers)
+        if not self._bar.disable:
             return
         pace = (time.perf_counter() - self._started) / (self.done - self._first)
         left = pace * (self.total - self.done)

@@ -3,61 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyarrow as pa
 
-from simplerl.types import Rollout, score_of
+from simplerl.types import Rollout, Score, score_of
 
-SCHEMA = pa.schema(
-    [
-        ("step", pa.int32()),
-        ("problem_id", pa.string()),
-        ("source", pa.string()),
-        ("level", pa.string()),
-        ("question", pa.string()),
-        ("gold", pa.string()),  # the correct answer
-        ("sample", pa.int32()),  # index from 0 among the samples of one prompt
-        ("prompt", pa.string()),
-        ("response", pa.string()),
-        ("finish_reason", pa.string()),
-        ("length", pa.int32()),  # of the response in tokens, the stop token included
-        ("reward", pa.float32()),
-        ("correct", pa.bool_()),
-        ("status", pa.string()),
-        ("extracted", pa.string()),  # the answer found in the response; null: none
-        ("parts", pa.string()),  # components of the reward, as a JSON object
-        ("tokens", pa.list_(pa.int32())),  # of the response
-        ("logprobs", pa.list_(pa.float32())),  # of these tokens, computed by the sampler
-    ]
-)
+# Column -> its type, and its value for a rollout and its score.
+COLUMNS: dict[str, tuple[pa.DataType, Callable[[Rollout, Score], Any]]] = {
+    "problem_id": (pa.string(), lambda rollout, _: rollout.prompt.problem.id),
+    "source": (pa.string(), lambda rollout, _: rollout.prompt.problem.source),
+    "level": (pa.string(), lambda rollout, _: rollout.prompt.problem.level),
+    "question": (pa.string(), lambda rollout, _: rollout.prompt.problem.question),
+    "gold": (pa.string(), lambda rollout, _: rollout.prompt.problem.answer),  # the correct answer
+    "sample": (pa.int32(), lambda rollout, _: rollout.sample),  # index from 0 among the samples of one prompt
+    "prompt": (pa.string(), lambda rollout, _: rollout.prompt.text),
+    "response": (pa.string(), lambda rollout, _: rollout.text),
+    "finish_reason": (pa.string(), lambda rollout, _: rollout.finish_reason),
+    "length": (pa.int32(), lambda rollout, _: len(rollout.token_ids)),  # of the response, stop token included
+    "reward": (pa.float32(), lambda _, score: score.reward),
+    "correct": (pa.bool_(), lambda _, score: score.correct),
+    "status": (pa.string(), lambda _, score: score.status),
+    "extracted": (pa.string(), lambda _, score: score.extracted),  # the answer found in the response; null: none
+    "parts": (pa.string(), lambda _, score: json.dumps(score.parts)),  # components of the reward, as a JSON object
+    "tokens": (pa.list_(pa.int32()), lambda rollout, _: rollout.token_ids),  # of the response
+    "logprobs": (pa.list_(pa.float32()), lambda rollout, _: rollout.logprobs),  # of these, computed by the sampler
+}
+SCHEMA = pa.schema([("step", pa.int32()), *((name, kind) for name, (kind, _) in COLUMNS.items())])
 
 
 def rollout_table(rollouts: Sequence[Rollout], step: int) -> pa.Table:
     """Return graded rollouts of one step as a table, one row each, in order."""
-    rows = []
-    for rollout in rollouts:
-        problem, score = rollout.prompt.problem, score_of(rollout)
-        rows.append(
-            {
-                "step": step,
-                "problem_id": problem.id,
-                "source": problem.source,
-                "level": problem.level,
-                "question": problem.question,
-                "gold": problem.answer,
-                "sample": rollout.sample,
-                "prompt": rollout.prompt.text,
-                "response": rollout.text,
-                "finish_reason": rollout.finish_reason,
-                "length": len(rollout.token_ids),
-                "reward": score.reward,
-                "correct": score.correct,
-                "status": score.status,
-                "extracted": score.extracted,
-                "parts": json.dumps(score.parts),
-                "tokens": rollout.token_ids,
-                "logprobs": rollout.logprobs,
-            }
-        )
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    graded = [(rollout, score_of(rollout)) for rollout in rollouts]
+    columns = {name: [value(*pair) for pair in graded] for name, (_, value) in COLUMNS.items()}
+    return pa.table({"step": [step] * len(graded), **columns}, schema=SCHEMA)

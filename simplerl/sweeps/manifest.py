@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from filelock import FileLock
 
 from simplerl.errors import ConfigError
 from simplerl.io.files import read_json, write_text
@@ -96,12 +97,7 @@ def jobs_of(root: Path) -> dict[str, list[str]]:
     return jobs
 
 
-@contextmanager
-def submission_lock(root: Path) -> Iterator[None]:
-    """Hold the lock under which one process at a time checks which runs are queued and submits the others."""
-    import fcntl
-
+def submission_lock(root: Path) -> FileLock:
+    """Return the lock under which one process at a time checks which runs are queued and submits the others."""
     (root / FOLDER).mkdir(parents=True, exist_ok=True)
-    with open(root / FOLDER / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return FileLock(root / FOLDER / ".lock")

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from simplerl.cluster import allocation, failover
+from simplerl.cluster import allocation
 from simplerl.sweeps.slurm import being_preempted
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class RunJob:
         from simplerl.experiment import run_experiment
         from simplerl.runs.folder import Interrupted, is_held
 
-        failover.command_is_restartable = True
+        allocation.command_is_restartable = True
         deadline = time.monotonic() + LOCK_PATIENCE
         while is_held(self.folder) and time.monotonic() < deadline:
             time.sleep(1)

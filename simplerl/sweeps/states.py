@@ -41,7 +41,8 @@ def state_of(run: SweepRun, jobs: Mapping[str, QueuedJob] | None, known_jobs: Se
 
     jobs: SLURM's queue, or None without SLURM. known_jobs: ids of jobs that other sweeps submitted for this run."""
     folder = Path(run.folder)
-    status, rows = _json(folder / "status.json"), read_jsonl(folder / "metrics.jsonl")
+    path, rows = folder / "status.json", read_jsonl(folder / "metrics.jsonl")
+    status = read_json(path) if path.exists() else {}
     ids = [*([run.job] if run.job else []), *known_jobs]
     job = next((jobs[id] for id in ids if id in jobs), None) if jobs is not None else None
     state = _state(status, job, locked=is_held(folder), started=bool(status) or run.job is not None)
@@ -98,10 +99,6 @@ def last_line(path: Path) -> str:
         file.seek(max(0, path.stat().st_size - 8192))
         lines = file.read().decode(errors="replace").splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith(SUBMITIT)), "")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
 
 
 def _last(rows: list[dict[str, Any]], name: str) -> float | None:
