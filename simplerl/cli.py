@@ -1,6 +1,6 @@
-"""What the Hydra commands share: composing a configuration, running it, one error printer, exit statuses.
+"""Shared entry point of the Hydra commands: compose a configuration, run it, report errors, set the exit status.
 
-Hydra's own errors, of several lines, become one sentence with a remedy.
+Multi-line errors raised by Hydra are shortened to one sentence with a remedy.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -25,32 +23,31 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from simplerl.cluster import allocation
-from simplerl.config import register
 from simplerl.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 CONF = Path(__file__).resolve().parent.parent / "conf"
-FULL = "HYDRA_FULL_ERROR"
-BAD_CONFIGURATION, FAILED, KEYBOARD = 2, 1, 130  # exit statuses; 75 after saving on a stop signal
+FULL_ERRORS = "HYDRA_FULL_ERROR"
+BAD_CONFIGURATION, FAILED, CTRL_C = 2, 1, 130  # exit statuses; `Interrupted` exits with 75
 NOISE = re.compile(
     r"\s*(full_key|object_type|reference_type|Set the environment|To append|Config search path|provider=)"
 )
 
 
 def hydra_command(command: str, show: Callable[[Path], None], label: str = "") -> None:
-    """Run `command`, the dotted name of a function (DictConfig, label) -> folder, on the configuration that Hydra
-    composes from the command line, and `show` its folder; it is imported only when something runs.
+    """Compose the configuration from the command line, call `command` with it, and pass the resulting run folder to
+    `show`. `command` is the dotted name of a function (DictConfig, label) -> folder, imported only when it is called.
 
-    A failure ends the process with one sentence or a traceback, and exit status 2 for a bad configuration, 1 for a
-    failed run, 75 after saving on a stop signal. Within a sweep it ends only its own job. With HYDRA_FULL_ERROR=1 set
-    by the user, Hydra's own errors are shown whole."""
+    Errors are printed as one sentence or a traceback. The exit status is 2 for a bad configuration, 1 for a failed run,
+    75 if a stop signal arrived and the run was saved, and 130 after Ctrl-C. In a sweep an error ends only its own job.
+    With HYDRA_FULL_ERROR=1, Hydra's errors are shown in full."""
 
     def run(raw: DictConfig) -> None:
         if allocation.rank() > 0:
             sys.exit(allocation.join_ray_cluster())
         job, mode, choices = HydraConfig.get().job, HydraConfig.get().mode, HydraConfig.get().runtime.choices
         if mode is RunMode.RUN and choices["sweep"] is not None:
-            sys.exit(f"Configuration: sweep={choices['sweep']} is several runs: add -m.")
+            sys.exit(f"Configuration: sweep={choices['sweep']} consists of several runs: add -m.")
         OmegaConf.set_readonly(raw, False)
         raw.choices = {group: str(choice) for group, choice in choices.items() if "hydra/" not in group}
         if mode is RunMode.MULTIRUN:
@@ -62,99 +59,79 @@ def hydra_command(command: str, show: Callable[[Path], None], label: str = "") -
                 folder = getattr(importlib.import_module(module), name)(raw, f"{label}{job.override_dirname}")
         except KeyboardInterrupt:
             print("Stopped by Ctrl-C: the same command resumes from the last checkpoint.", file=sys.stderr)
-            sys.exit(KEYBOARD)
+            sys.exit(CTRL_C)
         except Exception as error:
-            status = report(error)
+            status = print_error(error)
             if mode is RunMode.MULTIRUN and status in (FAILED, BAD_CONFIGURATION):
-                # Hydra's own launcher then continues with the other runs, and ends with this sentence and status 1.
+                # Hydra's launcher continues with the other runs, then prints this message and exits with status 1.
                 raise CompactHydraException("A run of the sweep failed (see above); the others were run.") from None
             sys.exit(status)
         if mode is RunMode.RUN:
             show(folder)
 
-    run.__module__ = Path(sys.argv[0]).stem  # Hydra names the job by it: train or evaluate
+    run.__module__ = Path(sys.argv[0]).stem  # Hydra takes the job name from it: train or evaluate
     register()
     main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run)
-    shown_whole = FULL in os.environ
-    os.environ[FULL] = "1"  # Hydra then raises what it would print
+    show_full_errors = FULL_ERRORS in os.environ
+    os.environ[FULL_ERRORS] = "1"  # makes Hydra raise its errors instead of printing them
     try:
         main()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        refused = not isinstance(error, ValueError) or any(one in str(error) for one in ("Only one of", "Config group"))
-        if shown_whole or not refused:
+        by_hydra = not isinstance(error, ValueError) or any(x in str(error) for x in ("Only one of", "Config group"))
+        if show_full_errors or not by_hydra:
             raise
-        sys.exit(sentence(error))
+        sys.exit(hydra_error_message(error))
 
 
-def report(error: Exception) -> int:
-    """Print why a run ended. Returns its exit status."""
+def print_error(error: Exception) -> int:
+    """Print the error that ended a run. Returns the exit status."""
     if isinstance(error, ConfigError):
         print(f"Configuration: {error}", file=sys.stderr)
         return BAD_CONFIGURATION
     from simplerl.runs.folder import INTERRUPTED, Interrupted
 
     if isinstance(error, Interrupted):
-        print(f"Stopped by {error} after saving: the same command resumes from there.", file=sys.stderr)
+        print(f"Stopped by {error} after saving: the same command resumes the run.", file=sys.stderr)
         return INTERRUPTED
     traceback.print_exception(error)
     return FAILED
 
 
-def sentence(error: Exception) -> str:
-    """Return one line for what Hydra or OmegaConf says of a command line."""
+def hydra_error_message(error: Exception) -> str:
+    """Shorten an error of Hydra or OmegaConf about the command line to one line with a remedy."""
     text = str(error)
     if "Only one of --run, --multirun" in text:
-        return "-m starts a sweep and --cfg shows one run: leave one of them out."
+        return "-m starts a sweep and --cfg shows the configuration of one run: remove one of them."
     if "Config group override must be a string" in text:
-        return "A group takes the name of an option, such as evals=none: python train.py --help lists them."
+        return "A group takes the name of an option, such as evals=none: python train.py --help lists the options."
     if found := re.search(r"Could not override '(.+?)'", text):
         return _unknown_key(found[1])
     if found := re.search(r"Could not find '(.+)/(.+?)'[^\0]*Available options in '.+?':([^:]+?)Config search", text):
         group, option, options = found[1], found[2], found[3].split()
         near = get_close_matches(option, options, 1)
-        meant = f"perhaps {near[0]} is meant; " if near else ""
-        return f"{group}={option} is unknown: {meant}there are {', '.join(options)}."
+        suggestion = f"did you mean {near[0]}? Valid" if near else "valid"
+        return f"{group}={option} is unknown: {suggestion} options are {', '.join(options)}."
     if text.startswith("Error merging override ") and "\n" not in text.strip():
         text = text.removeprefix("Error merging override ").strip() + f":\n{error.__cause__}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip() and not NOISE.match(line))
 
 
 def _unknown_key(key: str) -> str:
-    """Return a sentence that suggests the nearest key, or keys of that name elsewhere."""
-    from simplerl.config import Config
-
-    kind, known, path = Config, _keys(Config), key.split(".")
+    """Return an error message that suggests the most similar key of the same group, or keys of that name elsewhere."""
+    keys, path = list(all_settings()), key.split(".")
     for depth, name in enumerate(path):
-        if name in known:
-            kind = known[name]
-            known = _keys(kind)
-            continue
         prefix = "".join(f"{part}." for part in path[:depth])
-        near = get_close_matches(name, known, 1)
+        if prefix + name in keys:
+            continue
+        siblings = [one for one in keys if one.startswith(prefix) and one.count(".") == depth]
+        near = get_close_matches(name, [one.removeprefix(prefix) for one in siblings], 1)
         if near:
-            return f"{key} is unknown: perhaps {prefix}{near[0]} is meant."
-        elsewhere = [one for one in _all_keys(Config) if one.rsplit(".", 1)[-1] == path[-1]]
+            return f"{key} is unknown: did you mean {prefix}{near[0]}?"
+        elsewhere = [one for one in keys if one.rsplit(".", 1)[-1] == path[-1]]
         if elsewhere:
-            return f"{key} is unknown: perhaps {' or '.join(elsewhere)} is meant."
-        if known:
-            return f"{key} is unknown: there are {', '.join(prefix + one for one in known)}."
+            return f"{key} is unknown: did you mean {' or '.join(elsewhere)}?"
+        if siblings:
+            return f"{key} is unknown: valid keys are {', '.join(siblings)}."
+        break
     extra = f"to pass an extra keyword to a function write +{key}=VALUE"
     return f"{key} is unknown: python train.py --cfg job shows all keys; {extra}."
-
-
-def _keys(kind: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass with their types, or nothing for any other type."""
-    if not is_dataclass(kind):
-        return {}
-    from typing import get_type_hints
-
-    hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
-
-
-def _all_keys(kind: Any, prefix: str = "") -> list[str]:
-    found = []
-    for name, inner in _keys(kind).items():
-        found.append(prefix + name)
-        found += _all_keys(inner, f"{prefix}{name}.")
-    return found

@@ -1,4 +1,4 @@
-"""One run, from a composed configuration to a finished folder."""
+"""Run one experiment, from the composed configuration to the complete run folder."""
 
 from __future__ import annotations
 
@@ -22,62 +22,62 @@ logger = logging.getLogger(__name__)
 
 
 def run_experiment(raw: DictConfig, label: str) -> Path:
-    """Run, resume or skip the experiment that `raw` describes. Returns its complete folder.
+    """Run or resume the experiment that `raw` describes, or do nothing if it is finished. Returns the run folder.
 
-    Raises ConfigError before anything is loaded or written, and `Interrupted` after saving on a stop signal."""
+    Raises ConfigError before a model is loaded, and `Interrupted` if a stop signal arrived and the run was saved."""
     config = load(raw)
-    # Only now, so that a configuration that `load` refuses is refused before torch and transformers are imported.
+    # Imported here so that `load` can refuse a configuration before torch and transformers are imported.
     import torch
 
-    from simplerl.data.task import prepare
+    from simplerl.data.task import prepare_task
     from simplerl.engine.worker import NonFinite
     from simplerl.runs.folder import Interrupted, Run
 
     resolved: dict[str, Any] = OmegaConf.to_container(raw, resolve=True, enum_to_str=True)  # type: ignore[assignment]
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
-    task = prepare(config)
+    task = prepare_task(config)
     backend = config.backend(config, task)
     run = Run(config, resolved, label)
     if run.finished:
-        logger.info("%s is finished already: nothing to do.", run.dir)
+        logger.info("%s is already finished: nothing to do.", run.dir)
         if run.changed:
-            logger.warning("It was run with other code, packages or reward function: remove it to run it again.")
+            logger.warning("Code, packages or reward function have changed since: remove the folder to run it again.")
         run.release()
         return run.dir
     logger.info("run folder: %s", run.dir)
     try:
         with run.catching_signals():
             run.start()
-            run.set_status("running", steps=total_steps(config, task))
-            stages(config, task, run, backend)
+            run.set_status("running", steps=steps_by_phase(config, task))
+            run_phases(config, task, run, backend)
     except Interrupted as signal:
         run.close("interrupted", reason=str(signal))
         raise
     except KeyboardInterrupt:
-        run.close("interrupted", reason="Ctrl-C, twice")
+        run.close("interrupted", reason="second Ctrl-C")
         raise
     except BaseException as error:
         if isinstance(error, NonFinite):
             path = run.save_nonfinite(str(error), vars(error.batch))
-            logger.error("%s: the batch is in %s", error, path)
+            logger.error("%s: the batch was saved to %s", error, path)
         run.close("failed", reason=f"{type(error).__name__}: {error}")
         raise
     run.close("finished")
     return run.dir
 
 
-def total_steps(config: Config, task: Task) -> dict[str, int]:
-    """Return the number of steps of each phase, for whoever watches the run."""
+def steps_by_phase(config: Config, task: Task) -> dict[str, int]:
+    """Return the number of steps of each phase, as recorded in status.json."""
     from simplerl.sft import optimizer_steps
 
     warm_up = {"warmup": optimizer_steps(config, task)} if task.documents else {}
-    return warm_up | ({"rl": task.arithmetic.steps} if task.arithmetic else {})
+    return warm_up | ({"rl": task.schedule.steps} if task.schedule else {})
 
 
-def stages(config: Config, task: Task, run: Run, backend: Backend) -> None:
-    """Run the warm-up, then reinforcement learning; either may be left out. When the backend loses a worker process,
-    the run resumes from its last checkpoint, at most `max_restarts` times."""
+def run_phases(config: Config, task: Task, run: Run, backend: Backend) -> None:
+    """Run the configured phases: the warm-up, then reinforcement learning, or an evaluation alone. If a worker process
+    is lost, resume from the last checkpoint, at most `backend.max_restarts` times."""
     from simplerl import rl, sft
     from simplerl.backends import Lost
 
@@ -86,7 +86,7 @@ def stages(config: Config, task: Task, run: Run, backend: Backend) -> None:
             try:
                 model = sft.warm_up(config, task, backend, run)
                 if config.algorithm.advantage is None:
-                    rl.evaluate_alone(config, task, backend, run, model)
+                    rl.evaluate_only(config, task, backend, run, model)
                 else:
                     model = str(rl.train(config, task, backend, run, model) / "policy")
                 break

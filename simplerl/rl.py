@@ -1,9 +1,8 @@
-"""The RL loop: evaluate, sample, grade, score, estimate advantages, update, sync.
+"""The RL loop: evaluate, sample, grade, compute log-probs and values, estimate advantages, update, sync weights.
 
-Metrics at step s describe the policy after s updates: its evaluation, the responses that it samples, and the update
-that makes the policy of step s + 1. Not here: loading models (`simplerl.backends`), what is trained on
-(`simplerl.data.task`), where rollouts come from (`simplerl.rollouts`), the run's folder (`simplerl.runs`).
-To run it: `python train.py`.
+Metrics at step s describe the policy after s updates: its evaluation, the responses it samples, and the update to the
+policy of step s + 1. Models are loaded by `simplerl.backends`, prompts by `simplerl.data.task`; `simplerl.rollouts`
+chooses a step's rollouts, and `simplerl.runs` writes the run folder. Run it with `python train.py`.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ logger = logging.getLogger(__name__)
 
 
 def train(config: Config, task: Task, backend: Backend, run: Run, start: str) -> Path:
-    """Train by reinforcement learning from the model at `start` (a folder or Hub id), or from the run's last
-    checkpoint, to the last step. Returns the last checkpoint. Raises `Interrupted`, after saving, on a stop signal."""
-    assert task.arithmetic is not None
-    algorithm, steps, folder = config.algorithm, task.arithmetic.steps, run.dir / "checkpoints"
+    """Train by RL from the model at `start` (a folder or Hub id), or resume from the run's last checkpoint. Returns
+    the final checkpoint. On a stop signal, saves a checkpoint and raises `Interrupted`."""
+    assert task.schedule is not None
+    algorithm, steps, folder = config.algorithm, task.schedule.steps, run.dir / "checkpoints"
     updates = role_updates(algorithm, update_plan(config, task))
     checkpoint, step = last_checkpoint(folder)
     state = saved_state(checkpoint) or {"rollouts": {}, "algorithm": algorithm.state}
@@ -63,7 +62,7 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
                 with progress.stage("update"):
                     metrics |= trained | corrected | roles.update(batch, updates, seed)
                 with progress.stage("sync"):
-                    prefetcher.settle()
+                    prefetcher.wait_until_idle()
                     roles.sync()
                 with progress.stage("write"):
                     run.write_rollouts(step, taken.rollouts)
@@ -83,6 +82,7 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
 
 
 def update_plan(config: Config, task: Task) -> UpdatePlan:
+    """Return how each rollout batch is split into optimizer steps."""
     return UpdatePlan(
         minibatch_size=config.train.minibatch_size,
         epochs=config.train.epochs,
@@ -92,7 +92,7 @@ def update_plan(config: Config, task: Task) -> UpdatePlan:
 
 
 def rollout_source(config: Config, task: Task, sampler: Sampler, grader: Grader, run: Run) -> RolloutSource:
-    """Return what the rollouts function samples from. Sampling may be interrupted by a stop signal."""
+    """Return the source of prompts and graded samples for the rollouts function. A stop signal interrupts sampling."""
 
     def sample(prompts: list[Prompt], number: int) -> list[Rollout]:
         samples = config.train.samples_per_prompt
@@ -112,15 +112,15 @@ def evaluate_at(
     run: Run,
     progress: StepProgress,
 ) -> dict[str, float]:
-    """Evaluate the policy if it is due: every `evals.every` steps, at the first and after the last."""
-    last = task.arithmetic.steps if task.arithmetic else 0
+    """Evaluate the policy if due: every `evals.every` steps from step 0, and after the last step. Returns metrics."""
+    last = task.schedule.steps if task.schedule else 0
     if not config.evals.every or (step % config.evals.every and step != last):
         return {}
-    own = config.evals.reward and backend.grader(config.evals.reward)
-    with progress.stage("evaluate"), own or nullcontext(grader) as judge:
+    own_grader = config.evals.reward and backend.grader(config.evals.reward)
+    with progress.stage("evaluate"), own_grader or nullcontext(grader) as eval_grader:
         return evaluate(
             sampler,
-            judge,
+            eval_grader,
             task.evals,
             config.evals,
             config.seed,
@@ -130,8 +130,8 @@ def evaluate_at(
         )
 
 
-def evaluate_alone(config: Config, task: Task, backend: Backend, run: Run, model: str) -> None:
-    """Evaluate the model of a run without reinforcement learning."""
+def evaluate_only(config: Config, task: Task, backend: Backend, run: Run, model: str) -> None:
+    """Evaluate the model of a run with algorithm=none, at step 0."""
     run.begin("rl", 0)
     sampler = backend.sampler(model)
     with backend.grader(config.reward) as grader, StepProgress("evaluation", 0, 1) as progress:

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning before RL: the same worker and the same update, with another loss."""
+"""Supervised fine-tuning (SFT) before RL, with the same worker and optimizer step but another loss."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from simplerl.types import Batch
 
 
 def warm_up(config: Config, task: Task, backend: Backend, run: Run) -> str:
-    """Fine-tunes the base on the task's documents and returns the folder of the result, which is made once:
-    a resumed run finds it. Without documents it returns the base itself."""
+    """Fine-tune the base model on the task's documents, resuming from the last checkpoint. Returns the folder of the
+    resulting model, which a resumed run reuses, or `model.path` if there are no documents."""
     if not task.documents:
         return config.model.path
     result = run.dir / "warmup" / "model"
@@ -25,7 +25,7 @@ def warm_up(config: Config, task: Task, backend: Backend, run: Run) -> str:
     folder = run.dir / "warmup" / "checkpoints"
     steps = optimizer_steps(config, task)
     checkpoint, step = last_checkpoint(folder)
-    student = backend.student(config.model.path, config.warmup.optimizer, steps, checkpoint)
+    model = backend.sft_model(config.model.path, config.warmup.optimizer, steps, checkpoint)
     run.begin("warmup", step)
     with StepProgress("warmup", step, steps) as progress:
         try:
@@ -33,26 +33,28 @@ def warm_up(config: Config, task: Task, backend: Backend, run: Run) -> str:
                 run.check_stop()
                 progress.begin()
                 with progress.stage("update"):
-                    metrics = student.optimizer_step(documents_at(step, config, task), [negative_log_likelihood])
+                    metrics = model.optimizer_step(documents_at(step, config, task), [negative_log_likelihood])
                 del metrics["real"], metrics["computed"]
                 metrics = prefixed("warmup", metrics) | progress.times()
                 run.log("warmup", step, metrics)
                 progress.end(metrics)
                 step += 1
                 if step % config.warmup.save_every == 0 and step < steps:
-                    run.save(folder, step, lambda place: student.save(place / "policy"))
+                    run.save(folder, step, lambda place: model.save(place / "policy"))
         except Interrupted:
-            run.save(folder, step, lambda place: student.save(place / "policy"))
+            run.save(folder, step, lambda place: model.save(place / "policy"))
             raise
-    return str(write_checkpoint(result, step, lambda place: student.save(place / "policy")) / "policy")
+    return str(write_checkpoint(result, step, lambda place: model.save(place / "policy")) / "policy")
 
 
 def optimizer_steps(config: Config, task: Task) -> int:
+    """Return the number of optimizer steps of the warm-up."""
     return len(task.documents) // config.warmup.minibatch_size * config.warmup.epochs
 
 
 def documents_at(step: int, config: Config, task: Task) -> Batch:
-    """The documents of an optimizer step; each epoch is a permutation of its own, its last partial batch dropped."""
+    """Return the minibatch of an optimizer step. Each epoch has its own permutation; its last partial minibatch is
+    dropped."""
     size = config.warmup.minibatch_size
     epoch, position = divmod(step, len(task.documents) // size)
     order = permutation("documents", [config.seed, epoch], len(task.documents))

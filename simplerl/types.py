@@ -1,12 +1,11 @@
-"""Every value that flows through the loop.
+"""The data types that are passed between the stages of the training loop.
 
-Letters used in shape comments, here and everywhere:
-P prompts of a step, G samples of each, B = P*G rollouts (b: those of one micro-batch),
-T tokens of prompt + response (padded on the right), L tokens of one response, V vocabulary.
+Letters in shape comments throughout the project: P prompts per step, G samples per prompt, B = P*G rollouts (b rollouts
+in a micro-batch), T tokens of prompt + response (right-padded), L tokens of one response, V vocabulary size.
 
-One frame for all per-token tensors: they are [B, T] and column t speaks of token t: the
-log-probability *of* it, the value of the state *before* it, the advantage *for* it. The shift by
-one between a model's output and this frame happens in `simplerl.engine.worker` and nowhere else.
+All per-token tensors are [B, T] and aligned: column t holds the log-probability of token t, the value of the state
+before token t, and the advantage of token t. Only `simplerl.engine.worker` shifts a model's output by one position to
+match this alignment.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ FINISH_STOP, FINISH_LENGTH = "stop", "length"
 
 @dataclass(frozen=True)
 class Bounds:
-    """The least and the largest value of a keyword of a configurable function, as in `Annotated[float, Bounds(0, 1)]`.
-    Values beyond them are refused when the configuration is loaded."""
+    """Inclusive bounds of a keyword of a configurable function: `Annotated[float, Bounds(0, 1)]`. Values outside them
+    are refused when the configuration is loaded."""
 
-    least: float = -math.inf
-    most: float = math.inf
+    minimum: float = -math.inf
+    maximum: float = math.inf
 
 
 Fraction = Annotated[float, Bounds(0.0, 1.0)]
@@ -40,7 +39,7 @@ Gibibytes = Annotated[float, Bounds(0.01)]
 
 @dataclass(frozen=True)
 class Problem:
-    """A question with a checkable answer. `id` is unique within its data set and seeds its samples."""
+    """A question with a verifiable answer. `id` is unique within its data set and seeds the samples."""
 
     id: str
     question: str
@@ -52,7 +51,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A problem as the model reads it: the rendered text and its tokens."""
+    """A problem rendered for the model, as text and as tokens."""
 
     problem: Problem
     text: str
@@ -61,10 +60,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Stop:
-    """What ends a response: any of these token ids, or the first occurrence of any of these strings.
-
-    Belongs to a prompt/model pair; training and evaluation use the same object.
-    """
+    """Stop conditions of sampling: any of these token ids, or the first occurrence of any of these strings. They
+    depend on the prompt format and the model."""
 
     ids: tuple[int, ...]
     strings: tuple[str, ...] = ()
@@ -72,7 +69,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How responses are drawn. temperature 0 is greedy; top_k 0 and top_p 1 are off."""
+    """Sampling parameters. temperature=0 is greedy decoding; top_k=0 and top_p=1 disable truncation."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -81,13 +78,12 @@ class Sampling:
 
 
 class Response(str):
-    """The text of a response as a reward function receives it: a `str` that also knows how it was generated.
+    """The response passed to a reward function: a `str` with the attributes `tokens` and `finish_reason`.
 
-    Everything that a `str` does works unchanged (`len(response)`, `in`, `re`), and every operation on it returns a
-    plain `str`.
+    All operations on `str` work (`len(response)`, `in`, `re`); their results are plain `str`.
     """
 
-    tokens: tuple[int, ...]  # [L], the stop token included; empty where only a text is known
+    tokens: tuple[int, ...]  # [L], including the stop token; empty if only the text is known
     finish_reason: str  # FINISH_STOP | FINISH_LENGTH
 
     def __new__(cls, text: str, tokens: tuple[int, ...] = (), finish_reason: str = FINISH_STOP) -> Response:
@@ -97,7 +93,7 @@ class Response(str):
 
     @property
     def truncated(self) -> bool:
-        """Whether the response was cut off at sampling.max_new_tokens."""
+        """Whether the response reached sampling.max_new_tokens without a stop token."""
         return self.finish_reason == FINISH_LENGTH
 
     def __reduce__(self) -> tuple[type[Response], tuple[str, tuple[int, ...], str]]:
@@ -106,47 +102,43 @@ class Response(str):
 
 @dataclass(frozen=True)
 class Score:
-    """A reward function's verdict on one response.
-
-    `status` is equal | different | no_answer | timeout | failed; `extracted` is the answer that was
-    compared; each of `parts` becomes a metric reward/<name>.
-    """
+    """The result of a reward function for one response."""
 
     reward: float
     correct: bool
-    status: str
-    extracted: str | None = None
-    parts: dict[str, float] = field(default_factory=dict)
+    status: str  # equal | different | no_answer | timeout | failed
+    extracted: str | None = None  # the answer that was extracted and compared
+    parts: dict[str, float] = field(default_factory=dict)  # each is logged as the metric reward/<name>
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled response. `token_ids` includes the stop token where the model produced one;
-    `text` is the response without it, cut at the first stop string."""
+    """One sampled response."""
 
     prompt: Prompt
     sample: int  # 0..G-1 within its prompt
-    text: str
-    token_ids: tuple[int, ...]  # [L]
-    logprobs: tuple[float, ...]  # [L], of the sampled tokens, under the sampler's own distribution
+    text: str  # without the stop token, cut at the first stop string
+    token_ids: tuple[int, ...]  # [L], including the stop token if the model produced one
+    logprobs: tuple[float, ...]  # [L], of the sampled tokens under the sampler's distribution
     finish_reason: str  # FINISH_STOP | FINISH_LENGTH
     score: Score | None = None
-    trained: bool = True  # False: its reward counts in the group, its tokens do not count in the loss
+    trained: bool = True  # False: its reward counts in group statistics, but its tokens are masked in the loss
 
     @property
     def response(self) -> Response:
-        """The text as a reward function receives it."""
+        """The response as it is passed to reward functions."""
         return Response(self.text, self.token_ids, self.finish_reason)
 
 
 def score_of(rollout: Rollout) -> Score:
+    """Return the rollout's score. Raises ValueError if it has not been graded."""
     if rollout.score is None:
         raise ValueError(f"the rollout of problem {rollout.prompt.problem.id!r} has no score yet")
     return rollout.score
 
 
 def group_rollouts(rollouts: Sequence[Rollout]) -> list[list[Rollout]]:
-    """Return the rollouts of each problem, in order."""
+    """Group rollouts by problem, in order of first appearance."""
     groups: dict[str, list[Rollout]] = {}
     for rollout in rollouts:
         groups.setdefault(rollout.prompt.problem.id, []).append(rollout)
@@ -155,48 +147,49 @@ def group_rollouts(rollouts: Sequence[Rollout]) -> list[list[Rollout]]:
 
 Reward = Callable[[Response, Problem], Score]
 Data = Callable[[], list[Problem]]
-Shape = Callable[[list["Rollout"]], list["Rollout"]]  # sees the whole graded step, after grading
-State = dict[str, Any]  # what an algorithm remembers between steps: plain JSON values, saved with the checkpoint
+RewardShaping = Callable[[list["Rollout"]], list["Rollout"]]  # all graded rollouts of a step
+State = dict[str, Any]  # state of an algorithm between steps: JSON values, saved in checkpoints
 
 
 @dataclass(frozen=True)
 class Batch:
     """The rollouts of one step (or the documents of one SFT minibatch) as tensors.
 
-    A batch is never mutated: a stage returns `batch.with_(advantages=...)`. Columns that only one algorithm knows
-    are in `extra`; a role adds its column by `with_column`."""
+    A batch is never mutated; a stage returns `batch.with_(advantages=...)`. Columns that are specific to one algorithm
+    are in `extra`."""
 
-    tokens: Tensor  # [B, T] int64, padded on the right
-    attention: Tensor  # [B, T] bool: prompt and response
-    mask: Tensor  # [B, T] bool: the response
-    group: Tensor  # [B] int64: rows of one prompt share a number
+    tokens: Tensor  # [B, T] int64, right-padded
+    attention: Tensor  # [B, T] bool: True for prompt and response tokens
+    mask: Tensor  # [B, T] bool: True for response tokens
+    group: Tensor  # [B] int64: rows of the same prompt share a number
     reward: Tensor | None = None  # [B] float32
     correct: Tensor | None = None  # [B] bool
     trained: Tensor | None = None  # [B] bool: rows that count in the loss; None: all
-    # The rest: [B, T] float32, zero outside the mask. From the sampler:
+    # All other columns are [B, T] float32 and zero outside the mask. From the sampler:
     sampler_logprobs: Tensor | None = None
-    # from `Roles.score`, the values where there is a critic:
+    # From `Roles.score`; values only with a critic:
     logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
     entropy: Tensor | None = None
     values: Tensor | None = None
-    # from the algorithm's advantage, the returns where there is a critic:
+    # From the advantage estimator; returns only with a critic:
     token_rewards: Tensor | None = None
     advantages: Tensor | None = None
     returns: Tensor | None = None
-    # from the plan of the update: what each token's loss counts; sums to about 1 over an optimizer step.
+    # Weight of each token's loss, see `simplerl.engine.batching.token_weights`:
     weights: Tensor | None = None
-    # [B] or [B, T], by name: what other roles and algorithms add
+    # Columns [B] or [B, T] of other roles and algorithms, by name:
     extra: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
     def with_(self, **changes: Any) -> Batch:
+        """Return a copy with some fields replaced."""
         return replace(self, **changes)
 
     def with_column(self, name: str, column: Tensor) -> Batch:
-        """The batch with `column` as its field `name`, or, where it has no such field, as `extra[name]`."""
+        """Return a copy with `column` as the field `name` or, if there is no such field, as `extra[name]`."""
         if name in self.__dataclass_fields__:
             return self.with_(**{name: column})
         return replace(self, extra={**self.extra, name: column})
@@ -206,10 +199,11 @@ class Batch:
         return replace(self, **columns, extra={k: change(v) for k, v in self.extra.items()})
 
     def rows(self, index: Tensor | slice) -> Batch:
-        """Some rows, cut to the longest of them."""
+        """Return the selected rows, truncated to the longest of them."""
         attention = self.attention[index]
         width = int(attention.sum(-1).max())
         return self._map(lambda x: x[index] if x.ndim == 1 else x[index][:, :width])
 
     def to(self, device: torch.device | str) -> Batch:
+        """Return a copy on `device`."""
         return self._map(lambda x: x.to(device))

@@ -1,4 +1,4 @@
-"""What `Local` hands to samplers; the roles' numbers are in test_roles.py, the cluster's in test_cluster_*.py."""
+"""What `LocalBackend` passes to samplers; test_roles.py checks the roles, test_cluster_*.py the cluster."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import tiny
 import torch
 from transformers import PreTrainedModel
 
-from simplerl.backends.local import Local
+from simplerl.backends.local import LocalBackend
 from simplerl.config import ModelConfig, Precision
 from simplerl.config.load import load
-from simplerl.data.task import prepare
+from simplerl.data.task import prepare_task
 from simplerl.engine.models import load_policy, load_tokenizer, model_at
 
 
@@ -34,7 +34,9 @@ engine.reads_weights = True  # type: ignore[attr-defined]  # as vLLM does
 @pytest.mark.parametrize("sampler", [given, engine])
 def test_a_sampler_alone_is_given_weights_unless_it_reads_them(sampler: Any, tmp_path: Path) -> None:
     config = load(micro_runs.composed(tmp_path))
-    policy, model = Local(replace(config, sampler=partial(sampler)), prepare(config)).sampler(config.model.path)  # type: ignore[misc]
+    policy, model = LocalBackend(replace(config, sampler=partial(sampler)), prepare_task(config)).sampler(
+        config.model.path
+    )  # type: ignore[misc]
     assert (policy is None) == (sampler is engine)
     assert model == config.model
 
@@ -48,7 +50,7 @@ def test_a_revision_is_of_the_models_own_path() -> None:
 def test_trained_roles_resume_and_frozen_ones_start_again(tmp_path: Path) -> None:
     """From a checkpoint come the policy, the critic and their optimizers; the reference is the start of RL."""
     config = load(micro_runs.composed(tmp_path))
-    backend = Local(config, prepare(config))
+    backend = LocalBackend(config, prepare_task(config))
     start, changed = config.model.path, tmp_path / "step_000001"
     roles = backend.roles(start, None)
     assert set(roles.models) == {"policy", "reference", "critic"} and next(iter(roles.models)) == "policy"
@@ -75,7 +77,7 @@ def test_a_role_with_a_model_of_its_own(tmp_path: Path) -> None:
     tiny.policy(seed=9, vocab_size=len(tokenizer)).save_pretrained(tmp_path)
     teacher = f"algorithm.roles.teacher.model={tmp_path}"
     config = load(micro_runs.composed(tmp_path, "algorithm=on_policy_distillation", teacher))
-    roles = Local(config, prepare(config)).roles(config.model.path, None)
+    roles = LocalBackend(config, prepare_task(config)).roles(config.model.path, None)
     weights = {name: dict(model.named_weights()) for name, model in roles.models.items()}
     own = load_policy(ModelConfig(str(tmp_path)), Precision.float32, "cpu")
     assert set(weights) == {"policy", "teacher"}

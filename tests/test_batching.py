@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from simplerl.data.task import Arithmetic
+from simplerl.data.task import TrainingSchedule
 from simplerl.engine.batching import (
     MICRO_BATCH_OVERHEAD,
     collate,
@@ -147,7 +147,7 @@ def test_streams_never_share_a_permutation() -> None:
     assert permutation("problems", [1, 2], 50) == permutation("problems", [1, 2], 50)
 
     batch = collate([([1], [row]) for row in range(1, 17)], list(range(16)))
-    arithmetic = Arithmetic(16, 16, 1, 16, 1, 4)
+    arithmetic = TrainingSchedule(16, 16, 1, 16, 1, 4)
     for epoch in range(4):
         (whole,) = minibatches(batch, 16, [0, epoch, 0])
         assert whole.group.tolist() != arithmetic.problems_at(epoch, 0)

@@ -67,14 +67,14 @@ def group(cluster: None) -> Iterator[Any]:
     """Starts ranks; they end with the test."""
     from simplerl.cluster.health import Limits
     from simplerl.cluster.layout import Sharding
-    from simplerl.cluster.ranks import Place, RankGroup
+    from simplerl.cluster.ranks import ActorOptions, RankGroup
 
     made = []
 
     def start(role: str, path: Path, layout: str, resume: bool) -> RankGroup:
         ranks, stage = LAYOUTS[layout]
         environment = {"DS_ACCELERATOR": "cpu", "PYTHONPATH": str(Path(__file__).parent)}
-        one = RankGroup(role, [Place("DEFAULT")] * ranks, Limits(), environment, threads=1)
+        one = RankGroup(role, [ActorOptions("DEFAULT")] * ranks, Limits(), environment, threads=1)
         made.append(one)
         persistence = {"stage3_param_persistence_threshold": 0} if stage == 3 else {}
         return one.start(build(role, path), Sharding(stage, deepspeed=persistence), path if resume else None)

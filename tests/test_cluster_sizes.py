@@ -1,4 +1,4 @@
-"""Memory and traffic of a layout against the real tensor shapes of Qwen2.5-Math-7B (no weights), and against hand
+"""Memory and traffic of a layout against the real tensor sizes of Qwen2.5-Math-7B (no weights), and against hand
 counts."""
 
 from __future__ import annotations
@@ -14,15 +14,23 @@ from transformers import AutoModelForCausalLM
 from simplerl.cluster.layout import CRITIC, ENGINE, POLICY, REFERENCE, Layout, Sharding, Shared
 from simplerl.config import Config, register
 from simplerl.config.load import load
-from simplerl.planning.memory import KNOWN, Shapes, footprints, main, per_device, shapes_of, sync_of
+from simplerl.planning.memory import (
+    KNOWN,
+    ModelSizes,
+    main,
+    memory_by_role,
+    memory_per_device,
+    model_sizes,
+    sync_traffic,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 QWEN = "Qwen/Qwen2.5-Math-7B"
 
 
 @pytest.fixture(scope="module")
-def qwen() -> Shapes:
-    return shapes_of(KNOWN[QWEN])
+def qwen() -> ModelSizes:
+    return model_sizes(KNOWN[QWEN])
 
 
 def published(*overrides: str) -> Config:
@@ -32,7 +40,7 @@ def published(*overrides: str) -> Config:
         return load(compose("config", ["experiment=simplerl_zero", *paths, *overrides]))
 
 
-def test_the_shapes_are_those_of_the_published_checkpoint(qwen: Shapes) -> None:
+def test_the_shapes_are_those_of_the_published_checkpoint(qwen: ModelSizes) -> None:
     assert qwen.parameters == 7_615_616_512  # as its model card and safetensors index say
     assert len(qwen.by_name) == 3 + 28 * 12
     assert qwen.by_name["model.layers.27.mlp.down_proj.weight"] == (3584, 18944)
@@ -42,9 +50,9 @@ def test_the_shapes_are_those_of_the_published_checkpoint(qwen: Shapes) -> None:
 
 
 @pytest.mark.parametrize("ranks", [2, 8])
-def test_ranks_hold_the_model_once_under_zero_3(qwen: Shapes, ranks: int) -> None:
+def test_ranks_hold_the_model_once_under_zero_3(qwen: ModelSizes, ranks: int) -> None:
     layout = Layout(policy_ranks=ranks, critic_ranks=ranks, reference_ranks=ranks, sharding=Sharding(3, True))
-    by_role = {one.role: one for one in footprints(qwen, layout, published())}
+    by_role = {one.role: one for one in memory_by_role(qwen, layout, published())}
     every = 4 * sum(map(math.prod, qwen.by_name.values()))
     assert ranks * by_role[POLICY].device["weights"] == every == ranks * by_role[REFERENCE].device["weights"]
     assert ranks * by_role[POLICY].host["moments"] == 2 * every
@@ -55,11 +63,11 @@ def test_ranks_hold_the_model_once_under_zero_3(qwen: Shapes, ranks: int) -> Non
 
 
 def test_what_each_stage_of_zero_deals_out() -> None:
-    shapes = Shapes(1000, 100, 0, 8, 16, 2, {})
+    sizes = ModelSizes(1000, 100, 0, 8, 16, 2, {})
     config = published("algorithm=grpo", "algorithm/kl=none")
 
     def held(stage: int) -> dict[str, float]:
-        (policy, _) = footprints(shapes, Layout(policy_ranks=4, sharding=Sharding(stage)), config)
+        (policy, _) = memory_by_role(sizes, Layout(policy_ranks=4, sharding=Sharding(stage)), config)
         return {what: size for what, size in policy.device.items() if "at most" not in what}
 
     assert held(0) == {"weights": 4000, "gradients": 4000, "moments": 8000}
@@ -68,18 +76,18 @@ def test_what_each_stage_of_zero_deals_out() -> None:
     assert held(3) == {"weights": 1000, "gradients": 1000, "moments": 2000, "master weights": 1000}
 
 
-def test_a_sync_sends_every_weight_once_to_each_engine(qwen: Shapes) -> None:
-    sync = sync_of(qwen, Layout(policy_ranks=8, engines=16, sharding=Sharding(3)), published())
+def test_a_sync_sends_every_weight_once_to_each_engine(qwen: ModelSizes) -> None:
+    sync = sync_traffic(qwen, Layout(policy_ranks=8, engines=16, sharding=Sharding(3)), published())
     assert sync.sent == sum(2 * math.prod(shape) for shape in qwen.by_name.values())
     assert sync.gathered == sum(4 * math.prod(shape) * 7 / 8 for shape in qwen.by_name.values())
-    assert sync.held < sync.sent, "never the whole model a second time"
+    assert sync.sender_peak < sync.sent, "never the whole model a second time"
 
 
-def test_roles_that_share_a_device_add_up(qwen: Shapes) -> None:
+def test_roles_that_share_a_device_add_up(qwen: ModelSizes) -> None:
     config = published()
-    found = footprints(qwen, Layout(shared=Shared.reference, sharding=Sharding(3)), config)
+    found = memory_by_role(qwen, Layout(shared=Shared.reference, sharding=Sharding(3)), config)
     sums = {one.role: sum(one.device.values()) for one in found}
-    together = per_device(found, Layout(shared=Shared.reference))
+    together = memory_per_device(found, Layout(shared=Shared.reference))
     assert together[f"{POLICY} + {REFERENCE}"] == sums[POLICY] + sums[REFERENCE]
     assert set(together) == {f"{POLICY} + {REFERENCE}", CRITIC, ENGINE}
 
@@ -87,14 +95,14 @@ def test_roles_that_share_a_device_add_up(qwen: Shapes) -> None:
 @pytest.mark.parametrize("layout", ["ray_6gpu", "ray_32gpu"])
 def test_the_published_layouts_fit_80_gb(layout: str, capsys: Any) -> None:
     assert main(["experiment=simplerl_zero", "data.path=x.json", "evals.path=x", f"backend={layout}"]) == 0
-    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "all of it" in line]
+    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "total" in line]
     assert len(rows) == 3
     assert all(0 < float(row[-2]) < 80 * 1e9 / 2**30 - 6 for row in rows), rows
 
 
 def test_one_device_has_no_layout(capsys: Any) -> None:
     assert main(["experiment=simplerl_zero", "data.path=x.json", "evals.path=x"]) == 2
-    assert "name a layout, such as backend=ray_6gpu" in capsys.readouterr().err
+    assert "choose a layout, such as backend=ray_6gpu" in capsys.readouterr().err
 
 
 def test_the_known_configuration_builds_the_architecture() -> None:

@@ -37,7 +37,7 @@ from simplerl.backends import Lost
 from simplerl.cluster.engines import EnginePool
 from simplerl.cluster.health import Limits
 from simplerl.cluster.layout import Sharding
-from simplerl.cluster.ranks import Place, RankGroup
+from simplerl.cluster.ranks import ActorOptions, RankGroup
 from simplerl.cluster.weights import (
     Header,
     WeightMismatch,
@@ -169,7 +169,7 @@ def test_weights_sharded_by_zero_3_are_synced_whole_after_a_training_step(pool: 
     build = partial(build_worker, ModelConfig(path=BASE), train, optimizer=OptimizerConfig(lr=1e-3), steps=8)
     plan = UpdatePlan(minibatch_size=12, epochs=1, aggregation=Aggregation.token_mean, constant_length=0)
     environment = {"DS_ACCELERATOR": "cpu", "PYTHONPATH": str(Path(__file__).parent)}
-    group = RankGroup("policy", [Place("DEFAULT")] * 2, Limits(), environment, threads=1)
+    group = RankGroup("policy", [ActorOptions("DEFAULT")] * 2, Limits(), environment, threads=1)
     try:
         group.start(build, Sharding(3, deepspeed={"stage3_param_persistence_threshold": 0}))
         before = group.update(tiny.batch(), [ppo_clip], plan, [0])

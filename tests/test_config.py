@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 import simplerl.rewards
 from simplerl.config import Config, RoleConfig, register
 from simplerl.config.load import load
-from simplerl.data.task import prepare
+from simplerl.data.task import prepare_task
 from simplerl.engine import models
 from simplerl.errors import ConfigError
 from simplerl.types import Problem, Score
@@ -47,17 +47,17 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(models, "_loaded", refuse)
+    monkeypatch.setattr(models, "_load", refuse)
 
 
 def test_the_default_is_accepted() -> None:
-    task = prepare(configured())
-    assert task.arithmetic is not None
-    assert "16 prompts x 8 samples = 128 responses a step" in str(task.arithmetic)
-    assert "128 responses / 64 a minibatch x 1 epoch(s) = 2 optimizer steps a step" in str(task.arithmetic)
+    task = prepare_task(configured())
+    assert task.schedule is not None
+    assert "16 prompts x 8 samples = 128 responses a step" in str(task.schedule)
+    assert "128 responses / 64 a minibatch x 1 epoch(s) = 2 optimizer steps a step" in str(task.schedule)
 
 
-# name -> (overrides, what the sentence says). Hydra's own refusals come first.
+# name -> (overrides, what the message says). Hydra's own refusals come first.
 BY_HYDRA = {
     "unknown key": (["train.stepz=3"], "Could not override 'train.stepz'", "Key 'stepz' not in 'TrainConfig'"),
     "wrong type": (
@@ -90,11 +90,11 @@ def test_refused_by_hydra(name: str) -> None:
 REFUSED: dict[str, tuple[list[str], str]] = {
     "keyword of a reward": (
         ["+reward.bonus=1"],
-        "reward.bonus is unknown: simplerl.rewards.strict takes correct, wrong",
+        "reward.bonus is unknown: simplerl.rewards.strict accepts correct, wrong",
     ),
     "type of a reward's keyword": (["reward.correct=high"], "reward.correct=high must be a number"),
     "rule of a reward": (["reward.rule=sympy"], "reward.rule=sympy is unknown: choose one of math_verify, qwen, exact"),
-    "keyword of an advantage": (["+algorithm.advantage.gama=0.9"], "perhaps algorithm.advantage.gamma is"),
+    "keyword of an advantage": (["+algorithm.advantage.gama=0.9"], "did you mean algorithm.advantage.gamma?"),
     "keyword of an evaluation set": (["+evals.sets.micro.level=2"], "evals.sets.micro.level is unknown"),
     "choice of a data source": (["data.split=test"], "data.split=test is unknown: choose one of pretrain, rl, heldout"),
     "choice of the sampler": (["sampler.precision=float16"], "sampler.precision=float16 is unknown"),
@@ -102,63 +102,68 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "module that is not there": (["data._target_=my_data.load"], "data._target_=my_data.load cannot be imported"),
     "function with other arguments": (
         ["algorithm.loss._target_=simplerl.algorithms.losses.clipped_value"],
-        "clip_low is unknown: perhaps algorithm.loss.clip is meant; "
-        "simplerl.algorithms.losses.clipped_value takes clip",
+        "clip_low is unknown: did you mean algorithm.loss.clip? simplerl.algorithms.losses.clipped_value accepts clip",
     ),
     "minibatch that does not divide": (
         ["train.minibatch_size=100"],
         "train.minibatch_size=100 does not divide the 128 responses of a step",
     ),
     "minibatch of nothing": (["train.minibatch_size=0"], "train.minibatch_size=0 must be at least 1"),
-    "steps and passes": (["train.passes=1"], "train.steps=60 and train.passes=1.0 both say how long to train"),
+    "steps and passes": (["train.passes=1"], "train.steps=60 and train.passes=1.0 both set the length of training"),
     "neither steps nor passes": (["train.steps=null"], "train.steps and train.passes are both null"),
     "no step": (["train.steps=0"], "train.steps=0 must be at least 1"),
-    "part of a step": (["train.steps=null", "train.passes=0.1"], "train.passes=0.1 makes no whole step of 16 prompts"),
+    "part of a step": (
+        ["train.steps=null", "train.passes=0.1"],
+        "train.passes=0.1 is less than one step of 16 prompts",
+    ),
     "trained role without a loss": (
         ["algorithm.roles.critic.loss=null"],
         "algorithm.roles.critic.loss and algorithm.roles.critic.optimizer belong together",
     ),
     "critic without a learning rate": (
         ["train.critic.lr=-1"],
-        "train.critic.lr=-1.0 is negative",
+        "train.critic.lr=-1.0 must be positive",
     ),
     "kl without a reference": (["algorithm/kl=none", "algorithm.kl.place=reward"], "place=reward needs a reference"),
     "coefficient without kl": (
         ["algorithm.kl.place=none"],
-        "algorithm.kl.coef=0.01 has no effect under algorithm.kl.place=none",
+        "algorithm.kl.coef=0.01 has no effect with algorithm.kl.place=none",
     ),
     "negative kl": (["algorithm.kl.coef=-0.1"], "algorithm.kl.coef=-0.1 must be at least 0"),
     "advantage without a loss": (["algorithm/loss=none"], "algorithm.loss is null, but algorithm.advantage is set"),
-    "unknown key of kl": (["+algorithm.kl.place_=loss"], "algorithm.kl.place_ is unknown: perhaps algorithm.kl.place"),
+    "unknown key of kl": (
+        ["+algorithm.kl.place_=loss"],
+        "algorithm.kl.place_ is unknown: did you mean algorithm.kl.place?",
+    ),
     "negative coefficient": (["algorithm.entropy_coef=-0.1"], "algorithm.entropy_coef=-0.1 must be at least 0"),
     "prompt and response over the context": (
         ["sampling.max_new_tokens=200"],
-        "prompt.max_tokens=64 + sampling.max_new_tokens=200 = 264 tokens is over the 256",
+        "prompt.max_tokens=64 + sampling.max_new_tokens=200 = 264 exceeds the context of",
     ),
     "evaluation over the context": (["evals.sampling.max_new_tokens=256"], "evals.sampling.max_new_tokens=256 leaves"),
-    "context over the model's": (["model.context=4096"], "model.context=4096 is over the 256 positions"),
+    "context over the model's": (["model.context=4096"], "model.context=4096 exceeds the 256 positions"),
     "stop token of another model": (["prompt.stop_tokens=['<|eot_id|>']"], "prompt.stop_tokens names '<|eot_id|>'"),
     "prompt without a question": (["prompt.template=Hello"], "prompt.template has no {question}"),
     "model folder that does not exist": (["model.path=./no/model"], "model.path=./no/model does not exist"),
-    "folder without a model": (["model.path=conf"], "model.path=conf holds no model (there is no config.json in it)"),
+    "folder without a model": (["model.path=conf"], "model.path=conf contains no model (no config.json)"),
     "data file that does not exist": (["data=jsonl", "data.path=no/such.jsonl"], "no/such.jsonl does not exist"),
     "benchmarks that do not exist": (["evals=suite8", "evals.path=/no"], "/no/gsm8k.jsonl does not exist"),
     "benchmarks without a folder": (["evals=suite8"], "evals.path is not set"),
     "temperature 0": (["sampling.temperature=0"], "sampling.temperature=0.0 gives the same response every time"),
     "one sample of a group": (
         ["algorithm=grpo", "train.samples_per_prompt=1", "train.minibatch_size=16"],
-        "algorithm=grpo compares the samples of a prompt",
+        "algorithm=grpo compares several samples of a prompt",
     ),
-    "negative learning rate": (["train.policy.lr=-1e-4"], "train.policy.lr=-0.0001 is negative"),
-    "no learning rate": (["train.critic.lr=0"], "train.critic.lr is 0, so nothing would be learnt"),
+    "negative learning rate": (["train.policy.lr=-1e-4"], "train.policy.lr=-0.0001 must be positive"),
+    "no learning rate": (["train.critic.lr=0"], "train.critic.lr=0.0 must be positive"),
     "no learning rate of another role": (
         ["algorithm=prime", "algorithm.roles.prm.optimizer.lr=0"],
-        "algorithm.roles.prm.optimizer.lr is 0, so nothing would be learnt",
+        "algorithm.roles.prm.optimizer.lr=0.0 must be positive",
     ),
     "teacher without a model": (["algorithm=on_policy_distillation"], "algorithm.roles.teacher.model is empty"),
     "keyword of a role's loss": (
         ["algorithm=prime", "+algorithm.roles.prm.loss.betta=1"],
-        "algorithm.roles.prm.loss.betta is unknown: perhaps algorithm.roles.prm.loss.beta is meant",
+        "algorithm.roles.prm.loss.betta is unknown: did you mean algorithm.roles.prm.loss.beta?",
     ),
     "keyword of a stage of rewards": (
         ["algorithm=dapo", "+algorithm.shape.soft_overlong.cache=1"],
@@ -170,15 +175,15 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     ),
     "refill without groups": (
         ["algorithm/rollouts=refill", "train.samples_per_prompt=1", "train.minibatch_size=16"],
-        "algorithm=ppo compares the samples of a prompt",
+        "algorithm=ppo compares several samples of a prompt",
     ),
     "betas": (["train.policy.betas=[0.9,1.0]"], "train.policy.betas=[0.9, 1.0] must be two numbers"),
     "top_p 0": (["sampling.top_p=0"], "sampling.top_p=0.0 is outside (0, 1]"),
     "several greedy samples": (["evals.samples=4"], "evals.samples=4 greedy responses are all the same"),
-    "more prompts than data": (["train.prompts_per_step=64"], "train.prompts_per_step=64 is more than the 32 usable"),
+    "more prompts than data": (["train.prompts_per_step=64"], "train.prompts_per_step=64 exceeds the 32 usable"),
     "more documents than there are": (
         ["warmup=micro_corpus", "warmup.limit=4"],
-        "warmup.minibatch_size=64 is more than the 4 usable documents",
+        "warmup.minibatch_size=64 exceeds the 4 usable documents",
     ),
     "mandatory value": (["data=jsonl"], "data.path has no value: set it on the command line"),
     "mandatory model": (["model=rstar_math_7b"], "model.path has no value"),
@@ -189,8 +194,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         ["rollout.ahead=1", "backend=ray_cpu"],
         "rollout.ahead=1 trains on responses of older weights: set algorithm/correction=truncated_importance",
     ),
-    "added key": (["+rewrad=lenient"], "rewrad is unknown: perhaps reward is meant"),
-    "added key of a group": (["+train.stepz=4"], "train.stepz is unknown: perhaps train.steps is meant"),
+    "added key": (["+rewrad=lenient"], "rewrad is unknown: did you mean reward?"),
+    "added key of a group": (["+train.stepz=4"], "train.stepz is unknown: did you mean train.steps?"),
     "kl whose gradient is nothing": (["algorithm.kl.place=loss"], "algorithm.kl.estimator=k1 in the loss has zero"),
     "number that is not finite": (["train.policy.lr=inf"], "train.policy.lr=inf is not a finite number"),
     "huge seed": (["seed=99999999999"], "seed=99999999999 must be at most 2147483647"),
@@ -216,11 +221,11 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     ),
     "importance weights of a nucleus": (
         ["algorithm/correction=truncated_importance", "sampling.top_p=0.95"],
-        "sampling.top_p=0.95 makes those of a truncated distribution: set sampling.top_p=1",
+        "sampling.top_p=0.95 truncates the sampler's distribution: set sampling.top_p=1",
     ),
     "importance weights of the likeliest tokens": (
         ["algorithm/correction=truncated_importance", "sampling.top_k=50"],
-        "sampling.top_k=50 makes those of a truncated distribution: set sampling.top_k=0",
+        "sampling.top_k=50 truncates the sampler's distribution: set sampling.top_k=0",
     ),
     "lambda over 1": (["algorithm.advantage.lam=2"], "algorithm.advantage.lam=2 must be between 0 and 1"),
     "negative discount": (["algorithm.advantage.gamma=-1"], "algorithm.advantage.gamma=-1 must be between 0 and 1"),
@@ -244,7 +249,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "nothing to do": (["algorithm=none", "evals=none"], "algorithm=none without a warm-up and without evaluations"),
     "wrong answers worth more": (
         ["reward.wrong=1.5"],
-        "reward.wrong=1.5 is not less than reward.correct=1.0, so correct answers are not learnt",
+        "reward.wrong=1.5 is not less than reward.correct=1.0, so correct answers are not rewarded",
     ),
     "answers without a box worth more": (
         ["~reward.correct", "reward.unboxed=2"],
@@ -278,11 +283,11 @@ REFUSED: dict[str, tuple[list[str], str]] = {
 def test_refused_with_a_sentence(name: str) -> None:
     overrides, sentence = REFUSED[name]
     with pytest.raises(ConfigError) as caught:
-        prepare(configured(*overrides))
+        prepare_task(configured(*overrides))
     said = str(caught.value)
     assert sentence in said
     assert "\n" not in said
-    assert said.endswith((".", ")"))
+    assert said.endswith((".", ")", "?"))
 
 
 def same_id() -> list[Problem]:
@@ -292,7 +297,7 @@ def same_id() -> list[Problem]:
 def test_problems_that_share_an_id_are_refused() -> None:
     config = replace(configured(), data=partial(same_id))
     with pytest.raises(ConfigError, match="64 problems have the id 'one', by which samples are grouped"):
-        prepare(config)
+        prepare_task(config)
 
 
 def test_functions_of_others_have_their_own_ranges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -319,7 +324,7 @@ def test_no_chat_template(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "assets/micro_base", folder)
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ConfigError, match=r"prompt=chat uses the model's chat template, but .* has none"):
-        prepare(configured("prompt=chat", f"model.path={folder}", "prompt.max_tokens=100"))
+        prepare_task(configured("prompt=chat", f"model.path={folder}", "prompt.max_tokens=100"))
 
 
 def test_malformed_row(tmp_path: Path) -> None:
@@ -329,14 +334,16 @@ def test_malformed_row(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"rows.jsonl, line 2: columns.answer=answer names a column that this row does"
     ):
-        prepare(configured("data=jsonl", f"data.path={file}"))
+        prepare_task(configured("data=jsonl", f"data.path={file}"))
 
 
 def test_model_that_is_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hub id that is not cached is refused at once where there is no hub to ask."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match=r"owner/model is neither a folder here .* nor in the cache .*HF_HUB_OFFLINE"):
-        prepare(configured("model.path=owner/model"))
+    with pytest.raises(
+        ConfigError, match=r"owner/model is neither a local folder .* nor in the Hugging Face cache.*HF_HUB_OFFLINE"
+    ):
+        prepare_task(configured("model.path=owner/model"))
 
 
 def test_names_of_functions_and_numbers_arrive_as_written() -> None:
@@ -350,7 +357,7 @@ def test_a_role_may_not_be_called_policy() -> None:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         raw = compose("config", list(SMALL.values()))
     OmegaConf.update(raw, "algorithm.roles.policy", RoleConfig(column="logprobs"), force_add=True)
-    with pytest.raises(ConfigError, match=r"algorithm.roles.policy: the policy is always there; its settings are"):
+    with pytest.raises(ConfigError, match=r"algorithm.roles.policy: the policy is not declared as a role"):
         load(raw)
 
 
@@ -401,11 +408,11 @@ def command(*overrides: str) -> tuple[subprocess.CompletedProcess[str], float]:
 # override -> (exit status, the first line on standard error, seconds of processor time, plenty on a busy machine)
 COMMANDS = {
     "train.minibatch_size=100": (2, "Configuration: train.minibatch_size=100 does not divide the 128 responses", 2),
-    "+reward.bonus=1": (2, "Configuration: reward.bonus is unknown: simplerl.rewards.strict takes correct,", 2),
+    "+reward.bonus=1": (2, "Configuration: reward.bonus is unknown: simplerl.rewards.strict accepts correct,", 2),
     "model.path=./no/model": (2, "Configuration: model.path=./no/model does not exist", 2),
     "prompt.stop_tokens=[stop]": (2, "Configuration: prompt.stop_tokens names 'stop', which the tokenizer", 10),
-    "train.stepz=3": (1, "train.stepz is unknown: perhaps train.steps is meant.", 2),
-    "reward=stric": (1, "reward=stric is unknown: perhaps strict is meant;", 2),
+    "train.stepz=3": (1, "train.stepz is unknown: did you mean train.steps?", 2),
+    "reward=stric": (1, "reward=stric is unknown: did you mean strict?;", 2),
 }
 
 

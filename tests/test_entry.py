@@ -10,13 +10,16 @@ import pytest
 from micro_runs import ROOT
 
 MISTAKES = {
-    "key": (["train.stpes=3"], "train.stpes is unknown: perhaps train.steps is meant."),
-    "group": (["rewrad=lenient"], "rewrad is unknown: perhaps reward is meant."),
+    "key": (["train.stpes=3"], "train.stpes is unknown: did you mean train.steps?"),
+    "group": (["rewrad=lenient"], "rewrad is unknown: did you mean reward?"),
     "key of another group": (
         ["train.lr=1e-6"],
-        "train.lr is unknown: perhaps train.policy.lr or train.critic.lr or warmup.optimizer.lr is meant.",
+        "train.lr is unknown: did you mean train.policy.lr or train.critic.lr or warmup.optimizer.lr?",
     ),
-    "key without a similar one": (["run.xyzzy=1"], "run.xyzzy is unknown: there are run.root, run.dir, run.save_every"),
+    "key without a similar one": (
+        ["run.xyzzy=1"],
+        "run.xyzzy is unknown: valid keys are run.root, run.dir, run.save_every",
+    ),
     "keyword": (
         ["reward.wrng=1"],
         "reward.wrng is unknown: python train.py --cfg job shows all keys; "
@@ -24,7 +27,7 @@ MISTAKES = {
     ),
     "option": (
         ["reward=lenien"],
-        "reward=lenien is unknown: perhaps lenient is meant; there are binary, lenient, strict.",
+        "reward=lenien is unknown: did you mean lenient? Valid options are binary, lenient, strict.",
     ),
     "type": (["train.steps=abc"], "train.steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),
     "grammar": (["algorithm=[ppo"], "no viable alternative at input '[ppo'"),

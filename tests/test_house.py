@@ -21,8 +21,6 @@ REASONS = {
     "simplerl/algorithms/shaping.py": "one function per group stage",
     "simplerl/backends/__init__.py": "the interface that both backends implement",
     "simplerl/bench/__main__.py": "runs the benchmarks of its room",
-    "simplerl/config/__init__.py": "names what the schema exports",
-    "simplerl/config/load.py": "the only part of the room that calls Hydra's instantiate",
     "simplerl/errors.py": "every other module may import it",
     "simplerl/rewards/rules.py": "names and checks the rules without importing a parser",
     "simplerl/runs/rollout_table.py": "the columns of responses, which runs, evaluation and analysis share",

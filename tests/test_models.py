@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from simplerl.config import ModelConfig, Precision
 from simplerl.engine import models
-from simplerl.engine.models import Critic, context_of, load_hf_config, load_policy, load_tokenizer, token_logprobs
+from simplerl.engine.models import Critic, context_length, load_hf_config, load_policy, load_tokenizer, token_logprobs
 from simplerl.errors import ConfigError
 
 MICRO = ModelConfig(path=str(Path(__file__).resolve().parent.parent / "assets/micro_base"))
@@ -39,7 +39,7 @@ def plain(
 def test_token_logprobs_and_their_gradients(
     temperature: float, held: int, through: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "LOGITS", held)
+    monkeypatch.setattr(models, "MAX_LOGITS", held)
     _compare(*heads(), temperature, through)
 
 
@@ -138,7 +138,7 @@ def test_critic_starts_as_a_copy_and_is_saved_with_its_head(tmp_path: Path) -> N
 
 
 def test_a_critic_that_goes_on_has_its_head() -> None:
-    with pytest.raises(ConfigError, match=r"micro_base has no value_head\.safetensors, so it is no critic"):
+    with pytest.raises(ConfigError, match=r"micro_base is not a saved critic: value_head\.safetensors is missing"):
         Critic.load(MICRO, Precision.float32, "cpu", seed=None)
 
 
@@ -154,9 +154,9 @@ def _without(path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "sentence"),
     [
-        (Path.unlink, "its weights do not load (Error no file named model.safetensors"),
-        (_cut, "its weights do not load (Error while deserializing header"),
-        (_without, "lacks 6 of the model's weights, such as model.layers.0.mlp.down_proj.weight"),
+        (Path.unlink, "the weights cannot be loaded (Error no file named model.safetensors"),
+        (_cut, "the weights cannot be loaded (Error while deserializing header"),
+        (_without, "6 weights are missing, such as model.layers.0.mlp.down_proj.weight"),
     ],
 )
 def test_bad_weights_are_refused_by_a_sentence(harm: Callable[[Path], None], sentence: str, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_bad_weights_are_refused_by_a_sentence(harm: Callable[[Path], None], sen
 
 def test_a_folder_without_tokenizer_is_named(tmp_path: Path) -> None:
     tiny.policy().save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=r"holds no tokenizer|does not load"):
+    with pytest.raises(ConfigError, match=r"contains no tokenizer|cannot be loaded"):
         load_tokenizer(ModelConfig(str(tmp_path)))
 
 
@@ -218,14 +218,14 @@ def test_plain_heads_are_accepted(kind: str, tied: bool, tmp_path: Path) -> None
 def test_context_comes_from_the_model_and_may_only_shrink() -> None:
     config = load_hf_config(MICRO)
     limit = config.max_position_embeddings
-    assert context_of(MICRO, config) == limit
-    assert context_of(ModelConfig(path=MICRO.path, context=limit - 1), config) == limit - 1
-    with pytest.raises(ConfigError, match=f"model.context={limit + 1} is over the {limit} positions"):
-        context_of(ModelConfig(path=MICRO.path, context=limit + 1), config)
+    assert context_length(MICRO, config) == limit
+    assert context_length(ModelConfig(path=MICRO.path, context=limit - 1), config) == limit - 1
+    with pytest.raises(ConfigError, match=f"model.context={limit + 1} exceeds the {limit} positions"):
+        context_length(ModelConfig(path=MICRO.path, context=limit + 1), config)
 
 
 def test_a_model_that_does_not_load_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"model.path={tmp_path} does not load"):
+    with pytest.raises(ConfigError, match=f"model.path={tmp_path} cannot be loaded"):
         load_tokenizer(ModelConfig(path=str(tmp_path)))
-    with pytest.raises(ConfigError, match=f"model.path={tmp_path} does not load"):
+    with pytest.raises(ConfigError, match=f"model.path={tmp_path} cannot be loaded"):
         load_hf_config(ModelConfig(path=str(tmp_path)))

@@ -197,11 +197,11 @@ LAYOUTS = {  # backend.shared -> pairs of roles that never run at once
 def test_roles_that_share_a_device_never_run_at_once(shared: str) -> None:
     pytest.importorskip("ray", reason="needs the extra `cpu` or `gpu`")
     from simplerl.cluster.backend import RayRoles
-    from simplerl.cluster.layout import Layout, Shared, plan
+    from simplerl.cluster.layout import Layout, Shared, plan_placement
 
     names = ("policy", "reference", "critic")
-    wanted = plan(Layout(shared=Shared(shared)), dict.fromkeys((*names, "vLLM engine"), 1), on_gpus=True)
-    roles = RayRoles({}, {}, None, wanted.teams)  # type: ignore[arg-type]
+    wanted = plan_placement(Layout(shared=Shared(shared)), dict.fromkeys((*names, "vLLM engine"), 1), on_gpus=True)
+    roles = RayRoles({}, {}, None, wanted.colocated)  # type: ignore[arg-type]
     apart = LAYOUTS[shared]
     timed = Timed()
     # Roles on devices of their own meet here, which they cannot where one waits for the other to end.
@@ -215,8 +215,8 @@ def test_roles_that_share_a_device_never_run_at_once(shared: str) -> None:
 
     # The order of the calls, here the reverse of the roles', is that of the results.
     calls = {name: partial(timed.call, name, partial(wait, name)) for name in reversed(names)}
-    assert roles.run(calls) == {name: name for name in reversed(names)}
-    assert list(roles.run({"critic": lambda: 1})) == ["critic"]
+    assert roles.run_calls(calls) == {name: name for name in reversed(names)}
+    assert list(roles.run_calls({"critic": lambda: 1})) == ["critic"]
     for a, b in apart:
         assert not timed.overlap(a, b), (a, b)
     for name in set(free) - {"policy"}:
@@ -234,4 +234,4 @@ def test_a_lost_role_is_raised_before_other_faults() -> None:
 
     roles = RayRoles({}, {}, None, (("policy",), ("critic",)))  # type: ignore[arg-type]
     with pytest.raises(Lost, match="critic is lost: gone"):
-        roles.run({"policy": partial(fail, KeyError("x")), "critic": partial(fail, Lost("critic", "gone"))})
+        roles.run_calls({"policy": partial(fail, KeyError("x")), "critic": partial(fail, Lost("critic", "gone"))})

@@ -46,7 +46,7 @@ def test_without_ahead_a_step_is_sampled_when_it_is_taken() -> None:
     for step in range(3):
         taken = source.take(step, {})
         assert (taken.rollouts, taken.lag, taken.metrics["rollout/lag"]) == (rollouts(step), 0, 0.0)
-        source.settle()
+        source.wait_until_idle()
         assert sampled == list(range(step + 1))
 
 
@@ -64,7 +64,7 @@ def test_one_step_ahead_samples_the_next_step_with_the_weights_of_this_one() -> 
         taken = source.take(step, {})
         assert taken.rollouts == rollouts(step)
         lags.append(taken.lag)
-        source.settle()
+        source.wait_until_idle()
         weights += 1
     assert seen == {0: 0, 1: 0, 2: 1, 3: 2}, "no step beyond the last, and each a single update behind"
     assert lags == [0, 1, 1, 1] == [step - seen[step] for step in range(4)]
@@ -82,7 +82,7 @@ def test_the_state_of_each_step_is_passed_to_the_next(ahead: int) -> None:
     state: State = {}
     for step in range(4):
         state = fetcher.take(step, state).state
-        fetcher.settle()
+        fetcher.wait_until_idle()
         assert state == {"count": 11 + step}
     resumed = Prefetcher(counted, source, {}, 4, ahead)
     assert resumed.take(2, {"count": 12}).state == {"count": 13}
@@ -137,7 +137,7 @@ def test_the_weights_wait_for_what_is_being_sampled() -> None:
     source = prefetcher(sample, 2, ahead=1)
     source.take(0, {})
     threading.Timer(0.1, go.set).start()
-    source.settle()
+    source.wait_until_idle()
     assert done.is_set()
 
 
@@ -149,7 +149,7 @@ def test_a_fault_while_sampling_ahead_is_raised_when_the_step_is_taken() -> None
 
     source = prefetcher(sample, 3, ahead=1)
     source.take(0, {})
-    source.settle()
+    source.wait_until_idle()
     with pytest.raises(RuntimeError, match="the engine is gone"):
         source.take(1, {})
 
@@ -225,7 +225,7 @@ def test_refill_trains_with_fewer_groups_after_the_last_batch(caplog: pytest.Log
     with caplog.at_level(logging.WARNING):
         found, state = refill(graded.source, 5, {}, max_batches=1)
     assert names(found) == ["p0", "p3"] and state == {"batches": 1}
-    assert "step 5: only 2 of 4 groups after 1 batches" in caplog.text
+    assert "step 5: only 2 of 4 groups found after 1 batches" in caplog.text
     full, _ = refill(Graded(SPREAD).source, 0, {}, max_batches=2)
     assert names(full) == ["p0", "p3", "p6", "p7"]
     assert caplog.text.count("only") == 1, "no warning where the last batch fills the step"
@@ -233,7 +233,7 @@ def test_refill_trains_with_fewer_groups_after_the_last_batch(caplog: pytest.Log
 
 def test_refill_without_any_group_is_refused() -> None:
     graded = Graded({"p1": 4})
-    with pytest.raises(RuntimeError, match=r"algorithm.rollouts: 3 batches of 4 prompts gave no group whose fraction"):
+    with pytest.raises(RuntimeError, match=r"algorithm.rollouts: no group among 3 batches of 4 prompts has a fraction"):
         refill(graded.source, 0, {}, max_batches=3)
     assert graded.sampled == [0, 1, 2]
 

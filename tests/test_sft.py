@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from simplerl.config import Config
 from simplerl.config.load import load
-from simplerl.data.task import Task, prepare
+from simplerl.data.task import Task, prepare_task
 from simplerl.errors import ConfigError
 from simplerl.sft import documents_at, optimizer_steps
 from simplerl.types import Batch
@@ -20,7 +20,7 @@ from simplerl.types import Batch
 
 def prepared(tmp_path: Path, *overrides: str) -> tuple[Config, Task]:
     config = load(composed(tmp_path, *WARM_UP, "algorithm=none", *overrides))
-    return config, prepare(config)
+    return config, prepare_task(config)
 
 
 def hf_loss(model: torch.nn.Module, batch: Batch) -> float:
@@ -69,7 +69,7 @@ def test_long_documents_are_dropped_and_too_few_are_refused(tmp_path: Path) -> N
     middle = lengths[len(lengths) // 2]
     _, shorter = prepared(tmp_path, f"warmup.max_tokens={middle}")
     assert len(shorter.documents) == sum(length <= middle for length in lengths) < len(lengths)
-    with pytest.raises(ConfigError, match=r"warmup\.minibatch_size=8 is more than the 0 usable documents"):
+    with pytest.raises(ConfigError, match=r"warmup\.minibatch_size=8 exceeds the 0 usable documents"):
         prepared(tmp_path, "warmup.max_tokens=3")
 
 
@@ -80,7 +80,7 @@ def test_a_baseline_of_supervised_fine_tuning(tmp_path: Path) -> None:
     losses = [m["warmup/loss"] for m in lines if m["phase"] == "warmup"]
     assert len(losses) == 12
     config = load(composed(tmp_path, *overrides))
-    task = prepare(config)
+    task = prepare_task(config)
     base = AutoModelForCausalLM.from_pretrained(model())
     assert losses[0] == pytest.approx(hf_loss(base, documents_at(0, config, task)), abs=1e-5)
     result = json.loads((folder / "summary.json").read_text())["model"]

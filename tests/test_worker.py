@@ -284,7 +284,7 @@ def test_bfloat16_rounds_neither_logits_nor_values() -> None:
 
     def hidden_states(w: Worker) -> Tensor:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            return w._before(batch).double()
+            return w._hidden_before(batch).double()
 
     def output_of(w: Worker) -> Tensor:
         """Of the whole batch at once, as in `hidden_states`: other shapes round differently."""

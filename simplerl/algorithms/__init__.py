@@ -1,1 +1,1 @@
-"""Advantage estimators, losses, corrections and reward shaping: pure functions named in conf/algorithm/."""
+"""Advantage estimators, losses, corrections and reward shaping: pure functions configured in conf/algorithm/."""

@@ -1,8 +1,8 @@
-"""Advantage estimators: pure functions Batch -> Batch, one YAML each in conf/algorithm/advantage/.
+"""Advantage estimators: pure functions Batch -> Batch, configured in conf/algorithm/advantage/.
 
-An estimator reads `token_rewards` [B, T], the reward of a rollout on its last token minus the KL penalty on every token
-where kl.place is reward, and sets `advantages` [B, T]. One that remembers something between steps is
-(Batch, State) -> (Batch, State); its YAML gives the first `state`.
+An estimator reads `token_rewards` [B, T] (the rollout's reward on its last token, minus a KL penalty on every token
+with kl.place=reward) and sets `advantages` [B, T]. A stateful estimator has the signature
+(Batch, State) -> (Batch, State), and its YAML sets the initial `state`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from simplerl.types import Batch, Fraction, Positive, State
 def estimate_advantages(
     batch: Batch, algorithm: AlgorithmConfig, state: State | None
 ) -> tuple[Batch, State | None, dict[str, float]]:
-    """Set `token_rewards` and `advantages` of a scored batch, corrected for the difference between sampler and trainer
-    where the algorithm says so. Returns the batch, the algorithm's state after it, and metrics."""
+    """Set `token_rewards` and `advantages` of a batch with log-probs, and apply the algorithm's correction, if any.
+    Returns the batch, the new state of the algorithm, and metrics."""
     batch = token_rewards(batch, algorithm.kl)
     if state is None:
         batch = algorithm.advantage(batch)
@@ -32,7 +32,7 @@ def estimate_advantages(
 
 
 def whitened(x: Tensor, mask: Tensor) -> Tensor:
-    """Scale to zero mean and unit variance over the tokens under the mask; each token counts the same."""
+    """Normalize to zero mean and unit variance over all tokens under the mask."""
     count = mask.sum()
     mean = (x * mask).sum() / count
     variance = ((x - mean).square() * mask).sum() / count
@@ -40,9 +40,10 @@ def whitened(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def gae(batch: Batch, *, gamma: Fraction = 1.0, lam: Fraction = 0.95, whiten: bool = True) -> Batch:
-    """Estimate advantages by GAE over tokens (arXiv:1506.02438, eq. 16); the episode ends with the last token.
+    """Estimate advantages by generalized advantage estimation over tokens (GAE, arXiv:1506.02438, eq. 16). The episode
+    ends with the last token.
 
-    Sets `advantages`, whitened over the batch if asked for, and `returns` = advantages before whitening + values."""
+    Sets `advantages`, normalized over the batch if `whiten`, and `returns` = advantages before whitening + values."""
     assert batch.values is not None and batch.token_rewards is not None
     values, rewards, mask = batch.values, batch.token_rewards, batch.mask
     advantages = torch.zeros_like(values)
@@ -52,7 +53,7 @@ def gae(batch: Batch, *, gamma: Fraction = 1.0, lam: Fraction = 0.95, whiten: bo
         delta = rewards[:, t] + gamma * following_value - values[:, t]
         advantage = delta + gamma * lam * following_advantage
         advantages[:, t] = advantage * mask[:, t]
-        # A masked column, also one between two response tokens, passes on what follows it.
+        # Masked columns, even between two response tokens, are skipped.
         following_advantage = torch.where(mask[:, t], advantage, following_advantage)
         following_value = torch.where(mask[:, t], values[:, t], following_value)
     returns = (advantages + values) * mask
@@ -60,27 +61,27 @@ def gae(batch: Batch, *, gamma: Fraction = 1.0, lam: Fraction = 0.95, whiten: bo
 
 
 def rollout_returns(batch: Batch) -> Tensor:
-    """Return [B], float64: the reward of each rollout minus the KL penalties of its tokens. A row whose tokens are all
-    masked keeps its reward. In float32, equal rewards such as 0.1 could seem to differ."""
+    """Return each rollout's reward minus the KL penalties of its tokens, [B] float64. Rows without response tokens keep
+    their reward. Float32 sums could make equal rewards such as 0.1 differ."""
     assert batch.reward is not None and batch.token_rewards is not None
     graded = batch.reward.double()
     return torch.where(batch.mask.any(-1), batch.token_rewards.double().sum(-1), graded)
 
 
 def group_sum(x: Tensor, group: Tensor) -> Tensor:
-    """Return [B]: the sum of `x` [B] over the rows of the same group, for every row."""
+    """Return, for every row, the sum of `x` [B] over the rows of its group, [B]."""
     return torch.zeros(int(group.max()) + 1, dtype=x.dtype, device=x.device).index_add(0, group, x)[group]
 
 
 def group_size(group: Tensor) -> Tensor:
-    """Return [B], float64: how many rows have the same group."""
+    """Return, for every row, the number of rows in its group, [B] float64."""
     return group_sum(torch.ones(len(group), dtype=torch.float64, device=group.device), group)
 
 
 def group_relative(batch: Batch, *, divide_by_std: bool = True) -> Batch:
-    """Estimate advantages by the return of a rollout against the mean of its group, over the group's standard deviation
-    (with n - 1) (GRPO, arXiv:2402.03300, section 4.1.2); without the division Dr. GRPO (arXiv:2503.20783).
-    A group whose returns are all equal gets zero."""
+    """Estimate advantages as return minus group mean, divided by the group's sample standard deviation (GRPO,
+    arXiv:2402.03300, section 4.1.2); without the division this is Dr. GRPO (arXiv:2503.20783). Groups with equal
+    returns get advantage 0."""
     total, size = rollout_returns(batch), group_size(batch.group)
     centred = total - group_sum(total, batch.group) / size
     if divide_by_std:
@@ -90,10 +91,10 @@ def group_relative(batch: Batch, *, divide_by_std: bool = True) -> Batch:
 
 
 def moving_baseline(batch: Batch, state: State, *, decay: Fraction = 0.9) -> tuple[Batch, State]:
-    """Estimate advantages by the return of a rollout against a moving average of the returns of earlier steps
-    (REINFORCE, Williams 1992, doi:10.1007/BF00992696, with reinforcement comparison).
+    """Estimate advantages as return minus a moving average of the returns of earlier steps (REINFORCE with a baseline,
+    Williams 1992, doi:10.1007/BF00992696).
 
-    The average is exponential with `decay` a step and free of its start's bias; the first step uses its own mean.
+    The baseline is a bias-corrected exponential moving average with `decay` per step; the first step uses its own mean.
     State: mean and weight of the average."""
     total = rollout_returns(batch)
     step_mean, weight = float(total.mean()), float(state["weight"])
@@ -106,7 +107,7 @@ def moving_baseline(batch: Batch, state: State, *, decay: Fraction = 0.9) -> tup
 
 def teacher_advantage(batch: Batch) -> Batch:
     """Set each token's advantage to log pi_teacher - log pi, the gradient signal of the reverse KL to a teacher
-    (on-policy distillation, arXiv:2306.13649). Rewards are not used. Reads `teacher_logprobs` [B, T]."""
+    (on-policy distillation, arXiv:2306.13649). Reads `teacher_logprobs` [B, T]; ignores rewards."""
     assert batch.logprobs is not None
     return batch.with_(advantages=(batch.extra["teacher_logprobs"] - batch.logprobs) * batch.mask)
 
@@ -116,10 +117,10 @@ def prime(
 ) -> Batch:
     """Estimate advantages from outcome and implicit process rewards (PRIME, arXiv:2502.01456, eq. 5).
 
-    The process reward of a token is beta * (log pi_prm - log pi_ref). Each of both is compared with the mean over the
-    other samples of the prompt (leave-one-out); of the process rewards that is the mean over the tokens of each. The
-    advantage of a token is process * the sum of what follows it, itself included, + outcome * the outcome's part.
-    Reads `prm_logprobs` [B, T], as the updated process reward model gives them."""
+    The process reward of a token is beta * (log pi_prm - log pi_ref). Both rewards use a leave-one-out baseline: the
+    mean return, or the mean of the responses' mean process rewards, over the other samples of the prompt. The advantage
+    of a token is process * (sum of centred process rewards from this token on) + outcome * (centred return).
+    Reads `prm_logprobs` [B, T] of the updated process reward model."""
     assert batch.ref_logprobs is not None
     mask = batch.mask
     tokens = beta * (batch.extra["prm_logprobs"] - batch.ref_logprobs).double() * mask
@@ -133,5 +134,5 @@ def prime(
 
 
 def _others_mean(x: Tensor, group: Tensor) -> Tensor:
-    """Return [B]: the mean of `x` [B] over the other rows of the same group; 0 where there is none."""
+    """Return, for every row, the mean of `x` [B] over the other rows of its group, [B]; 0 if there are none."""
     return (group_sum(x, group) - x) / (group_size(group) - 1).clamp(min=1)

@@ -1,4 +1,4 @@
-"""The KL divergence of the policy from its reference: estimators, and the two places where it may be used."""
+"""Estimators of the KL divergence of the policy from the reference, and its use in the reward or in the loss."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ K3_LIMIT = 10.0
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator) -> Tensor:
-    """Estimate KL(policy || reference) per token, from tokens that the policy sampled
-    (k1, k2, k3 of http://joschu.net/blog/kl-approx.html).
+    """Estimate KL(policy || reference) for each token sampled from the policy, by k1, k2 or k3 of
+    http://joschu.net/blog/kl-approx.html.
 
-    k3 grows exponentially: its log-ratio is clamped to +-20 and its value to at most 10, as verl does."""
+    k3 grows exponentially, so its log-ratio is clamped to [-20, 20] and its value to at most 10, as in verl."""
     log_ratio = logprobs - ref_logprobs
     if estimator is KLEstimator.k1:
         return log_ratio
@@ -28,7 +28,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator) 
 
 def token_rewards(batch: Batch, kl: KLConfig) -> Batch:
     """Set `token_rewards` [B, T]: the rollout's reward on its last token, minus kl.coef * KL on every response token
-    where kl.place is reward. A row without response tokens has none."""
+    with kl.place=reward. Rows without response tokens are zero."""
     assert batch.reward is not None
     positions = torch.arange(batch.mask.shape[1], device=batch.mask.device)
     last = (batch.mask * positions).argmax(-1)
@@ -41,7 +41,7 @@ def token_rewards(batch: Batch, kl: KLConfig) -> Batch:
 
 
 def kl_loss(output: TokenOutput, batch: Batch, *, coef: float, estimator: KLEstimator) -> LossOutput:
-    """Return coef * KL(policy || reference) per token, a term of the policy's loss."""
+    """Compute the KL term of the policy loss: coef * KL(policy || reference) per token."""
     assert batch.ref_logprobs is not None
     kl = kl_estimate(output.logprobs, batch.ref_logprobs, estimator)
     far = (output.logprobs - batch.ref_logprobs).abs() > LOG_RATIO_LIMIT

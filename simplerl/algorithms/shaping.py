@@ -1,5 +1,7 @@
-"""Reward shaping that sees a whole step: functions (rollouts) -> rollouts, after grading, one YAML each in
-conf/algorithm/shape/. Several may be chosen: algorithm/shape=[kimi_length,soft_overlong]."""
+"""Reward shaping: functions from all graded rollouts of a step to rollouts, configured in conf/algorithm/shape/.
+
+Several can be applied in order: algorithm/shape=[kimi_length,soft_overlong].
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from simplerl.types import Count, Rollout, group_rollouts, score_of
 
 
 def add_reward(rollout: Rollout, part: str, amount: float) -> Rollout:
-    """Return the rollout with `amount` added to its reward, and recorded as the metric reward/<part>."""
+    """Return a copy with `amount` added to the reward and logged as the metric reward/<part>."""
     score = score_of(rollout)
     parts = {**score.parts, part: amount}
     return replace(rollout, score=replace(score, reward=score.reward + amount, parts=parts))
@@ -18,8 +20,8 @@ def add_reward(rollout: Rollout, part: str, amount: float) -> Rollout:
 def kimi_length(rollouts: list[Rollout], *, weight: float = 1.0) -> list[Rollout]:
     """Add the length reward of Kimi k1.5 (arXiv:2501.12599, section 2.3.3), times `weight`.
 
-    In a group with responses of min to max tokens it is lambda = 0.5 - (length - min) / (max - min) for a correct
-    response and min(0, lambda) for any other, and 0 where all are equally long."""
+    Let lambda = 0.5 - (length - min) / (max - min), with the minimum and maximum length in the group. Correct responses
+    get lambda and incorrect ones min(0, lambda); all get 0 if their lengths are equal."""
     bounds = {}
     for group in group_rollouts(rollouts):
         lengths = [len(rollout.token_ids) for rollout in group]
@@ -36,8 +38,8 @@ def kimi_length(rollouts: list[Rollout], *, weight: float = 1.0) -> list[Rollout
 
 
 def soft_overlong(rollouts: list[Rollout], *, max_length: int, buffer: Count, penalty: float = 1.0) -> list[Rollout]:
-    """Subtract DAPO's soft overlong punishment (arXiv:2503.14476, eq. 13): 0 up to max_length - buffer tokens, rising
-    linearly to `penalty` at max_length, and `penalty` beyond."""
+    """Subtract DAPO's soft overlong punishment (arXiv:2503.14476, eq. 13): 0 up to max_length - buffer tokens, then
+    linearly increasing to `penalty` at max_length and constant beyond."""
 
     def reward(rollout: Rollout) -> float:
         beyond = len(rollout.token_ids) - (max_length - buffer)
@@ -47,6 +49,6 @@ def soft_overlong(rollouts: list[Rollout], *, max_length: int, buffer: Count, pe
 
 
 def mask_truncated(rollouts: list[Rollout]) -> list[Rollout]:
-    """Leave truncated responses out of the loss (overlong filtering, DAPO, arXiv:2503.14476, section 3.4); their
-    rewards still count in the group's statistics."""
+    """Mask truncated responses in the loss (overlong filtering, DAPO, arXiv:2503.14476, section 3.4). Their rewards
+    still count in group statistics."""
     return [replace(rollout, trained=not rollout.response.truncated) for rollout in rollouts]

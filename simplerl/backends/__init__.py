@@ -1,4 +1,7 @@
-"""Where the models live: what a backend offers to the loops. `local` is one process; `simplerl.cluster` is Ray."""
+"""The interface of a backend, which builds models, samplers and graders for the training loops.
+
+`simplerl.backends.local` runs everything in one process; `simplerl.cluster.backend` runs it on Ray.
+"""
 
 from __future__ import annotations
 
@@ -21,22 +24,22 @@ class Lost(RuntimeError):
 
 
 class Backend(Protocol):
-    """Builds models, samplers and graders, here or on a cluster."""
+    """Builds models, samplers and graders."""
 
-    max_restarts: int  # from the last checkpoint, after a `Lost`
+    max_restarts: int  # maximum number of restarts from the last checkpoint after a `Lost` error
 
     def grader(self, reward: Reward) -> Grader:
-        """Return what grades responses, as a context manager."""
+        """Return a grader of responses, which is a context manager."""
 
     def close(self) -> None:
-        """End all that was started. May be called more than once; the backend can be used again afterwards."""
+        """Stop all processes. May be called repeatedly; the backend can be used again afterwards."""
 
-    def student(self, path: str, optimizer: OptimizerConfig, steps: int, checkpoint: Path | None) -> Trainable:
-        """Return a policy alone, for supervised fine-tuning from the model at `path` or from a checkpoint of it."""
+    def sft_model(self, path: str, optimizer: OptimizerConfig, steps: int, checkpoint: Path | None) -> Trainable:
+        """Load the model at `path`, or resume from `checkpoint`, for `steps` optimizer steps of SFT."""
 
     def roles(self, start: str, checkpoint: Path | None) -> Roles:
-        """Return every role of RL. Trained roles load from the checkpoint where there is one; frozen ones always from
-        their own model or from `start`."""
+        """Load all roles of RL and the sampler. Trained roles resume from `checkpoint` if given; otherwise a role is
+        loaded from its own model or from `start`. Frozen roles ignore `checkpoint`."""
 
     def sampler(self, path: str) -> Sampler:
-        """Return a sampler alone, for evaluation."""
+        """Return a sampler of the model at `path`, for evaluation."""

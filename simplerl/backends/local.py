@@ -1,4 +1,4 @@
-"""`backend=local`: every model in this process, on one device."""
+"""`backend=local`: all models in this process, on one device."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from simplerl.samplers import Sampler
 from simplerl.types import Reward
 
 
-def device_of(config: Config) -> str:
-    """Return the device of a process that holds everything. Raises ConfigError where it does not exist."""
+def local_device(config: Config) -> str:
+    """Return the PyTorch device of `run.device`. Raises ConfigError if it is not available."""
     if config.run.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"run.device={config.run.device}, but PyTorch sees no GPU here: set run.device=cpu or auto.")
+        raise ConfigError(f"run.device={config.run.device}, but PyTorch finds no GPU: set run.device=cpu or auto.")
     if config.run.device != "auto":
         return config.run.device
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-class Local:
-    """Every role in this process, one after the other. See `Backend`."""
+class LocalBackend:
+    """A `simplerl.backends.Backend` that runs the roles in this process, one after the other."""
 
     max_restarts = 0
 
     def __init__(self, config: Config, task: Task) -> None:
         self.config, self.task = config, task
-        self.device = device_of(config)
-        if self.device == "cpu":  # transformers imports DeepSpeed, where it is installed, which would warn of no GPU
+        self.device = local_device(config)
+        if self.device == "cpu":  # transformers imports DeepSpeed if installed, which would warn about a missing GPU
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
     def grader(self, reward: Reward) -> Grader:
@@ -46,7 +46,7 @@ class Local:
     def close(self) -> None:
         return
 
-    def student(self, path: str, optimizer: OptimizerConfig, steps: int, checkpoint: Path | None) -> Worker:
+    def sft_model(self, path: str, optimizer: OptimizerConfig, steps: int, checkpoint: Path | None) -> Worker:
         model = model_at(self.config.model, str(checkpoint / POLICY) if checkpoint else path)
         options: dict[str, Any] = {"optimizer": optimizer, "steps": steps, "tokenizer": self.task.tokenizer}
         with loading_checkpoint(checkpoint):
@@ -56,11 +56,11 @@ class Local:
         return worker
 
     def roles(self, start: str, checkpoint: Path | None) -> Roles:
-        assert self.task.arithmetic is not None
+        assert self.task.schedule is not None
         config, specs, models = self.config, role_specs(self.config), {}
         for name in specs:
             build, saved = role_builder(
-                config, name, start, checkpoint, self.task.arithmetic.optimizer_steps, self.task.tokenizer
+                config, name, start, checkpoint, self.task.schedule.optimizer_steps, self.task.tokenizer
             )
             with loading_checkpoint(saved and checkpoint):
                 models[name] = build(device=self.device)
@@ -78,6 +78,6 @@ class Local:
         return make(policy, self.task.tokenizer, model)  # type: ignore[no-any-return]
 
 
-def local(config: Config, task: Task) -> Local:
-    """Return the backend of one process (`backend=local`)."""
-    return Local(config, task)
+def local(config: Config, task: Task) -> LocalBackend:
+    """Return the single-process backend (`backend=local`)."""
+    return LocalBackend(config, task)

@@ -1,4 +1,4 @@
-"""The models of RL: the policy, and whatever roles the algorithm's YAML declares beside it."""
+"""The models of RL by role: the policy, and the roles that the algorithm's YAML declares (critic, reference, ...)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Trainable(Protocol):
-    """A model in any role, wherever it is; `simplerl.engine.worker.Worker` is the one on this device."""
+    """Interface of a model in any role: a local `simplerl.engine.worker.Worker` or a group of ranks on a cluster."""
 
     def infer(self, batch: Batch, entropy: bool = True) -> tuple[Tensor, ...]: ...
     def update(
@@ -46,7 +46,7 @@ class Trainable(Protocol):
 
 @dataclass(frozen=True)
 class RoleUpdate:
-    """How a trained role is updated on the batch of a step: its losses are added."""
+    """How a trained role is updated on the batch of a step. The losses are added."""
 
     losses: Sequence[Loss]
     plan: UpdatePlan
@@ -54,7 +54,7 @@ class RoleUpdate:
 
 
 def role_updates(algorithm: AlgorithmConfig, plan: UpdatePlan) -> dict[str, RoleUpdate]:
-    """Return the updates of a step by role, the policy's last."""
+    """Return the updates of a step by role, with the policy last."""
     updates = {
         name: RoleUpdate([role.loss], replace(plan, aggregation=role.aggregation or plan.aggregation), role.update)
         for name, role in algorithm.roles.items()
@@ -70,26 +70,23 @@ def role_updates(algorithm: AlgorithmConfig, plan: UpdatePlan) -> dict[str, Role
 
 @dataclass(frozen=True)
 class Roles:
-    """Every model of the loop by its role, and the sampler that the policy feeds."""
+    """All models of the training loop by role, and the sampler, which receives the policy's weights."""
 
     models: Mapping[str, Trainable]
     specs: Mapping[str, RoleConfig]
     sampler: Sampler
 
-    def run(self, calls: Mapping[str, Callable[[], T]]) -> dict[str, T]:
-        """Return the results of calls to different roles by role. Roles that share a device run one after the other,
-        as all do here."""
-        results = {}
-        for name, call in calls.items():
-            results[name] = call()
-        return results
+    def run_calls(self, calls: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+        """Call one function per role and return the results by role. Here all roles share a device and run one after
+        the other."""
+        return {name: call() for name, call in calls.items()}
 
     def score(
         self, batch: Batch, updates: Mapping[str, RoleUpdate], seed: Sequence[int]
     ) -> tuple[Batch, dict[str, float]]:
-        """Add what the models say of the responses: log-probs and entropy of the policy, and a column for each role.
-        A role that is trained before the advantage is updated on the batch first. Returns the batch and the metrics of
-        these updates."""
+        """Add the models' outputs for the responses to the batch: log-probs and entropy of the policy, and one column
+        per role. Roles with update=before are first updated on the batch. Returns the batch and the metrics of these
+        updates."""
         early = [name for name in self.models if name in updates and updates[name].time is UpdateTime.before]
         batch = self._add_columns(batch, [name for name in self.models if name not in early])
         if not early:
@@ -98,7 +95,7 @@ class Roles:
         return self._add_columns(batch, early), metrics
 
     def _add_columns(self, batch: Batch, names: Sequence[str]) -> Batch:
-        outputs = self.run({name: partial(self.models[name].infer, batch, name == POLICY) for name in names})
+        outputs = self.run_calls({name: partial(self.models[name].infer, batch, name == POLICY) for name in names})
         for name, output in outputs.items():
             batch = batch.with_column(self.specs[name].column, output[0])
             if name == POLICY:
@@ -112,48 +109,47 @@ class Roles:
         seed: Sequence[int],
         time: UpdateTime = UpdateTime.after,
     ) -> dict[str, float]:
-        """Take the optimizer steps of the roles that are trained at this `time`. Returns metrics named
-        <role>/<metric>."""
+        """Take the optimizer steps of all roles that are updated at `time`. Returns metrics named <role>/<metric>."""
         calls = {
             name: partial(self.models[name].update, batch, one.losses, one.plan, seed)
             for name, one in updates.items()
             if one.time is time
         }
-        return {f"{name}/{key}": value for name, means in self.run(calls).items() for key, value in means.items()}
+        return {f"{name}/{key}": value for name, means in self.run_calls(calls).items() for key, value in means.items()}
 
     def sync(self) -> None:
-        """Load the policy's weights into the sampler."""
+        """Copy the policy's weights to the sampler."""
         self.sampler.load_weights(self.models[POLICY].named_weights())
 
     def metrics(self) -> dict[str, float]:
-        """Return what the backend measured since the last call."""
+        """Return the backend's own metrics of this step."""
         return {}
 
     def save(self, folder: Path) -> None:
-        """Write a folder for each trained role."""
+        """Save each trained role to the folder <folder>/<role>."""
         for name, spec in self.specs.items():
             if spec.loss is not None:
                 self.models[name].save(folder / name)
 
 
 def role_specs(config: Config) -> dict[str, RoleConfig]:
-    """Return the roles of a run, the policy first."""
+    """Return the configuration of all roles of a run, with the policy first."""
     policy = RoleConfig(column="logprobs", loss=config.algorithm.loss, optimizer=config.train.policy)
     return {POLICY: policy, **config.algorithm.roles}
 
 
 def logprob_temperature(config: Config) -> float:
-    """Return the temperature of log-probs in RL."""
+    """Return the temperature at which log-probs are computed in RL."""
     return 1.0 if config.algorithm.logprobs_at_temperature_1 else config.sampling.temperature
 
 
 def role_builder(
     config: Config, name: str, start: str, checkpoint: Path | None, steps: int, tokenizer: Any
 ) -> tuple[Callable[..., Worker], Path | None]:
-    """Return what builds the worker of a role (a function of `device` and `ranks`), and the folder of the checkpoint
-    from which its optimizer resumes.
+    """Return a function of `device` and `ranks` that builds the worker of a role, and the checkpoint folder of the role
+    (None: not resumed).
 
-    start: folder or Hub id of the model that RL starts from. steps: optimizer steps of the whole run."""
+    start: folder or Hub id of the initial policy. steps: optimizer steps of the whole run."""
     spec = role_specs(config)[name]
     saved = checkpoint / name if checkpoint is not None and spec.loss is not None else None
     build = partial(
@@ -183,9 +179,9 @@ def build_worker(
     head_seed: int | None = None,
     ranks: RankContext | None = None,
 ) -> Worker:
-    """Load a model and wrap it as a worker, to be trained where there is an optimizer.
+    """Load a model and wrap it in a worker, which is trainable if `optimizer` is given.
 
-    head_seed: of the value head of a new critic; None: the folder must hold a saved one."""
+    head_seed: seed of a new critic's value head; None: the model must be a saved critic."""
     if kind is RoleKind.critic:
         loaded: Any = Critic.load(model, train.precision, device, head_seed)
     else:

@@ -1,7 +1,7 @@
-"""`backend=ray_*`: every role in Ray actors, where the layout puts it.
+"""`backend=ray_*`: run the roles, the vLLM engines and the graders as Ray actors.
 
-Not here: what the ranks do (`ranks`, `deepspeed_stepper`), engines and weight sync (`engines`, `weights`),
-which device is whose (`layout`), Ray itself (`session`). To run it: `python train.py backend=ray_cpu`.
+See `layout` for device placement, `ranks` and `zero` for training, `engines` and `weights` for sampling and weight
+sync, and `ray_session` for the Ray cluster. Run it with `python train.py backend=ray_cpu`.
 """
 
 from __future__ import annotations
@@ -24,19 +24,28 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch import Tensor
 
 from simplerl.backends import Lost
-from simplerl.backends.local import Local
+from simplerl.backends.local import LocalBackend
 from simplerl.backends.roles import POLICY, Roles, build_worker, role_builder, role_specs
 from simplerl.cluster import allocation
 from simplerl.cluster.engines import EnginePool
 from simplerl.cluster.graders import ray_grader
 from simplerl.cluster.health import Limits
-from simplerl.cluster.layout import ENGINE, Layout, Plan, Sharding, Shared, check, check_room, plan, processes
-from simplerl.cluster.ranks import Build, Place, RankGroup
+from simplerl.cluster.layout import (
+    ENGINE,
+    Layout,
+    PlacementPlan,
+    Sharding,
+    Shared,
+    check_layout,
+    check_resources,
+    plan_placement,
+    processes,
+)
+from simplerl.cluster.ranks import ActorOptions, BuildWorker, RankGroup
 from simplerl.cluster.ray_session import ray_session
 from simplerl.config import Config, OptimizerConfig
 from simplerl.data.task import Task
 from simplerl.engine.models import load_policy, model_at
-from simplerl.errors import ConfigError
 from simplerl.rewards.pool import Grader
 from simplerl.samplers import Sampler
 from simplerl.samplers.vllm import vllm_sampler
@@ -45,24 +54,25 @@ from simplerl.types import Prompt, Reward, Rollout, Sampling, Stop
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-DEAD_NODE_SECONDS = 30.0  # of Ray's health checks; until then it may give out places on a dead node
-ROOM_SECONDS = 10.0  # in which a cluster that has room gives it
+DEAD_NODE_SECONDS = 30.0  # Ray's health checks take this long to notice a dead node, and may schedule on it until then
+PLACEMENT_SECONDS = 10.0  # a cluster with enough free resources creates a placement group within this time
 
 
 @dataclass(frozen=True)
 class RayRoles(Roles):
-    """Roles on their own processes: teams that share devices run side by side, the members of a team in turn."""
+    """Roles in separate processes. Roles on different devices run concurrently; colocated roles run one after the
+    other."""
 
-    teams: tuple[tuple[str, ...], ...] = ()
-    pool: EnginePool | None = None  # None: the sampler is in this process
+    colocated: tuple[tuple[str, ...], ...] = ()  # groups of roles that share devices
+    pool: EnginePool | None = None  # None: the sampler runs in the driver process
 
-    def run(self, calls: Mapping[str, Callable[[], T]]) -> dict[str, T]:
-        def in_turn(team: Sequence[str]) -> dict[str, T]:
-            return {name: calls[name]() for name in team if name in calls}
+    def run_calls(self, calls: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+        def run_group(roles: Sequence[str]) -> dict[str, T]:
+            return {name: calls[name]() for name in roles if name in calls}
 
-        found = run_at_once([partial(in_turn, team) for team in self.teams])
-        together = {name: result for results in found for name, result in results.items()}
-        return {name: together[name] for name in calls}
+        groups = run_concurrently([partial(run_group, roles) for roles in self.colocated])
+        results = {name: result for group in groups for name, result in group.items()}
+        return {name: results[name] for name in calls}
 
     def sync(self) -> None:
         if self.pool is None:
@@ -79,7 +89,8 @@ class RayRoles(Roles):
 
 
 class SleepingEngines:
-    """Engines that share GPUs with trainers: woken for the weight sync, and put to sleep after sampling."""
+    """Sampler for engines that share GPUs with trainers: wakes them for the weight sync and for sampling, and puts them
+    to sleep afterwards."""
 
     def __init__(self, pool: EnginePool) -> None:
         self.pool = pool
@@ -98,8 +109,8 @@ class SleepingEngines:
         self.pool.load_weights(weights)
 
 
-def run_at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
-    """Run all calls at once, each in a thread. Raises the first loss of a role, or else the first exception."""
+def run_concurrently(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """Run all calls concurrently in threads. Raises the first `Lost` error or, without one, the first exception."""
     with ThreadPoolExecutor(max(1, len(calls))) as threads:
         futures = [threads.submit(call) for call in calls]
     errors = [error for error in (future.exception() for future in futures) if error is not None]
@@ -110,7 +121,8 @@ def run_at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
 
 @dataclass
 class RayBackend:
-    """See `simplerl.backends.Backend`. What one of its methods has started ends when the next is called."""
+    """A `simplerl.backends.Backend` on Ray. `sft_model`, `roles` and `sampler` stop the processes that an earlier call
+    started."""
 
     config: Config
     task: Task
@@ -120,95 +132,94 @@ class RayBackend:
     address: str | None = None
 
     def __post_init__(self) -> None:
-        check(self.layout, self.config, self._samples_here)
-        self._session, self._stage = ExitStack(), ExitStack()
+        check_layout(self.layout, self.config, self._samples_in_driver)
+        self._session, self._actors = ExitStack(), ExitStack()
         self._open = self._restarted = False
-        self._on_gpus: bool | None = None  # decided once: a cluster that has lost its GPUs gets them back or is refused
+        self._on_gpus: bool | None = None  # decided once, so that a restart never falls back from GPUs to CPUs
 
     @property
-    def _samples_here(self) -> bool:
+    def _samples_in_driver(self) -> bool:
         return self.config.sampler.func is not vllm_sampler
 
     # Processes
 
     def close(self) -> None:
-        self._stage.close()
+        self._actors.close()
         self._session.close()
         self._open, self._restarted = False, True
 
     def _start_ray(self) -> None:
         if not self._open:
-            whole = plan(self.layout, processes(self.layout, self.config), False)
+            plan = plan_placement(self.layout, processes(self.layout, self.config), False)
             restarts = self.max_restarts if allocation.command_is_restartable else None
-            self._session.enter_context(ray_session(max(os.cpu_count() or 1, whole.cpus + 1), self.address, restarts))
+            self._session.enter_context(ray_session(max(os.cpu_count() or 1, plan.cpus + 1), self.address, restarts))
             self._open = True
 
-    def _begin(self, counts: dict[str, int]) -> tuple[dict[str, list[Place]], tuple[tuple[str, ...], ...]]:
-        """End what was there. Returns a place for each process of these roles, and which roles share devices."""
-        self._stage.close()
+    def _allocate(self, counts: dict[str, int]) -> tuple[dict[str, list[ActorOptions]], tuple[tuple[str, ...], ...]]:
+        """Stop the processes of an earlier call and reserve devices. `counts`: number of processes by role. Returns the
+        actor options of each process by role, and the groups of roles that share devices."""
+        self._actors.close()
         self._start_ray()
         if self._restarted and self.address is not None:
-            logger.info("waiting %g s, in which Ray notices that a node is dead", DEAD_NODE_SECONDS)
+            logger.info("waiting %g s for Ray to notice dead nodes", DEAD_NODE_SECONDS)
             time.sleep(DEAD_NODE_SECONDS)
-        there = ray.cluster_resources()
-        gpus = there.get("GPU", 0.0)
+        available = ray.cluster_resources()
+        gpus = available.get("GPU", 0.0)
         if self._on_gpus is None:
             device = self.config.run.device
             self._on_gpus = device != "cpu" and (gpus > 0 or device.startswith("cuda"))
-        wanted = plan(self.layout, counts, self._on_gpus)
-        if not self._restarted:  # else a lost node may be on its way back
-            check_room(wanted, gpus, there.get("CPU", 0.0))
-        return self._places(wanted), wanted.teams
+        plan = plan_placement(self.layout, counts, self._on_gpus)
+        if not self._restarted:  # after a restart, a lost node may still come back
+            check_resources(plan, gpus, available.get("CPU", 0.0))
+        return self._reserve(plan), plan.colocated
 
-    def _places(self, wanted: Plan) -> dict[str, list[Place]]:
-        group = placement_group([dict(bundle) for bundle in wanted.bundles], strategy="PACK")
-        self._stage.callback(remove_placement_group, group)
-        if not group.wait(min(ROOM_SECONDS, self.limits.start_seconds)):
-            logger.info("waiting for room for %s: a node may be lost", list(wanted.bundles))
+    def _reserve(self, plan: PlacementPlan) -> dict[str, list[ActorOptions]]:
+        """Create the placement group. Raises ConfigError or RuntimeError if Ray cannot do so within start_seconds."""
+        group = placement_group([dict(bundle) for bundle in plan.bundles], strategy="PACK")
+        self._actors.callback(remove_placement_group, group)
+        if not group.wait(min(PLACEMENT_SECONDS, self.limits.start_seconds)):
+            logger.info("waiting for free resources for %s: a node may be lost", list(plan.bundles))
             if not group.wait(self.limits.start_seconds):
-                raise self._no_room(wanted)
+                available = ray.cluster_resources()
+                check_resources(plan, available.get("GPU", 0.0), available.get("CPU", 0.0))
+                raise RuntimeError(
+                    f"Ray could not place the bundles {list(plan.bundles)} within {self.limits.start_seconds:g} s, "
+                    "although the cluster as a whole has enough resources: each bundle must fit on one node (lower "
+                    "backend.cpus_per_rank)."
+                )
 
-        def place(bundle: int) -> Any:
+        def strategy(bundle: int) -> Any:
             return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
 
         return {
-            role: [Place(place(seat.bundle), seat.cpus, seat.gpus) for seat in seats]
-            for role, seats in wanted.seats.items()
+            role: [ActorOptions(strategy(placement.bundle), placement.cpus, placement.gpus) for placement in placements]
+            for role, placements in plan.placements.items()
         }
-
-    def _no_room(self, wanted: Plan) -> Exception:
-        there = ray.cluster_resources()
-        try:
-            check_room(wanted, there.get("GPU", 0.0), there.get("CPU", 0.0))
-        except ConfigError as lack:
-            return lack
-        return RuntimeError(
-            f"Ray found no room for the bundles {list(wanted.bundles)} in {self.limits.start_seconds:g} s, though "
-            "the cluster as a whole has enough: each must fit on one node (backend.cpus_per_rank)."
-        )
 
     @property
     def _environment(self) -> dict[str, str]:
         own = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         return own if self._on_gpus else {**own, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
-    def _group(self, role: str, places: list[Place], build: Build, optimizer: Path | None) -> RankGroup:
+    def _start_ranks(
+        self, role: str, actors: list[ActorOptions], build: BuildWorker, optimizer: Path | None
+    ) -> RankGroup:
         threads = self.config.run.threads or max(1, int(self.layout.cpus_per_rank))
-        group = RankGroup(role, places, self.limits, self._environment, threads)
-        self._stage.callback(group.close)
+        group = RankGroup(role, actors, self.limits, self._environment, threads)
+        self._actors.callback(group.close)
         return group.start(build, self.layout.sharding, optimizer)
 
-    def _pool(self, path: str, places: list[Place], **options: Any) -> EnginePool:
-        # With rollout.ahead the policy trains on while its last weights are drawn with.
+    def _start_engines(self, path: str, actors: list[ActorOptions], **options: Any) -> EnginePool:
+        # With rollout.ahead, engines sample with the previous weights while the policy is updated.
         options["keep_weights"] = self.config.rollout.ahead > 0
         pool = EnginePool(
             self.task.tokenizer,
             model_at(self.config.model, path),
-            engines=len(places),
+            engines=len(actors),
             tensor_parallel=self.layout.tensor_parallel,
-            cpus=places[0].cpus,
-            gpus=places[0].gpus,
-            strategies=[place.strategy for place in places],
+            cpus=actors[0].cpus,
+            gpus=actors[0].gpus,
+            strategies=[actor.strategy for actor in actors],
             env=self._environment,
             start_seconds=self.limits.start_seconds,
             silence_seconds=self.limits.silence_seconds,
@@ -217,7 +228,7 @@ class RayBackend:
             **self.config.sampler.keywords,
             **options,
         )
-        self._stage.callback(pool.close)
+        self._actors.callback(pool.close)
         return pool
 
     # Roles
@@ -226,33 +237,33 @@ class RayBackend:
         self._start_ray()
         return ray_grader(reward, **vars(self.config.grading), max_restarts=self.max_restarts)
 
-    def student(self, path: str, optimizer: OptimizerConfig, steps: int, checkpoint: Path | None) -> RankGroup:
-        places, _ = self._begin({POLICY: self.layout.policy_ranks})
+    def sft_model(self, path: str, optimizer: OptimizerConfig, steps: int, checkpoint: Path | None) -> RankGroup:
+        actors, _ = self._allocate({POLICY: self.layout.policy_ranks})
         saved = checkpoint / POLICY if checkpoint else None
         model = model_at(self.config.model, str(saved or path))
         options: dict[str, Any] = {"optimizer": optimizer, "steps": steps, "tokenizer": self.task.tokenizer}
         build = partial(build_worker, model, self.config.train, **options)
-        return self._group(POLICY, places[POLICY], build, saved)
+        return self._start_ranks(POLICY, actors[POLICY], build, saved)
 
     def roles(self, start: str, checkpoint: Path | None) -> RayRoles:
-        assert self.task.arithmetic is not None
-        config, specs, steps = self.config, role_specs(self.config), self.task.arithmetic.optimizer_steps
-        places, teams = self._begin(processes(self.layout, config))
+        assert self.task.schedule is not None
+        config, specs, steps = self.config, role_specs(self.config), self.task.schedule.optimizer_steps
+        actors, colocated = self._allocate(processes(self.layout, config))
         pool = None
-        if ENGINE in places and self.layout.shared is Shared.all:  # an engine refuses to start on a GPU that is in use
-            pool = self._pool(start, places[ENGINE], sleeps=True)
+        if ENGINE in actors and self.layout.shared is Shared.all:  # first, as vLLM refuses to start on a GPU in use
+            pool = self._start_engines(start, actors[ENGINE], sleeps=True)
             pool.sleep()
         starts: list[Callable[[], Any]] = []
         for role in specs:
             build, saved = role_builder(config, role, start, checkpoint, steps, self.task.tokenizer)
-            starts.append(partial(self._group, role, places[role], build, saved))
-        if ENGINE in places and pool is None:
-            starts.append(partial(self._pool, start, places[ENGINE]))
-        started = run_at_once(starts)
+            starts.append(partial(self._start_ranks, role, actors[role], build, saved))
+        if ENGINE in actors and pool is None:
+            starts.append(partial(self._start_engines, start, actors[ENGINE]))
+        started = run_concurrently(starts)
         if len(started) > len(specs):
             pool = started.pop()
         groups = dict(zip(specs, started, strict=True))
-        roles = RayRoles(groups, specs, self._sampler(start, pool), teams, pool)
+        roles = RayRoles(groups, specs, self._sampler(start, pool), colocated, pool)
         roles.sync()
         return roles
 
@@ -264,10 +275,10 @@ class RayBackend:
         return SleepingEngines(pool) if self.layout.shared is Shared.all else pool
 
     def sampler(self, path: str) -> Sampler:
-        if self._samples_here:
-            return Local(self.config, self.task).sampler(path)
-        places, _ = self._begin({ENGINE: self.layout.engines})
-        return self._pool(path, places[ENGINE], from_path=True)
+        if self._samples_in_driver:
+            return LocalBackend(self.config, self.task).sampler(path)
+        actors, _ = self._allocate({ENGINE: self.layout.engines})
+        return self._start_engines(path, actors[ENGINE], from_path=True)
 
 
 def ray_backend(
@@ -291,7 +302,8 @@ def ray_backend(
     weight_sync: Literal["store", "nccl"] = "store",
     address: str | None = None,
 ) -> RayBackend:
-    """`backend=ray_*`; the keywords are those of `layout.Layout`, `watch.Limits` and `RayBackend`."""
+    """Return the Ray backend (`backend=ray_*`). The keywords are documented in `layout.Layout`, `layout.Sharding`,
+    `health.Limits` and `RayBackend`."""
     layout = Layout(
         policy_ranks=policy_ranks,
         critic_ranks=critic_ranks,

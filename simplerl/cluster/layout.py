@@ -1,4 +1,4 @@
-"""Which role is on which device: pure arithmetic, checked before anything starts."""
+"""Compute and check the placement of roles on devices, before any process starts."""
 
 from __future__ import annotations
 
@@ -15,60 +15,59 @@ ENGINE = "vLLM engine"
 
 
 class Shared(Enum):
-    """Roles on the same devices."""
+    """Which roles share devices."""
 
     none = "none"
-    reference = "reference"  # policy and reference, which never work at once: the published layout
-    all = "all"  # every role; vLLM sleeps while the others work
+    reference = "reference"  # policy and reference, which never run concurrently: the published layout
+    all = "all"  # all roles; vLLM sleeps while the others run
 
 
 @dataclass(frozen=True)
 class Sharding:
-    """How a model lies on its ranks (DeepSpeed's ZeRO)."""
+    """How a model is sharded over its ranks by DeepSpeed."""
 
-    zero_stage: int = 0  # what is dealt out: 1 moments, 2 and gradients, 3 and weights
-    offload_optimizer: bool = False  # moments and master weights in CPU memory
-    deepspeed: dict[str, Any] = field(default_factory=dict)  # further keys of zero_optimization
+    zero_stage: int = 0  # ZeRO stage: 1 shards optimizer state, 2 also gradients, 3 also weights; 0: replicated
+    offload_optimizer: bool = False  # keep Adam's moments and master weights in CPU memory
+    deepspeed: dict[str, Any] = field(default_factory=dict)  # further keys of DeepSpeed's zero_optimization
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How many processes hold each role. A device is a GPU, or on a machine without any `cpus_per_rank` CPUs."""
+    """The number of processes of each role. Each runs on one device: a GPU or, without GPUs, `cpus_per_rank` CPUs."""
 
     policy_ranks: int = 1
     critic_ranks: int = 1
     reference_ranks: int = 1
-    other_ranks: int = 1  # of each further role of the algorithm
-    engines: int = 1  # vLLM engines; 0: the sampler is in the driver
-    tensor_parallel: int = 1  # GPUs of one engine
+    other_ranks: int = 1  # for each other role of the algorithm
+    engines: int = 1  # vLLM engines; 0: the sampler runs in the driver process
+    tensor_parallel: int = 1  # GPUs per engine
     shared: Shared = Shared.none
     sharding: Sharding = field(default_factory=Sharding)
     cpus_per_rank: float = 1.0
-    weight_sync: str = "store"  # Ray's object store, or nccl (from GPU to GPU)
+    weight_sync: str = "store"  # store: through Ray's object store; nccl: from GPU to GPU
 
     def ranks(self, role: str) -> int:
-        """Return how many processes hold a role."""
+        """Return the number of ranks of a role."""
         named = {POLICY: self.policy_ranks, CRITIC: self.critic_ranks, REFERENCE: self.reference_ranks}
         return named.get(role, self.other_ranks)
 
 
 @dataclass(frozen=True)
-class Seat:
-    """Where one process of a role is."""
+class Placement:
+    """The resources of one process: a bundle of the placement group and the part of it that the process uses."""
 
-    bundle: int
-    gpus: float  # of the bundle's, as Ray counts them
+    bundle: int  # index
+    gpus: float  # fractional if processes share a GPU
     cpus: float
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Bundles of a Ray placement group, where the processes of each role are placed in them, and which roles share
-    devices."""
+class PlacementPlan:
+    """The bundles of a Ray placement group, and the placement of each process in them."""
 
-    bundles: tuple[Mapping[str, float], ...]
-    seats: Mapping[str, tuple[Seat, ...]]
-    teams: tuple[tuple[str, ...], ...]  # roles of one team share devices, so they run one after the other
+    bundles: tuple[Mapping[str, float], ...]  # one per device; resources by name: CPU, GPU
+    placements: Mapping[str, tuple[Placement, ...]]  # by role, one per process
+    colocated: tuple[tuple[str, ...], ...]  # groups of roles that share devices and so run one after the other
 
     @property
     def gpus(self) -> float:
@@ -80,18 +79,18 @@ class Plan:
 
 
 def processes(layout: Layout, config: Config) -> dict[str, int]:
-    """Return how many processes of each role the run has."""
+    """Return the number of processes of each role of the run, including vLLM engines."""
     counts = {role: layout.ranks(role) for role in role_specs(config)}
     if layout.engines:
         counts[ENGINE] = layout.engines
     return counts
 
 
-def check(layout: Layout, config: Config, in_driver: bool) -> None:
-    """Raises ConfigError on contradictions. `in_driver`: the configured sampler is one that lives in the driver."""
+def check_layout(layout: Layout, config: Config, in_driver: bool) -> None:
+    """Raise ConfigError on contradictory settings. `in_driver`: the configured sampler runs in the driver process."""
     for key in ("policy_ranks", "critic_ranks", "reference_ranks", "other_ranks", "tensor_parallel", "engines"):
-        least = 0 if key == "engines" else 1
-        require(getattr(layout, key) >= least, f"backend.{key}={getattr(layout, key)} must be at least {least}.")
+        minimum = 0 if key == "engines" else 1
+        require(getattr(layout, key) >= minimum, f"backend.{key}={getattr(layout, key)} must be at least {minimum}.")
     require(layout.cpus_per_rank > 0, f"backend.cpus_per_rank={layout.cpus_per_rank} must be positive.")
     require(
         layout.sharding.zero_stage in range(4),
@@ -99,7 +98,7 @@ def check(layout: Layout, config: Config, in_driver: bool) -> None:
     )
     require(
         not layout.sharding.offload_optimizer or layout.sharding.zero_stage > 0,
-        "backend.offload_optimizer=true needs the optimizer of ZeRO: set backend.zero_stage to 1, 2 or 3.",
+        "backend.offload_optimizer=true needs ZeRO: set backend.zero_stage to 1, 2 or 3.",
     )
     require(
         layout.engines > 0 or in_driver,
@@ -107,31 +106,33 @@ def check(layout: Layout, config: Config, in_driver: bool) -> None:
     )
     require(
         layout.engines == 0 or not in_driver,
-        f"The configured sampler lives in the driver, but backend.engines={layout.engines}: set sampler=vllm, or "
-        "backend.engines=0.",
+        f"The configured sampler runs in the driver process, but backend.engines={layout.engines}: set sampler=vllm, "
+        "or backend.engines=0.",
     )
     require(
         layout.shared is not Shared.all or layout.tensor_parallel == 1,
-        f"backend.tensor_parallel={layout.tensor_parallel} spreads an engine over devices that "
-        "backend.shared=all gives to ranks: set it to 1, or share less.",
+        f"backend.tensor_parallel={layout.tensor_parallel} is not supported with backend.shared=all: set it to 1, or "
+        "set backend.shared=none or reference.",
     )
     require(
         layout.shared is not Shared.all or not config.rollout.ahead,
-        f"rollout.ahead={config.rollout.ahead} samples while the policy trains, but backend.shared=all gives both one "
-        "device: set rollout.ahead=0, or share less.",
+        f"rollout.ahead={config.rollout.ahead} samples while the policy trains, but backend.shared=all puts both on "
+        "one device: set rollout.ahead=0, or backend.shared=none or reference.",
     )
     require(
-        layout.weight_sync in ("store", "nccl"), f"backend.weight_sync={layout.weight_sync} is unknown: store or nccl."
+        layout.weight_sync in ("store", "nccl"),
+        f"backend.weight_sync={layout.weight_sync} is unknown: choose store or nccl.",
     )
     require(
         layout.weight_sync == "store" or layout.shared is not Shared.all,
-        "backend.weight_sync=nccl joins different GPUs, but backend.shared=all puts ranks and engines on the same: set "
-        "backend.weight_sync=store.",
+        "backend.weight_sync=nccl needs ranks and engines on different GPUs, but backend.shared=all puts them on the "
+        "same: set backend.weight_sync=store.",
     )
     _check_rows(layout, config)
 
 
 def _check_rows(layout: Layout, config: Config) -> None:
+    """Refuse more ranks than rows of a minibatch."""
     sizes = {"train.minibatch_size": config.train.minibatch_size} if config.algorithm.advantage is not None else {}
     if config.warmup.data is not None:
         sizes["warmup.minibatch_size"] = config.warmup.minibatch_size
@@ -140,38 +141,38 @@ def _check_rows(layout: Layout, config: Config) -> None:
             ranks = getattr(layout, f"{role}_ranks")
             require(
                 size >= ranks,
-                f"backend.{role}_ranks={ranks} is more than the {key}={size} rows of an optimizer step: "
-                "some ranks would have none; lower it.",
+                f"backend.{role}_ranks={ranks} exceeds {key}={size}, so some ranks would have no rows: lower "
+                f"backend.{role}_ranks.",
             )
 
 
-def plan(layout: Layout, counts: Mapping[str, int], on_gpus: bool) -> Plan:
-    """Return the bundles for those roles. A device that several processes share is a bundle of its own."""
-    teams: list[list[str]] = [[role] for role in counts]
+def plan_placement(layout: Layout, counts: Mapping[str, int], on_gpus: bool) -> PlacementPlan:
+    """Place `counts` processes of each role. Processes that share a device share a bundle."""
+    colocated: list[list[str]] = [[role] for role in counts]
     if layout.shared is Shared.all:
-        teams = [list(counts)]
+        colocated = [list(counts)]
     elif layout.shared is Shared.reference and REFERENCE in counts:
-        teams = [[POLICY, REFERENCE], *([role] for role in counts if role not in (POLICY, REFERENCE))]
+        colocated = [[POLICY, REFERENCE], *([role] for role in counts if role not in (POLICY, REFERENCE))]
     bundles: list[Mapping[str, float]] = []
-    seats: dict[str, tuple[Seat, ...]] = {}
-    for team in teams:
-        devices = max(counts[role] for role in team)
-        size = layout.tensor_parallel if team == [ENGINE] else 1
+    placements: dict[str, tuple[Placement, ...]] = {}
+    for roles in colocated:
+        devices = max(counts[role] for role in roles)
+        size = layout.tensor_parallel if roles == [ENGINE] else 1
         gpus = float(size) if on_gpus else 0.0
-        for role in team:
+        for role in roles:
             own = [len(bundles) + number for number in range(counts[role])]
-            seats[role] = tuple(Seat(bundle, gpus / len(team), layout.cpus_per_rank) for bundle in own)
-        bundle = {"CPU": layout.cpus_per_rank * len(team)} | ({"GPU": gpus} if on_gpus else {})
+            placements[role] = tuple(Placement(bundle, gpus / len(roles), layout.cpus_per_rank) for bundle in own)
+        bundle = {"CPU": layout.cpus_per_rank * len(roles)} | ({"GPU": gpus} if on_gpus else {})
         bundles += [bundle] * devices
-    return Plan(tuple(bundles), seats, tuple(map(tuple, teams)))
+    return PlacementPlan(tuple(bundles), placements, tuple(map(tuple, colocated)))
 
 
-def check_room(wanted: Plan, gpus: float, cpus: float) -> None:
-    """Raises ConfigError where the cluster has fewer devices than the plan needs."""
-    for kind, need, there in (("GPUs", wanted.gpus, gpus), ("CPUs", wanted.cpus, cpus)):
-        if need > there:
-            roles = ", ".join(f"{len(seats)} x {role}" for role, seats in wanted.seats.items())
+def check_resources(plan: PlacementPlan, gpus: float, cpus: float) -> None:
+    """Raise ConfigError if the cluster, with `gpus` GPUs and `cpus` CPUs, is too small for the plan."""
+    for kind, needed, available in (("GPUs", plan.gpus, gpus), ("CPUs", plan.cpus, cpus)):
+        if needed > available:
+            roles = ", ".join(f"{len(placements)} x {role}" for role, placements in plan.placements.items())
             raise ConfigError(
-                f"backend: {roles} need {need:g} {kind}, but the cluster has {there:g}: lower the ranks or engines, "
-                "or share devices (backend.shared)."
+                f"backend: {roles} need {needed:g} {kind}, but the cluster has {available:g}: lower the number of "
+                "ranks or engines, or share devices (backend.shared)."
             )

@@ -1,8 +1,8 @@
-"""A model on several ranks, used like a `Worker`: rows are dealt out to Ray actors that hold one each.
+"""A model on several ranks, each a Ray actor, with the interface of a `Worker`: rows are distributed over the ranks.
 
-Every row is on one rank. Its weights in the loss were fixed before, so which rank that is changes nothing; dealing
-by length makes all ranks compute about as many tokens, and `simplerl.engine.worker` gives them equally many
-micro-steps.
+The token weights of the loss are computed before rows are distributed, so the distribution does not change the loss.
+Rows are balanced by length, so that all ranks compute about the same number of tokens; `simplerl.engine.worker` gives
+all ranks the same number of micro-batches.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from simplerl.algorithms.losses import Loss
 from simplerl.cluster.health import Limits, Process, this_process, thread_stacks, wait_for_results
 from simplerl.cluster.layout import Sharding
 from simplerl.cluster.weights import Bucket, buckets
-from simplerl.engine.worker import NonFinite, Updates, Worker
+from simplerl.engine.worker import NonFinite, UpdateMixin, Worker
 from simplerl.types import Batch
 
 logger = logging.getLogger(__name__)
 
-Build = Callable[..., Worker]  # with keywords `ranks` and `device`
+BuildWorker = Callable[..., Worker]  # with keywords `ranks` and `device`
 
 
-def deal(lengths: Tensor, ranks: int) -> list[Tensor]:
-    """Row indices of each rank, rising, so that the sums of their `lengths` [B] are about equal: the longest row
-    that is left goes to the rank that has least. With fewer rows than ranks some get nothing."""
+def balanced_partition(lengths: Tensor, ranks: int) -> list[Tensor]:
+    """Distribute rows over ranks so that the sums of their `lengths` [B] are about equal: each row, longest first, goes
+    to the rank with the fewest tokens. Returns ascending row indices per rank, empty if there are too few rows."""
     tokens, rows = [0] * ranks, [[] for _ in range(ranks)]  # type: tuple[list[int], list[list[int]]]
     for row in torch.argsort(lengths, descending=True, stable=True).tolist():
         rank = min(range(ranks), key=lambda rank: (tokens[rank], len(rows[rank])))
@@ -43,8 +43,8 @@ def deal(lengths: Tensor, ranks: int) -> list[Tensor]:
     return [torch.tensor(sorted(own), dtype=torch.int64) for own in rows]
 
 
-def shard(batch: Batch, rows: Tensor) -> Batch:
-    """Those rows, or one that counts nothing where there are none."""
+def rank_batch(batch: Batch, rows: Tensor) -> Batch:
+    """Select the rows of a rank or, if it has none, a row with weight zero."""
     if len(rows):
         return batch.rows(rows)
     one = batch.rows(torch.tensor([0]))
@@ -55,48 +55,49 @@ def shard(batch: Batch, rows: Tensor) -> Batch:
     return one.with_(**zeros).rows(torch.tensor([0]))
 
 
-class Rank:
-    """One process of a group. All methods but those of the group "control" are called on every rank at once."""
+class RankActor:
+    """The Ray actor of one rank. All methods except those in the concurrency group "control" are collective: they must
+    be called on all ranks together."""
 
     def __init__(self, role: str, number: int) -> None:
         self.role, self.number = role, number
         self.steps = 0
         self.worker: Worker | None = None
-        leave_with_parent()
+        exit_with_parent()
 
     def address(self) -> tuple[str, int]:
-        """Where the ranks meet: this host and a port that is free now."""
+        """Return this host's address and a free port, for the rendezvous of the ranks."""
         host = ray.util.get_node_ip_address()
         with socket.socket() as one:
             one.bind(("", 0))
             return host, one.getsockname()[1]
 
     def join(self, size: int, address: tuple[str, int], seconds: float, threads: int | None) -> None:
-        """Waits for the others for at most `seconds`."""
+        """Join the process group of `size` ranks. Raises an error if the others do not join within `seconds`."""
         import deepspeed
 
         os.environ |= {"RANK": str(self.number), "WORLD_SIZE": str(size), "LOCAL_RANK": "0"}
         os.environ |= {"MASTER_ADDR": address[0], "MASTER_PORT": str(address[1])}
         if threads is not None:
             torch.set_num_threads(threads)
-        # A shared-memory all-reduce for inference on CPUs that this code never calls, built by a compiler at start.
+        # Do not compile DeepSpeed's shared-memory all-reduce for inference on CPUs, which is not used here.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         deepspeed.init_distributed(dist_backend=backend, timeout=timedelta(seconds=seconds), verbose=False)
 
-    def build(self, build: Build, sharding: Sharding, optimizer: Path | None) -> None:
-        """The worker that `build` makes, going on with the optimizer of the checkpoint's folder `optimizer`."""
+    def build(self, build: BuildWorker, sharding: Sharding, optimizer: Path | None) -> None:
+        """Build the worker, and load the optimizer state from the checkpoint folder `optimizer`, if given."""
         from simplerl.cluster.zero import DistributedRanks
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.worker = build(ranks=DistributedRanks(sharding), device=device)
-        run = self.worker.run
+        run = self.worker.run_forward
 
         def counted(*arguments: Any) -> tuple[Tensor, ...]:
             self.steps += 1
             return run(*arguments)
 
-        self.worker.run = counted
+        self.worker.run_forward = counted
         if optimizer is not None:
             self.worker.load_optimizer(optimizer)
 
@@ -109,7 +110,8 @@ class Rank:
         return self._worker.infer(batch, entropy)
 
     def optimizer_step(self, minibatch: Batch, losses: Sequence[Loss], entropy: bool) -> dict[str, float] | str:
-        """Return the metrics, or what is not finite: the caller has the whole minibatch to show."""
+        """Return the metrics, or the description of a NonFinite error, which the caller raises with the whole
+        minibatch."""
         try:
             return self._worker.optimizer_step(minibatch, losses, entropy)
         except NonFinite as error:
@@ -119,29 +121,29 @@ class Rank:
         self._worker.save(folder)
 
     def full_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Each whole for a moment: copy it before taking the next."""
+        """Yield full, unsharded weights. A weight is valid only until the next one is requested."""
         for name, tensor in self._worker.named_weights():
             self.steps += 1
             yield name, tensor
 
     def weight_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Of the whole tensors, without gathering any."""
+        """Return name and full shape of each weight, without gathering any."""
         named = self._worker.model.named_parameters()
         return [(name, tuple(p.ds_shape if hasattr(p, "ds_id") else p.shape)) for name, p in named]
 
     def weight(self, name: str) -> Tensor | None:
-        """One whole tensor, from rank 0."""
+        """Return the full weight on rank 0, None on the other ranks."""
         worker = self._worker
-        with worker.ranks.gathered(worker.model.get_parameter(name)):
+        with worker.ranks.gathered_parameter(worker.model.get_parameter(name)):
             whole = worker.model.get_parameter(name).detach()
             return whole.to("cpu", copy=True) if self.number == 0 else None
 
     def weight_buckets(self, size: int, dtype: str) -> Iterator[Bucket]:
-        """See `simplerl.cluster.weights`; rank 0 alone yields."""
+        """Yield the weights in buckets, on rank 0 only; see `simplerl.cluster.weights`."""
         yield from buckets(self.full_weights(), size, getattr(torch, dtype), keep=self.number == 0)
 
     def broadcast_weights(self, clients: Any, address: tuple[str, int], dtype: str) -> dict[str, int]:
-        """See `simplerl.cluster.nccl`; rank 0 sends."""
+        """Send the weights from rank 0 to the engines by NCCL; see `simplerl.cluster.nccl`."""
         from simplerl.cluster.nccl import RankWeights, broadcast
 
         weights = RankWeights(self.full_weights, self.weight_shapes(), getattr(torch, dtype))
@@ -149,7 +151,7 @@ class Rank:
 
     @ray.method(concurrency_group="control")
     def progress(self) -> int:
-        """Grows as long as this rank does something."""
+        """Return a counter that increases while this rank makes progress."""
         return self.steps
 
     @ray.method(concurrency_group="control")
@@ -162,8 +164,8 @@ class Rank:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Of one rank: a Ray scheduling strategy and what the rank takes of it."""
+class ActorOptions:
+    """Ray options of one actor."""
 
     strategy: Any
     cpus: float = 1.0
@@ -171,30 +173,30 @@ class Place:
 
 
 @dataclass
-class RankGroup(Updates):
+class RankGroup(UpdateMixin):
     """Ranks that jointly hold one model; a `simplerl.backends.roles.Trainable`."""
 
     role: str
-    places: Sequence[Place]
+    options: Sequence[ActorOptions]  # one per rank
     limits: Limits
     environment: dict[str, str] = field(default_factory=dict)
-    threads: int | None = None  # of torch, in each rank
+    threads: int | None = None  # CPU threads of PyTorch per rank
 
     def __post_init__(self) -> None:
         remote: Any = ray.remote
-        kind = remote(concurrency_groups={"control": 1})(Rank)
+        kind = remote(concurrency_groups={"control": 1})(RankActor)
         self.actors = [
             kind.options(
-                num_cpus=place.cpus,
-                num_gpus=place.gpus,
-                scheduling_strategy=place.strategy,
+                num_cpus=options.cpus,
+                num_gpus=options.gpus,
+                scheduling_strategy=options.strategy,
                 runtime_env={"env_vars": self.environment},
             ).remote(self.role, number)
-            for number, place in enumerate(self.places)
+            for number, options in enumerate(self.options)
         ]
 
-    def start(self, build: Build, sharding: Sharding, optimizer: Path | None = None) -> RankGroup:
-        """Loads the model on all ranks. Raises `Lost` when a rank ends or takes longer than the limit."""
+    def start(self, build: BuildWorker, sharding: Sharding, optimizer: Path | None = None) -> RankGroup:
+        """Load the model on all ranks. Raises `Lost` if a rank dies or exceeds the time limit."""
         seconds = self.limits.start_seconds
         (address,) = self._results([self.actors[0].address.remote()], seconds, "start")
         self._all("join", len(self.actors), address, seconds, self.threads, silence=seconds)
@@ -206,13 +208,13 @@ class RankGroup(Updates):
         return wait_for_results(self.role, self.actors, references, silence or self.limits.silence_seconds, doing)
 
     def _all(self, method: str, *arguments: Any, silence: float | None = None) -> list[Any]:
-        """The same call on every rank; large arguments are sent once for all."""
+        """Call a method on every rank."""
         return self._results([getattr(actor, method).remote(*arguments) for actor in self.actors], silence, method)
 
     def infer(self, batch: Batch, entropy: bool = True) -> tuple[Tensor, ...]:
-        parts = deal(batch.attention.sum(-1), len(self.actors))
+        parts = balanced_partition(batch.attention.sum(-1), len(self.actors))
         calls = [
-            actor.infer.remote(shard(batch, rows), entropy) for actor, rows in zip(self.actors, parts, strict=True)
+            actor.infer.remote(rank_batch(batch, rows), entropy) for actor, rows in zip(self.actors, parts, strict=True)
         ]
         outputs = self._results(calls, None, "infer")
         whole = tuple(torch.zeros(batch.tokens.shape) for _ in outputs[0])
@@ -223,9 +225,9 @@ class RankGroup(Updates):
         return whole
 
     def optimizer_step(self, minibatch: Batch, losses: Sequence[Loss], entropy: bool = False) -> dict[str, float]:
-        parts = deal(minibatch.attention.sum(-1), len(self.actors))
+        parts = balanced_partition(minibatch.attention.sum(-1), len(self.actors))
         calls = [
-            actor.optimizer_step.remote(shard(minibatch, rows), losses, entropy)
+            actor.optimizer_step.remote(rank_batch(minibatch, rows), losses, entropy)
             for actor, rows in zip(self.actors, parts, strict=True)
         ]
         metrics: dict[str, float] | str = self._results(calls, None, "update")[0]
@@ -234,7 +236,7 @@ class RankGroup(Updates):
         return metrics
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Into this process, for a sampler that lives here; engines are fed by `simplerl.cluster.weights`."""
+        """Yield the weights in the driver process, for a sampler there; engines use `simplerl.cluster.weights`."""
         names = [name for name, _ in self._results([self.actors[0].weight_shapes.remote()], None, "weights")[0]]
         for name in names:
             yield name, self._all("weight", name)[0]
@@ -247,8 +249,8 @@ class RankGroup(Updates):
             ray.kill(actor)
 
 
-def leave_with_parent() -> None:
-    """Ends this process when its raylet is gone, whatever it is doing."""
+def exit_with_parent() -> None:
+    """Start a thread that ends this process when its parent, the raylet, is gone."""
     import threading
     import time
 
@@ -259,4 +261,4 @@ def leave_with_parent() -> None:
             time.sleep(1.0)
         os._exit(1)
 
-    threading.Thread(target=watch, name="leave-with-parent", daemon=True).start()
+    threading.Thread(target=watch, name="exit-with-parent", daemon=True).start()

@@ -42,15 +42,15 @@ from simplerl.engine.worker import Forward
 
 
 class DistributedRanks:
-    """The ranks of this process's default process group; see `simplerl.engine.worker.Ranks`."""
+    """The ranks of this process's default process group; see `simplerl.engine.worker.RankContext`."""
 
     def __init__(self, sharding: Sharding) -> None:
         self.sharding = sharding
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.first = self.rank == 0
+        self.is_main = self.rank == 0
         self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu"
 
-    def engine(
+    def prepare(
         self, model: nn.Module, forward: Forward, optimizer: OptimizerConfig | None, total_steps: int
     ) -> tuple[Forward, Stepper | None]:
         if optimizer is not None and self.sharding.zero_stage > 0:
@@ -64,18 +64,18 @@ class DistributedRanks:
             return engine, None
         return forward, None
 
-    def most(self, count: int) -> int:
+    def all_reduce_max(self, count: int) -> int:
         counts = torch.tensor(count, device=self.device)
         dist.all_reduce(counts, dist.ReduceOp.MAX)
         return int(counts)
 
-    def total(self, sums: Mapping[str, float]) -> dict[str, float]:
+    def all_reduce_sum(self, sums: Mapping[str, float]) -> dict[str, float]:
         names = sorted(sums)
         values = torch.tensor([sums[name] for name in names], dtype=torch.float64, device=self.device)
         dist.all_reduce(values)
         return dict(zip(names, values.tolist(), strict=True))
 
-    def gathered(self, parameter: nn.Parameter) -> AbstractContextManager[object]:
+    def gathered_parameter(self, parameter: nn.Parameter) -> AbstractContextManager[object]:
         if self.sharding.zero_stage < 3:
             return nullcontext()
         return GatheredParameters([parameter])  # type: ignore[no-any-return]
@@ -88,10 +88,10 @@ class DistributedRanks:
         self.write(folder, "model", self._gathered_parameters(body))
         if isinstance(model, Critic):
             head: Any = model.value_head.weight
-            with self.gathered(head):
-                if self.first:
+            with self.gathered_parameter(head):
+                if self.is_main:
                     save_file({"weight": head.detach().cpu()}, folder / VALUE_HEAD)
-        if self.first:
+        if self.is_main:
             body.config.architectures = [type(body).__name__]
             body.config.dtype = "float32"
             body.config.save_pretrained(folder)
@@ -100,7 +100,7 @@ class DistributedRanks:
 
     def _gathered_parameters(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in module.named_parameters():
-            with self.gathered(parameter):
+            with self.gathered_parameter(parameter):
                 yield name, parameter.detach()
 
     def write(self, folder: Path, stem: str, tensors: Iterator[tuple[str, Tensor]]) -> None:
@@ -116,7 +116,7 @@ class DistributedRanks:
             if keeper == self.rank:
                 own[name] = tensor.to("cpu", copy=True).contiguous()
         save_file(own, folder / shard_name(stem, self.rank + 1, self.size), metadata={"format": "pt"})
-        if self.first and self.size > 1:
+        if self.is_main and self.size > 1:
             write_index(folder, stem, files, sum(kept_bytes))
         dist.barrier()
 
@@ -201,7 +201,7 @@ class DeepSpeedStepper:
 
     def save(self, folder: Path) -> None:
         self.ranks.write(folder, OPTIMIZER, self._moments())
-        if self.ranks.first:
+        if self.ranks.is_main:
             write_step(folder, self.step_count)
 
     def _moments(self) -> Iterator[tuple[str, Tensor]]:

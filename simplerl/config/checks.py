@@ -1,8 +1,7 @@
-"""Contradictions between settings, each refused by one sentence that names the key and the remedy.
+"""Check settings and their combinations. Each check raises a one-sentence ConfigError that names key and remedy.
 
-`check_values` reads numbers alone (quickly: nothing heavy is imported yet), then `simplerl.config.functions` what the
-configured functions take, then `check_fit` whether they fit each other. What needs a tokenizer or data is checked in
-`simplerl.data.task`.
+`simplerl.config.load` calls `check_values` first, which imports nothing heavy, then checks the keywords of the
+configured functions, then calls `check_fit`. Checks that need a tokenizer or data are in `simplerl.data.task`.
 """
 
 from __future__ import annotations
@@ -28,28 +27,28 @@ from simplerl.config import (
 )
 from simplerl.errors import ConfigError, require
 
-LEAST_TEMPERATURE = 0.01  # below it logits overflow; 0 is greedy
-MOST_SEED = 2**31 - 1
+MIN_TEMPERATURE = 0.01  # lower temperatures make logits overflow; 0 is greedy
+MAX_SEED = 2**31 - 1
 
 
 def check_known(node: DictConfig, prefix: str = "") -> None:
-    """Refuse keys that were added by `+key=value` but that nothing reads. Keywords of functions are checked by
-    `simplerl.config.functions`."""
+    """Refuse keys that were added with `+key=value` but do not exist in the schema. Keywords of functions are checked
+    in `simplerl.config.load`."""
     kind = OmegaConf.get_type(node)
     if is_dataclass(kind):
         known = [field.name for field in fields(kind)]
         for name in map(str, node):
             near = get_close_matches(name, known, 1)
-            meant = f"perhaps {prefix}{near[0]} is meant." if near else f"there are {', '.join(known)}."
-            require(name in known, f"{prefix}{name} is unknown: {meant}")
+            suggestion = f"did you mean {prefix}{near[0]}?" if near else f"valid keys are {', '.join(known)}."
+            require(name in known, f"{prefix}{name} is unknown: {suggestion}")
     for name in map(str, node):
-        there = not OmegaConf.is_missing(node, name) and not OmegaConf.is_interpolation(node, name)
-        if there and isinstance(node[name], DictConfig):
+        has_value = not OmegaConf.is_missing(node, name) and not OmegaConf.is_interpolation(node, name)
+        if has_value and isinstance(node[name], DictConfig):
             check_known(node[name], f"{prefix}{name}.")
 
 
 def check_finite(value: Any, key: str = "") -> None:
-    """Refuse numbers that are infinite or NaN."""
+    """Refuse infinite and NaN numbers anywhere in a nested configuration."""
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for name, part in items:
@@ -58,8 +57,8 @@ def check_finite(value: Any, key: str = "") -> None:
 
 
 def numeric_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Yield (key, value, metadata) of every field of a configuration and of those nested in it; the metadata is that of
-    `simplerl.config.schema.setting`."""
+    """Yield (dotted key, value, metadata) of every field of a configuration, including nested ones; the metadata is
+    that of `simplerl.config.schema.setting`."""
     for one in fields(config):
         value, key = getattr(config, one.name), f"{prefix}{one.name}"
         nested = value if isinstance(value, dict) else {}
@@ -72,11 +71,11 @@ def numeric_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, di
 
 
 def check_values(config: Config) -> None:
-    """Check numeric fields; pluggable functions may still be uninstantiated `_target_` nodes."""
+    """Check bounds and combinations of settings; configured functions may still be uninstantiated `_target_` nodes."""
     for key, value, metadata in numeric_fields(config):
-        least = metadata.get("least")
-        require(least is None or value is None or value >= least, f"{key}={value} must be at least {least}.")
-    require(config.seed <= MOST_SEED, f"seed={config.seed} must be at most {MOST_SEED}.")
+        minimum = metadata.get("minimum")
+        require(minimum is None or value is None or value >= minimum, f"{key}={value} must be at least {minimum}.")
+    require(config.seed <= MAX_SEED, f"seed={config.seed} must be at most {MAX_SEED}.")
     _model_path("model.path", config.model.path)
     train = config.train
     if config.algorithm.advantage is not None:
@@ -108,18 +107,18 @@ def check_values(config: Config) -> None:
 
 
 def _model_path(key: str, path: str) -> None:
-    """Refuse a folder that does not exist, which would otherwise be looked up on the Hub."""
+    """Refuse a local path that does not exist (it would be looked up on the Hub) or that contains no model."""
     parts = Path(path).parts
     looks_local = path.startswith(("/", ".", "~")) or len(parts) > 2 or (len(parts) == 2 and Path(parts[0]).is_dir())
     require(
         not looks_local or Path(path).is_dir(),
-        f"{key}={path} does not exist: name a Hugging Face folder (relative paths start at {Path.cwd()}) or a hub id.",
+        f"{key}={path} does not exist: give a Hugging Face folder (relative paths start at {Path.cwd()}) or a Hub id.",
     )
     folder = Path(path)
     if folder.is_dir() and not (folder / "config.json").is_file():
         inside = sorted(folder.glob("checkpoints/step_*/policy")) or sorted(folder.glob("warmup/model"))
-        meant = f"take {inside[-1]}" if inside else "name a Hugging Face folder"
-        raise ConfigError(f"{key}={path} holds no model (there is no config.json in it): {meant}.")
+        remedy = f"use {inside[-1]}" if inside else "give a Hugging Face folder"
+        raise ConfigError(f"{key}={path} contains no model (no config.json): {remedy}.")
 
 
 def _batches(train: TrainConfig) -> None:
@@ -132,48 +131,49 @@ def _batches(train: TrainConfig) -> None:
     )
     require(
         train.steps is None or train.passes is None,
-        f"train.steps={train.steps} and train.passes={train.passes} both say how long to train: make one of them null.",
+        f"train.steps={train.steps} and train.passes={train.passes} both set the length of training: set one to null.",
     )
     require(
         train.steps is not None or train.passes is not None,
-        "train.steps and train.passes are both null: set one, rollout steps or passes over the data.",
+        "train.steps and train.passes are both null: set the number of rollout steps or of passes over the data.",
     )
-    require(train.passes is None or train.passes > 0, f"train.passes is {train.passes}, but must be positive.")
+    require(train.passes is None or train.passes > 0, f"train.passes={train.passes} must be positive.")
 
 
 def _role(name: str, role: RoleConfig, train: TrainConfig) -> None:
     key = f"algorithm.roles.{name}"
-    require(name != "policy", f"{key}: the policy is always there; its settings are algorithm.loss and train.policy.")
-    require(role.model != "", f"{key}.model is empty: name a Hugging Face folder or hub id.")
+    require(
+        name != "policy", f"{key}: the policy is not declared as a role: set algorithm.loss and train.policy instead."
+    )
+    require(role.model != "", f"{key}.model is empty: give a Hugging Face folder or Hub id.")
     if role.model is not None:
         _model_path(f"{key}.model", role.model)
     require(
         (role.loss is None) == (role.optimizer is None),
         f"{key}.loss and {key}.optimizer belong together: set both to train the role, or neither to freeze it.",
     )
-    if role.optimizer is not None:  # the critic's is ${train.critic}, where it can be set
+    if role.optimizer is not None:  # the critic's is the interpolation ${train.critic}: name the key that users set
         _optimizer("train.critic" if role.optimizer == train.critic else f"{key}.optimizer", role.optimizer)
 
 
-def _optimizer(place: str, optimizer: OptimizerConfig) -> None:
-    require(optimizer.lr >= 0, f"{place}.lr={optimizer.lr} is negative.")
-    require(optimizer.lr > 0, f"{place}.lr is 0, so nothing would be learnt: set a learning rate.")
-    require(0 <= optimizer.warmup_fraction < 1, f"{place}.warmup_fraction must be in [0, 1).")
-    require(0 <= optimizer.min_lr_ratio <= 1, f"{place}.min_lr_ratio must be in [0, 1].")
-    require(
-        len(optimizer.betas) == 2 and all(0 <= beta < 1 for beta in optimizer.betas),
-        f"{place}.betas={optimizer.betas} must be two numbers in [0, 1).",
-    )
-    require(optimizer.eps > 0, f"{place}.eps={optimizer.eps} must be positive.")
-    require(optimizer.weight_decay >= 0, f"{place}.weight_decay={optimizer.weight_decay} is negative.")
-    require(optimizer.grad_clip > 0, f"{place}.grad_clip={optimizer.grad_clip} must be positive.")
+def _optimizer(key: str, optimizer: OptimizerConfig) -> None:
+    for name, valid, bounds in (
+        ("lr", optimizer.lr > 0, "positive: the model would not learn"),
+        ("warmup_fraction", 0 <= optimizer.warmup_fraction < 1, "in [0, 1)"),
+        ("min_lr_ratio", 0 <= optimizer.min_lr_ratio <= 1, "in [0, 1]"),
+        ("betas", len(optimizer.betas) == 2 and all(0 <= b < 1 for b in optimizer.betas), "two numbers in [0, 1)"),
+        ("eps", optimizer.eps > 0, "positive"),
+        ("weight_decay", optimizer.weight_decay >= 0, "at least 0"),
+        ("grad_clip", optimizer.grad_clip > 0, "positive"),
+    ):
+        require(valid, f"{key}.{name}={getattr(optimizer, name)} must be {bounds}.")
 
 
 def _kl(algorithm: AlgorithmConfig) -> None:
     kl = algorithm.kl
     require(
         kl.place is not KLPlace.none or kl.coef == 0,
-        f"algorithm.kl.coef={kl.coef} has no effect under algorithm.kl.place=none: choose an option of "
+        f"algorithm.kl.coef={kl.coef} has no effect with algorithm.kl.place=none: choose an option of "
         "algorithm/kl, such as algorithm/kl=k1_reward.",
     )
     require(
@@ -188,17 +188,16 @@ def _kl(algorithm: AlgorithmConfig) -> None:
 
 
 def _sampling(config: Config) -> None:
-    for place, sampling in (("sampling", config.sampling), ("evals.sampling", config.evals.sampling)):
+    for key, sampling in (("sampling", config.sampling), ("evals.sampling", config.evals.sampling)):
         require(
-            sampling.temperature == 0 or sampling.temperature >= LEAST_TEMPERATURE,
-            f"{place}.temperature={sampling.temperature} must be 0 (greedy) or at least {LEAST_TEMPERATURE}.",
+            sampling.temperature == 0 or sampling.temperature >= MIN_TEMPERATURE,
+            f"{key}.temperature={sampling.temperature} must be 0 (greedy) or at least {MIN_TEMPERATURE}.",
         )
-        require(0 < sampling.top_p <= 1, f"{place}.top_p={sampling.top_p} is outside (0, 1]; 1 turns it off.")
-        require(sampling.top_k >= 0, f"{place}.top_k={sampling.top_k} is negative; 0 turns it off.")
-        require(sampling.max_new_tokens >= 1, f"{place}.max_new_tokens must be at least 1.")
+        require(0 < sampling.top_p <= 1, f"{key}.top_p={sampling.top_p} is outside (0, 1]; 1 turns it off.")
     require(
         config.evals.samples == 1 or config.evals.sampling.temperature > 0,
-        f"evals.samples={config.evals.samples} greedy responses are all the same: set evals.sampling.temperature.",
+        f"evals.samples={config.evals.samples} greedy responses are all the same: set a positive "
+        "evals.sampling.temperature, or evals.samples=1.",
     )
 
 
@@ -207,8 +206,8 @@ def _rollout(config: Config) -> None:
     require(ahead in (0, 1), f"rollout.ahead={ahead} is unknown: choose 0 or 1.")
     require(
         not ahead or config.rollout.separate_sampler,
-        f"rollout.ahead={ahead} samples while the policy trains, which takes a sampler with devices of its own: choose "
-        "one of backend=ray_..., or rollout.ahead=0.",
+        f"rollout.ahead={ahead} samples while the policy trains, which needs a sampler on its own devices: choose one "
+        "of backend=ray_..., or set rollout.ahead=0.",
     )
     require(
         not ahead or algorithm.correction is not None,
@@ -226,14 +225,13 @@ def _rollout(config: Config) -> None:
         value = getattr(config.sampling, key)
         require(
             value == off,
-            "algorithm.correction compares the policy's log-probs with the sampler's, which "
-            f"sampling.{key}={value} makes those of a truncated distribution: set sampling.{key}={off:g}, or "
-            "algorithm/correction=none.",
+            f"algorithm.correction compares the log-probs of policy and sampler, but sampling.{key}={value} truncates "
+            f"the sampler's distribution: set sampling.{key}={off:g}, or algorithm/correction=none.",
         )
 
 
 def check_fit(config: Config) -> None:
-    """Check what the chosen parts of the algorithm require of other settings, and of each other."""
+    """Check that the parts of the algorithm fit each other and the other settings."""
     algorithm = config.algorithm
     if algorithm.advantage is None:
         return
@@ -244,5 +242,5 @@ def check_fit(config: Config) -> None:
         )
     require(
         not algorithm.needs.group or config.train.samples_per_prompt > 1,
-        f"algorithm={algorithm.name} compares the samples of a prompt: set train.samples_per_prompt to 2 or more.",
+        f"algorithm={algorithm.name} compares several samples of a prompt: set train.samples_per_prompt to 2 or more.",
     )

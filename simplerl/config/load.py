@@ -1,22 +1,45 @@
-"""From a composed configuration to typed, checked values."""
+"""Turn a composed Hydra configuration into typed, checked values.
+
+The configured functions are plain Python functions (`_target_`, `_partial_: true`), so their signatures are the schema
+of their keywords: a bad keyword of a reward, an advantage or a backend is refused before anything is called.
+"""
 
 from __future__ import annotations
 
+import inspect
+import math
 import re
+from difflib import get_close_matches
+from functools import partial
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+from simplerl.config import Config, OptimizerConfig
 from simplerl.config.checks import check_finite, check_fit, check_known, check_values
-from simplerl.config.functions import check_functions
-from simplerl.config.schema import Config, OptimizerConfig
-from simplerl.errors import ConfigError
+from simplerl.errors import ConfigError, require
+from simplerl.types import Bounds
+
+# Number of positional arguments with which each function is called. Functions whose modules import fastest come first.
+POSITIONAL_ARGUMENTS = {
+    "data": 0,
+    "reward": 2,
+    "warmup.data": 0,
+    "evals.reward": 2,
+    "algorithm.rollouts": 3,
+    "algorithm.loss": 2,
+    "algorithm.correction": 1,
+    "sampler": 3,
+    "backend": 2,
+}
 
 
 def load(raw: DictConfig) -> Config:
-    """The composed configuration as typed values, checked. Raises ConfigError."""
+    """Return the composed configuration as typed, checked values. Raises ConfigError."""
     try:
         missing = sorted(OmegaConf.missing_keys(raw))
         if missing:
@@ -32,21 +55,117 @@ def load(raw: DictConfig) -> Config:
     except InterpolationResolutionError as error:
         raise ConfigError(f"{error.full_key} cannot be resolved: {str(error).splitlines()[0]}.") from error
     except InstantiationException as error:
-        raise ConfigError(_import_fault(error)) from error
+        raise ConfigError(_import_error_message(error)) from error
     check_fit(config)
     return config
 
 
-def _import_fault(error: InstantiationException) -> str:
-    """Hydra's message takes several lines; the reason stands in the second line of its cause, or, where Hydra itself
-    refuses the target, is all of its first sentence."""
+def _import_error_message(error: InstantiationException) -> str:
+    """Summarize why Hydra could not import a `_target_`. The reason is in the second line of the error's cause or, when
+    Hydra itself refuses the target, in the first sentence of its own message."""
     key = re.search(r"full_key: (.+)", str(error))
     target = re.search(r"'([\w.]+)'", str(error))
-    named = f"{key[1] if key else 'node'}._target_={target[1] if target else '?'}"
+    setting = f"{key[1] if key else 'node'}._target_={target[1] if target else '?'}"
     if error.__cause__ is None:
-        said = " ".join(str(error).partition("\nfull_key:")[0].split())
-        return f"{named} is refused: {re.split(r'[.] ', said)[0].rstrip('.')}."
-    why = str(error.__cause__).strip().splitlines()[:2][-1]
-    extra = re.search(r"No module named '(ray|deepspeed|vllm)", why)
+        message = " ".join(str(error).partition("\nfull_key:")[0].split())
+        return f"{setting} is refused: {re.split(r'[.] ', message)[0].rstrip('.')}."
+    reason = str(error.__cause__).strip().splitlines()[:2][-1]
+    extra = re.search(r"No module named '(ray|deepspeed|vllm)", reason)
     remedy = " Install the extra: pip install -e '.[cpu]', or '.[gpu]'." if extra else ""
-    return f"{named} cannot be imported: {why}.{remedy}"
+    return f"{setting} cannot be imported: {reason}.{remedy}"
+
+
+def check_functions(raw: DictConfig) -> None:
+    """Check the keywords of all configured functions. Functions that need torch and transformers are imported last, so
+    that a bad keyword of a reward is refused at once. Raises ConfigError."""
+    algorithm = raw.algorithm
+    functions = {f"evals.sets.{name}": 0 for name in raw.evals.sets} | POSITIONAL_ARGUMENTS
+    functions |= {f"algorithm.shape.{name}": 1 for name in algorithm.shape}
+    functions |= {f"algorithm.roles.{name}.loss": 2 for name in algorithm.roles}
+    functions["algorithm.advantage"] = 1 if algorithm.state is None else 2
+    for key, arguments in functions.items():
+        node = OmegaConf.select(raw, key)
+        if node is not None:
+            _check_function(key, instantiate(node, _convert_="object"), arguments)
+
+
+def _check_function(key: str, function: Any, arguments: int) -> None:
+    """Check the keywords of one configured function, which Python itself would refuse only at the first call."""
+    require(
+        isinstance(function, partial),
+        f"{key} must name a function by `_target_` and `_partial_: true`, not {function!r}.",
+    )
+    signature = inspect.signature(function.func)
+    name = f"{function.func.__module__}.{function.func.__qualname__}"
+    accepted = [p.name for p in list(signature.parameters.values())[arguments:] if p.kind is not p.VAR_KEYWORD]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    for keyword in function.keywords:
+        near = get_close_matches(keyword, accepted, 1)
+        suggestion = f"did you mean {key}.{near[0]}? " if near else ""
+        require(
+            takes_any or keyword in accepted,
+            f"{key}.{keyword} is unknown: {suggestion}{name} accepts {', '.join(accepted) or 'no keywords'}.",
+        )
+    try:
+        signature.bind(*range(arguments), **function.keywords)
+    except TypeError as error:
+        raise ConfigError(f"{key}: {error}; {name} accepts {', '.join(signature.parameters)}.") from error
+    hints = _parameter_types(function.func)
+    for keyword, value in function.keywords.items():
+        if keyword in hints:
+            _check_value(f"{key}.{keyword}", value, hints[keyword])
+    if key in ("reward", "evals.reward"):
+        _check_reward_order(key, function.keywords, signature)
+
+
+def _check_reward_order(key: str, keywords: dict[str, Any], signature: inspect.Signature) -> None:
+    """Refuse a reward function whose parameter `correct` is not above its parameters `wrong` and `unboxed`, as far as
+    it has them."""
+    defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
+    scores = {name: value for name, value in (defaults | keywords).items() if isinstance(value, int | float)}
+    for worse in {"wrong", "unboxed"} & scores.keys() if "correct" in scores else ():
+        require(
+            scores[worse] < scores["correct"],
+            f"{key}.{worse}={scores[worse]} is not less than {key}.correct={scores['correct']}, so correct answers are "
+            "not rewarded: lower it.",
+        )
+
+
+def _parameter_types(function: Any) -> dict[str, Any]:
+    """Return the type hints of a function's parameters, or {} if one of them is imported only for type checkers."""
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError:
+        return {}
+
+
+def _check_value(key: str, value: Any, hint: Any) -> None:
+    """Check a number, string, boolean or choice against its type and bounds; values of other types pass."""
+    if get_origin(hint) is Annotated:
+        hint, *extras = get_args(hint)
+        _check_value(key, value, hint)
+        for bounds in extras:
+            if isinstance(bounds, Bounds) and value is not None:
+                span = f"at least {bounds.minimum:g}"
+                span = span if math.isinf(bounds.maximum) else f"between {bounds.minimum:g} and {bounds.maximum:g}"
+                require(bounds.minimum <= value <= bounds.maximum, f"{key}={value} must be {span}.")
+        return
+    if get_origin(hint) in (Union, UnionType):
+        options = [one for one in get_args(hint) if one is not NoneType]
+        if (value is None and NoneType in get_args(hint)) or len(options) > 1:
+            return
+        _check_value(key, value, options[0])
+        return
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        require(value in choices, f"{key}={value} is unknown: choose one of {', '.join(map(str, choices))}.")
+    elif hint is bool:
+        require(isinstance(value, bool), f"{key}={value} must be true or false.")
+    elif hint in (int, float):
+        numbers = (int, float) if hint is float else (int,)
+        kind = "a number" if hint is float else "a whole number"
+        require(isinstance(value, numbers) and not isinstance(value, bool), f"{key}={value} must be {kind}.")
+    elif hint is str:
+        unset = value is None and key.startswith("evals.sets.") and key.endswith(".path")
+        require(not unset, f"evals.path is not set: name the file or folder that {key.removesuffix('.path')} reads.")
+        require(isinstance(value, str), f"{key}={value} must be a string.")

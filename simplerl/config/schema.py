@@ -1,15 +1,15 @@
-"""Every setting, typed, with its unit.
+"""The schema of the configuration: every setting with its type, default and unit.
 
-Hydra composes conf/ against the schema `Config` (an unknown key or a wrong type stops there);
-`load` then instantiates it: numbers become these dataclasses, and each leaf marked "partial" below
-becomes a `functools.partial` of the plain function that its YAML names under `_target_`; `simplerl.config.checks`
-refuses contradictions.
-This module imports neither torch nor transformers, so that `--help` and refusals are quick.
+Hydra composes conf/ against `Config` and refuses unknown keys and wrong types. `simplerl.config.load` then instantiates
+it: values become these dataclasses, and each field marked "partial" below becomes a `functools.partial` of the function
+that its YAML names under `_target_`. `simplerl.config.checks` refuses contradictions.
+
+This module imports neither torch nor transformers, so that `--help` and error messages are fast.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -20,21 +20,21 @@ from omegaconf import MISSING, OmegaConf
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 
 
-def setting(default: Any, *, least: float | None = None, changes_results: bool = True) -> Any:
-    """A field with a lower bound, and whether another value may change the numbers of a run. A run's folder is found
-    by the settings that do; the others may differ when it is resumed."""
-    return field(default=default, metadata={"least": least, "changes_results": changes_results})
+def setting(default: Any, *, minimum: float | None = None, changes_results: bool = True) -> Any:
+    """Declare a field with its default and lower bound. changes_results=False marks a setting that cannot change the
+    numbers of a run: it is left out of the hash that names the run folder, and may change on resume."""
+    return field(default=default, metadata={"minimum": minimum, "changes_results": changes_results})
 
 
 class Precision(Enum):
-    """Precision of the matrix products; weights, optimizer state, attention and losses stay float32."""
+    """Precision of matrix products. Weights, optimizer state and losses are always float32."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
 
 
 class Aggregation(Enum):
-    """How per-token losses become one number; see `simplerl.engine.batching.token_weights`."""
+    """How per-token losses are aggregated to a scalar; see `simplerl.engine.batching.token_weights`."""
 
     sequence_mean = "sequence_mean"
     token_mean = "token_mean"
@@ -42,24 +42,28 @@ class Aggregation(Enum):
 
 
 class KLPlace(Enum):
+    """Where the KL penalty is applied."""
+
     none = "none"
     reward = "reward"
     loss = "loss"
 
 
 class KLEstimator(Enum):
+    """See `simplerl.algorithms.kl.kl_estimate`."""
+
     k1 = "k1"
     k2 = "k2"
     k3 = "k3"
 
 
 class RoleKind(Enum):
-    causal_lm = "causal_lm"  # gives log-probs
-    critic = "critic"  # a body with a value head: gives values
+    causal_lm = "causal_lm"  # returns log-probs
+    critic = "critic"  # a language model's body with a value head; returns values
 
 
 class UpdateTime(Enum):
-    """When a trained role is updated, relative to the advantage of the same step."""
+    """Whether a trained role is updated before or after the advantages of the same step are estimated."""
 
     before = "before"
     after = "after"
@@ -79,35 +83,35 @@ class TrackingMode(Enum):
 
 @dataclass
 class ModelConfig:
-    path: str = MISSING  # Hugging Face folder or hub id
+    path: str = MISSING  # Hugging Face folder or Hub id
     revision: str | None = None
-    context: int | None = setting(None, least=1)  # tokens of prompt + response; null: the model's own limit
+    context: int | None = setting(None, minimum=1)  # maximum tokens of prompt + response; null: the model's own limit
     trust_remote_code: bool = False
 
 
 @dataclass
 class PromptConfig:
-    """How a problem is written for the model, and what ends its answer (see `simplerl.data.prompts`)."""
+    """How a problem is rendered as a prompt, and what ends a response (see `simplerl.data.prompts`)."""
 
     name: str = MISSING
-    template: str | None = None  # text with {question}, {shots}; null: the model's own chat template
-    system: str | None = None  # chat template only
-    user: str = "{question}"  # chat template only
-    shot: str = ""  # how one example is written: text with {question} and {answer}
-    shots: list[dict[str, str]] = field(default_factory=list)  # the examples, put where {shots} stands
-    response: str = "{solution}"  # SFT targets: text with {question}, {solution}, {answer}
+    template: str | None = None  # text with {question} and {shots}; null: the model's own chat template
+    system: str | None = None  # system message; chat template only
+    user: str = "{question}"  # user message; chat template only
+    shot: str = ""  # template of one few-shot example, with {question} and {answer}
+    shots: list[dict[str, str]] = field(default_factory=list)  # few-shot examples, which replace {shots}
+    response: str = "{solution}"  # template of SFT targets, with {question}, {solution} and {answer}
     stop_strings: list[str] = field(default_factory=list)
-    stop_tokens: list[str] = field(default_factory=list)  # pieces of the vocabulary, beside the model's eos
-    max_tokens: int = setting(1024, least=1)  # longer prompts are dropped and counted
-    strip_newline: bool = False  # without the newline that the template ends with
+    stop_tokens: list[str] = field(default_factory=list)  # tokens that end a response, besides the model's EOS tokens
+    max_tokens: int = setting(1024, minimum=1)  # longer prompts are dropped and counted
+    strip_newline: bool = False  # remove the newline at the end of the template
 
 
 @dataclass
 class SamplingConfig:
     temperature: float = 1.0
     top_p: float = 1.0
-    top_k: int = setting(0, least=0)
-    max_new_tokens: int = setting(256, least=1)
+    top_k: int = setting(0, minimum=0)
+    max_new_tokens: int = setting(256, minimum=1)
 
 
 @dataclass
@@ -120,52 +124,49 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     grad_clip: float = 1.0  # global norm
     schedule: Schedule = Schedule.constant
-    warmup_fraction: float = 0.0  # of all optimizer steps
-    min_lr_ratio: float = 0.0  # the schedule ends at this share of lr
+    warmup_fraction: float = 0.0  # fraction of all optimizer steps
+    min_lr_ratio: float = 0.0  # the schedule ends at min_lr_ratio * lr
 
 
 @dataclass
 class TrainConfig:
-    steps: int | None = setting(None, least=1)  # rollout steps; null: `passes` over the data
-    passes: float | None = None
-    prompts_per_step: int = setting(MISSING, least=1)
-    samples_per_prompt: int = setting(MISSING, least=1)
-    minibatch_size: int = setting(MISSING, least=1)  # responses per optimizer step
-    epochs: int = setting(1, least=1)  # passes over each rollout batch
-    tokens_per_micro_batch: int = setting(
-        16384, least=1, changes_results=False
-    )  # computed tokens, padding included, of one forward/backward
+    steps: int | None = setting(None, minimum=1)  # rollout steps; null: use `passes`
+    passes: float | None = None  # passes over the training prompts
+    prompts_per_step: int = setting(MISSING, minimum=1)
+    samples_per_prompt: int = setting(MISSING, minimum=1)
+    minibatch_size: int = setting(MISSING, minimum=1)  # responses per optimizer step
+    epochs: int = setting(1, minimum=1)  # passes over each rollout batch
+    # Maximum tokens, padding included, of one forward and backward pass.
+    tokens_per_micro_batch: int = setting(16384, minimum=1, changes_results=False)
     precision: Precision = Precision.float32
-    logits_precision: Precision = (
-        Precision.float32
-    )  # of the output layer; bfloat16: as published, log-probs lose digits
+    # Precision of the output layer; bfloat16, as in the published run, makes log-probs less precise.
+    logits_precision: Precision = Precision.float32
     gradient_checkpointing: bool = setting(False, changes_results=False)
-    compile: bool = setting(
-        False, changes_results=False
-    )  # the layers by torch.compile: faster steps after a minute of compilation; needs g++ on CPUs
+    # Compile the layers with torch.compile: faster steps after a minute of compilation; needs g++ on CPUs.
+    compile: bool = setting(False, changes_results=False)
     policy: OptimizerConfig = field(default_factory=OptimizerConfig)
     critic: OptimizerConfig = field(default_factory=OptimizerConfig)
 
 
 @dataclass
 class KLConfig:
-    """The KL divergence of the policy from its reference."""
+    """The KL penalty that keeps the policy close to the reference."""
 
     place: KLPlace = KLPlace.none
     estimator: KLEstimator = KLEstimator.k1
-    coef: float = setting(0.0, least=0.0)  # 0: measured, not used
+    coef: float = setting(0.0, minimum=0.0)  # 0: the KL divergence is only logged
 
 
 @dataclass
 class RoleConfig:
-    """A model that an algorithm needs beside the policy. What it says of the rollouts becomes a column of the batch."""
+    """A model that an algorithm needs besides the policy. Its outputs for the rollouts become a column of the batch."""
 
     kind: RoleKind = RoleKind.causal_lm
-    model: str | None = None  # Hugging Face folder or hub id with the policy's tokenizer; null: the start of RL
-    column: str = MISSING  # of the batch: log-probs of a causal_lm, values of a critic
+    model: str | None = None  # Hugging Face folder or Hub id with the policy's tokenizer; null: the initial policy
+    column: str = MISSING  # name of the batch column: log-probs of a causal_lm, values of a critic
     loss: Any = None  # partial: (TokenOutput or values, Batch) -> (per-token loss, metrics); null: frozen
-    optimizer: Any = None  # OptimizerConfig of a trained role
-    aggregation: Aggregation | None = None  # null: the algorithm's
+    optimizer: Any = None  # OptimizerConfig; null: frozen
+    aggregation: Aggregation | None = None  # null: algorithm.aggregation
     update: UpdateTime = UpdateTime.after
 
 
@@ -173,79 +174,81 @@ class RoleConfig:
 class NeedsConfig:
     """What the chosen parts of an algorithm require of other settings."""
 
-    group: bool = False  # several samples of each prompt
-    sampler_logprobs: bool = False  # the sampler's log-probs are those of the distribution that is trained
+    group: bool = False  # several samples per prompt
+    sampler_logprobs: bool = False  # sampler log-probs comparable to the policy's, so no top_p or top_k
 
 
 @dataclass
 class AlgorithmConfig:
-    """How rollouts become an update. Each part is a Hydra group of its own: conf/algorithm/<part>/."""
+    """How the policy is updated from rollouts. Each part is a Hydra group: conf/algorithm/<part>/."""
 
     name: str = MISSING
     # partial: (Batch) -> Batch, or (Batch, State) -> (Batch, State) where `state` is set; null: no RL (algorithm=none)
     advantage: Any = None
     loss: Any = None  # partial: (TokenOutput, Batch) -> (per-token loss, metrics)
     kl: KLConfig = field(default_factory=KLConfig)
-    correction: Any = None  # partial: (Batch) -> (Batch, metrics); null: none
+    correction: Any = None  # partial: (Batch) -> (Batch, metrics)
     rollouts: Any = None  # partial: (RolloutSource, step, State) -> (rollouts, State)
     shape: dict[str, Any] = field(default_factory=dict)  # name -> partial: (rollouts) -> rollouts, after grading
-    roles: dict[str, RoleConfig] = field(default_factory=dict)  # models beside the policy
-    state: dict[str, Any] | None = None  # what the advantage remembers between steps, at first
+    roles: dict[str, RoleConfig] = field(default_factory=dict)  # models besides the policy
+    state: dict[str, Any] | None = None  # initial state of the advantage function
     needs: NeedsConfig = field(default_factory=NeedsConfig)
     aggregation: Aggregation = Aggregation.sequence_mean
-    entropy_coef: float = setting(0.0, least=0.0)
-    # Log-probs, KL and ratio at temperature 1 whatever the sampling temperature, as published;
-    # false: at the temperature that the responses were sampled with.
+    entropy_coef: float = setting(0.0, minimum=0.0)
+    # Compute log-probs, KL and ratios at temperature 1, as in the published run; false: at sampling.temperature.
     logprobs_at_temperature_1: bool = False
 
 
 @dataclass
 class RolloutConfig:
-    ahead: int = 0  # 1: the next step's responses are sampled while this one trains, one update off-policy
-    # Set by conf/backend/: the sampler has devices of its own.
+    ahead: int = 0  # 1: sample the next step's responses during this step's update, one update off-policy
+    # Whether the sampler has its own devices; set by conf/backend/.
     separate_sampler: bool = setting(False, changes_results=False)
 
 
 @dataclass
 class WarmupConfig:
-    """Supervised fine-tuning on responses before RL."""
+    """Supervised fine-tuning (SFT) before RL."""
 
     name: str = MISSING
     data: Any = None  # partial: () -> [Problem] with solutions; null: no warm-up
-    prompt: PromptConfig | None = None  # null: the run's own
-    limit: int | None = setting(None, least=1)  # first documents
-    epochs: int = setting(1, least=1)
-    minibatch_size: int = setting(64, least=1)  # documents per optimizer step
-    max_tokens: int = setting(4096, least=2)  # longer documents are dropped and counted
-    save_every: int = setting(100, least=1, changes_results=False)  # optimizer steps between checkpoints
-    correct_only: bool = False  # keep only solutions that the run's reward grades as right
+    prompt: PromptConfig | None = None  # null: the training prompt
+    limit: int | None = setting(None, minimum=1)  # use only the first documents
+    epochs: int = setting(1, minimum=1)
+    minibatch_size: int = setting(64, minimum=1)  # documents per optimizer step
+    max_tokens: int = setting(4096, minimum=2)  # longer documents are dropped and counted
+    save_every: int = setting(100, minimum=1, changes_results=False)  # optimizer steps between checkpoints
+    correct_only: bool = False  # keep only solutions that the run's reward function grades as correct
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
 
 @dataclass
 class EvalsConfig:
     sets: dict[str, Any] = field(default_factory=dict)  # name -> partial: () -> [Problem]
-    path: str | None = None  # folder of the benchmark files, where the sets need one
-    every: int = setting(0, least=0)  # rollout steps between evaluations, and at step 0 and the end; 0: never
-    limit: int | None = setting(None, least=1)  # first items of each set
-    samples: int = setting(1, least=1)  # responses per item
+    path: str | None = None  # file or folder of the benchmarks, for sets that are read from disk
+    every: int = setting(
+        0, minimum=0
+    )  # rollout steps between evaluations (also at step 0 and after the last); 0: never
+    limit: int | None = setting(None, minimum=1)  # use only the first problems of each set
+    samples: int = setting(1, minimum=1)  # responses per problem
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.0))
     prompt: PromptConfig | None = None  # null: the training prompt
-    reward: Any = None  # partial; null: the training reward grades
+    reward: Any = None  # partial: (response, Problem) -> Score; null: the training reward
 
 
 @dataclass
 class GradingConfig:
-    workers: int = setting(1, least=1, changes_results=False)  # processes
-    seconds_per_answer: float = setting(
-        8.0, least=0.1, changes_results=False
-    )  # then the worker is killed and the answer counts as timed out
-    memory_gib: float = setting(2.0, least=0.25, changes_results=False)  # address space of a worker
+    workers: int = setting(1, minimum=1, changes_results=False)  # worker processes
+    # Time limit of one answer; the worker process is then killed and the answer counts as timed out.
+    seconds_per_answer: float = setting(8.0, minimum=0.1, changes_results=False)
+    memory_gib: float = setting(2.0, minimum=0.25, changes_results=False)  # address space of one worker process
 
 
 @dataclass
 class TrackingConfig:
-    mode: TrackingMode = TrackingMode.disabled  # of W&B; the run folder is always written
+    """Weights & Biases logging; the run folder is written in any case."""
+
+    mode: TrackingMode = TrackingMode.disabled
     project: str = "simplerl"
     entity: str | None = None
     group: str | None = None
@@ -256,15 +259,15 @@ class TrackingConfig:
 class RunConfig:
     root: str = "runs"
     dir: str | None = None  # null: <root>/<label>-<hash of the configuration>
-    save_every: int = setting(10, least=1)  # rollout steps between checkpoints
-    keep: int = setting(2, least=1)  # checkpoints kept
-    device: str = "auto"  # cpu | cuda | auto
-    threads: int | None = setting(None, least=1)  # CPU threads of torch; null: its own default
+    save_every: int = setting(10, minimum=1)  # rollout steps between checkpoints
+    keep: int = setting(2, minimum=1)  # number of newest checkpoints to keep
+    device: str = "auto"  # cpu | cuda | cuda:<index> | auto
+    threads: int | None = setting(None, minimum=1)  # CPU threads of PyTorch; null: PyTorch's default
 
 
 @dataclass
 class Config:
-    seed: int = setting(0, least=0)
+    seed: int = setting(0, minimum=0)
     model: ModelConfig = field(default_factory=ModelConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     data: Any = MISSING  # partial: () -> [Problem]
@@ -280,25 +283,29 @@ class Config:
     backend: Any = MISSING  # partial: (Config, Task) -> Backend
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     run: RunConfig = field(default_factory=RunConfig)
-    choices: dict[str, str] = field(default_factory=dict)  # filled in: the option chosen in each group
+    choices: dict[str, str] = field(default_factory=dict)  # option chosen in each Hydra group; set automatically
 
 
-def without_effect(kind: Any = Config, prefix: str = "") -> set[str]:
-    """Return the dotted keys of settings that cannot change the numbers of a run."""
-    hints, keys = get_type_hints(kind), set()
+def all_settings(kind: Any = Config, prefix: str = "") -> dict[str, Field[Any]]:
+    """Return the fields of a configuration class and of the classes nested in it, by dotted key."""
+    hints, found = get_type_hints(kind), {}
     for one in fields(kind):
         key, inner = f"{prefix}{one.name}", hints[one.name]
-        if not one.metadata.get("changes_results", True):
-            keys.add(key)
+        found[key] = one
         if is_dataclass(inner):
-            keys |= without_effect(inner, f"{key}.")
-    return keys
+            found |= all_settings(inner, f"{key}.")
+    return found
+
+
+def result_neutral_keys() -> set[str]:
+    """Return the dotted keys of settings that cannot change the numbers of a run."""
+    return {key for key, one in all_settings().items() if not one.metadata.get("changes_results", True)}
 
 
 def register() -> None:
-    """Makes the schema known to Hydra; the entry points call it before composing."""
+    """Register the schema, the sweeps and the resolver `quotient` with Hydra; call before composing."""
     ConfigStore.instance().store(name="schema", node=Config)
-    for path in sorted(SWEEPS.glob("*.yaml")):  # Hydra itself finds the group `sweep` only in a folder conf/sweep/
+    for path in sorted(SWEEPS.glob("*.yaml")):  # Hydra would find the group `sweep` only in conf/sweep/
         ConfigStore.instance().store(group="sweep", name=path.stem, node=OmegaConf.load(path), package="_global_")
-    # ${quotient:128,${train.samples_per_prompt}}: two settings of a sweep whose product stays.
+    # Keeps the product of two settings constant in a sweep: ${quotient:128,${train.samples_per_prompt}}.
     OmegaConf.register_new_resolver("quotient", lambda a, b: a // b, replace=True)

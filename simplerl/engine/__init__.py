@@ -1,1 +1,1 @@
-"""Models and what is done with them: loading, forward passes, optimizer steps, and the roles of one process."""
+"""Models on one device: loading, batching, forward passes, optimizer steps, checkpoints."""

@@ -1,4 +1,4 @@
-"""From rollouts to tensors, and from a batch to minibatches and micro-batches. Pure functions."""
+"""Pure functions that collate rollouts into a batch and split a batch into minibatches and micro-batches."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor
 from simplerl.config import Aggregation
 from simplerl.types import Batch, Rollout, score_of
 
-# What starting one more micro-batch costs, in computed tokens: launch overheads that padding must outweigh.
-MICRO_BATCH_OVERHEAD = 256
-MAX_PADDING = 0.1  # of the computed tokens
+MICRO_BATCH_OVERHEAD = 256  # fixed cost of one more micro-batch, expressed in computed tokens
+MAX_PADDING = 0.1  # fraction of the computed tokens
 
 
 def permutation(stream: str, numbers: Sequence[int], size: int) -> list[int]:
-    """Return a permutation of range(size) that depends only on the arguments. `stream` names what is shuffled: two
-    streams never share a permutation (NumPy alone pads its seeds with zeros, so that [s, e] and [s, e, 0] are one)."""
+    """Return a permutation of range(size) that is determined by the arguments. `stream` names what is shuffled and
+    separates the seeds of different uses, because NumPy pads seeds with zeros: [s, e] and [s, e, 0] are the same."""
     rng = np.random.default_rng([zlib.crc32(stream.encode()), *numbers])
     return [int(i) for i in rng.permutation(size)]
 
 
 def collate(rows: Sequence[tuple[Sequence[int], Sequence[int]]], groups: Sequence[int]) -> Batch:
-    """Make one batch of pairs of (prompt tokens, response tokens), padded on the right with token 0."""
+    """Build a batch from (prompt tokens, response tokens) pairs, right-padded with token 0. Raises ValueError if a
+    prompt or response is empty."""
     lengths = [len(prompt) + len(response) for prompt, response in rows]
     shape = (len(rows), max(lengths))
     tokens = np.zeros(shape, dtype=np.int64)
@@ -33,7 +33,9 @@ def collate(rows: Sequence[tuple[Sequence[int], Sequence[int]]], groups: Sequenc
     mask = np.zeros(shape, dtype=bool)
     for row, ((prompt, response), length) in enumerate(zip(rows, lengths, strict=True)):
         if not len(prompt) or not len(response):
-            raise ValueError(f"row {row} has {len(prompt)} prompt and {len(response)} response tokens: both need one")
+            raise ValueError(
+                f"row {row} has {len(prompt)} prompt and {len(response)} response tokens: neither may be 0"
+            )
         tokens[row, : len(prompt)] = prompt
         tokens[row, len(prompt) : length] = response
         attention[row, :length] = True
@@ -47,7 +49,7 @@ def collate(rows: Sequence[tuple[Sequence[int], Sequence[int]]], groups: Sequenc
 
 
 def collate_rollouts(rollouts: Sequence[Rollout]) -> Batch:
-    """Make one batch of scored rollouts; rows keep their order, and a group is a problem of the step."""
+    """Build a batch from graded rollouts, in the same order. Rollouts of the same problem form a group."""
     numbers: dict[str, int] = {}
     groups = [numbers.setdefault(r.prompt.problem.id, len(numbers)) for r in rollouts]
     batch = collate([(r.prompt.token_ids, r.token_ids) for r in rollouts], groups)
@@ -65,14 +67,14 @@ def collate_rollouts(rollouts: Sequence[Rollout]) -> Batch:
 def token_weights(
     mask: Tensor, aggregation: Aggregation, constant_length: int, trained: Tensor | None = None
 ) -> Tensor:
-    """Return [B, T] weights that turn per-token losses into one number by a plain sum, fixed over the whole
-    minibatch so that neither micro-batches nor ranks change the result.
+    """Return the weights [B, T] with which per-token losses are summed to the loss of a minibatch. They are computed
+    over the whole minibatch, so that the loss does not depend on micro-batches and ranks.
 
-    sequence_mean: mean over a response's tokens, then over responses (PPO as published, GRPO).
+    sequence_mean: mean over the tokens of a response, then over responses (GRPO, and PPO as published).
     token_mean: mean over all tokens of the minibatch (DAPO, arXiv:2503.14476, eq. 8).
     constant_length: sum over tokens / (responses * constant_length) (Dr. GRPO, arXiv:2503.20783).
 
-    Rows without response tokens, and rows that are not `trained` [B], have weight 0 and do not count as responses.
+    Rows without response tokens, and rows where `trained` [B] is False, have weight 0 and are not counted.
     """
     if trained is not None:
         mask = mask & trained[:, None]
@@ -88,23 +90,23 @@ def token_weights(
 def micro_batches(
     lengths: Tensor, tokens: int, overhead: int = MICRO_BATCH_OVERHEAD, max_padding: float = MAX_PADDING
 ) -> list[Tensor]:
-    """Cuts rows of `lengths` [B] into micro-batches of at most `tokens` computed tokens each (rows x
-    longest; a single longer row stands alone), as row indices.
+    """Split rows of the given `lengths` [B] into micro-batches of at most `tokens` computed tokens (rows x longest
+    row); a single longer row gets its own micro-batch. Returns the row indices of each micro-batch.
 
-    Rows are sorted by length, and the cuts minimise computed tokens + `overhead` per micro-batch; where
-    more than `max_padding` of the computed tokens would be padding, a smaller overhead is assumed.
+    Rows are sorted by length and split so that computed tokens + `overhead` per micro-batch is minimal. If padding
+    exceeds the fraction `max_padding` of the computed tokens, a smaller overhead is used.
     """
     order = torch.argsort(lengths, descending=True, stable=True)
     sizes = lengths[order].tolist()
-    ends = _cuts(sizes, tokens, overhead)
-    while overhead and 1 - sum(sizes) / _computed(sizes, ends) > max_padding:
+    ends = _optimal_splits(sizes, tokens, overhead)
+    while overhead and 1 - sum(sizes) / _computed_tokens(sizes, ends) > max_padding:
         overhead //= 2
-        ends = _cuts(sizes, tokens, overhead)
+        ends = _optimal_splits(sizes, tokens, overhead)
     return [order[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _cuts(sizes: list[int], tokens: int, overhead: int) -> list[int]:
-    """The cheapest ends of pieces of `sizes` (falling), by dynamic programming."""
+def _optimal_splits(sizes: list[int], tokens: int, overhead: int) -> list[int]:
+    """Split `sizes`, in descending order, at minimal cost by dynamic programming. Returns the end of each part."""
     best: list[float] = [0.0] + [float("inf")] * len(sizes)  # best[i]: cost of the first i rows
     start_of = [0] * (len(sizes) + 1)
     for start in range(len(sizes)):
@@ -122,12 +124,12 @@ def _cuts(sizes: list[int], tokens: int, overhead: int) -> list[int]:
     return ends[::-1]
 
 
-def _computed(sizes: list[int], ends: list[int]) -> int:
+def _computed_tokens(sizes: list[int], ends: list[int]) -> int:
     return sum((end - start) * sizes[start] for start, end in zip([0, *ends], ends, strict=False))
 
 
 def minibatches(batch: Batch, size: int, seed: Sequence[int]) -> Iterator[Batch]:
-    """Yield the rows `size` at a time, in a shuffled order that depends on `seed` alone."""
+    """Yield minibatches of `size` rows in an order shuffled by `seed`."""
     order = torch.tensor(permutation("minibatches", seed, len(batch)))
     for start in range(0, len(batch), size):
         yield batch.rows(order[start : start + size])

@@ -1,7 +1,7 @@
-"""Transformers models as policy, reference and critic: loading, and the two heads.
+"""Load Transformers models as policies, references and critics, and compute token log-probs and values.
 
-Both heads read the hidden states *before* the tokens they speak of, gathered to [N, H] for the N
-response tokens of a micro-batch: the vocabulary-sized work is done for those alone.
+Log-probs and values are computed from hidden states [N, H] of only the N response tokens of a micro-batch, so no
+logits are computed for prompts and padding.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from simplerl.errors import ConfigError
 transformers_logging.disable_progress_bar()
 logger = logging.getLogger(__name__)
 VALUE_HEAD = "value_head.safetensors"
-LOGITS = 2**28  # held at once (512 MB in bfloat16)
+MAX_LOGITS = 2**28  # logits in memory at once (512 MB in bfloat16)
 
 
 def _float32_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """PyTorch's attention in float32 whatever autocast says: on CPUs the backward pass of its bfloat16
-    kernel is more than ten times slower."""
+    """Compute PyTorch's attention in float32 even under autocast: the backward pass of its bfloat16 CPU kernel is more
+    than ten times slower."""
     with torch.autocast(query.device.type, enabled=False):
         output = nn.functional.scaled_dot_product_attention(
             query.float(),
@@ -52,13 +52,15 @@ AttentionMaskInterface.register("sdpa_float32", sdpa_mask)
 
 
 def load_tokenizer(model: ModelConfig) -> Any:
+    """Load the tokenizer of a model. Raises ConfigError if it is missing or cannot be loaded."""
     tokenizer = _from_hub(AutoTokenizer, model)
-    if not tokenizer("1")["input_ids"]:  # transformers makes an empty one where a folder has none
-        raise ConfigError(f"model.path={model.path} holds no tokenizer: save the model's beside its weights.")
+    if not tokenizer("1")["input_ids"]:  # transformers creates an empty one if a folder has none
+        raise ConfigError(f"model.path={model.path} contains no tokenizer: save the tokenizer to the model's folder.")
     return tokenizer
 
 
 def load_hf_config(model: ModelConfig) -> Any:
+    """Load the Hugging Face configuration of a model. Raises ConfigError if it cannot be loaded."""
     return _from_hub(AutoConfig, model)
 
 
@@ -67,7 +69,7 @@ def _from_hub(kind: Any, model: ModelConfig) -> Any:
         return kind.from_pretrained(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"model.path={model.path} does not load: {reason}") from error
+        raise ConfigError(f"model.path={model.path} cannot be loaded: {reason}") from error
 
 
 def model_at(model: ModelConfig, path: str) -> ModelConfig:
@@ -75,56 +77,54 @@ def model_at(model: ModelConfig, path: str) -> ModelConfig:
     return model if path == model.path else replace(model, path=path, revision=None)
 
 
-def context_of(model: ModelConfig, hf_config: Any) -> int:
-    """Tokens that prompt and response may have together. Raises ConfigError above the model's own limit."""
+def context_length(model: ModelConfig, hf_config: Any) -> int:
+    """Return the maximum number of tokens of prompt + response. Raises ConfigError if `model.context` exceeds the
+    model's own limit."""
     limit = hf_config.get_text_config().max_position_embeddings
     if model.context is not None and model.context > limit:
-        raise ConfigError(f"model.context={model.context} is over the {limit} positions of {model.path}: lower it.")
+        raise ConfigError(f"model.context={model.context} exceeds the {limit} positions of {model.path}: lower it.")
     return limit if model.context is None else model.context
 
 
-def _loading_options(model: ModelConfig, precision: Precision, device: str) -> dict[str, Any]:
+def _load(kind: Any, model: ModelConfig, precision: Precision, device: str) -> Any:
+    """Load float32 weights. Raises ConfigError if weights are absent, damaged, of unexpected shapes, or incomplete,
+    because transformers would initialize missing ones randomly."""
     on_cpu_in_bf16 = device == "cpu" and precision is Precision.bfloat16
-    return {
-        "revision": model.revision,
-        "trust_remote_code": model.trust_remote_code,
-        "dtype": torch.float32,
-        "attn_implementation": "sdpa_float32" if on_cpu_in_bf16 else "sdpa",
-    }
-
-
-def _loaded(kind: Any, model: ModelConfig, precision: Precision, device: str) -> Any:
-    """Raises ConfigError where weights are absent, damaged or of other shapes, and where some are missing, which
-    transformers would make up."""
-    options = _loading_options(model, precision, device)
     try:
-        loaded, report = kind.from_pretrained(model.path, output_loading_info=True, **options)
+        loaded, report = kind.from_pretrained(
+            model.path,
+            output_loading_info=True,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+            dtype=torch.float32,
+            attn_implementation="sdpa_float32" if on_cpu_in_bf16 else "sdpa",
+        )
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"model.path={model.path}: its weights do not load ({reason}).") from error
+        raise ConfigError(f"model.path={model.path}: the weights cannot be loaded ({reason}).") from error
     if missing := sorted(report["missing_keys"]):
-        raise ConfigError(f"model.path={model.path} lacks {len(missing)} of the model's weights, such as {missing[0]}.")
+        raise ConfigError(f"model.path={model.path}: {len(missing)} weights are missing, such as {missing[0]}.")
     return loaded
 
 
 def load_policy(model: ModelConfig, precision: Precision, device: str) -> PreTrainedModel:
-    """A causal language model, weights in float32."""
-    policy = _loaded(AutoModelForCausalLM, model, precision, device)
-    _check_plain_head(policy, model.path)
+    """Load a causal language model with float32 weights. Raises ConfigError."""
+    policy = _load(AutoModelForCausalLM, model, precision, device)
+    _check_linear_head(policy, model.path)
     return policy.to(device)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
-def _check_plain_head(policy: PreTrainedModel, path: str) -> None:
-    """`token_logprobs` takes the output layer for a plain product; some architectures cap or scale logits."""
+def _check_linear_head(policy: PreTrainedModel, path: str) -> None:
+    """Refuse models that cap or scale logits: `token_logprobs` computes logits as a plain matrix product."""
     tokens = torch.arange(4)[None] + 5
     hidden = policy.base_model(tokens, use_cache=False).last_hidden_state
     ours = hidden @ output_weight(policy).T
     theirs = policy(tokens, use_cache=False).logits
     if not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3):
         raise ConfigError(
-            f"model.path={path}: {type(policy).__name__} changes its logits after the output layer "
-            "(soft-capping, scaling or a bias), which simplerl.engine.models.token_logprobs does not do."
+            f"model.path={path}: {type(policy).__name__} changes its logits after the output layer (soft-capping, "
+            "scaling or a bias), which is not supported: choose another model."
         )
 
 
@@ -134,8 +134,8 @@ def output_weight(policy: PreTrainedModel) -> Tensor:
 
 
 class Critic(nn.Module):
-    """A language model's body with a bias-free linear value head, at first normal with standard deviation
-    1 / (hidden + 1), as published."""
+    """A language model's body with a linear value head without bias. The head is initialized from a normal distribution
+    with standard deviation 1 / (hidden size + 1), as published."""
 
     def __init__(self, body: PreTrainedModel, seed: int = 0) -> None:
         super().__init__()
@@ -148,16 +148,18 @@ class Critic(nn.Module):
             self.value_head.weight.copy_(weight)
 
     def save_pretrained(self, folder: str | Path) -> None:
+        """Save the body as a Hugging Face folder, with the value head in a file of its own."""
         self.body.save_pretrained(folder)
         save_file({"weight": self.value_head.weight.detach().cpu()}, Path(folder) / VALUE_HEAD)
 
     @classmethod
     def load(cls, model: ModelConfig, precision: Precision, device: str, seed: int | None) -> Critic:
-        """From a saved critic, or from any language model with a new head made from `seed` (None: refused)."""
-        critic = cls(_loaded(AutoModel, model, precision, device).to(device), seed or 0)
+        """Load a saved critic, or any language model with a new value head initialized from `seed`. Raises ConfigError
+        if `seed` is None and the folder has no value head."""
+        critic = cls(_load(AutoModel, model, precision, device).to(device), seed or 0)
         head = Path(model.path) / VALUE_HEAD
         if seed is None and not head.exists():
-            raise ConfigError(f"{model.path} has no {VALUE_HEAD}, so it is no critic.")
+            raise ConfigError(f"{model.path} is not a saved critic: {VALUE_HEAD} is missing.")
         if head.exists():
             with torch.no_grad():
                 critic.value_head.weight.copy_(load_file(head)["weight"])
@@ -167,8 +169,8 @@ class Critic(nn.Module):
 class _TokenLogprobs(torch.autograd.Function):
     """log p(target) and entropy of softmax(hidden @ weight.T / temperature).
 
-    Logits are made in `dtype` for at most LOGITS at a time, by one large product, and turned into float32
-    for as many rows as stay in a CPU's cache. The backward pass makes them again instead of keeping them."""
+    At most MAX_LOGITS logits are computed at a time, in `dtype`, and converted to float32 in parts that fit a CPU's
+    cache. The backward pass recomputes them instead of storing them."""
 
     @staticmethod
     def forward(
@@ -177,9 +179,9 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden_, weight_ = hidden.to(dtype), weight.to(dtype)
         logprobs, normalizer = (torch.empty(len(targets), device=hidden.device) for _ in range(2))
         entropies = torch.zeros(len(targets), device=hidden.device)
-        for rows in _pieces(len(targets), weight.shape[0], LOGITS):
+        for rows in _row_slices(len(targets), weight.shape[0], MAX_LOGITS):
             chunk = hidden_[rows] @ weight_.T
-            for part in _pieces(len(chunk), weight.shape[0], _cached(hidden)):
+            for part in _row_slices(len(chunk), weight.shape[0], _float32_logits(hidden)):
                 logits = chunk[part].float().div_(temperature)
                 at = slice(rows.start + part.start, rows.start + part.start + len(logits))
                 lse = normalizer[at] = logits.logsumexp(-1)
@@ -198,9 +200,9 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden_, weight_ = hidden.to(ctx.dtype), weight.to(ctx.dtype)
         by_logprob = torch.zeros_like(normalizer) if grad_logprobs is None else grad_logprobs
         grad_hidden, grad_weight = torch.empty_like(hidden_), torch.zeros_like(weight)
-        for rows in _pieces(len(targets), weight.shape[0], LOGITS):
-            chunk = hidden_[rows] @ weight_.T  # becomes the gradient of the logits
-            for part in _pieces(len(chunk), weight.shape[0], _cached(hidden)):
+        for rows in _row_slices(len(targets), weight.shape[0], MAX_LOGITS):
+            chunk = hidden_[rows] @ weight_.T  # overwritten below by the gradient of the logits
+            for part in _row_slices(len(chunk), weight.shape[0], _float32_logits(hidden)):
                 at = slice(rows.start + part.start, rows.start + part.start + len(chunk[part]))
                 log_p = chunk[part].float().div_(ctx.temperature).sub_(normalizer[at, None])
                 slope = by_logprob[at, None]
@@ -217,8 +219,8 @@ class _TokenLogprobs(torch.autograd.Function):
 def _entropy(logits: Tensor) -> Tensor:
     """Return the entropy of softmax(logits) [n, V]; `logits` is overwritten.
 
-    The largest logit is subtracted first and left out of the sum: lse = log1p(sum of the others' exp), so that both
-    terms are positive and keep their digits even where one token is nearly certain."""
+    The largest logit is subtracted and left out of the sum, logsumexp = log1p(sum of exp of the others), so that both
+    terms are positive and stay accurate even if one token has a probability near 1."""
     top, at_top = logits.max(-1, keepdim=True)
     shifted = logits.sub_(top)
     others = shifted.exp().scatter_(-1, at_top, 0.0)
@@ -226,12 +228,12 @@ def _entropy(logits: Tensor) -> Tensor:
     return total.log1p() - others.mul_(shifted).sum(-1) / (1 + total)
 
 
-def _cached(tensor: Tensor) -> int:
-    """Logits that are float32 at once: what a CPU's cache holds; on a GPU all of a chunk."""
-    return 2**20 if tensor.device.type == "cpu" else LOGITS
+def _float32_logits(tensor: Tensor) -> int:
+    """Return the maximum number of float32 logits in memory at once: what fits a CPU's cache, or all on a GPU."""
+    return 2**20 if tensor.device.type == "cpu" else MAX_LOGITS
 
 
-def _pieces(rows: int, vocabulary: int, elements: int) -> list[slice]:
+def _row_slices(rows: int, vocabulary: int, elements: int) -> list[slice]:
     size = max(1, elements // vocabulary)
     return [slice(start, start + size) for start in range(0, rows, size)]
 
@@ -244,8 +246,10 @@ def token_logprobs(
     dtype: torch.dtype = torch.float32,
     entropy: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of `targets` [N] and entropy [N] (zeros unless asked for), float32, given hidden states
-    [N, H] and the output embedding [V, H]. The product is computed in `dtype`, the softmax in float32. In bfloat16
-    logits keep 8 bits, an error of 0.03 (up to 0.2) in log-probs: that is for runs as published only."""
+    """Return log-probs of `targets` [N] and entropies [N] (zeros if `entropy` is False), float32, from hidden states
+    [N, H] and the output embedding [V, H].
+
+    Logits are computed in `dtype`, the softmax in float32. bfloat16 logits have 8 significant bits, which causes errors
+    of 0.03 (up to 0.2) in log-probs: use them only to reproduce the published run."""
     with torch.autocast(hidden.device.type, enabled=False):
         return _TokenLogprobs.apply(hidden, weight, targets, temperature, dtype, entropy)  # type: ignore[no-untyped-call, no-any-return]

@@ -1,4 +1,4 @@
-"""From gradients to new weights: AdamW in plain torch, its schedule, and its state by parameter name."""
+"""AdamW, its learning-rate schedule, and saving its state by parameter name."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from simplerl.config import OptimizerConfig, Schedule
 from simplerl.engine.tensors import TensorFiles
 
-OPTIMIZER, STEP_FILE = "optimizer", "optimizer.json"  # <moment>.<parameter's name> in optimizer*.safetensors
+OPTIMIZER, STEP_FILE = "optimizer", "optimizer.json"  # optimizer*.safetensors has tensors <moment>.<parameter name>
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
-    """At optimizer step `step` (0-based) of `total_steps`: linear warm-up over warmup_fraction of all steps,
-    then the schedule down to min_lr_ratio * lr."""
-    warmup = math.ceil(config.warmup_fraction * total_steps - 1e-9)  # 0.07 * 100 is a little over 7
+    """Return the learning rate of optimizer step `step` (0-based) of `total_steps`: linear warm-up over the fraction
+    warmup_fraction of all steps, then the schedule down to min_lr_ratio * lr."""
+    warmup = math.ceil(config.warmup_fraction * total_steps - 1e-9)  # in floating point, 0.07 * 100 exceeds 7
     if step < warmup:
         return config.lr * (step + 1) / warmup
     if config.schedule is Schedule.constant:
@@ -33,12 +33,12 @@ def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float
 
 
 class Stepper(Protocol):
-    """What turns losses into new weights."""
+    """Interface of an optimizer with its model: accumulates gradients and takes optimizer steps."""
 
     step_count: int
 
     def backward(self, loss: Tensor, last: bool = True) -> None:
-        """Adds the gradient of `loss`; `last`: of this optimizer step."""
+        """Add the gradient of `loss`; `last` marks the last micro-batch of the optimizer step."""
         ...
 
     def step(self) -> dict[str, float]: ...
@@ -58,7 +58,7 @@ def adamw(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.
 
 
 class TorchStepper:
-    """One module's optimizer on one device."""
+    """The AdamW optimizer of a module on one device."""
 
     def __init__(self, module: nn.Module, config: OptimizerConfig, total_steps: int) -> None:
         self.module, self.config, self.total_steps = module, config, total_steps
@@ -70,8 +70,8 @@ class TorchStepper:
         loss.backward()
 
     def step(self) -> dict[str, float]:
-        """One optimizer step on the gradients gathered so far. A gradient that is not finite changes nothing
-        and is returned as such, for the caller to stop on."""
+        """Clip the accumulated gradients and take one optimizer step. If their norm is not finite, leave the weights
+        unchanged. Returns the gradient norm before clipping and the learning rate."""
         norm = nn.utils.clip_grad_norm_(self.names.values(), self.config.grad_clip, foreach=True)
         lr = learning_rate(self.config, self.step_count, self.total_steps)
         if torch.isfinite(norm):
@@ -97,7 +97,7 @@ class TorchStepper:
         for name, parameter in self.names.items():
             if f"exp_avg.{name}" in tensors:
                 self.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(self.step_count), device=parameter.device),  # where `fused` reads it
+                    "step": torch.tensor(float(self.step_count), device=parameter.device),  # required by fused AdamW
                     **{key: tensors[f"{key}.{name}"].to(parameter.device) for key in MOMENTS},
                 }
 

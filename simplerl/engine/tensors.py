@@ -1,10 +1,10 @@
-"""Named tensors in safetensors files, sharded or not, and checksums of tensors.
+"""Read and write named tensors in safetensors files, sharded or not, and compute checksums of tensors.
 
     model.safetensors                       optimizer.safetensors
     model-00001-of-00002.safetensors        optimizer-00001-of-00002.safetensors
     model.safetensors.index.json            optimizer.safetensors.index.json
 
-The file names and the index are those of Hugging Face, so that `from_pretrained` reads either form.
+File names and index follow Hugging Face, so `from_pretrained` reads both forms.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class TensorFiles:
 
 @lru_cache(maxsize=2)
 def _element_factors(device: torch.device) -> Tensor:
-    """Return [_CHUNK] fixed odd int64 numbers."""
+    """Return fixed pseudo-random odd int64 numbers, [_CHUNK]."""
     random = torch.randint(-(2**63), 2**63 - 1, (_CHUNK,), generator=torch.Generator().manual_seed(1))
     return (random | 1).to(device)
 

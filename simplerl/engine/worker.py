@@ -1,7 +1,7 @@
-"""One model on one device, in any role: policy, reference, critic, ...
+"""Forward passes and optimizer steps of one model on one device, in any role: policy, reference, critic, ...
 
-The shift by one between what a model computes (from tokens up to t) and the frame of `Batch`
-(column t speaks of token t) happens in `Worker._before` and nowhere else.
+A model predicts token t from the tokens before it, while column t of a `Batch` describes token t. This shift by one
+happens only in `Worker._hidden_before`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from simplerl.types import Batch
 
 
 class NonFinite(RuntimeError):
-    """A loss or gradient that is not a finite number; carries the batch for inspection."""
+    """A loss or gradient is infinite or NaN. `batch` is the minibatch on which it occurred."""
 
     def __init__(self, what: str, batch: Batch) -> None:
         super().__init__(f"{what} is not finite")
@@ -48,64 +48,65 @@ Forward = Callable[..., tuple[Tensor, ...]]
 
 
 class RankContext(Protocol):
-    """Interface of one rank to the group of ranks that jointly hold a model. Every method but `engine` is collective:
-    all ranks call it together."""
+    """Interface of one rank to the group of ranks that jointly hold a model. All methods except `prepare` are
+    collective: all ranks must call them together."""
 
-    first: bool  # whether this rank writes what is written once
+    is_main: bool  # True on the one rank that writes files which exist once per model
 
-    def engine(
+    def prepare(
         self, model: nn.Module, forward: Forward, optimizer: OptimizerConfig | None, total_steps: int
     ) -> tuple[Forward, Stepper | None]:
-        """Return `forward` as it must be called, and the stepper of `model` (None without an optimizer)."""
+        """Wrap a model for training or inference. Returns the function to call in place of `forward`, and the stepper
+        (None without an optimizer)."""
         ...
 
-    def most(self, count: int) -> int:
-        """Return the largest `count` of any rank."""
+    def all_reduce_max(self, count: int) -> int:
+        """Return the maximum of `count` over all ranks."""
         ...
 
-    def total(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Return the sums over all ranks."""
+    def all_reduce_sum(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Return the sum of each value over all ranks."""
         ...
 
-    def gathered(self, parameter: nn.Parameter) -> AbstractContextManager[object]:
-        """Return a context within which `parameter` holds the whole tensor."""
+    def gathered_parameter(self, parameter: nn.Parameter) -> AbstractContextManager[object]:
+        """Return a context manager within which `parameter` is the full, unsharded tensor."""
         ...
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write the Hugging Face folder of a policy or critic."""
+        """Save a policy or critic as a Hugging Face folder."""
         ...
 
 
 class SingleRank:
-    """A model that one process holds alone."""
+    """The `RankContext` of a model on a single rank."""
 
-    first = True
+    is_main = True
 
-    def engine(
+    def prepare(
         self, model: nn.Module, forward: Forward, optimizer: OptimizerConfig | None, total_steps: int
     ) -> tuple[Forward, Stepper | None]:
         return forward, None if optimizer is None else TorchStepper(model, optimizer, total_steps)
 
-    def most(self, count: int) -> int:
+    def all_reduce_max(self, count: int) -> int:
         return count
 
-    def total(self, sums: Mapping[str, float]) -> dict[str, float]:
+    def all_reduce_sum(self, sums: Mapping[str, float]) -> dict[str, float]:
         return dict(sums)
 
-    def gathered(self, parameter: nn.Parameter) -> AbstractContextManager[object]:
+    def gathered_parameter(self, parameter: nn.Parameter) -> AbstractContextManager[object]:
         return nullcontext()
 
     def save(self, model: Any, folder: Path) -> None:
         model.save_pretrained(folder)
 
 
-class Updates:
-    """The optimizer steps of one batch, for anything that has `optimizer_step`: a worker or a group of ranks."""
+class UpdateMixin:
+    """Adds `update` to classes that have `optimizer_step`: workers and groups of ranks."""
 
     optimizer_step: Callable[..., dict[str, float]]
 
     def update(self, batch: Batch, losses: Sequence[Loss], plan: UpdatePlan, seed: Sequence[int]) -> dict[str, float]:
-        """Take all optimizer steps on one batch. Returns means over the response tokens of these steps."""
+        """Take all optimizer steps on one batch. Returns metrics averaged over the response tokens of these steps."""
         steps = []
         for epoch in range(plan.epochs):
             for minibatch in minibatches(batch, plan.minibatch_size, [*seed, epoch]):
@@ -119,8 +120,8 @@ class Updates:
         return {k: v for k, v in means.items() if k not in ("tokens", "real", "computed")}
 
 
-class Worker(Updates):
-    """Forward passes and updates of one model: log-probs and entropy of a causal LM, or values of a `Critic`."""
+class Worker(UpdateMixin):
+    """Runs and trains one model: log-probs and entropy of a causal LM, or values of a `Critic`."""
 
     def __init__(
         self,
@@ -150,28 +151,28 @@ class Worker(Updates):
         self.temperature = temperature
         if gradient_checkpointing:
             self.body.gradient_checkpointing_enable({"use_reentrant": False})
-            for module in self.body.modules():  # these alone, so that no dropout wakes up
+            for module in self.body.modules():  # train mode only for these, so that dropout stays off
                 module.training = isinstance(module, GradientCheckpointingLayer)
         if compiled:
             for layer in self.body.modules():
                 if isinstance(layer, GradientCheckpointingLayer):
                     layer.compile(dynamic=True)
         model.requires_grad_(optimizer is not None)
-        self.run, self.stepper = self.ranks.engine(model, self.forward, optimizer, total_steps)
+        self.run_forward, self.stepper = self.ranks.prepare(model, self.forward, optimizer, total_steps)
 
-    def _before(self, micro: Batch) -> Tensor:
-        """Return [N, H]: the hidden state before each token under the mask.
+    def _hidden_before(self, micro: Batch) -> Tensor:
+        """Return the hidden state before each token under the mask, [N, H].
 
-        Rows are padded on the right and attention is causal, so no token that counts sees padding and
-        no attention mask is needed."""
+        Rows are right-padded and attention is causal, so response tokens never attend to padding and no attention mask
+        is needed."""
         hidden: Tensor = self.body(input_ids=micro.tokens, use_cache=False).last_hidden_state
         return hidden[:, :-1][micro.mask[:, 1:]]
 
     def forward(self, micro: Batch, entropy: bool = True) -> tuple[Tensor, ...]:
-        """Run one micro-batch in one pass. Returns (logprobs, entropy) or (values,), each [b, T] float32 and zero
-        outside the mask; the entropy is zero unless asked for."""
+        """Run one micro-batch. Returns (logprobs, entropy) or (values,), each [b, T] float32 and zero outside the mask.
+        The entropy is zero if `entropy` is False."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision is Precision.bfloat16):
-            hidden = self._before(micro)
+            hidden = self._hidden_before(micro)
         if self.is_critic:
             columns: tuple[Tensor, ...] = (self.model.value_head(hidden.float()).squeeze(-1),)
         else:
@@ -184,29 +185,30 @@ class Worker(Updates):
     def infer(self, batch: Batch, entropy: bool = True) -> tuple[Tensor, ...]:
         """Run `forward` on a whole batch without gradients. Returns tensors [B, T] on the CPU."""
         results: tuple[Tensor, ...] = ()
-        pieces = micro_batches(batch.attention.sum(-1), self.tokens_per_micro_batch)
-        blanks = self.ranks.most(len(pieces)) - len(pieces)  # asked first: a forward pass may itself wait for all ranks
-        for rows in pieces:
-            outputs = self.run(batch.rows(rows).to(self.device), entropy)
+        micros = micro_batches(batch.attention.sum(-1), self.tokens_per_micro_batch)
+        # Before any forward pass, because forward passes of ZeRO-3 are themselves collective.
+        missing = self.ranks.all_reduce_max(len(micros)) - len(micros)
+        for rows in micros:
+            outputs = self.run_forward(batch.rows(rows).to(self.device), entropy)
             results = results or tuple(torch.zeros(batch.tokens.shape) for _ in outputs)
             for result, output in zip(results, outputs, strict=True):
                 result[rows, : output.shape[1]] = output.cpu()
-        for _ in range(blanks):
-            self.run(_blank(batch).to(self.device), entropy)
+        for _ in range(missing):
+            self.run_forward(_zero_weight_batch(batch).to(self.device), entropy)
         return results
 
     def optimizer_step(self, minibatch: Batch, losses: Sequence[Loss], entropy: bool = False) -> dict[str, float]:
-        """Take one step on rows whose token weights are set, in micro-batches of the token budget. Of several ranks
-        each has rows of its own, and all return the metrics of the whole minibatch."""
+        """Take one optimizer step on rows whose token weights are set, accumulating gradients over micro-batches. Each
+        rank receives its own rows; all return the metrics of the whole minibatch. Raises NonFinite."""
         assert self.stepper is not None, "a frozen model has no optimizer"
-        pieces = [minibatch.rows(i) for i in micro_batches(minibatch.attention.sum(-1), self.tokens_per_micro_batch)]
-        pieces += [_blank(minibatch)] * (self.ranks.most(len(pieces)) - len(pieces))
+        micros = [minibatch.rows(i) for i in micro_batches(minibatch.attention.sum(-1), self.tokens_per_micro_batch)]
+        micros += [_zero_weight_batch(minibatch)] * (self.ranks.all_reduce_max(len(micros)) - len(micros))
         sums: dict[str, Tensor] = {}
         total = torch.zeros((), device=self.device)
-        for i, piece in enumerate(pieces):
-            micro = piece.to(self.device)
+        for i, micro_batch in enumerate(micros):
+            micro = micro_batch.to(self.device)
             assert micro.weights is not None
-            outputs = self.run(micro, entropy)
+            outputs = self.run_forward(micro, entropy)
             output = outputs[0] if self.is_critic else TokenOutput(*outputs)
             per_token = torch.zeros((), device=self.device)
             for loss in losses:
@@ -215,51 +217,47 @@ class Worker(Updates):
                 for name, values in metrics.items():
                     sums[name] = sums.get(name, torch.zeros((), device=self.device)) + (values * micro.mask).sum()
             micro_loss = (per_token * micro.weights).sum()
-            self.stepper.backward(micro_loss, last=i + 1 == len(pieces))
+            self.stepper.backward(micro_loss, last=i + 1 == len(micros))
             total += micro_loss.detach()
         counts = {
             "loss": float(total),
             "tokens": float(minibatch.mask.sum()),
             "real": float(minibatch.attention.sum()),
-            "computed": float(sum(piece.tokens.numel() for piece in pieces)),
+            "computed": float(sum(micro_batch.tokens.numel() for micro_batch in micros)),
         }
-        totals = self.ranks.total({name: float(value) for name, value in sums.items()} | counts)
+        totals = self.ranks.all_reduce_sum({name: float(value) for name, value in sums.items()} | counts)
         if not math.isfinite(totals["loss"]):
             raise NonFinite("the loss", minibatch)
         step = self.stepper.step()
         if not math.isfinite(step["grad_norm"]):
             raise NonFinite("the gradient", minibatch)
         means = {name: totals[name] / totals["tokens"] for name in sums}
-        return {
-            "loss": totals["loss"],
-            **means,
-            **step,
-            **{name: totals[name] for name in ("tokens", "real", "computed")},
-        }
+        return {"loss": totals["loss"], **means, **step, **{name: totals[name] for name in counts if name != "loss"}}
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the parameters under their Hugging Face names, each tied weight once."""
+        """Yield the full parameters with their Hugging Face names; tied weights are yielded once."""
         for name, parameter in self.model.named_parameters():
-            with self.ranks.gathered(parameter):
+            with self.ranks.gathered_parameter(parameter):
                 yield name, parameter.detach()
 
     def save(self, folder: Path) -> None:
-        """Write a Hugging Face folder, with the tokenizer if given, and the optimizer's state beside the weights."""
+        """Save a Hugging Face folder with the model, the tokenizer (if any) and the optimizer state (if trainable)."""
         self.ranks.save(self.model, folder)
-        if self.tokenizer is not None and self.ranks.first:
+        if self.tokenizer is not None and self.ranks.is_main:
             self.tokenizer.save_pretrained(folder)
         if self.stepper is not None:
             self.stepper.save(folder)
 
     def load_optimizer(self, folder: Path) -> None:
+        """Load the optimizer state that `save` wrote."""
         assert self.stepper is not None
         self.stepper.load(folder)
 
 
-def _blank(batch: Batch) -> Batch:
-    """Return a micro-batch of weight zero, for a rank that has fewer micro-batches than the others."""
+def _zero_weight_batch(batch: Batch) -> Batch:
+    """Return the shortest row with weight zero: a micro-batch for a rank that has fewer of them than the others."""
     shortest = batch.rows(batch.attention.sum(-1).argmin()[None])
-    nothing = {"mask": torch.zeros_like(shortest.mask)}
+    zeros = {"mask": torch.zeros_like(shortest.mask)}
     if shortest.weights is not None:
-        nothing["weights"] = torch.zeros_like(shortest.weights)
-    return shortest.with_(**nothing)
+        zeros["weights"] = torch.zeros_like(shortest.weights)
+    return shortest.with_(**zeros)

@@ -18,8 +18,8 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeR
 from simplerl.config import Config, ModelConfig
 from simplerl.config.load import load
 from simplerl.data.benchmarks import SUITE5, published_accuracy
-from simplerl.data.task import Task, prepare_evals, require_model
-from simplerl.engine.models import context_of, load_hf_config, load_tokenizer
+from simplerl.data.task import Task, check_model_available, prepare_evals
+from simplerl.engine.models import context_length, load_hf_config, load_tokenizer
 from simplerl.errors import ConfigError
 from simplerl.evals.evaluate import Stream, evaluate
 from simplerl.io.tables import Table, text_cells
@@ -69,9 +69,9 @@ def evaluate_model(raw: DictConfig, label: str) -> Path:
 
 def _task(config: Config) -> Task:
     """Return a task with evaluation sets only; no training data is read."""
-    require_model(config.model)
+    check_model_available(config.model)
     tokenizer = load_tokenizer(config.model)
-    evals = prepare_evals(config, tokenizer, context_of(config.model, load_hf_config(config.model)))
+    evals = prepare_evals(config, tokenizer, context_length(config.model, load_hf_config(config.model)))
     return Task(
         tokenizer=tokenizer,
         format=evals.format,
@@ -79,7 +79,7 @@ def _task(config: Config) -> Task:
         prompts=[],
         evals=evals,
         documents=[],
-        arithmetic=None,
+        schedule=None,
         seed=config.seed,
     )
 

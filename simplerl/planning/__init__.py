@@ -1,1 +1,1 @@
-"""What a run needs, computed before it starts."""
+"""Estimate the resources of a run before it starts."""

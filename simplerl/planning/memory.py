@@ -1,17 +1,16 @@
-"""Does a run fit, and what travels: memory of each process and traffic of one weight sync, before anything is rented.
+"""Compute the memory of each process and the traffic of one weight sync of a run, without starting it.
 
     python -m simplerl.planning.memory experiment=simplerl_zero backend=ray_6gpu
 
-Overrides are those of train.py. Only the model's config.json is read: shapes come from a model without weights
-(PyTorch's meta device). Weights, gradients and optimizer states are exact; the line "activations, at most" is an
-estimate from the micro-batch's tokens, and what CUDA, NCCL and the allocator keep for themselves (several GiB) is left
-out.
+Overrides are those of train.py. Only the model's config.json is read; sizes come from a model on PyTorch's meta device.
+Weights, gradients and optimizer states are exact. Activations are an upper estimate from the tokens of a micro-batch.
+The overhead of CUDA, NCCL and the allocator (several GiB) is not included.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,20 +21,20 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, PretrainedConfig, Qwen2Config
 
-from simplerl.backends.roles import CRITIC, POLICY, REFERENCE
+from simplerl.backends.roles import CRITIC, REFERENCE
 from simplerl.cluster.backend import RayBackend
-from simplerl.cluster.layout import ENGINE, Layout, Shared, processes
+from simplerl.cluster.layout import ENGINE, Layout, plan_placement, processes
 from simplerl.config import Config, register
 from simplerl.config.load import load
-from simplerl.engine.models import LOGITS, load_hf_config
+from simplerl.engine.models import MAX_LOGITS, load_hf_config
 from simplerl.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 GIB = 2**30
 FLOAT32, BFLOAT16 = 4, 2  # bytes
-LIVE = 1e9  # elements that ZeRO-3 gathers at most (DeepSpeed's stage3_max_live_parameters)
+ZERO3_LIVE_ELEMENTS = 1e9  # ZeRO-3 gathers at most this many (DeepSpeed's stage3_max_live_parameters)
 
-# So that the published run can be sized without asking the Hub.
+# Configurations that are needed often and then work offline.
 KNOWN: dict[str, PretrainedConfig] = {
     "Qwen/Qwen2.5-Math-7B": Qwen2Config(
         vocab_size=152064,
@@ -51,12 +50,12 @@ KNOWN: dict[str, PretrainedConfig] = {
 
 
 @dataclass(frozen=True)
-class Shapes:
-    """What sizes depend on of a model; numbers are elements."""
+class ModelSizes:
+    """Numbers of elements of a model's parameters and activations."""
 
-    parameters: int  # tied ones once
-    largest: int  # parameter
-    output: int  # of the output layer, which a critic does not have
+    parameters: int  # all parameters; tied ones count once
+    largest: int  # the largest parameter
+    output: int  # the output layer, which a critic does not have; 0 if tied
     hidden: int
     intermediate: int
     layers: int
@@ -64,8 +63,8 @@ class Shapes:
 
 
 @dataclass(frozen=True)
-class Footprint:
-    """Bytes of one process of a role."""
+class RoleMemory:
+    """Memory of one process of a role in bytes, by purpose, on the device and on the host."""
 
     role: str
     processes: int
@@ -74,24 +73,24 @@ class Footprint:
 
 
 @dataclass(frozen=True)
-class Sync:
-    """Bytes of one weight sync."""
+class SyncTraffic:
+    """Traffic and memory of one weight sync, in bytes."""
 
-    gathered: float  # received by each policy rank while ZeRO-3 makes parameters whole
-    sent: float  # the policy once, in the engines' precision: what each engine receives
+    gathered: float  # received by each policy rank when ZeRO-3 gathers parameters
+    sent: float  # received by each engine: the policy in the engine's precision
     engines: int
-    held: float  # most that the sending rank holds of it at a time
+    sender_peak: float  # peak memory of the sending rank
 
 
-def shapes_of(config: Any) -> Shapes:
-    """Of the causal language model of a Hugging Face configuration, without its weights."""
+def model_sizes(config: Any) -> ModelSizes:
+    """Return the sizes of the causal language model of a Hugging Face configuration, without loading weights."""
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config)
     by_name = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     text = config.get_text_config()
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    return Shapes(
+    return ModelSizes(
         parameters=sum(sizes.values()),
         largest=max(sizes.values()),
         output=0 if tied else model.get_output_embeddings().weight.numel(),
@@ -102,26 +101,26 @@ def shapes_of(config: Any) -> Shapes:
     )
 
 
-def footprints(shapes: Shapes, layout: Layout, config: Config) -> list[Footprint]:
-    """Of each role of the run."""
+def memory_by_role(sizes: ModelSizes, layout: Layout, config: Config) -> list[RoleMemory]:
+    """Return the memory of each role of the run."""
     counts = processes(layout, config)
     found = []
     for role, ranks in counts.items():
         if role == ENGINE:
-            found.append(_engine(shapes, layout, config, ranks))
+            found.append(_engine(sizes, layout, config, ranks))
             continue
-        elements = shapes.parameters if role != CRITIC else shapes.parameters - shapes.output + shapes.hidden
+        elements = sizes.parameters if role != CRITIC else sizes.parameters - sizes.output + sizes.hidden
         device, host = _states(elements, ranks, layout, trained=role != REFERENCE)
         if layout.sharding.zero_stage == 3:
-            device["gathered weights, at most"] = FLOAT32 * min(LIVE, elements)
-        device["activations, at most"] = _activations(shapes, config, trained=role != REFERENCE, head=role != CRITIC)
-        found.append(Footprint(role, ranks, device, host))
+            device["gathered weights, at most"] = FLOAT32 * min(ZERO3_LIVE_ELEMENTS, elements)
+        device["activations, at most"] = _activations(sizes, config, trained=role != REFERENCE, head=role != CRITIC)
+        found.append(RoleMemory(role, ranks, device, host))
     return found
 
 
 def _states(elements: int, ranks: int, layout: Layout, trained: bool) -> tuple[dict[str, float], dict[str, float]]:
-    """Weights, gradients and optimizer states of a rank: what stage 1 (optimizer), 2 (gradients) or 3 (weights) of
-    ZeRO deals out is a share, the rest is whole."""
+    """Return the bytes of weights, gradients and optimizer states of one rank, on device and host. ZeRO shards
+    optimizer states from stage 1, gradients from stage 2 and weights in stage 3."""
     stage, offload = layout.sharding.zero_stage, layout.sharding.offload_optimizer
     share = elements / ranks
     device = {"weights": FLOAT32 * (share if stage == 3 else elements)}
@@ -140,47 +139,48 @@ def _states(elements: int, ranks: int, layout: Layout, trained: bool) -> tuple[d
     return device, host
 
 
-def _activations(shapes: Shapes, config: Config, trained: bool, head: bool) -> float:
-    """The residual stream between layers, one layer's inside, and the logits made at once."""
+def _activations(sizes: ModelSizes, config: Config, trained: bool, head: bool) -> float:
+    """Estimate the bytes of activations: residual stream, inner activations of the layers, and logits."""
     tokens = config.train.tokens_per_micro_batch
-    kept = shapes.layers if trained and config.train.gradient_checkpointing else 1
-    inside = tokens * (8 * shapes.hidden * FLOAT32 + 4 * shapes.intermediate * BFLOAT16)
+    saved_layers = sizes.layers if trained and config.train.gradient_checkpointing else 1
+    inner = tokens * (8 * sizes.hidden * FLOAT32 + 4 * sizes.intermediate * BFLOAT16)
     if trained and not config.train.gradient_checkpointing:
-        inside *= shapes.layers
-    logits = LOGITS * (BFLOAT16 + 2 * FLOAT32) if head else 0
-    return kept * tokens * shapes.hidden * FLOAT32 + inside + logits
+        inner *= sizes.layers
+    logits = MAX_LOGITS * (BFLOAT16 + 2 * FLOAT32) if head else 0
+    return saved_layers * tokens * sizes.hidden * FLOAT32 + inner + logits
 
 
-def _engine(shapes: Shapes, layout: Layout, config: Config, engines: int) -> Footprint:
-    precision = BFLOAT16 if config.sampler.keywords["precision"] == "bfloat16" else FLOAT32
-    device = {"weights": precision * shapes.parameters / layout.tensor_parallel}
-    if (cache := config.sampler.keywords["cache_gib"]) is not None:  # else what is left of the GPU
+def _engine_precision(config: Config) -> int:
+    return BFLOAT16 if config.sampler.keywords["precision"] == "bfloat16" else FLOAT32
+
+
+def _engine(sizes: ModelSizes, layout: Layout, config: Config, engines: int) -> RoleMemory:
+    device = {"weights": _engine_precision(config) * sizes.parameters / layout.tensor_parallel}
+    if (cache := config.sampler.keywords["cache_gib"]) is not None:  # None: the remaining memory of the GPU
         device["key-value cache"] = cache * GIB
-    return Footprint(ENGINE, engines, device)
+    return RoleMemory(ENGINE, engines, device)
 
 
-def sync_of(shapes: Shapes, layout: Layout, config: Config, bucket: int = 512 * 2**20) -> Sync:
-    precision = BFLOAT16 if config.sampler.keywords["precision"] == "bfloat16" else FLOAT32
+def sync_traffic(sizes: ModelSizes, layout: Layout, config: Config, bucket: int = 512 * 2**20) -> SyncTraffic:
+    """Return the traffic of one weight sync in buckets of `bucket` bytes."""
+    precision = _engine_precision(config)
     ranks = layout.policy_ranks
-    gathered = FLOAT32 * shapes.parameters * (ranks - 1) / ranks if layout.sharding.zero_stage == 3 else 0.0
-    held = FLOAT32 * shapes.largest + 3 * max(bucket, precision * shapes.largest)
-    return Sync(gathered, precision * shapes.parameters, layout.engines, held)
+    gathered = FLOAT32 * sizes.parameters * (ranks - 1) / ranks if layout.sharding.zero_stage == 3 else 0.0
+    sender_peak = FLOAT32 * sizes.largest + 3 * max(bucket, precision * sizes.largest)
+    return SyncTraffic(gathered, precision * sizes.parameters, layout.engines, sender_peak)
 
 
-def per_device(found: Iterable[Footprint], layout: Layout) -> dict[str, float]:
-    """Bytes on the devices of each team of roles that shares them."""
-    sums = {one.role: sum(one.device.values()) for one in found}
-    if layout.shared is Shared.all:
-        return {" + ".join(sums): sum(sums.values())}
-    if layout.shared is Shared.reference and REFERENCE in sums:
-        together = sums[POLICY] + sums.pop(REFERENCE)
-        return {f"{POLICY} + {REFERENCE}": together} | {role: size for role, size in sums.items() if role != POLICY}
-    return sums
+def memory_per_device(roles: list[RoleMemory], layout: Layout) -> dict[str, float]:
+    """Return the bytes on one device for each group of roles that share devices."""
+    totals = {one.role: sum(one.device.values()) for one in roles}
+    plan = plan_placement(layout, {one.role: one.processes for one in roles}, on_gpus=True)
+    return {" + ".join(group): sum(totals[role] for role in group) for group in plan.colocated}
 
 
-def tables(found: list[Footprint], sync: Sync, layout: Layout, title: str) -> list[Table]:
-    memory = Table("process", "number", "where", "what", "GiB", title=title, title_justify="left")
-    for one in found:
+def tables(roles: list[RoleMemory], sync: SyncTraffic, layout: Layout, title: str) -> list[Table]:
+    """Return the tables of memory and of weight-sync traffic."""
+    memory = Table("role", "processes", "where", "what", "GiB", title=title, title_justify="left")
+    for one in roles:
         for place, parts in (("device", one.device), ("host", one.host)):
             for number, (what, size) in enumerate(parts.items()):
                 first = not number and place == "device"
@@ -192,36 +192,37 @@ def tables(found: list[Footprint], sync: Sync, layout: Layout, title: str) -> li
                     f"{size / GIB:.1f}",
                 )
         memory.add_section()
-    for team, size in per_device(found, layout).items():
-        memory.add_row(team, "", "a device", "all of it", f"{size / GIB:.1f}")
+    for group, size in memory_per_device(roles, layout).items():
+        memory.add_row(group, "", "device", "total", f"{size / GIB:.1f}")
     traffic = Table("one weight sync", "GiB", title_justify="left")
-    traffic.add_row("received by each policy rank, to make parameters whole", f"{sync.gathered / GIB:.1f}")
+    traffic.add_row("received by each policy rank to gather parameters", f"{sync.gathered / GIB:.1f}")
     traffic.add_row(f"received by each of {sync.engines} engines", f"{sync.sent / GIB:.1f}")
-    traffic.add_row("most that the sending rank holds at a time", f"{sync.held / GIB:.1f}")
+    traffic.add_row("peak memory of the sending rank", f"{sync.sender_peak / GIB:.1f}")
     return [memory, traffic]
 
 
 def main(overrides: list[str]) -> int:
+    """Print the tables for the configuration that the overrides compose. Returns the exit status."""
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         raw = compose("config", overrides)
     try:
         config = load(raw)
-        backend = config.backend(config, None)  # nothing starts before it is asked for a role
+        backend = config.backend(config, None)  # starts no processes
         if not isinstance(backend, RayBackend):
-            raise ConfigError("this backend has one device: name a layout, such as backend=ray_6gpu.")
+            raise ConfigError("the local backend has one device: choose a layout, such as backend=ray_6gpu.")
         layout = backend.layout
         hf_config = KNOWN.get(config.model.path) or load_hf_config(config.model)
     except ConfigError as error:
         print(f"Configuration: {error}", file=sys.stderr)
         return 2
-    shapes = shapes_of(hf_config)
+    sizes = model_sizes(hf_config)
     title = (
-        f"{config.model.path}: {shapes.parameters:,} parameters, ZeRO-{layout.sharding.zero_stage}, micro-batches of "
+        f"{config.model.path}: {sizes.parameters:,} parameters, ZeRO-{layout.sharding.zero_stage}, micro-batches of "
         f"{config.train.tokens_per_micro_batch:,} tokens"
     )
     console = Console(width=None if sys.stdout.isatty() else 120)
-    for table in tables(footprints(shapes, layout, config), sync_of(shapes, layout, config), layout, title):
+    for table in tables(memory_by_role(sizes, layout, config), sync_traffic(sizes, layout, config), layout, title):
         console.print(table)
     return 0
 

@@ -1,4 +1,4 @@
-"""The folder of one run: its settings, metrics, responses and checkpoints.
+"""The folder of a run: settings, environment, status, metrics, rollouts, evaluations and checkpoints.
 
     <root>/<label>-<hash>/
       config.yaml environment.json status.json summary.json
@@ -8,7 +8,7 @@
       checkpoints/step_000010/       policy/ (a Hugging Face folder), critic/, state.json
       warmup/checkpoints/, warmup/model/
 
-Files and checkpoints are complete or absent: each is written beside its final name and renamed.
+Files and checkpoints are written to a temporary name and renamed, so they are complete or absent.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from simplerl.config import Config
-from simplerl.config.schema import without_effect
+from simplerl.config.schema import result_neutral_keys
 from simplerl.errors import ConfigError
 from simplerl.io.files import atomic_file, read_json, read_jsonl, read_yaml, write_text
 from simplerl.rewards.pool import source_digest
@@ -45,56 +45,57 @@ from simplerl.types import Rollout
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-LABEL = 90  # characters of a folder's name that say what was overridden
+MAX_LABEL = 90  # characters of the label in a folder name
 INTERRUPTED = 75  # exit status after saving on a stop signal (EX_TEMPFAIL: try again)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-# Groups of settings that say where a run is and how it is watched, not what it computes.
-NOT_HASHED = ("run", "tracking", "choices")
-MOVABLE = ("backend", "sampler")  # a run that is named by run.dir may be resumed with another one of these
+NOT_HASHED = ("run", "tracking", "choices")  # groups of settings that do not change what a run computes
+CHANGEABLE = ("backend", "sampler")  # groups that may differ when a run is resumed by run.dir
 
 
 class Interrupted(Exception):
-    """A stop signal arrived, and the run stops at a point from which it can be resumed."""
+    """A stop signal arrived; the run can be resumed."""
 
 
 def run_folder(resolved: dict[str, Any], label: str, kind: str = "") -> Path:
-    """Return the folder that belongs to a configuration. An existing one is found by the hash of the settings that can
-    change its numbers, whatever it was labelled when it was first started. `kind` distinguishes other
-    folders of the same configuration, such as evaluations."""
+    """Return the folder of a configuration: `run.dir` or <run.root>/<label>-<hash of the settings that change results>.
+    An existing folder with this hash is used whatever its label. `kind` distinguishes other folders of the same
+    configuration, such as evaluations."""
     if resolved["run"]["dir"]:
         return Path(resolved["run"]["dir"])
-    root, what = Path(resolved["run"]["root"]), comparable(resolved)
-    digest = hashlib.sha256(json.dumps([what, kind] if kind else what, sort_keys=True).encode()).hexdigest()[:8]
+    root, settings = Path(resolved["run"]["root"]), result_settings(resolved)
+    digest = hashlib.sha256(json.dumps([settings, kind] if kind else settings, sort_keys=True).encode()).hexdigest()[:8]
     if found := sorted(root.glob(f"*-{digest}")):
         return found[0]
-    plain = re.sub(r"[^A-Za-z0-9.-]+", "_", label.replace("=", "-")).strip("_")
-    if len(plain) > LABEL:  # the end often says what a sweep varies, such as the seed
-        plain = f"{plain[: LABEL // 2]}..{plain[-LABEL // 2 :]}"
-    return root / f"{plain or 'default'}-{digest}"
+    label = re.sub(r"[^A-Za-z0-9.-]+", "_", label.replace("=", "-")).strip("_")
+    if len(label) > MAX_LABEL:  # keep the end, where sweeps put what they vary, such as the seed
+        label = f"{label[: MAX_LABEL // 2]}..{label[-MAX_LABEL // 2 :]}"
+    return root / f"{label or 'default'}-{digest}"
 
 
-def comparable(resolved: dict[str, Any]) -> dict[str, Any]:
+def result_settings(resolved: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that can change the numbers of a run."""
-    return _without({key: value for key, value in resolved.items() if key not in NOT_HASHED}, without_effect())
+    return _drop_keys({key: value for key, value in resolved.items() if key not in NOT_HASHED}, result_neutral_keys())
 
 
-def _without(node: dict[str, Any], keys: set[str], prefix: str = "") -> dict[str, Any]:
+def _drop_keys(node: dict[str, Any], keys: set[str], prefix: str = "") -> dict[str, Any]:
     return {
-        name: _without(value, keys, f"{prefix}{name}.") if isinstance(value, dict) else value
+        name: _drop_keys(value, keys, f"{prefix}{name}.") if isinstance(value, dict) else value
         for name, value in node.items()
         if f"{prefix}{name}" not in keys
     }
 
 
 class Run:
-    """A folder that only this process may write. A run whose folder exists is resumed."""
+    """A run folder, locked by this process. If the folder exists, the run in it is resumed.
+
+    Raises ConfigError if the folder cannot be written, is in use, or holds a run with other settings."""
 
     def __init__(self, config: Config, resolved: dict[str, Any], label: str) -> None:
         self.config, self.resolved = config, resolved
         self.dir = run_folder(resolved, label)
         try:
             self.dir.mkdir(parents=True, exist_ok=True)
-            self._claim()
+            self._lock_folder()
         except OSError as error:
             raise ConfigError(f"{self.dir} cannot be written ({error.strerror}): set run.root or run.dir.") from error
         known = self.dir / "config.yaml"
@@ -106,19 +107,18 @@ class Run:
         self.tracker: Tracker | None = None
 
     def start(self) -> None:
-        """Begin a new attempt: write its settings and environment, and open the tracker."""
+        """Start a new attempt: write config.yaml and environment.json, and open the tracker."""
         write_text(self.dir / "config.yaml", yaml.safe_dump(self.resolved, sort_keys=False, allow_unicode=True))
         self._write_environment()
         self.tracker = Tracker(self.config.tracking, self.dir, self.resolved)
 
     def _write_environment(self) -> None:
-        """Write the environment of this attempt; that of earlier attempts with other code or packages is kept under
-        "earlier"."""
+        """Write environment.json. Environments of earlier attempts that differ are kept under the key "earlier"."""
         path, now = self.dir / "environment.json", self._environment()
         before = read_json(path) if path.exists() else now
         earlier = before.pop("earlier", [])
         if differ(before, now):
-            logger.warning("resumed with other code, packages or reward function than before: see %s", path)
+            logger.warning("code, packages or reward function have changed since the last attempt: see %s", path)
             earlier.append(before)
         write_text(path, json.dumps({**now, "earlier": earlier}, indent=1))
 
@@ -127,26 +127,27 @@ class Run:
 
     @property
     def changed(self) -> bool:
-        """Whether code, packages or reward function differ from those of the last attempt."""
+        """Whether code, packages or reward function have changed since the last attempt."""
         path = self.dir / "environment.json"
         return path.exists() and differ(read_json(path), self._environment())
 
-    def _claim(self) -> None:
-        """Lock the folder: two processes that write it would mix their lines."""
+    def _lock_folder(self) -> None:
+        """Lock the folder. Raises ConfigError if another process holds the lock."""
         import fcntl
 
         self._lock = open(self.dir / ".lock", "w")  # noqa: SIM115 (held as long as the run)
-        for _ in range(4):  # `is_held` takes the lock for an instant
+        for _ in range(4):  # retried because `is_locked` takes the lock for an instant
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
                 time.sleep(0.2)
-        raise ConfigError(f"{self.dir} is being written by another process: wait for it or set run.dir.")
+        raise ConfigError(f"{self.dir} is in use by another process: wait until it ends, or set run.dir.")
 
     # State
 
     def status(self) -> dict[str, Any]:
+        """Return the content of status.json, or {} if there is none."""
         path = self.dir / "status.json"
         return read_json(path) if path.exists() else {}
 
@@ -155,6 +156,7 @@ class Run:
         return self.status().get("state") == "finished"
 
     def set_status(self, state: str, **more: Any) -> None:
+        """Update status.json. `state` is running, finished, interrupted or failed."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         known = {key: value for key, value in self.status().items() if key != "reason"}
         status = {**known, "state": state, "attempt": self.attempt, "updated": now, **more}
@@ -162,6 +164,7 @@ class Run:
         write_text(self.dir / "status.json", json.dumps(status, indent=1))
 
     def close(self, state: str, **more: Any) -> None:
+        """Write the final status, close the tracker and unlock the folder."""
         self.set_status(state, **more)
         if self.tracker is not None:
             self.tracker.close(exit_code={"finished": 0, "interrupted": INTERRUPTED}.get(state, 1))
@@ -173,28 +176,30 @@ class Run:
 
     @contextmanager
     def catching_signals(self) -> Iterator[None]:
-        """Within the block, SIGTERM, SIGUSR2 and Ctrl-C only set `stop_signal`; `interruptible` and `check_stop` act on
-        it at safe points. A second Ctrl-C does not wait."""
+        """Within the block, SIGTERM, SIGUSR2 and Ctrl-C only set `stop_signal`; `check_stop` and `interruptible` raise
+        `Interrupted` at safe points. A second Ctrl-C raises KeyboardInterrupt at once."""
 
-        def note(number: int, _: Any) -> None:
+        def handle(number: int, _: Any) -> None:
             if number == self.stop_signal == signal.SIGINT:
                 raise KeyboardInterrupt
-            if self.stop_signal != signal.SIGUSR2:  # "save and come back" stays so when SIGTERM follows
+            if self.stop_signal != signal.SIGUSR2:  # SIGUSR2 (save and requeue) is not replaced by a later SIGTERM
                 self.stop_signal = number
-            logger.warning("%s: saving at the next safe point", signal.Signals(number).name)
+            logger.warning("%s received: saving at the next safe point", signal.Signals(number).name)
 
-        before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+        previous = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     def check_stop(self) -> None:
+        """Raise `Interrupted` if a stop signal has arrived."""
         if self.stop_signal is not None:
             raise Interrupted(signal.Signals(self.stop_signal).name)
 
     def interruptible(self, stream: Iterable[T]) -> Iterator[T]:
+        """Yield the items of `stream`; raise `Interrupted` once a stop signal has arrived."""
         for item in stream:
             self.check_stop()
             yield item
@@ -202,8 +207,8 @@ class Run:
     # Metrics and responses
 
     def begin(self, phase: str, step: int) -> None:
-        """Remove the metrics of `phase` from `step` on, and the evaluations of later policies: this attempt writes them
-        again."""
+        """Start or resume a phase at `step`: remove its metrics from `step` on, and later evaluations, which this
+        attempt writes again."""
         path = self.dir / "metrics.jsonl"
         if path.exists():
             kept = [json.dumps(row) + "\n" for row in read_jsonl(path) if row["phase"] != phase or row["step"] < step]
@@ -217,6 +222,7 @@ class Run:
         self.set_status("running", phase=phase, step=step)
 
     def log(self, phase: str, step: int, metrics: dict[str, float]) -> None:
+        """Append a line to metrics.jsonl, and pass the metrics to the tracker."""
         row = {"step": step, "phase": phase, "attempt": self.attempt, **metrics}
         with open(self.dir / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -224,12 +230,9 @@ class Run:
             self.tracker.log(phase, step, metrics)
         self.set_status("running", phase=phase, step=step)
 
-    def metrics(self) -> list[dict[str, Any]]:
-        return read_jsonl(self.dir / "metrics.jsonl")
-
     def write_summary(self, model: str) -> None:
-        """Write summary.json: the first and the last evaluation, the last training step, and the time it took."""
-        rows = self.metrics()
+        """Write summary.json: first and last evaluation, last training step, and total time."""
+        rows = read_jsonl(self.dir / "metrics.jsonl")
         evals = [row for row in rows if "eval/mean/accuracy" in row]
         steps = [row for row in rows if "reward/mean" in row]
         summary = {
@@ -245,6 +248,7 @@ class Run:
         write_text(self.dir / "summary.json", json.dumps(summary, indent=1))
 
     def write_rollouts(self, step: int, rollouts: Sequence[Rollout]) -> None:
+        """Write rollouts/step_<step>.parquet."""
         folder = self.dir / "rollouts"
         folder.mkdir(exist_ok=True)
         with atomic_file(folder / f"step_{step:06d}.parquet") as temporary:
@@ -256,22 +260,22 @@ class Run:
     # Checkpoints
 
     def checkpoint_is_due(self, step: int) -> bool:
-        """Whether the policy after `step` updates is to be saved: every run.save_every updates."""
+        """Return whether to save a checkpoint after `step` updates: every run.save_every updates."""
         return step > 0 and step % self.config.run.save_every == 0
 
     def save(self, folder: Path, step: int, write: Callable[[Path], None], state: dict[str, Any] | None = None) -> Path:
-        """Write the checkpoint <folder>/step_<step> by `write(place)`, with the loop's `state`; checkpoints beyond the
-        newest run.keep are removed."""
+        """Save the checkpoint <folder>/step_<step>: `write(path)` writes the models, `state` is the loop's state. All
+        but the newest run.keep checkpoints are removed. Returns the path."""
         place = write_checkpoint(folder / f"step_{step:06d}", step, write, state)
         kept = checkpoints(folder)[-self.config.run.keep :]
-        for path in folder.iterdir():  # also what a kill left half written or removed
+        for path in folder.iterdir():  # includes incomplete checkpoints of a killed process
             if CHECKPOINT.fullmatch(path.name) and path not in kept:
                 (path / STATE).unlink(missing_ok=True)
                 shutil.rmtree(path)
         return place
 
     def save_nonfinite(self, what: str, tensors: dict[str, Any]) -> Path:
-        """Save the batch on which a loss or gradient stopped being finite, for torch.load(..., weights_only=True)."""
+        """Save a batch with a non-finite loss or gradient, to be read with torch.load(..., weights_only=True)."""
         import torch
 
         path = self.dir / "nonfinite.pt"
@@ -279,8 +283,8 @@ class Run:
         return path
 
 
-def is_held(folder: Path) -> bool:
-    """Return whether a process is writing the run's folder, on this machine or any that shares its file locks."""
+def is_locked(folder: Path) -> bool:
+    """Return whether a process is writing the run folder, on this machine or on one that shares its file locks."""
     import fcntl
 
     if not (folder / ".lock").exists():
@@ -298,22 +302,24 @@ def _only(rows: list[dict[str, Any]], prefix: str) -> dict[str, Any]:
 
 
 def _check_same_run(known: dict[str, Any], resolved: dict[str, Any], folder: Path) -> None:
-    """Refuse to resume a run under settings that change its numbers; those of MOVABLE are only reported."""
-    known, resolved = comparable(known), comparable(resolved)
-    other = {key for key in known.keys() | resolved.keys() if known.get(key) != resolved.get(key)}
-    for key in sorted(other.difference(MOVABLE)):
-        where, was, now = _difference(key, known.get(key), resolved.get(key))
+    """Raise ConfigError if a run would be resumed with other result-changing settings. For the groups of CHANGEABLE,
+    only warn."""
+    known, resolved = result_settings(known), result_settings(resolved)
+    changed = {key for key in known.keys() | resolved.keys() if known.get(key) != resolved.get(key)}
+    for key in sorted(changed.difference(CHANGEABLE)):
+        setting, before, now = _first_difference(key, known.get(key), resolved.get(key))
         raise ConfigError(
-            f"run.dir={folder} holds a run with {where}={was}, not {now}: choose another folder, or remove this one."
+            f"run.dir={folder} holds a run with {setting}={before}, not {now}: choose another folder, or remove this "
+            "one."
         )
-    for key in sorted(other.intersection(MOVABLE)):
-        logger.warning("%s is resumed with another `%s` than before.", folder, key)
+    for key in sorted(changed.intersection(CHANGEABLE)):
+        logger.warning("%s is resumed with another %s than before.", folder, key)
 
 
-def _difference(key: str, was: Any, now: Any) -> tuple[str, Any, Any]:
+def _first_difference(key: str, before: Any, now: Any) -> tuple[str, Any, Any]:
     """Return the first setting at or below `key` that differs, and its two values."""
-    if isinstance(was, dict) and isinstance(now, dict):
-        for name in sorted(was.keys() | now.keys()):
-            if was.get(name) != now.get(name):
-                return _difference(f"{key}.{name}", was.get(name), now.get(name))
-    return key, was, now
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in sorted(before.keys() | now.keys()):
+            if before.get(name) != now.get(name):
+                return _first_difference(f"{key}.{name}", before.get(name), now.get(name))
+    return key, before, now

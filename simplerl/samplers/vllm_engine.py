@@ -30,7 +30,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 from vllm.sampling_params import RequestOutputKind
 
 from simplerl.config import ModelConfig
-from simplerl.engine.models import context_of, load_hf_config
+from simplerl.engine.models import context_length, load_hf_config
 from simplerl.engine.tensors import tensor_checksum
 from simplerl.samplers.vllm import EngineSettings
 from simplerl.types import FINISH_LENGTH, FINISH_STOP, Sampling, Stop
@@ -55,7 +55,7 @@ class VllmEngine:
 
     def __init__(self, model: ModelConfig, settings: EngineSettings) -> None:
         on_gpu = torch.cuda.is_available()
-        context = context_of(model, load_hf_config(model))
+        context = context_length(model, load_hf_config(model))
         keywords: dict[str, Any] = {
             "model": model.path,
             "revision": model.revision,

@@ -61,11 +61,11 @@ class RunJob:
 
     def _run(self) -> str:
         from simplerl.experiment import run_experiment
-        from simplerl.runs.folder import Interrupted, is_held
+        from simplerl.runs.folder import Interrupted, is_locked
 
         allocation.command_is_restartable = True
         deadline = time.monotonic() + LOCK_PATIENCE
-        while is_held(self.folder) and time.monotonic() < deadline:
+        while is_locked(self.folder) and time.monotonic() < deadline:
             time.sleep(1)
         try:
             return str(run_experiment(self.raw, self.label))

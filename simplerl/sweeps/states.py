@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simplerl.io.files import read_json, read_jsonl
-from simplerl.runs.folder import is_held
+from simplerl.runs.folder import is_locked
 from simplerl.runs.progress import format_metrics
 from simplerl.sweeps.manifest import SweepRun
 from simplerl.sweeps.slurm import QueuedJob
@@ -45,7 +45,7 @@ def state_of(run: SweepRun, jobs: Mapping[str, QueuedJob] | None, known_jobs: Se
     status = read_json(path) if path.exists() else {}
     ids = [*([run.job] if run.job else []), *known_jobs]
     job = next((jobs[id] for id in ids if id in jobs), None) if jobs is not None else None
-    state = _state(status, job, locked=is_held(folder), started=bool(status) or run.job is not None)
+    state = _state(status, job, locked=is_locked(folder), started=bool(status) or run.job is not None)
     phase = status.get("phase", "")
     return RunState(
         state=state,
