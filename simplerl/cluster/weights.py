@@ -204,9 +204,8 @@ def call_results(
         except DEATHS as error:
             lost[name] = death_reason(error)
         except ray.exceptions.ObjectLostError as error:
-            raise Lost(
-                "policy rank 0", "its node was lost together with a bucket of weights that it had packed"
-            ) from error
+            reason = "its node was lost together with a bucket of weights that it had packed"
+            raise Lost("policy rank 0", reason) from error
         except ray.exceptions.RayTaskError as error:
             lost[name] = kill_failed(name, actor, error)
     return answers

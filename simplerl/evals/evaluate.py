@@ -95,12 +95,8 @@ def evaluate(
             if out is not None:
                 _write_part(out, tables[-1])
     table = _select_rows(pa.concat_tables(tables), items, config.samples)
-    results = {
-        **context,
-        "samples": config.samples,
-        "prompt": evals.format.config.name,
-        **summarise(table, list(evals.prompts)),
-    }
+    own = {"samples": config.samples, "prompt": evals.format.config.name}
+    results = {**context, **own, **summarise(table, list(evals.prompts))}
     for name, left_out in evals.too_long.items():
         results["sets"][name]["too_long"] = left_out
     if out is not None:

@@ -32,9 +32,8 @@ logger = logging.getLogger(__name__)
 def show(folder: Path) -> None:
     """Print the table of results of an evaluation."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    console = Console()
-    if not console.is_terminal:  # do not squeeze the table into the 80 columns that rich assumes for a log file
-        console = Console(width=160)
+    # Do not squeeze the table into the 80 columns that rich assumes for a log file.
+    console = Console(width=None if Console().is_terminal else 160)
     console.print(results_table(results))
     console.print(f"{folder}/results.json and samples.parquet", soft_wrap=True)
 

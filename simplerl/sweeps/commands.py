@@ -58,9 +58,8 @@ def show(sweep: Sweep, as_json: bool = False) -> int:
     if as_json:
         print(json.dumps([{**asdict(run), **asdict(state)} for run, state in rows], indent=1))
         return 0
-    console = Console()
     # Output to a file or pipe is not truncated to the width of a terminal.
-    (console if console.is_terminal else Console(width=200)).print(sweep_table(sweep, rows))
+    Console(width=None if Console().is_terminal else 200).print(sweep_table(sweep, rows))
     return 0
 
 

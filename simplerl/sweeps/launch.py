@@ -77,8 +77,7 @@ def launch_local(folder: Path, runs: Sequence[PlannedRun]) -> None:
     """Check the runs, record the sweep and print the state of each run. Hydra's own launcher then starts them one after
     the other; finished runs return at once. Raises CompactHydraException if a configuration is invalid."""
     try:
-        for run in runs:
-            _check(run)
+        _check(runs)
     except ConfigError as error:
         _remove_unstarted(folder)
         raise CompactHydraException(f"Nothing was started: {error}") from error
@@ -106,8 +105,7 @@ def launch_slurm(
     end. Raises CompactHydraException if a configuration or the submission is refused, or if a followed run did not
     finish."""
     try:
-        for run in runs:
-            _check(run, resources)
+        _check(runs, resources)
         with manifest.submission_lock(root):
             entries, submitted = _submit(folder, root, runs, resources)
     except (ConfigError, SlurmError) as error:
@@ -131,13 +129,14 @@ def _remove_unstarted(folder: Path) -> None:
             folder.rmdir()
 
 
-def _check(run: PlannedRun, resources: Resources | None = None) -> None:
-    try:
-        load(run.job.raw)
-        if resources is not None:
-            check_backend(run.job, resources)
-    except ConfigError as error:
-        raise ConfigError(f"{' '.join(run.overrides)}: {error}") from error
+def _check(runs: Sequence[PlannedRun], resources: Resources | None = None) -> None:
+    for run in runs:
+        try:
+            load(run.job.raw)
+            if resources is not None:
+                check_backend(run.job, resources)
+        except ConfigError as error:
+            raise ConfigError(f"{' '.join(run.overrides)}: {error}") from error
 
 
 def _submit(
@@ -172,9 +171,9 @@ def next_action(state: RunState) -> str:
         return f"{state.state} as job {state.job}"
     if state.state == "running":
         return "running"
-    return (
-        "new" if state.state == "pending" else f"{state.state}, resumes from {where} or the last checkpoint before it"
-    )
+    if state.state == "pending":
+        return "new"
+    return f"{state.state}, resumes from {where} or the last checkpoint before it"
 
 
 def follow_runs(
