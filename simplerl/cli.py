@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from simplerl.cluster import allocation
+from simplerl.config import all_settings, register
 from simplerl.errors import ConfigError
 
 logger = logging.getLogger(__name__)
