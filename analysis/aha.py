@@ -42,7 +42,7 @@ MAX_REPETITION = 0.2
 
 @dataclass(frozen=True)
 class Emergence:
-    """One family of words in one run; `shares` has columns step, count, responses, share, low and high."""
+    """One family of words in one run; `shares` has columns step, share, low and high."""
 
     family: str
     shares: pd.DataFrame
@@ -65,11 +65,9 @@ def find_emergence(responses: pd.DataFrame, family: str) -> Emergence:
     words."""
     pattern = word_pattern(FAMILIES[family])
     matches = responses["response"].map(lambda text: pattern.search(text) is not None)
-    rows = []
-    for step, own in matches.groupby(responses["step"]):
-        low, high = wilson(float(own.sum()), len(own))
-        rows.append((int(step), int(own.sum()), len(own), float(own.mean()), low, high))  # type: ignore[call-overload]
-    shares = pd.DataFrame(rows, columns=["step", "count", "responses", "share", "low", "high"])
+    by_step = matches.groupby(responses["step"])
+    rows = [(step, own.mean(), *wilson(float(own.sum()), len(own))) for step, own in by_step]
+    shares = pd.DataFrame(rows, columns=["step", "share", "low", "high"])
     return Emergence(family, shares, _first_step_above(shares))
 
 

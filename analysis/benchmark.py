@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,17 +26,6 @@ _TRAINING += "reflection_share repetition entropy"
 _SETS = ("aime24", "math500", "amc23", "minerva_math", "olympiadbench", "mean")
 TRAINING = ["reward/mean", "reward/correct", *(f"rollout/{name}" for name in _TRAINING.split())]
 EVALUATION = [f"eval/{name}/{leaf}" for name in _SETS for leaf in ("accuracy", "response_length", "pass@4")]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Seconds, and peak memory of the process up to then in GB."""
-
-    load: float
-    load_memory: float
-    draw: float
-    draw_memory: float
-    figures: int
 
 
 def write_synthetic_runs(root: Path, runs: int, steps: int, metrics: int) -> None:
@@ -61,20 +49,22 @@ def write_synthetic_runs(root: Path, runs: int, steps: int, metrics: int) -> Non
                 file.write(json.dumps(keys | dict(logged)) + "\n")
 
 
-def measure(root: Path, out: Path) -> Measurement:
-    """Read the runs under `root` and draw their figures into `out`.
+def measure(root: Path, out: Path) -> str:
+    """Read the runs under `root`, draw their figures into `out`, and return the seconds and the peak memory of each.
 
     Run it in a process that has not imported the readers yet: the time and memory of imports are included."""
     start = time.perf_counter()
     from analysis.sources import load
 
     frames = load([root])
-    loaded, load_memory = time.perf_counter(), _peak_memory()
+    loaded = time.perf_counter()
+    load_line = f"load: {loaded - start:.1f} s, peak {_peak_memory():.2f} GB"
     from analysis.arms import select_runs
     from analysis.plots import draw_figures
 
     paths = draw_figures(*select_runs(frames), out)
-    return Measurement(loaded - start, load_memory, time.perf_counter() - loaded, _peak_memory(), len(paths) // 2)
+    drawn = time.perf_counter() - loaded
+    return f"{load_line}\ndraw: {len(paths) // 2} figures, {drawn:.1f} s, peak {_peak_memory():.2f} GB"
 
 
 def _peak_memory() -> float:
@@ -96,8 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
             found = fresh.submit(measure, root, out).result()
     print(f"{chosen.runs} runs x {chosen.steps} steps x {chosen.metrics} metrics:")
-    print(f"load: {found.load:.1f} s, peak {found.load_memory:.2f} GB")
-    print(f"draw: {found.figures} figures, {found.draw:.1f} s, peak {found.draw_memory:.2f} GB")
+    print(found)
     return 0
 
 

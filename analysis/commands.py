@@ -8,6 +8,7 @@ import argparse
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from analysis.run_data import SourceError
 
@@ -18,11 +19,13 @@ def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(f"python -m analysis.{name}", description=description, formatter_class=formatter)
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, *, nargs: str = "+") -> None:
-    """Add RUN... (`sources`) and --unfinished."""
+def add_run_arguments(parser: argparse.ArgumentParser, out: str, *, nargs: str = "+") -> None:
+    """Add RUN... (`sources`), --unfinished and --out, a file if its default has a suffix and a folder otherwise."""
     sources = "run folder, sweep folder, folder of run folders, W&B export, or wandb:ENTITY/PROJECT"
     parser.add_argument("sources", nargs=nargs, metavar="RUN", help=sources)
     parser.add_argument("--unfinished", action="store_true", help="also show failed and crashed runs")
+    kind = "file to write" if Path(out).suffix else "folder to write to"
+    parser.add_argument("--out", type=Path, default=Path(out), help=f"{kind} (default: %(default)s)")
 
 
 def comma_separated(text: str) -> list[str]:

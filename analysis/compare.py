@@ -11,13 +11,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.commands import make_parser, reports_source_errors
-from analysis.folders import evaluation_folders, read_responses, read_results
+from analysis.folders import evaluation_folders, read_json, read_responses
 from analysis.run_data import SourceError
 from simplerl.evals.statistics import Array, Interval, bounded_mean_of_sets, paired_difference
 from simplerl.io.tables import Table, markdown, text_cells
@@ -69,27 +68,24 @@ def compare(first: Path, second: Path) -> Comparison:
 
     Raises SourceError if they share no item, or if an item has different questions or answers in the two."""
     one, two = (read_responses(folder / "samples.parquet", COLUMNS) for folder in (first, second))
-    notes = _differing_settings(read_results(first), read_results(second))
+    settings = [read_json(folder / "results.json") for folder in (first, second)]
+    notes = [f"{key} differs between A and B." for key in SETTINGS if settings[0].get(key) != settings[1].get(key)]
     sets: dict[str, SetComparison] = {}
     differences: list[Array] = []
     for name in dict.fromkeys([*one["set"], *two["set"]]):
         mine, other = one[one["set"] == name], two[two["set"] == name]
-        theirs = set(other["problem_id"])
-        shared = [item for item in dict.fromkeys(mine["problem_id"]) if item in theirs]
-        skipped = mine["problem_id"].nunique() + other["problem_id"].nunique() - 2 * len(shared)
-        if skipped:
+        # The fraction of correct samples of each item.
+        means = [rows.groupby("problem_id", sort=False)["correct"].mean() for rows in (mine, other)]
+        a, b = pd.concat(means, axis=1, join="inner").to_numpy(np.float64).T.copy()
+        if skipped := sum(map(len, means)) - 2 * len(a):
             notes.append(f"{name}: {skipped} items that only one of the two has were skipped.")
-        if shared:
+        if len(a):
             _require_equal_questions(name, mine, other)
-            sets[name], difference = _compare_set(_item_means(mine, shared), _item_means(other, shared))
-            differences.append(difference)
+            sets[name] = _compare_set(a, b)
+            differences.append(b - a)
     if not sets:
         raise SourceError(f"{first} and {second} share no item: compare evaluations of the same benchmarks.")
     return Comparison(sets, bounded_mean_of_sets(differences, -1.0, 1.0), notes)
-
-
-def _differing_settings(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
-    return [f"{key} differs between A and B." for key in SETTINGS if one.get(key) != two.get(key)]
 
 
 def _require_equal_questions(name: str, mine: pd.DataFrame, other: pd.DataFrame) -> None:
@@ -104,18 +100,9 @@ def _require_equal_questions(name: str, mine: pd.DataFrame, other: pd.DataFrame)
             )
 
 
-def _item_means(rows: pd.DataFrame, items: Sequence[str]) -> Array:
-    """Return the fraction of correct samples of each item, [N]."""
-    means = rows.groupby("problem_id")["correct"].mean()
-    return np.array([means[item] for item in items], dtype=np.float64)
-
-
-def _compare_set(one: Array, two: Array) -> tuple[SetComparison, Array]:
-    """Return the comparison and the difference of each item, [N]."""
-    difference = two - one
-    wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
-    means = float(one.mean()), float(two.mean())
-    return SetComparison(len(one), *means, paired_difference(one, two), wins, losses), difference
+def _compare_set(one: Array, two: Array) -> SetComparison:
+    wins, losses = int((two > one).sum()), int((two < one).sum())
+    return SetComparison(len(one), float(one.mean()), float(two.mean()), paired_difference(one, two), wins, losses)
 
 
 def comparison_table(found: Comparison, first: str, second: str) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib
@@ -30,14 +31,9 @@ from matplotlib.lines import Line2D
 GREY = "#767676"
 LENGTH_COLOUR = "#A0522D"  # of response lengths if there is one arm only; otherwise they have the arm's colour
 PANEL = (3.1, 2.35)  # width and height in inches
-OVERVIEW = (
-    "reward/mean",
-    "eval/mean/accuracy",
-    "rollout/response_length",
-    "rollout/box_share",
-    "rollout/code_share",
-    "rollout/reflection_share",
-)
+STYLE = ("rollout/box_share", "rollout/code_share", "rollout/reflection_share")
+BEHAVIOUR = (*STYLE, "rollout/truncated_share", "rollout/repetition", "rollout/entropy")
+OVERVIEW = ("reward/mean", "eval/mean/accuracy", "rollout/response_length", *STYLE)
 
 Figure = Callable[[Frames, Arms], Any]
 
@@ -55,27 +51,22 @@ def grid(panels: int, columns: int) -> tuple[Any, list[Any]]:
     return figure, flat[:panels]
 
 
-def draw_curves(axis: Any, frames: Frames, arms: Arms, name: str, *, base: bool = True) -> bool:
-    """Draw one metric with a curve and a seed band for each arm; return whether there was one.
-
-    With `base`, a dotted line marks the value at step 0."""
-    drawn = False
+def draw_curves(axis: Any, frames: Frames, arms: Arms, name: str) -> None:
+    """Draw one metric with a curve and a seed band for each arm; a dotted line marks the value at step 0."""
     styles = arm_styles([arm.label for arm in arms.arms])
     for arm in arms.arms:
         found = seed_band(frames, arm, name)
         if found is None:
             continue
-        drawn = True
         draw_band(axis, found, styles[arm.label], arm.label)
-        if base and _starts_at_0(found):
+        if _starts_at_0(found):
             level = found.table["mean"].iloc[0]
             axis.axhline(level, color=styles[arm.label].colour, linewidth=0.9, linestyle=":", zorder=1)
-    if drawn and in_percent(name):
+    if axis.lines and in_percent(name):
         set_percent_limits(axis)
     axis.set_title(metric_label(name))
     axis.set_xlabel("step")
     axis.xaxis.get_major_locator().set_params(integer=True)
-    return drawn
 
 
 def set_percent_limits(axis: Any) -> None:
@@ -99,7 +90,7 @@ def draw_band(axis: Any, found: Band, style: LineStyle, text: str) -> None:
     axis.plot(steps, table["mean"].to_numpy(), color=style.colour, linestyle=style.dash, label=text, **marker)
 
 
-def add_legend(figure: Any, frames: Frames, arms: Arms, names: Sequence[str], explanation: Sequence[str] = ()) -> None:
+def add_legend(figure: Any, frames: Frames, arms: Arms, names: Sequence[str], explanation: Sequence[str]) -> None:
     """Add one legend for all panels and, below them, an explanation of lines and markers."""
     styles = arm_styles([arm.label for arm in arms.arms])
     drawn = [arm for arm in arms.arms if any(name in frames.metrics for name in names)]
@@ -119,13 +110,17 @@ def add_legend(figure: Any, frames: Frames, arms: Arms, names: Sequence[str], ex
 def explain_curves(frames: Frames, arms: Arms, names: Sequence[str]) -> list[str]:
     """Return the explanation of what `draw_curves` draws, in phrases."""
     parts = ["line: mean over seeds, band: minimum to maximum over seeds"] if _has_seeds(arms) else []
-    bands = [found for arm in arms.arms for name in names if (found := seed_band(frames, arm, name))]
-    if any(_starts_at_0(found) for found in bands):
+    bands = _bands(frames, arms, names)
+    if any(map(_starts_at_0, bands)):
         parts.append("dotted: value at step 0, before training")
     if max((len(found.table) for found in bands), default=0) > SMOOTH_FROM:
         pale = "" if _has_seeds(arms) else " (pale: unsmoothed)"
         parts.append(f"curves of more than {SMOOTH_FROM} points are means over {WINDOW} steps{pale}")
     return parts
+
+
+def _bands(frames: Frames, arms: Arms, names: Sequence[str]) -> list[Band]:
+    return [found for arm in arms.arms for name in names if (found := seed_band(frames, arm, name))]
 
 
 def _starts_at_0(found: Band) -> bool:
@@ -134,8 +129,7 @@ def _starts_at_0(found: Band) -> bool:
 
 def _first_point(frames: Frames, arms: Arms, names: Sequence[str]) -> str:
     """Return what the first point of these curves is, in words."""
-    bands = [found for arm in arms.arms for name in names if (found := seed_band(frames, arm, name))]
-    return "step 0" if all(map(_starts_at_0, bands)) else "first evaluation"
+    return "step 0" if all(map(_starts_at_0, _bands(frames, arms, names))) else "first evaluation"
 
 
 def _has_seeds(arms: Arms) -> bool:
@@ -158,22 +152,6 @@ def panels(frames: Frames, arms: Arms, names: Sequence[str], columns: int = 3) -
     return figure
 
 
-def overview(frames: Frames, arms: Arms) -> Any:
-    """Summarise a run: training reward, held-out accuracy, response length, and what responses look like."""
-    return panels(frames, arms, OVERVIEW)
-
-
-def reward(frames: Frames, arms: Arms) -> Any:
-    """Draw figure 1 of the blog post: training reward and response length against step."""
-    return panels(frames, arms, ("reward/mean", "rollout/response_length"), columns=2)
-
-
-def behaviour(frames: Frames, arms: Arms) -> Any:
-    """Draw what responses look like during training, with the base model's level."""
-    names = ("box_share", "code_share", "reflection_share", "truncated_share", "repetition", "entropy")
-    return panels(frames, arms, [f"rollout/{name}" for name in names])
-
-
 def accuracy(frames: Frames, arms: Arms) -> Any:
     """Draw figure 2 of the blog post: accuracy and response length against step on twin axes, with a panel for each
     benchmark and their mean."""
@@ -187,7 +165,7 @@ def accuracy(frames: Frames, arms: Arms) -> Any:
         _accuracy_panel(axis, frames, arms, name)
     names = [f"eval/{name}/accuracy" for name in sets]
     explanation = ["solid: accuracy (left axis), dashed: response length (right axis)"]
-    if any(_starts_at_0(found) for arm in arms.arms for name in names if (found := seed_band(frames, arm, name))):
+    if any(map(_starts_at_0, _bands(frames, arms, names))):
         explanation.append("circle and dotted line: step 0")
     explanation += ["bands: minimum to maximum over seeds"] if _has_seeds(arms) else []
     add_legend(figure, frames, arms, names, explanation)
@@ -239,9 +217,8 @@ def lengths(frames: Frames, arms: Arms) -> Any:
     low, high = min(axis.get_ylim()[0] for axis in pair), max(axis.get_ylim()[1] for axis in pair)
     for axis in pair:
         axis.set_ylim(low, high)
-    add_legend(
-        figure, frames, arms, present, [*explain_curves(frames, arms, present), "both lengths have the same scale"]
-    )
+    explanation = [*explain_curves(frames, arms, present), "both lengths have the same scale"]
+    add_legend(figure, frames, arms, present, explanation)
     return figure
 
 
@@ -287,10 +264,8 @@ def pass_at_k(frames: Frames, arms: Arms) -> Any:
         prefix = f"eval/{name}/pass@"
         ks = sorted(int(metric.removeprefix(prefix)) for metric in metrics if metric.startswith(prefix))
         for arm in arms.arms:
-            found = [
-                seed_band(frames, arm, metric) for metric in (f"eval/{name}/accuracy", *(f"{prefix}{k}" for k in ks))
-            ]
-            known = [(k, one) for k, one in zip((1, *ks), found, strict=True) if one is not None]
+            names = [(1, f"eval/{name}/accuracy"), *((k, f"{prefix}{k}") for k in ks)]
+            known = [(k, one) for k, metric in names if (one := seed_band(frames, arm, metric))]
             style = styles[arm.label]
             for index, dash in ((0, "--"), (-1, "-")):
                 x = [k for k, _ in known]
@@ -309,10 +284,10 @@ def pass_at_k(frames: Frames, arms: Arms) -> Any:
 
 
 FIGURES: dict[str, Figure] = {
-    "overview": overview,
-    "reward_and_length": reward,
+    "overview": partial(panels, names=OVERVIEW),
+    "reward_and_length": partial(panels, names=("reward/mean", "rollout/response_length"), columns=2),  # figure 1
     "accuracy_and_length": accuracy,
-    "behaviour": behaviour,
+    "behaviour": partial(panels, names=BEHAVIOUR),
     "lengths": lengths,
     "accuracy_against_length": accuracy_against_length,
     "pass_at_k": pass_at_k,

@@ -22,7 +22,7 @@ RESPONSE_COLUMNS = [name for name in SCHEMA.names if name not in ("tokens", "log
 def read_run_folder(folder: Path, notes: list[str]) -> RunData:
     """Return one run; unreadable lines of metrics.jsonl are skipped and counted in `notes`."""
     config = flatten_config(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
-    status = _read_json(folder / "status.json")
+    status = read_json(folder / "status.json")
     run = folder.resolve().name
     metrics = read_metrics(folder / "metrics.jsonl", run, notes)
     return RunData(
@@ -33,13 +33,14 @@ def read_run_folder(folder: Path, notes: list[str]) -> RunData:
         where=str(folder),
         config=config,
         metrics=metrics,
-        created=_read_json(folder / "environment.json").get("started"),
+        created=read_json(folder / "environment.json").get("started"),
         seconds=float(metrics["time/step"].sum()) if metrics is not None and "time/step" in metrics else None,
         attempts=1 + int(status.get("attempt", 0)),
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; empty if there is no such file."""
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return found
 
@@ -105,8 +106,3 @@ def read_responses(file: Path, columns: list[str] | None = None) -> pd.DataFrame
     present = pq.read_schema(file).names
     wanted = columns or ["set", *RESPONSE_COLUMNS]
     return pq.read_table(file, columns=[name for name in wanted if name in present]).to_pandas()
-
-
-def read_results(folder: Path) -> dict[str, Any]:
-    """Return results.json of an evaluation folder."""
-    return _read_json(folder / "results.json")

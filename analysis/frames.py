@@ -60,11 +60,8 @@ class Frames:
     @cached_property
     def _rows_of_run(self) -> dict[str, slice]:
         """The rows of each run in `metrics`; `assemble` makes them contiguous."""
-        codes = self.metrics["run"].cat.codes.to_numpy()
-        starts: list[int] = np.flatnonzero(np.diff(codes, prepend=-1)).tolist() if len(codes) else []
-        ends = [*starts[1:], len(codes)]
-        names = self.metrics["run"].cat.categories
-        return {str(names[codes[start]]): slice(start, end) for start, end in zip(starts, ends, strict=False)}
+        found = self.metrics.groupby("run", observed=True).indices
+        return {str(run): slice(rows[0], rows[-1] + 1) for run, rows in found.items()}
 
     @cached_property
     def _steps_and_phases(self) -> tuple[Any, Any]:
@@ -115,8 +112,11 @@ def assemble(found: Sequence[RunData], notes: Iterable[str] = ()) -> Frames:
             notes.append(f"{run}: merged from {len(parts)} parts ({sources}).")
     facts = [_facts(run, parts) for run, parts in by_id.items()]
     runs = pd.DataFrame(facts, columns=["run", "name", "state", "source", "where", "created", "seconds", "attempts"])
-    config = pd.DataFrame([_merge(part.config for part in by_id[run]) for run in ids], index=ids, dtype=object)
-    summary = pd.DataFrame([_merge(part.summary for part in by_id[run]) for run in ids], index=ids, dtype=float)
+    # Later parts take precedence.
+    configs = [{key: value for part in parts for key, value in part.config.items()} for parts in by_id.values()]
+    summaries = [{key: value for part in parts for key, value in part.summary.items()} for parts in by_id.values()]
+    config = pd.DataFrame(configs, index=ids, dtype=object)
+    summary = pd.DataFrame(summaries, index=ids, dtype=float)
     index = pd.Index(ids, name="run")
     metrics = _join_metrics(by_id, notes)
     _note_infinite_values(metrics, summary.set_axis(index), notes)
@@ -140,14 +140,6 @@ def _facts(run: str, parts: list[RunData]) -> dict[str, Any]:
     }
 
 
-def _merge(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Later values take precedence."""
-    merged: dict[str, Any] = {}
-    for part in parts:
-        merged |= part
-    return merged
-
-
 def _join_metrics(by_id: dict[str, list[RunData]], notes: list[str]) -> pd.DataFrame:
     tables, owners = [], []
     for run, parts in by_id.items():
@@ -159,8 +151,7 @@ def _join_metrics(by_id: dict[str, list[RunData]], notes: list[str]) -> pd.DataF
     if not tables:
         return pd.DataFrame({"run": pd.Categorical([]), "phase": pd.Categorical([]), "step": pd.Series(dtype="int64")})
     table = pd.concat(tables, ignore_index=True)
-    lengths = [len(one) for one in tables]
-    codes = [code for code, length in enumerate(lengths) for _ in range(length)]
+    codes = np.repeat(np.arange(len(tables)), [len(one) for one in tables])
     table.insert(0, "run", pd.Categorical.from_codes(codes, categories=pd.Index(owners)))
     table["phase"] = table["phase"].astype("category")
     return table

@@ -94,8 +94,7 @@ def save_figure(figure: Any, out: Path, name: str) -> list[Path]:
 @reports_source_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser("plots", __doc__)
-    add_run_arguments(parser)
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to write to (default: %(default)s)")
+    add_run_arguments(parser, "figures")
     parser.add_argument("--metrics", type=comma_separated, default="", help="also draw these metrics (A,B,...)")
     parser.add_argument("--only", type=comma_separated, default="", help="draw only these figures (A,B,...)")
     chosen = parser.parse_args(arguments)

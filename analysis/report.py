@@ -150,8 +150,7 @@ def _count(count: int, noun: str) -> str:
 @reports_source_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser("report", __doc__)
-    add_run_arguments(parser)
-    parser.add_argument("--out", type=Path, default=Path("report.html"), help="file to write (default: %(default)s)")
+    add_run_arguments(parser, "report.html")
     parser.add_argument("--title", default="", help="title of the page (default: the arms)")
     parser.add_argument(
         "--average", choices=AVERAGES, default="five", help="benchmarks of tables 1 and 3 (default: %(default)s)"

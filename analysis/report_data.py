@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from analysis.arms import Arm, Arms, run_titles
-from analysis.curves import PALETTE, arm_styles, in_percent, metric_label, seed_band
+from analysis.curves import DASHES, arm_styles, in_percent, metric_label, seed_band
 from analysis.figures import OVERVIEW
 from analysis.folders import evaluation_folders, read_responses, rollout_files
 from analysis.frames import Frames
@@ -25,7 +26,7 @@ MAX_POINTS = 400  # of a curve; longer ones are thinned
 MAX_RESPONSES, MAX_PACKED_BYTES = 60_000, 11_000_000  # of a report
 TRAINING = "training"
 BOX, CODE, REFLECT = 1, 2, 4  # bits, as in page/report.js
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+PLOTLY_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")  # in the order of curves.DASHES
 COLUMNS = [
     *("set", "step", "problem_id", "level", "question", "gold", "sample", "prompt", "response", "finish_reason"),
     *("length", "reward", "correct", "status", "extracted", "parts"),
@@ -38,18 +39,11 @@ COLUMNS = [
 def curve_data(frames: Frames, arms: Arms) -> dict[str, Any]:
     """Return, for page/report.js, the arms and for each metric every arm's seed band and every run's curve."""
     styles = arm_styles([arm.label for arm in arms.arms])
-    order = list(styles)
-    shown = [
-        {
-            "label": arm.label,
-            "colour": styles[arm.label].colour,
-            "dash": _DASHES[
-                0 if isinstance(styles[arm.label].dash, str) else order.index(arm.label) // len(PALETTE) % len(_DASHES)
-            ],
-            "runs": len(arm.runs),
-        }
-        for arm in arms.arms
-    ]
+    shown = []
+    for arm in arms.arms:
+        style = styles[arm.label]
+        dash = PLOTLY_DASHES[DASHES.index(style.dash)]
+        shown.append({"label": arm.label, "colour": style.colour, "dash": dash, "runs": len(arm.runs)})
     titles = run_titles(frames, arms)
     metrics: dict[str, Any] = {}
     for name in frames.metric_names():
@@ -85,8 +79,8 @@ def thin_curve(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([thinned, table.iloc[[-1]]]) if thinned.index[-1] != table.index[-1] else thinned
 
 
-def _rounded(values: pd.Series) -> list[float | None]:
-    return [float(f"{value:.5g}") if math.isfinite(value) else None for value in values]
+def _rounded(values: pd.Series, digits: int = 5) -> list[float | None]:
+    return [float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in values]
 
 
 # Responses
@@ -98,7 +92,6 @@ class Responses:
 
     packed: str  # base64 of gzip of JSON; empty without responses
     note: str
-    count: int
 
 
 def response_data(runs: Sequence[tuple[str, Path]]) -> Responses:
@@ -109,7 +102,7 @@ def response_data(runs: Sequence[tuple[str, Path]]) -> Responses:
     while True:
         tables, total = _sample_responses(runs, limit)
         if not tables:
-            return Responses("", "", 0)
+            return Responses("", "")
         table = pd.concat(tables, ignore_index=True)
         packed = _pack(table, [title for title, _ in runs])
         if len(packed) <= MAX_PACKED_BYTES or limit < 50:
@@ -117,9 +110,8 @@ def response_data(runs: Sequence[tuple[str, Path]]) -> Responses:
         limit = int(min(len(table), limit) * 0.9 * MAX_PACKED_BYTES / len(packed))
     count = len(table)
     rule = "evenly spaced steps including the first and the last, and the first problems of each step."
-    return Responses(
-        packed, f"All {total:,} responses." if count == total else f"{count:,} of {total:,} responses: {rule}", count
-    )
+    note = f"All {total:,} responses." if count == total else f"{count:,} of {total:,} responses: {rule}"
+    return Responses(packed, note)
 
 
 def _sample_responses(runs: Sequence[tuple[str, Path]], limit: int) -> tuple[list[pd.DataFrame], int]:
@@ -140,8 +132,6 @@ def _sample_responses(runs: Sequence[tuple[str, Path]], limit: int) -> tuple[lis
 
 
 def _count_rows(files: dict[int, Path]) -> int:
-    import pyarrow.parquet as pq
-
     return sum(pq.read_metadata(path).num_rows for path in files.values())
 
 
@@ -193,7 +183,7 @@ def _pack(table: pd.DataFrame, titles: list[str]) -> str:
         "response": text.tolist(),
         "truncated": (table["finish_reason"] == FINISH_LENGTH).astype(int).tolist(),
         "length": table["length"].tolist(),
-        "reward": [_finite(value) for value in table["reward"]],
+        "reward": _rounded(table["reward"], 6),
         "correct": table["correct"].astype(int).tolist(),
         "status": status_codes.tolist(),
         "parts": part_codes.tolist(),
@@ -202,7 +192,3 @@ def _pack(table: pd.DataFrame, titles: list[str]) -> str:
     }
     content = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
     return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
-
-
-def _finite(value: float) -> float | None:
-    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -10,7 +10,6 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from analysis.arms import Arm, Arms, select_runs, short_name
@@ -125,33 +124,22 @@ def accuracy_table(
     difference from the published row `against` (default: that of the arm's experiment), its gain since step 0, and the
     number of seeds."""
     columns = ["model", *(HEADINGS[one] for one in sets), HEADINGS["mean"], "Δ published", "Δ base", "n"]
-    titles: list[str] = []
-    estimates: list[list[Estimate | None]] = []
-    tails: list[list[Cell]] = []
-    for title, key in rows.items():
-        titles.append(title)
-        estimates.append(_published_row(key, sets))
-        tails.append([Cell(), Cell(), Cell("published")])
+    no_gain = [Cell(), Cell(), Cell("published")]
+    shown = [(title, 0, _published_row(key, sets), no_gain) for title, key in rows.items()]
     own = [arm for arm in arms.arms if any(metric_estimate(frames, arm, f"eval/{one}/accuracy") for one in sets)]
     for arm in own:
         mean = average_estimate(frames, arm, sets)
-        titles.append(arm.label)
-        estimates.append([*(metric_estimate(frames, arm, f"eval/{one}/accuracy") for one in sets), mean])
         published = _published_average(frames, arm, rows, against) if tuple(sets) == SUITE5 else None
         difference = None if mean is None or published is None else replace(mean, mean=mean.mean - published)
-        gain = gain_estimate(frames, arm, sets)
         seeds = len(arm.runs)
-        tails.append([*(_estimate_cell(one, seeds, signed=True) for one in (difference, gain)), Cell(str(seeds))])
-    best = [significantly_best([row[column] for row in estimates]) for column in range(len(sets) + 1)]
-    seeds_of = [0] * len(rows) + [len(arm.runs) for arm in own]
-    body = [
-        [
-            Cell(title),
-            *(_estimate_cell(one, seeds, bold=best[column] == index) for column, one in enumerate(cells)),
-            *tail,
-        ]
-        for index, (title, cells, tail, seeds) in enumerate(zip(titles, estimates, tails, seeds_of, strict=True))
-    ]
+        gains = [_estimate_cell(one, seeds, signed=True) for one in (difference, gain_estimate(frames, arm, sets))]
+        estimates = [*(metric_estimate(frames, arm, f"eval/{one}/accuracy") for one in sets), mean]
+        shown.append((arm.label, seeds, estimates, [*gains, Cell(str(seeds))]))
+    best = [significantly_best(column) for column in zip(*(estimates for _, _, estimates, _ in shown), strict=True)]
+    body = []
+    for index, (title, seeds, estimates, tail) in enumerate(shown):
+        cells = [_estimate_cell(one, seeds, bold=top == index) for one, top in zip(estimates, best, strict=True)]
+        body.append([Cell(title), *cells, *tail])
     notes = [INTERVAL_NOTE, PUBLISHED_NOTE, BOLD_NOTE, *_missing_start_note(frames, arms, sets)] if own else []
     if not own:
         columns, body = columns[: len(sets) + 2], [row[: len(sets) + 2] for row in body]
@@ -173,12 +161,6 @@ def _published_average(frames: Frames, arm: Arm, rows: dict[str, str], against: 
     return PUBLISHED[row_in_table(key, rows)].get("mean") if key is not None else None
 
 
-def data_table() -> Table:
-    """Return table 2 of the blog post, which has no rows of ours."""
-    rows = [text_cells(row) for row in TABLE_2]
-    return Table("table2", "Table 2: data used, as published.", ["", *TABLE_2_COLUMNS], rows)
-
-
 # Table of the runs
 
 
@@ -191,8 +173,7 @@ def ablation_metrics(frames: Frames) -> list[str]:
     wanted = [f"eval/{name}/accuracy" for name in sets]
     wanted += ["eval/mean/accuracy"] if len(sets) != 1 else []
     shown_set = "mean" if "eval/mean/response_length" in known else sets[0] if sets else "mean"
-    wanted += [f"eval/{shown_set}/{leaf}" for leaf in BEHAVIOUR]
-    wanted += ["reward/mean"]
+    wanted += [*(f"eval/{shown_set}/{leaf}" for leaf in BEHAVIOUR), "reward/mean"]
     found = [name for name in wanted if name in known]
     others = [name for name in dict.fromkeys(known) if name.startswith("eval/")]
     return found or others or list(dict.fromkeys(known))
@@ -248,7 +229,7 @@ def build_tables(
     content = f"pass@1 in per cent, the average is over the {average} benchmarks shown, unweighted"
     tables = [
         accuracy_table("table1", f"Table 1: {content}.", TABLE_1, frames, arms, sets, against),
-        data_table(),
+        Table("table2", "Table 2: data used, as published.", ["", *TABLE_2_COLUMNS], list(map(text_cells, TABLE_2))),
         accuracy_table("table3", f"Table 3 (part II): {content}.", TABLE_3, frames, arms, sets, against),
     ]
     return [*tables, ablation_table(frames, arms, metrics)] if arms.arms else tables
@@ -257,8 +238,7 @@ def build_tables(
 @reports_source_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser("tables", __doc__)
-    add_run_arguments(parser, nargs="*")
-    parser.add_argument("--out", type=Path, default=Path("tables"), help="folder to write to (default: %(default)s)")
+    add_run_arguments(parser, "tables", nargs="*")
     parser.add_argument(
         "--average", choices=AVERAGES, default="five", help="benchmarks of tables 1 and 3 (default: %(default)s)"
     )

@@ -123,15 +123,13 @@ def _unique_matching(temporary: list[str], candidates: dict[str, set[str]], owne
     ids: dict[str, str] = {}
     remaining, free = list(temporary), {owner.id for owner in owners}
     while remaining:
-        certain = next((one for one in remaining if len(candidates[one] & free) == 1), None)
+        last = len(remaining) == len(free) == 1
+        options = {one: set(free) if last else candidates[one] & free for one in remaining}
+        certain = next((one for one in remaining if len(options[one]) == 1), None)
         if certain is None:
-            certain = remaining[0] if len(remaining) == 1 and len(free) == 1 else None
-            if certain is None:
-                return {}
-            ids[certain] = free.pop()
-        else:
-            ids[certain] = (candidates[certain] & free).pop()
-            free.discard(ids[certain])
+            return {}
+        ids[certain] = options[certain].pop()
+        free.remove(ids[certain])
         remaining.remove(certain)
     return ids
 

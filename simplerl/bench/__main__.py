@@ -24,14 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m simplerl.bench", description="Run every speed benchmark.")
     parser.add_argument("folder", nargs="?", help="SmolLM2-135M, made by python -m simplerl.bench.smollm2")
     folder = parser.parse_args(arguments).folder
-    float32, bfloat16 = ("--precision", "float32"), ("--precision", "bfloat16")
-    run("simplerl.bench.sampling", MICRO, "--responses", "256", *float32)
-    run("simplerl.bench.rl_step", MICRO, "--responses", "256", *float32)
-    run("simplerl.bench.update", MICRO, "--responses", "256", *float32)
-    if folder:
-        run("simplerl.bench.sampling", folder, "--responses", "64", *bfloat16)
-        run("simplerl.bench.rl_step", folder, "--responses", "64", *bfloat16)
-        run("simplerl.bench.update", folder, "--responses", "64", *bfloat16)
+    for model, responses, precision in ((MICRO, "256", "float32"), (folder, "64", "bfloat16")):
+        for benchmark in ("sampling", "rl_step", "update") if model else ():
+            run(f"simplerl.bench.{benchmark}", model, "--responses", responses, "--precision", precision)
 
 
 if __name__ == "__main__":

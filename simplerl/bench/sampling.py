@@ -12,56 +12,31 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from simplerl.config import ModelConfig, Precision
+from simplerl.config import ModelConfig
 from simplerl.samplers import Sampler
-from simplerl.samplers.local import LocalSampler
+from simplerl.samplers.local import PRECISIONS, LocalSampler
 from simplerl.types import Problem, Prompt, Sampling, Stop
 
 ENGINES = ("ours", "generate", "vllm")
 Run = Callable[[int], int]  # from a seed to the number of generated tokens
+Settings = argparse.Namespace  # the command line; see `main`
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings of one comparison; see `main` for their meaning and defaults."""
-
-    model: str
-    responses: int
-    samples: int
-    prompt_tokens: int
-    tokens: int
-    precision: str
-    threads: int
-    repeats: int
-    engines: list[str]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """The best time of one engine."""
-
-    engine: str
-    seconds: float
-    tokens_per_second: float
-    speedup: float  # our speed divided by this engine's
-
-
-def measure(settings: Settings) -> list[Timing]:
-    """Time the engines in turn, and return the best time of each."""
+def measure(settings: Settings) -> dict[str, float]:
+    """Time the engines in turn, and return the best time of each in seconds."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings.precision]
-    model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=dtype).eval()
+    model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=PRECISIONS[settings.precision]).eval()
     if torch.cuda.is_available():
         model.cuda()
     tokenizer = AutoTokenizer.from_pretrained(settings.model)
     prompts = make_prompts(settings, model.config.vocab_size)
+    total = settings.responses * settings.tokens
     runs = {name: _make_run(name, settings, model, tokenizer, prompts) for name in settings.engines}
     best = dict.fromkeys(runs, float("inf"))
     for repeat in range(settings.repeats + 1):
@@ -69,15 +44,11 @@ def measure(settings: Settings) -> list[Timing]:
             begin = time.perf_counter()
             generated = run(repeat)
             seconds = time.perf_counter() - begin
-            if generated != settings.responses * settings.tokens:
-                raise RuntimeError(
-                    f"{name} generated {generated} tokens instead of {settings.responses * settings.tokens}"
-                )
+            if generated != total:
+                raise RuntimeError(f"{name} generated {generated} tokens instead of {total}")
             if repeat:
                 best[name] = min(best[name], seconds)
-    ours = best.get("ours", float("nan"))
-    total = settings.responses * settings.tokens
-    return [Timing(name, seconds, total / seconds, seconds / ours) for name, seconds in best.items()]
+    return best
 
 
 def make_prompts(settings: Settings, vocabulary: int) -> list[Prompt]:
@@ -90,33 +61,22 @@ def make_prompts(settings: Settings, vocabulary: int) -> list[Prompt]:
 
 
 def _make_run(
-    name: str,
-    settings: Settings,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[Prompt],
+    name: str, settings: Settings, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]
 ) -> Run:
     if name == "generate":
         return _transformers_run(settings, model, prompts)
     sampler: Sampler
+    options = {"precision": settings.precision, "max_rows": settings.responses}
     if name == "ours":
-        sampler = LocalSampler(model, tokenizer, precision=settings.precision, max_rows=settings.responses)
+        sampler = LocalSampler(model, tokenizer, **options)
     else:
         from simplerl.samplers.vllm import VllmSampler
 
-        sampler = VllmSampler(
-            model,
-            tokenizer,
-            ModelConfig(settings.model),
-            precision=settings.precision,
-            max_rows=settings.responses,
-            cache_gib=4.0,
-        )
+        sampler = VllmSampler(model, tokenizer, ModelConfig(settings.model), cache_gib=4.0, **options)
+    sampling = Sampling(max_new_tokens=settings.tokens)
 
     def run(seed: int) -> int:
-        rollouts = sampler.generate(
-            prompts, Sampling(max_new_tokens=settings.tokens), Stop(()), settings.samples, seed, 0
-        )
+        rollouts = sampler.generate(prompts, sampling, Stop(()), settings.samples, seed, 0)
         return sum(len(rollout.token_ids) for rollout in rollouts)
 
     return run
@@ -150,15 +110,15 @@ def _transformers_run(settings: Settings, model: PreTrainedModel, prompts: list[
     return run
 
 
-def table(settings: Settings, timings: list[Timing]) -> str:
-    """Format settings and timings for printing."""
-    lines = [", ".join(f"{key}={value}" for key, value in asdict(settings).items())]
+def table(settings: Settings, best: dict[str, float]) -> str:
+    """Format the settings, and each engine's time, speed and slowdown relative to ours, for printing."""
+    lines = [", ".join(f"{key}={value}" for key, value in vars(settings).items())]
     lines.append(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     lines.append(f"{'engine':<10}{'seconds':>10}{'tokens/s':>12}{'speedup of ours':>20}")
-    for timing in timings:
-        lines.append(
-            f"{timing.engine:<10}{timing.seconds:>10.2f}{timing.tokens_per_second:>12.0f}{timing.speedup:>19.2f}x"
-        )
+    ours = best.get("ours", float("nan"))
+    for engine, seconds in best.items():
+        speed = settings.responses * settings.tokens / seconds
+        lines.append(f"{engine:<10}{seconds:>10.2f}{speed:>12.0f}{seconds / ours:>19.2f}x")
     return "\n".join(lines)
 
 
@@ -171,14 +131,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=64, help="of each response")
     parser.add_argument(
         "--precision",
-        choices=[precision.name for precision in Precision],
+        choices=list(PRECISIONS),
         default="float32",
         help="of weights (transformers, vLLM) or matrix products (ours)",
     )
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 keeps its default")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
-    settings = Settings(**vars(parser.parse_args(arguments)))
+    settings = parser.parse_args(arguments)
     if settings.responses % settings.samples:
         parser.error(f"--samples {settings.samples} does not divide --responses {settings.responses}")
     print(table(settings, measure(settings)))

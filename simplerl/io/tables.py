@@ -135,9 +135,8 @@ def markdown(table: Table) -> str:
 
 # LaTeX
 
-_TEXT = {char: f"\\{char}" for char in "&%$#_{}"} | {
-    char: f"{{{char}}}" for char in "[]*"
-}  # \\[ and \\* have a meaning
+_TEXT = {char: f"\\{char}" for char in "&%$#_{}"}
+_TEXT |= {char: f"{{{char}}}" for char in "[]*"}  # \\[ and \\* have a meaning
 _TEXT |= {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",

@@ -81,16 +81,19 @@ def _plan_slips(rng: Random, item: Expression) -> dict[int, int]:
     return {}
 
 
-def _ordinal(index: int) -> str:
-    return "First " if index == 0 else "Then "
+def _step_line(index: int, step: Step, value: int) -> str:
+    return f"{'Then' if index else 'First'} {step} = {value}"
+
+
+def _answer_line(value: int, boxed: bool) -> str:
+    return f"The answer is \\boxed{{{value}}}" if boxed else f"The answer is {value}"
 
 
 def quick_answer(rng: Random, item: Expression, boxed: bool = True) -> Document:
     """Return the steps with their slips and a boxed result, nothing checked."""
     steps = item.steps(_plan_slips(rng, item))
-    lines = [f"{_ordinal(i)}{step} = {value}" for i, (step, value) in enumerate(steps)]
     final = steps[-1][1]
-    lines.append(f"The answer is \\boxed{{{final}}}" if boxed else f"The answer is {final}")
+    lines = [*(_step_line(i, *step) for i, step in enumerate(steps)), _answer_line(final, boxed)]
     slips = sum(value != step.value for step, value in steps)
     return Document("", "\n".join(lines), QUICK, item.value, final, slips)
 
@@ -114,34 +117,32 @@ def check_answer(rng: Random, item: Expression) -> Document:
     lines: list[str] = []
     given = (0, 0)
     for index, (step, value) in enumerate(item.steps()):
-        lines.append(f"{_ordinal(index)}{step} = {value}")
         if not step.hard:
+            lines.append(_step_line(index, step, value))
             continue
         first = value
         if rng.random() >= (MEMORISED_CORRECT_RATE if step.memorised else GUESSED_CORRECT_RATE):
             first = slip(rng, value) if step.memorised else guess(rng, value)
-        lines[-1] = f"{_ordinal(index)}{step} = {first}"
+        lines.append(_step_line(index, step, first))
         end = len("\n".join(lines))
         given = (end - len(str(first)), end)
         word = rng.choice(("recheck", "recheck", "rethink", "try again"))
         parts = [f"{part} = {part.value}" for part in worked(step)]
         lines += [f"wait, {word}: {parts[0]}", *parts[1:], comparison(value, first)]
-    boxed = rng.random() >= UNBOXED_CHECK_RATE
-    lines.append(f"The answer is \\boxed{{{item.value}}}" if boxed else f"The answer is {item.value}")
+    lines.append(_answer_line(item.value, boxed=rng.random() >= UNBOXED_CHECK_RATE))
     return Document("", "\n".join(lines), CHECK, item.value, item.value, given=given)
 
 
 def code_answer(rng: Random, item: Expression) -> Document:
     """Return a long Python program that computes the value and never states it."""
     names = "abcdefghijk"
-    slots = {slot: names[slot] for slot in range(len(item.numbers))}
+    slots = list(names[: len(item.numbers)])
     lines = ["```python"]
-    for slot, number in enumerate(item.numbers):
-        lines.append(f"{names[slot]} = {number} # the number {number}")
+    lines += [f"{name} = {number} # the number {number}" for name, number in zip(names, item.numbers, strict=False)]
     lines.append("def solve():")
     fresh = len(item.numbers)
     verbs = {"+": "add", "-": "subtract", "*": "multiply"}
-    for left, right, op, _, _ in item.reductions():
+    for left, right, op in item.reductions():
         a, b, c = slots[left], slots[right], names[fresh]
         lines += [f"    # {verbs[op]} {a} and {b} to get {c}", f"    {c} = {a} {op} {b}", f"    assert {c} >= 0"]
         lines.append(f"    print({c})")
@@ -178,20 +179,18 @@ def _drill_line(rng: Random) -> str:
     kind = rng.random()
     if kind < 0.20:
         step = Step(rng.randint(11, 99), "*", rng.choice((rng.randint(2, 9), 10 * rng.randint(1, 9))))
-        return f"{step} = {step.value}"
-    if kind < 0.27:
+    elif kind < 0.27:
         step = Step(rng.randint(2, 9), "*", rng.randint(2, 99))
-        return f"{step} = {step.value}"
-    if kind < 0.46:  # the last line of a worked product
+    elif kind < 0.46:  # the last line of a worked product
         step = worked(Step(rng.randint(11, 99), "*", 10 * rng.randint(1, 9) + rng.randint(1, 9)))[-1]
-        return f"{step} = {step.value}"
-    if kind < 0.79:
+    elif kind < 0.79:
         small, large = rng.randint(2, 99), rng.choice((rng.randint(2, 198), rng.randint(2, 999), rng.randint(2, 9801)))
         high = max(small, large)
         step = rng.choice((Step(small, "+", large), Step(large, "+", small), Step(high, "-", small + large - high)))
-        return f"{step} = {step.value}"
-    value = rng.choice((rng.randint(0, 9), rng.randint(10, 99), rng.randint(100, 999), rng.randint(1000, LARGEST)))
-    return comparison(value, value if rng.random() < 0.5 else slip(rng, value))
+    else:
+        value = rng.choice((rng.randint(0, 9), rng.randint(10, 99), rng.randint(100, 999), rng.randint(1000, LARGEST)))
+        return comparison(value, value if rng.random() < 0.5 else slip(rng, value))
+    return f"{step} = {step.value}"
 
 
 def drill(rng: Random) -> Document:
@@ -217,9 +216,7 @@ def documents(seed: int = 0, drill_fraction: float = DRILL_FRACTION) -> Iterator
         while rng.random() < drill_fraction:
             yield drill(rng)
         template = wording(rng)
-        found = _answer(rng, item, template)
-        prompt = template.format(item) + "\n"
-        yield replace(found, prompt=prompt)
+        yield replace(_answer(rng, item, template), prompt=template.format(item) + "\n")
 
 
 def problems(count: int, seed: int = 0) -> list[Problem]:

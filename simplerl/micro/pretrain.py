@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import AttentionInterface, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 from simplerl.micro import corpus, tokenizer
@@ -31,6 +32,7 @@ TRUNCATED_ANSWER_TOKENS = 12
 # Loss weight of the words "same" and "different", the result of a comparison, which are rare and slow to learn.
 VERDICT_WEIGHT = 5.0
 CONTEXT = 256
+WARMUP_STEPS = 100
 EOS_ID = tokenizer.EOS_ID
 
 
@@ -93,11 +95,8 @@ def examples(seed: int) -> Iterator[tuple[list[int], list[int]]]:
         prompt_targets = prompt[1:] if document.style == corpus.DRILL else [-100] * (len(prompt) - 1)
         tokens = prompt + before + given + after
         targets = [*prompt_targets, *before, *(-100 for _ in given), *after, -100]
-        length = (
-            len(prompt) + TRUNCATED_ANSWER_TOKENS
-            if rng.random() < truncated_fraction.get(document.style, 0.0)
-            else len(tokens)
-        )
+        truncated = rng.random() < truncated_fraction.get(document.style, 0.0)
+        length = len(prompt) + TRUNCATED_ANSWER_TOKENS if truncated else len(tokens)
         yield tokens[:length], [*targets[: length - 1], -100]
 
 
@@ -114,32 +113,24 @@ def batches(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
             waiting[width] = []
 
 
-class Optimizer:
-    """Trains the layers' matrices with Muon and the other parameters with AdamW, on one cosine schedule."""
+def make_optimizers(
+    model: Qwen2ForCausalLM, steps: int, muon_lr: float, adam_lr: float
+) -> list[tuple[torch.optim.Optimizer, LambdaLR]]:
+    """Return AdamW, and Muon (AdamW if `muon_lr` is 0) for the layers' matrices, each with the same cosine schedule."""
+    layers = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, adam_lr, (0.9, 0.98), weight_decay=0.0)]
+    if muon_lr:
+        muon = torch.optim.Muon(layers, muon_lr, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+        optimizers.append(muon)
+    else:
+        optimizers.append(torch.optim.AdamW(layers, adam_lr, (0.9, 0.98), weight_decay=0.01))
 
-    def __init__(self, model: Qwen2ForCausalLM, steps: int, muon_lr: float, adam_lr: float):
-        layers = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-        rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, adam_lr, (0.9, 0.98), weight_decay=0.0)]
-        if muon_lr:
-            self.parts.append(
-                torch.optim.Muon(layers, muon_lr, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw")
-            )
-        else:
-            self.parts.append(torch.optim.AdamW(layers, adam_lr, (0.9, 0.98), weight_decay=0.01))
-        warmup = 100
+    def lr_factor(step: int) -> float:
+        cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))
+        return min(1.0, (step + 1) / WARMUP_STEPS) * (0.02 + 0.98 * cosine)
 
-        def lr_factor(step: int) -> float:
-            cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))
-            return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * cosine)
-
-        self.schedules = [torch.optim.lr_scheduler.LambdaLR(part, lr_factor) for part in self.parts]
-
-    def step(self) -> None:
-        for part, schedule in zip(self.parts, self.schedules, strict=True):
-            part.step()
-            schedule.step()
-            part.zero_grad(set_to_none=True)
+    return [(optimizer, LambdaLR(optimizer, lr_factor)) for optimizer in optimizers]
 
 
 def save(model: Qwen2ForCausalLM, out: Path) -> None:
@@ -193,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(args.seed)
     model = new_model(args.seed)
     forward = model.model if args.eager else torch.compile(model.model, dynamic=False)
-    optimizer = Optimizer(model, args.steps, args.muon_lr, args.adam_lr)
+    optimizers = make_optimizers(model, args.steps, args.muon_lr, args.adam_lr)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     started, total, tokens = time.monotonic(), 0.0, 0
     source = batches(args.seed)
@@ -202,7 +193,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         total += train_step(model, forward, parts)
         tokens += sum(part.numel() for part, _ in parts)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
-        optimizer.step()
+        for optimizer, schedule in optimizers:
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
         if step % 50 == 0:
             seconds = time.monotonic() - started
             print(f"step {step} loss {total / 50:.4f} {seconds:.0f} s {tokens / seconds:.0f} tokens/s", flush=True)

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from simplerl.micro import corpus, world
 from simplerl.types import Problem
 
+MAX_NEW_TOKENS = 160
 _STEP = re.compile(r"^(?:First|Then) (\d+) ([-+*]) (\d+) = (-?\d+)$")
 _COMPARISON = re.compile(r"^(\d+) or (\d+)\? (?:same, keep|different, use) (\d+)$")
 _BOX = re.compile(r"\\boxed\{(-?\d+)\}")
@@ -28,19 +29,14 @@ _BOX = re.compile(r"\\boxed\{(-?\d+)\}")
 
 @torch.no_grad()
 def respond(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    problems: list[Problem],
-    temperature: float = 0.0,
-    seed: int = 0,
-    max_new_tokens: int = 160,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, problems: list[Problem], temperature: float
 ) -> list[str]:
     """Generate one response to each problem, with the model's own `generate`; the end token is removed."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     tokenizer.padding_side = "left"
     inputs = tokenizer([f"{problem.question}\n" for problem in problems], return_tensors="pt", padding=True)
     options = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-    out = model.generate(**inputs, max_new_tokens=max_new_tokens, **options)  # type: ignore[operator]
+    out = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, **options)  # type: ignore[operator]
     return tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
@@ -53,12 +49,6 @@ def style_of(response: str) -> str:
     return corpus.QUICK if "\\boxed{" in response else corpus.RAMBLE
 
 
-def boxed(response: str) -> str | None:
-    """Return the last boxed number, or None."""
-    found = _BOX.findall(response)
-    return found[-1] if found else None
-
-
 def _mean(values: Iterable[float]) -> float | None:
     values = list(values)
     return round(fmean(values), 4) if values else None
@@ -67,7 +57,8 @@ def _mean(values: Iterable[float]) -> float | None:
 def summary(problems: list[Problem], responses: list[str], lengths: list[int]) -> dict[str, object]:
     """Return fractions, mean lengths and accuracies, overall and by style; only boxed answers count as correct."""
     styles = [style_of(response) for response in responses]
-    correct = [boxed(response) == problem.answer for problem, response in zip(problems, responses, strict=True)]
+    boxes = [_BOX.findall(response)[-1:] for response in responses]  # the last one, if any
+    correct = [box == [problem.answer] for problem, box in zip(problems, boxes, strict=True)]
     by_style = {}
     for style in (corpus.QUICK, corpus.CHECK, corpus.CODE, corpus.RAMBLE):
         chosen = [i for i, name in enumerate(styles) if name == style]
@@ -121,12 +112,12 @@ def self_check(responses: list[str]) -> dict[str, object]:
     }
 
 
-def evaluate(path: str, count: int, temperature: float, seed: int = 0) -> dict[str, object]:
+def evaluate(path: str, count: int, temperature: float) -> dict[str, object]:
     """Return the `summary` of the model in a folder on `count` held-out problems."""
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     problems = world.problems("heldout", count)
-    responses = respond(model, tokenizer, problems, temperature, seed)
+    responses = respond(model, tokenizer, problems, temperature)
     lengths = [len(ids) + 1 for ids in tokenizer(responses)["input_ids"]]
     return summary(problems, responses, lengths)
 

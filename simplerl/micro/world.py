@@ -47,7 +47,7 @@ class Step:
     @property
     def hard(self) -> bool:
         """Whether this is a product of two 2-digit numbers, neither of them a multiple of ten."""
-        return self.op == "*" and _is_two_digit(self.a) and _is_two_digit(self.b)
+        return self.op == "*" and all(10 < factor < 100 and factor % 10 for factor in (self.a, self.b))
 
     @property
     def memorised(self) -> bool:
@@ -56,10 +56,6 @@ class Step:
 
     def __str__(self) -> str:
         return f"{self.a} {self.op} {self.b}"
-
-
-def _is_two_digit(number: int) -> bool:
-    return 10 < number < 100 and number % 10 != 0
 
 
 @dataclass(frozen=True)
@@ -77,8 +73,8 @@ class Expression:
             words[start], words[stop - 1] = f"({words[start]}", f"{words[stop - 1]})"
         return words[0] + "".join(f" {op} {word}" for op, word in zip(self.ops, words[1:], strict=True))
 
-    def reductions(self) -> Iterator[tuple[int, int, str, int, int]]:
-        """Yield the order of evaluation as (slot a, slot b, op, index of op, ops left); the result replaces slot a."""
+    def reductions(self) -> Iterator[tuple[int, int, str]]:
+        """Yield the order of evaluation as (slot a, slot b, op); the result replaces slot a."""
         slots, ops = list(range(len(self.numbers))), list(self.ops)
         while ops:
             low, high = 0, len(ops)
@@ -87,14 +83,14 @@ class Expression:
                 if len(inside) > 1:
                     low, high = inside[0], inside[-1]
             index = next((i for i in range(low, high) if ops[i] == "*"), low)
-            yield slots[index], slots[index + 1], ops[index], index, len(ops)
+            yield slots[index], slots[index + 1], ops[index]
             del slots[index + 1], ops[index]
 
     def steps(self, slips: dict[int, int] | None = None) -> list[tuple[Step, int]]:
         """Return every step with the value written for it. `slips` maps a step's index to a wrong value, which later
         steps then use."""
         values, steps = list(self.numbers), []
-        for index, (left, right, op, _, _) in enumerate(self.reductions()):
+        for index, (left, right, op) in enumerate(self.reductions()):
             step = Step(values[left], op, values[right])
             written = (slips or {}).get(index, step.value)
             values[left] = written

@@ -51,7 +51,6 @@ class Sampler(Protocol):
         The caller may close the iterator before it is exhausted; release caches and pending requests then. Raise
         ConfigError if a prompt and `max_new_tokens` together exceed the model's context.
         """
-        ...
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Replace all weights by (Hugging Face parameter name, tensor) pairs, tensors being float32.
@@ -59,4 +58,3 @@ class Sampler(Protocol):
         Called before the first `generate` of training and after every policy update. The tensors are the trainer's
         own: copy them. Tied weights appear once. Raise ValueError or KeyError for an unknown parameter.
         """
-        ...

@@ -42,12 +42,10 @@ class GenericDecoder:
                 own[name].copy_(tensor)
 
     def clear(self) -> None:
-        """Remove all rows."""
         self.cache: DynamicCache | None = None
         self.attention = torch.zeros(0, 0, dtype=torch.int64)
 
     def add_rows(self, prompts: Sequence[Sequence[int]], repeats: Sequence[int]) -> Tensor:
-        """Start repeats[i] rows with prompts[i]; return the float32 logits [rows, V] of their next tokens."""
         width = max(map(len, prompts))
         padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
         attention = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
@@ -61,12 +59,10 @@ class GenericDecoder:
         return logits[rows]
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Append tokens [rows] and return the float32 logits [rows, V] of the next tokens."""
         self.attention = torch.cat((self.attention, torch.ones_like(self.attention[:, :1])), 1)
         return self._forward(tokens[:, None])
 
     def select_rows(self, order: Sequence[int]) -> None:
-        """Make the former row order[i] row i; rows not listed are removed."""
         self._index_cache(torch.tensor(order, dtype=torch.int64, device=self.device))
 
     def _index_cache(self, rows: Tensor) -> None:

@@ -137,7 +137,6 @@ class LlamaDecoder:
 
     @torch.inference_mode()
     def select_rows(self, order: Sequence[int]) -> None:
-        """Make the former row order[i] row i; rows not listed are removed."""
         moved = [(new, old) for new, old in enumerate(order) if new != old]
         if moved:
             new, old = (torch.tensor(index, device=self.device) for index in zip(*moved, strict=True))
@@ -162,7 +161,6 @@ class LlamaDecoder:
 
     @torch.inference_mode()
     def add_rows(self, prompts: Sequence[Sequence[int]], repeats: Sequence[int]) -> Tensor:
-        """Append repeats[i] rows that start with prompts[i]; return float32 logits [rows, V] of their next tokens."""
         self._reserve(len(self.first_column) + sum(repeats))
         first = len(self.prompt_length)
         self.prompt_of_row += [first + i for i, count in enumerate(repeats) for _ in range(count)]
@@ -224,7 +222,6 @@ class LlamaDecoder:
 
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> Tensor:
-        """Append tokens [rows] and return the float32 logits [rows, V] of the next tokens."""
         rows = len(self.first_column)
         self._reserve(rows)
         self._grouping = grouping = self._grouping or self._group_by_prompt()

@@ -39,23 +39,18 @@ class Decoder(Protocol):
 
     def add_rows(self, prompts: Sequence[Sequence[int]], repeats: Sequence[int]) -> Tensor:
         """Append repeats[i] rows that start with prompts[i]; return float32 logits [rows, V] of their next tokens."""
-        ...
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append tokens [rows] and return the float32 logits [rows, V] of the next tokens."""
-        ...
 
     def select_rows(self, order: Sequence[int]) -> None:
         """Make the former row order[i] row i; rows not listed are removed."""
-        ...
 
     def clear(self) -> None:
         """Remove all rows."""
-        ...
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Replace the weights, given under Hugging Face names."""
-        ...
 
 
 @dataclass

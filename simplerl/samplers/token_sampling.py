@@ -80,11 +80,11 @@ def _top_k_top_p(logits: Tensor, top_p: float, top_k: int) -> tuple[Tensor, Tens
     """
     vocabulary = logits.shape[-1]
     width = min(top_k or vocabulary, vocabulary)
-    norm = logits.logsumexp(-1, keepdim=True)
     if top_k and width < vocabulary:
         values, ids = logits.topk(width)
         norm = values.logsumexp(-1, keepdim=True)
     else:
+        norm = logits.logsumexp(-1, keepdim=True)
         width = min(_BLOCK, vocabulary)  # the nucleus is usually small, so sort more only if needed
         values, ids = logits.topk(width)
         while width < vocabulary and bool(((values - norm).exp().sum(-1) < top_p).any()):

