@@ -33,7 +33,10 @@ MISTAKES = {
     "grammar": (["algorithm=[ppo"], "no viable alternative at input '[ppo'"),
     "true for a group": (["debug=true"], "A group takes the name of an option"),
     "null for a group": (["reward=null"], "A group takes the name of an option, such as evals=none"),
-    "sweep and --cfg": (["-m", "seed=0,1", "--cfg", "job"], "-m starts a sweep and --cfg shows one run"),
+    "sweep and --cfg": (
+        ["-m", "seed=0,1", "--cfg", "job"],
+        "-m starts a sweep and --cfg shows the configuration of one run",
+    ),
 }
 
 

@@ -79,7 +79,10 @@ class Roles:
     def run_calls(self, calls: Mapping[str, Callable[[], T]]) -> dict[str, T]:
         """Call one function per role and return the results by role. Here all roles share a device and run one after
         the other."""
-        return {name: call() for name, call in calls.items()}
+        results = {}  # filled by a loop, because a comprehension would add a frame to the call stack
+        for name, call in calls.items():
+            results[name] = call()
+        return results
 
     def score(
         self, batch: Batch, updates: Mapping[str, RoleUpdate], seed: Sequence[int]

@@ -148,7 +148,7 @@ class Critic(nn.Module):
             self.value_head.weight.copy_(weight)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Save the body as a Hugging Face folder, with the value head in a file of its own."""
+        """Save the body as a Hugging Face folder, with the value head in a separate file."""
         self.body.save_pretrained(folder)
         save_file({"weight": self.value_head.weight.detach().cpu()}, Path(folder) / VALUE_HEAD)
 

@@ -58,8 +58,8 @@ class Interrupted(Exception):
 
 def run_folder(resolved: dict[str, Any], label: str, kind: str = "") -> Path:
     """Return the folder of a configuration: `run.dir` or <run.root>/<label>-<hash of the settings that change results>.
-    An existing folder with this hash is used whatever its label. `kind` distinguishes other folders of the same
-    configuration, such as evaluations."""
+    An existing folder with this hash is reused even if its label differs. `kind` distinguishes other folders of the
+    same configuration, such as evaluations."""
     if resolved["run"]["dir"]:
         return Path(resolved["run"]["dir"])
     root, settings = Path(resolved["run"]["root"]), result_settings(resolved)
