@@ -21,7 +21,7 @@ from simplerl.config import Aggregation, Config, KLConfig, KLEstimator, KLPlace,
 from simplerl.config.load import load
 from simplerl.data.benchmarks import BENCHMARKS, PUBLISHED, SUITE5
 from simplerl.data.prompts import PromptFormat
-from simplerl.data.task import _arithmetic
+from simplerl.data.task import _schedule
 from simplerl.evals.standalone import evaluate_model
 from simplerl.experiment import run_experiment
 from simplerl.types import Problem
@@ -134,11 +134,11 @@ def test_simplerl_zero_is_the_published_run() -> None:
     assert config.sampler.func.__module__ == "simplerl.samplers.vllm"
 
     train = config.train
-    arithmetic = _arithmetic(config, 8523)
-    assert (train.prompts_per_step, train.samples_per_prompt, arithmetic.rollouts) == (1024, 8, 8192)
-    assert (train.minibatch_size, arithmetic.updates_per_step, train.epochs) == (128, 64, 1)
-    assert (train.passes, arithmetic.steps_per_pass, arithmetic.steps) == (20, 8, 160)
-    assert arithmetic.optimizer_steps == 10_240
+    schedule = _schedule(config, 8523)
+    assert (train.prompts_per_step, train.samples_per_prompt, schedule.rollouts) == (1024, 8, 8192)
+    assert (train.minibatch_size, schedule.updates_per_step, train.epochs) == (128, 64, 1)
+    assert (train.passes, schedule.steps_per_pass, schedule.steps) == (20, 8, 160)
+    assert schedule.optimizer_steps == 10_240
     for optimizer, lr in ((train.policy, 5e-7), (train.critic, 9e-6)):
         assert optimizer.lr == lr
         assert (optimizer.betas, optimizer.eps, optimizer.weight_decay) == ([0.9, 0.95], 1e-8, 0.0)
