@@ -28,10 +28,10 @@ from analysis.published_tables import (
     row_in_table,
 )
 from analysis.sources import load
-from simplerl.data.benchmarks import BENCHMARKS, PUBLISHED, SUITE5
+from simplerl.data.benchmarks import PUBLISHED, SUITE5, SUITE8
 from simplerl.io.tables import Cell, Table, markdown, text_cells, write
 
-AVERAGES = {"five": SUITE5, "eight": (*SUITE5, *(name for name in BENCHMARKS if name not in SUITE5))}
+AVERAGES = {"five": SUITE5, "eight": SUITE8}
 BEHAVIOUR = ("response_length", "truncated_share", "box_share", "code_share", "reflection_share")
 LOWER_IS_BETTER = ("loss", "truncated_share", "no_answer_fraction", "timeout_fraction", "failed_fraction", "repetition")
 NEUTRAL = ("response_length", "code_share", "reflection_share", "box_share", "entropy", "kl", "lr", "step")

@@ -112,6 +112,8 @@ def hydra_error_message(error: Exception) -> str:
         near = get_close_matches(option, options, 1)
         suggestion = f"did you mean {near[0]}? Valid" if near else "valid"
         return f"{group}={option} is unknown: {suggestion} options are {', '.join(options)}."
+    if found := re.search(r"Error merging override algorithm\.(kl|shape)=(\w+)$", text.strip()):
+        return f"The parts of an algorithm are groups: write algorithm/{found[1]}={found[2]}."
     if text.startswith("Error merging override ") and "\n" not in text.strip():
         text = text.removeprefix("Error merging override ").strip() + f":\n{error.__cause__}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip() and not NOISE.match(line))

@@ -104,6 +104,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         ["algorithm.loss._target_=simplerl.algorithms.losses.clipped_value"],
         "clip_low is unknown: did you mean algorithm.loss.clip? simplerl.algorithms.losses.clipped_value accepts clip",
     ),
+    "value in place of a group": (["algorithm.advantage=group"], "write algorithm/advantage=group."),
+    "no advantage, but a loss": (["algorithm/advantage=none"], "choose algorithm=none for a run without"),
     "minibatch that does not divide": (
         ["train.minibatch_size=100"],
         "train.minibatch_size=100 does not divide the 128 responses of a step",

@@ -25,6 +25,10 @@ MISTAKES = {
         "reward.wrng is unknown: python train.py --cfg job shows all keys; "
         "to pass an extra keyword to a function write",
     ),
+    "value in place of a group": (
+        ["algorithm.kl=k3_loss"],
+        "The parts of an algorithm are groups: write algorithm/kl=k3_loss.",
+    ),
     "option": (
         ["reward=lenien"],
         "reward=lenien is unknown: did you mean lenient? Valid options are binary, lenient, strict.",

@@ -53,6 +53,13 @@ def test_a_folder_is_named_by_what_is_computed() -> None:
     assert run_folder(resolved(train={"steps": 4}), "reward=strict,seed=0") != name
 
 
+def test_the_order_of_group_stages_is_part_of_a_run() -> None:
+    one, other = {"a": {"x": 1}, "b": {"x": 2}}, {"b": {"x": 2}, "a": {"x": 1}}
+    folders = [run_folder(resolved(algorithm={"shape": shape}), "") for shape in (one, other)]
+    assert folders[0] != folders[1]
+    assert run_folder(resolved(algorithm={"shape": dict(one)}), "") == folders[0]
+
+
 def test_a_name_is_plain_and_short() -> None:
     assert run_folder(resolved(), "").name.startswith("default-")
     hostile = run_folder(resolved(), "model.path=/a/../b c;$(d)," + "x" * 300).name

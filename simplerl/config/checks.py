@@ -234,6 +234,11 @@ def check_fit(config: Config) -> None:
     """Check that the parts of the algorithm fit each other and the other settings."""
     algorithm = config.algorithm
     if algorithm.advantage is None:
+        require(
+            algorithm.loss is None,
+            "algorithm.advantage is null, but algorithm.loss is set: choose algorithm=none for a run without "
+            "reinforcement learning, or an option of algorithm/advantage.",
+        )
         return
     for part in ("loss", "rollouts"):
         require(

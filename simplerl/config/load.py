@@ -44,6 +44,12 @@ def load(raw: DictConfig) -> Config:
         missing = sorted(OmegaConf.missing_keys(raw))
         if missing:
             raise ConfigError(f"{missing[0]} has no value: set it on the command line or choose an experiment.")
+        for part in ("advantage", "loss", "correction", "rollouts"):
+            if isinstance(option := raw.algorithm[part], str):
+                raise ConfigError(
+                    f"algorithm.{part}={option} is a value, but the parts of an algorithm are groups: write "
+                    f"algorithm/{part}={option}."
+                )
         check_known(raw)
         for role in raw.algorithm.roles.values():
             if role.optimizer is not None:

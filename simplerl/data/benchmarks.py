@@ -100,6 +100,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 
 SUITE5 = ("aime24", "math500", "amc23", "minerva_math", "olympiadbench")  # the columns of the published tables
+SUITE8 = (*SUITE5, "gsm8k", "gaokao2023en", "college_math")
 # Accuracy in per cent on SUITE5 and on average (greedy, one sample), from tables 1 and 3 of the SimpleRL-Reason blog
 # post; copied, not reproduced by us. The two tables disagree on SimpleRL-Zero (48.8 and 49.7): both rows are kept.
 _PUBLISHED_ROWS: dict[str, tuple[float | None, ...]] = {

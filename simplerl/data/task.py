@@ -139,7 +139,7 @@ def _check_role_tokenizers(config: Config, tokenizer: Any) -> None:
         if role.model is None:
             continue
         model = model_at(config.model, role.model)
-        check_model_available(model)
+        check_model_available(model, f"algorithm.roles.{name}.model")
         if load_tokenizer(model).get_vocab() != tokenizer.get_vocab():
             raise ConfigError(
                 f"algorithm.roles.{name}.model={role.model} has another vocabulary than "
@@ -180,7 +180,7 @@ def _warn_about_overlap(prompts: Sequence[Prompt], evals: EvalSets) -> None:
             logger.warning("evals.sets.%s: %d of %d questions are also training questions", name, overlap, len(some))
 
 
-def check_model_available(model: ModelConfig) -> None:
+def check_model_available(model: ModelConfig, key: str = "model.path") -> None:
     """Raise ConfigError if the model is neither a local folder nor cached and the Hub cannot be reached; transformers
     would retry for most of a minute."""
     if Path(model.path).is_dir():
@@ -197,7 +197,7 @@ def check_model_available(model: ModelConfig) -> None:
     except Exception as error:  # any network error, or an invalid Hub id
         reason = str(error).strip().splitlines()[0]
     raise ConfigError(
-        f"model.path={model.path} is neither a local folder (relative paths start at {Path.cwd()}) nor in the Hugging "
+        f"{key}={model.path} is neither a local folder (relative paths start at {Path.cwd()}) nor in the Hugging "
         f"Face cache, and the Hub cannot be reached ({reason}): correct the path, or download the model first."
     )
 

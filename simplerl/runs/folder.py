@@ -73,8 +73,14 @@ def run_folder(resolved: dict[str, Any], label: str, kind: str = "") -> Path:
 
 
 def result_settings(resolved: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that can change the numbers of a run."""
-    return _drop_keys({key: value for key, value in resolved.items() if key not in NOT_HASHED}, result_neutral_keys())
+    """Return the settings that can change the numbers of a run. Group stages are applied in the order in which they
+    are chosen, so that order is kept, in a list."""
+    kept = {key: value for key, value in resolved.items() if key not in NOT_HASHED}
+    settings = _drop_keys(kept, result_neutral_keys())
+    if "algorithm" in settings:
+        algorithm = settings["algorithm"]
+        settings["algorithm"] = {**algorithm, "shape": [list(stage) for stage in algorithm.get("shape", {}).items()]}
+    return settings
 
 
 def _drop_keys(node: dict[str, Any], keys: set[str], prefix: str = "") -> dict[str, Any]:
