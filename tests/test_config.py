@@ -414,7 +414,7 @@ COMMANDS = {
     "model.path=./no/model": (2, "Configuration: model.path=./no/model does not exist", 2),
     "prompt.stop_tokens=[stop]": (2, "Configuration: prompt.stop_tokens names 'stop', which the tokenizer", 10),
     "train.stepz=3": (1, "train.stepz is unknown: did you mean train.steps?", 2),
-    "reward=stric": (1, "reward=stric is unknown: did you mean strict?;", 2),
+    "reward=stric": (1, "reward=stric is unknown: did you mean strict?", 2),
 }
 
 
