@@ -311,7 +311,7 @@ def test_evaluate_py(tmp_path: Path) -> None:
     assert "avg@2" in done.stdout
     assert json.loads((tmp_path / "results.json").read_text())["sets"]["micro"]["items"] == 4
     for fault, sentence in {
-        "evals=none": "evals has no sets: choose one",
+        "evals=none": "evals has no benchmarks: choose some",
         "evals=gsm8k": "evals.path is not set: set it to the folder that holds gsm8k.jsonl",
     }.items():
         refused = subprocess.run([*command, fault], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -424,7 +424,7 @@ def test_a_signal_saves_and_leaves(number: signal.Signals, tmp_path: Path) -> No
     finally:
         process.kill()
     assert process.returncode == 75, output
-    assert f"Stopped by {number.name} after saving: the same command resumes from there." in output
+    assert f"Stopped by {number.name} after saving: the same command resumes the run." in output
     assert "Traceback" not in output
     (folder,) = tmp_path.iterdir()
     status = json.loads((folder / "status.json").read_text())
