@@ -117,7 +117,7 @@ def test_a_lost_node_is_waited_for(cluster: None, tmp_path: Path) -> None:
             seen.append(line)
             if line.startswith("rl 2/") and second in two.worker_nodes:
                 two.remove_node(second, allow_graceful=False)
-            if line.startswith("waiting for room"):
+            if line.startswith("waiting for free resources"):
                 two.add_node(num_cpus=1)
                 hold.unlink(missing_ok=True)
         log = "".join(seen)
@@ -125,7 +125,7 @@ def test_a_lost_node_is_waited_for(cluster: None, tmp_path: Path) -> None:
     finally:
         two.shutdown()
     assert re.search(r"policy.* is lost: .*restart 1 of 3", log)
-    assert "waiting for room for [{'CPU': 1.0}, {'CPU': 1.0}]: a node may be lost" in log
+    assert "waiting for free resources for [{'CPU': 1.0}, {'CPU': 1.0}]: a node may be lost" in log
     (folder,) = [path for path in root.iterdir() if path.is_dir()]
     assert differences({**expected, "config.yaml": b""}, {**outcome(folder), "config.yaml": b""}) == []
 
