@@ -367,7 +367,7 @@ def test_a_failed_run_does_not_lose_the_others(tmp_path: Path) -> None:
     """A refused one stops all before they begin; of the others the first breaks while it runs, the second finishes."""
     refused = sweep(tmp_path, "train.policy.lr=-1,1e30,1e-4")
     assert refused.returncode == 1 and refused.stderr.startswith("Nothing was started: ")
-    assert "train.policy.lr=-1.0 is negative." in refused.stderr and not list(states(tmp_path))
+    assert "train.policy.lr=-1.0 must be positive" in refused.stderr and not list(states(tmp_path))
     done = sweep(tmp_path, "train.policy.lr=1e30,1e-4")
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == ("A run of the sweep failed (see above); the others were run.")
