@@ -95,7 +95,7 @@ def test_a_wide_distribution_is_exact_in_the_tail() -> None:
 @pytest.mark.parametrize("vocabulary", [37, 5000])
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 def test_entropy_is_exact_and_never_negative(scale: float, vocabulary: int, offset: float) -> None:
-    """Of a nearly certain token it is far below the rounding of logits of size 100 (5e-6)."""
+    """The entropy of a nearly certain token is far below the rounding error of logits of size 100 (5e-6)."""
     logits = scale * torch.randn(64, vocabulary, generator=torch.Generator().manual_seed(0)) + offset
     hidden, weight = torch.eye(64), logits.T.contiguous()  # so that the product is exact
     entropy = token_logprobs(hidden, weight, torch.zeros(64, dtype=torch.int64))[1]

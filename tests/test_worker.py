@@ -287,7 +287,7 @@ def test_bfloat16_rounds_neither_logits_nor_values() -> None:
             return w._hidden_before(batch).double()
 
     def output_of(w: Worker) -> Tensor:
-        """Of the whole batch at once, as in `hidden_states`: other shapes round differently."""
+        """Return the values of the whole batch at once, as in `hidden_states`: other shapes round differently."""
         with torch.no_grad():
             return w.forward(batch)[0][batch.mask]
 
