@@ -146,7 +146,7 @@ def group_rollouts(rollouts: Sequence[Rollout]) -> list[list[Rollout]]:
     return list(groups.values())
 
 
-Reward = Callable[[Response, Problem], Any]  # a Score, or what `simplerl.rewards.returned` converts to one
+Reward = Callable[[Response, Problem], Any]  # -> Score, or what `simplerl.rewards.returned` converts to one
 Data = Callable[[], list[Problem]]
 RewardShaping = Callable[[list["Rollout"]], list["Rollout"]]  # all graded rollouts of a step
 State = dict[str, Any]  # state of an algorithm between steps: JSON values, saved in checkpoints

@@ -14,7 +14,7 @@ from simplerl.data.prompts import PromptFormat, generation_eos_ids, prepare_prom
 from simplerl.engine.batching import permutation
 from simplerl.engine.models import context_length, load_hf_config, load_tokenizer, model_at
 from simplerl.errors import ConfigError
-from simplerl.rewards.pool import Grader
+from simplerl.rewards.pool import Grader, check_reward, made_up_response
 from simplerl.types import Problem, Prompt, Sampling
 
 logger = logging.getLogger(__name__)
@@ -121,6 +121,7 @@ def prepare_task(config: Config) -> Task:
         logger.info("%s", schedule)
         _warn_about_overlap(prompts, evals)
     _warn_about_toy_questions(config, len(tokenizer), prompts, evals)
+    check_rewards(config, tokenizer, prompts, evals)
     return Task(
         tokenizer=tokenizer,
         format=format,
@@ -131,6 +132,17 @@ def prepare_task(config: Config) -> Task:
         schedule=schedule,
         seed=config.seed,
     )
+
+
+def check_rewards(config: Config, tokenizer: Any, prompts: Sequence[Prompt], evals: EvalSets) -> None:
+    """Call the rewards of training and of evaluations once, on a made-up response to their first problem. Raises
+    ConfigError if one of them does not return a usable score."""
+    questions = [prompt for some in evals.prompts.values() for prompt in some]
+    for reward, asked in ((config.reward, [*prompts, *questions]), (config.evals.reward, questions)):
+        if reward is not None and asked:
+            problem, grading = asked[0].problem, config.grading
+            tokens = tokenizer.encode(made_up_response(problem), add_special_tokens=False)
+            check_reward(reward, problem, tokens, grading.seconds_per_answer, grading.memory_gib)
 
 
 def _check_role_tokenizers(config: Config, tokenizer: Any) -> None:

@@ -51,17 +51,13 @@ def verl(response: Response, problem: Problem, *, function: str) -> Any:
     if not isinstance(result, Mapping):
         return result
     fields = dict(result)
-    score: dict[str, Any] = {"reward": fields.pop("score")}
-    score |= {
-        ours: fields.pop(theirs) for ours, theirs in (("correct", "acc"), ("extracted", "pred")) if theirs in fields
-    }
-    return score | {"parts": {name: value for name, value in fields.items() if isinstance(value, int | float)}}
+    names = {"score": "reward", "acc": "correct", "pred": "extracted"}
+    score: dict[str, Any] = {ours: fields.pop(theirs) for theirs, ours in names.items() if theirs in fields}
+    return {**score, "parts": {name: value for name, value in fields.items() if isinstance(value, int | float)}}
 
 
 def _columns(problem: Problem) -> dict[str, Any]:
-    fields = dict(vars(problem))
-    extra = fields.pop("extra")
-    return fields | extra
+    return {name: value for name, value in vars(problem).items() if name != "extra"} | problem.extra
 
 
 @lru_cache(maxsize=8)

@@ -65,8 +65,8 @@ class Grader:
     worker_type: makes a worker from (pickled reward, seconds_per_answer, memory_gib, uses_math_grader).
 
     An answer that times out or fails gets `failure_reward`: the value of the function's parameter `wrong`, or 0 if it
-    has none. `metrics` holds reward/timeout_fraction and reward/failed_fraction of the last call. `check_stop` is called
-    while answers are graded; what it raises ends the grading.
+    has none. `metrics` holds reward/timeout_fraction and reward/failed_fraction of the last call. `check_stop` is
+    called while answers are graded; what it raises ends the grading.
     """
 
     def __init__(

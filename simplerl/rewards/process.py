@@ -21,8 +21,8 @@ from functools import partial
 from typing import Any
 
 from simplerl.rewards.channel import BEGIN, READY, UNUSABLE, VERDICT, Channel, Message, PackedResponse
-from simplerl.rewards.returned import UnusableScore, as_score, encodable
-from simplerl.types import Problem, Response, Score
+from simplerl.rewards.returned import UnusableScore, encodable, score_fields
+from simplerl.types import Problem, Response
 
 MAX_ANSWERS = 20_000  # a process that has graded as many is replaced
 MAX_GROWTH = 400 * 2**20  # bytes above the size after its first answers
@@ -82,8 +82,8 @@ def _limit_memory(gib: float) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _score(reward: Any, packed: PackedResponse, problem: Problem) -> tuple[Score | None, float, str | None]:
-    """Return (score, seconds, None) or (None, seconds, error). A reward may raise anything, even SystemExit."""
+def _score(reward: Any, packed: PackedResponse, problem: Problem) -> tuple[Any, float, str | None]:
+    """Return (fields of the score, seconds, None) or (None, seconds, error). A reward may raise even SystemExit."""
     pid, response, error = os.getpid(), _ReceivedResponse(packed), None
     start = time.perf_counter()
     try:
@@ -96,17 +96,19 @@ def _score(reward: Any, packed: PackedResponse, problem: Problem) -> tuple[Score
     signal.setitimer(signal.ITIMER_REAL, 0)  # a timer that was left running would interrupt the next answer
     if error is None:
         try:
-            return as_score(value, len(response)), seconds, None
+            return score_fields(value, len(response)), seconds, None
         except UnusableScore as reason:
             error = str(reason)
+        except Exception:  # raised by an object of the user's
+            error = traceback.format_exc(limit=-4)
     return None, seconds, encodable(error[-MAX_ERROR:])
 
 
 def serve(channel: Channel) -> None:
     """Load the reward that the first message names, then grade lists of (response, problem) until the channel closes.
 
-    The start of each list is confirmed by BEGIN, each answer is followed by VERDICT with (score, seconds, error,
-    whether the process ends now because it ran out of memory, grew too large or has graded enough answers).
+    The start of each list is confirmed by BEGIN, each answer is followed by VERDICT with (fields of the score, seconds,
+    error, whether the process ends now because it ran out of memory, grew too large or has graded enough answers).
     """
 
     def send(kind: str, number: int = 0, body: Any = None) -> None:

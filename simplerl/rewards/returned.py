@@ -1,4 +1,4 @@
-"""Converts what a reward function returned to a plain `Score`, or explains why that is impossible.
+"""Converts what a reward function returned to the plain fields of a `Score`, or explains why that is impossible.
 
 A reward may be any function of a user, so its values are converted where they arise: later stages store the reward as
 float32, write texts as UTF-8 and use the names of parts as metrics.
@@ -30,8 +30,8 @@ class UnusableScore(ValueError):
     """A reward returned something that is not a score; the message says what."""
 
 
-def as_score(value: Any, longest: int) -> Score:
-    """Return a `Score` of plain values from what a reward function returned.
+def score_fields(value: Any, longest: int) -> tuple[float, bool, str, str | None, dict[str, float]]:
+    """Return the fields of a `Score`, as plain values, from what a reward function returned.
 
     A number is the reward, and the answer counts as correct if it is positive. A pair (number, bool) is reward and
     correct. A dict has the keys of `Score`, of which only `reward` is required.
@@ -39,9 +39,9 @@ def as_score(value: Any, longest: int) -> Score:
     longest: characters that `extracted` may have. Raises UnusableScore.
     """
     if isinstance(value, Score):
-        fields: dict[Any, Any] = dict(vars(value))
+        fields: Mapping[Any, Any] = vars(value)
     elif isinstance(value, Mapping):
-        fields = dict(value)
+        fields = value
         if "reward" not in fields or not fields.keys() <= set(_FIELDS):
             names = reprlib.repr(sorted(map(str, fields)))
             raise UnusableScore(f"the reward returned a dict with the keys {names}: {_FORMS} ({', '.join(_FIELDS)})")
@@ -57,7 +57,7 @@ def as_score(value: Any, longest: int) -> Score:
     extracted = fields.get("extracted")
     if extracted is not None:
         extracted = _text("extracted", extracted, max(longest, MIN_EXTRACTED))
-    return Score(reward, correct, status, extracted, _parts(fields.get("parts", {})))
+    return reward, correct, status, extracted, _parts(fields.get("parts", {}))
 
 
 def _kind(value: Any) -> str:
@@ -66,20 +66,26 @@ def _kind(value: Any) -> str:
 
 def _number(name: str, value: Any) -> float:
     """Return a plain float. Accepts numbers of NumPy, and arrays and tensors of one element."""
-    imaginary = isinstance(value, Complex) and not isinstance(value, Real)
-    if not isinstance(value, SupportsFloat) or imaginary:
-        raise UnusableScore(f"the score's {name} is {_kind(value)}; it must be a number")
-    try:
-        number = float(value)
-    except Exception as error:
-        raise UnusableScore(f"the score's {name} is {_kind(value)}; it must be one number ({error})") from error
+    number = value if type(value) is float else _convert(name, value)
     if not abs(number) <= MAX_NUMBER:  # also if it is NaN
         raise UnusableScore(f"the score's {name} is {number!r}; it must be finite and at most {MAX_NUMBER:g} in size")
     return number
 
 
+def _convert(name: str, value: Any) -> float:
+    imaginary = isinstance(value, Complex) and not isinstance(value, Real)
+    if not isinstance(value, SupportsFloat) or imaginary:
+        raise UnusableScore(f"the score's {name} is {_kind(value)}; it must be a number")
+    try:
+        return float(value)
+    except Exception as error:
+        raise UnusableScore(f"the score's {name} is {_kind(value)}; it must be one number ({error})") from error
+
+
 def _truth(value: Any) -> bool:
     """Return a plain bool. Accepts 0, 1 and the booleans of NumPy and PyTorch."""
+    if value is True or value is False:
+        return bool(value)
     if not isinstance(value, SupportsFloat) or _number("correct", value) not in (0.0, 1.0):
         raise UnusableScore(f"the score's correct is {_kind(value)}; it must be True or False")
     return bool(value)
@@ -87,9 +93,9 @@ def _truth(value: Any) -> bool:
 
 def _text(name: str, value: Any, longest: int) -> str:
     """Return a plain str, also of a `Response`."""
-    if name == "extracted" and isinstance(value, Real):
-        value = str(value)
     if not isinstance(value, str):
+        if name == "extracted" and isinstance(value, Real):
+            return str(value)
         raise UnusableScore(f"the score's {name} is {_kind(value)}; it must be a string")
     if len(value) > longest:
         raise UnusableScore(f"the score's {name} has {len(value)} characters; it may have at most {longest}")
@@ -103,10 +109,10 @@ def _parts(parts: Any) -> dict[str, float]:
         raise UnusableScore(f"the score's parts are {_kind(parts)}; they must be a dict of at most {MAX_PARTS} numbers")
     plain = {}
     for name, value in parts.items():
-        key = _text("name of a part", name, MAX_NAME)
+        key = _text("part name", name, MAX_NAME)
         if key in RESERVED_PARTS:
             raise UnusableScore(f"a part of the score has the name {key!r}, but reward/{key} is a metric: rename it")
-        plain[key] = _number(f"part {key!r}", value)
+        plain[key] = _number(key, value)
     return plain
 
 

@@ -134,10 +134,9 @@ class LocalGradingWorker:
                 self._hand_over(items)
                 for number in range(self._next_number - len(items), self._next_number):
                     begin = time.monotonic()
-                    _, (score, seconds, error, retires) = self._receive(
-                        number, self.cpu_limit, self.wall_limit, VERDICT
-                    )
-                    yield GradingResult(score, seconds, error)
+                    _, verdict = self._receive(number, self.cpu_limit, self.wall_limit, VERDICT)
+                    fields, seconds, error, retires = verdict
+                    yield GradingResult(None if fields is None else Score(*fields), seconds, error)
                     done += 1
                 if retires:
                     self._restart()
