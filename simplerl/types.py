@@ -47,7 +47,7 @@ class Problem:
     source: str = ""
     level: str | None = None
     solution: str | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict, compare=False)  # other columns of the row, for rewards
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,14 @@ def trl_format(prompts: list[list[dict[str, str]]], completions: list[list[dict[
     return [0.5 * ("boxed" in messages[0]["content"]) for messages in completions]
 
 
+def trl_any(completions: list[str], **kwargs: Any) -> list[float]:
+    return [float("boxed" in text) for text in completions]
+
+
+def verl_any(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
+    return float(ground_truth in solution_str)
+
+
 def verl_score(
     data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any] | None = None
 ) -> bool:

@@ -138,7 +138,8 @@ def check_rewards(config: Config, tokenizer: Any, prompts: Sequence[Prompt], eva
     """Call the rewards of training and of evaluations once, on a made-up response to their first problem. Raises
     ConfigError if one of them does not return a usable score."""
     questions = [prompt for some in evals.prompts.values() for prompt in some]
-    for reward, asked in ((config.reward, [*prompts, *questions]), (config.evals.reward, questions)):
+    own = [*prompts, *(questions if config.evals.reward is None else [])]  # the problems that config.reward grades
+    for reward, asked in ((config.reward, own), (config.evals.reward, questions)):
         if reward is not None and asked:
             problem, grading = asked[0].problem, config.grading
             tokens = tokenizer.encode(made_up_response(problem), add_special_tokens=False)
