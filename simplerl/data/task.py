@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simplerl.config import Config, ModelConfig, PromptConfig
-from simplerl.data.prompts import PromptFormat, generation_eos_ids, prepare_prompts
+from simplerl.data.prompts import PromptFormat, generation_eos_ids, prepare_prompts, without_surrogates
 from simplerl.engine.batching import permutation
 from simplerl.engine.models import context_length, load_hf_config, load_tokenizer, model_at
 from simplerl.errors import ConfigError
@@ -275,7 +275,7 @@ def _warmup_documents(config: Config, tokenizer: Any, context: int) -> list[tupl
     format = _format(config.warmup.prompt or config.prompt, config.model, tokenizer)
     limit = min(context, config.warmup.max_tokens)
     documents = []
-    problems: Sequence[Problem] = config.warmup.data()[: config.warmup.limit]
+    problems: Sequence[Problem] = without_surrogates(config.warmup.data()[: config.warmup.limit])
     if config.warmup.correct_only:
         with Grader(config.reward, **vars(config.grading)) as grader:
             scores = grader.grade_pairs((format.response(problem), problem) for problem in problems)

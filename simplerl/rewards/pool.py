@@ -289,7 +289,7 @@ def check_reward(
         remedy = FASTER if result.error is None else "correct the function"
         raise ConfigError(
             f"The reward {reward_name(reward)} fails on a made-up response to the problem {problem.id!r}, "
-            f"{packed.text!r}: {reason}; {remedy}."
+            f'"{packed.text}": {reason}; {remedy}.'
         )
 
 
