@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,14 @@ def _print() -> None:
     print("x" * 200_000)
 
 
+def _use_more_processes() -> None:
+    """What a sound reward may do as well."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as processes:
+        assert processes.submit(len, "abc").result() == 3
+    with multiprocessing.get_context("fork").Pool(1) as workers:  # ended by SIGTERM
+        assert workers.apply(len, ("abc",)) == 3
+
+
 DEEDS: dict[str, Callable[[], Any]] = {
     "spin": _spin,
     "regex": _regex,
@@ -114,6 +124,7 @@ DEEDS: dict[str, Callable[[], Any]] = {
     "write to all files": _write_to_all_files,
     "leave a timer": _leave_a_timer,
     "print": _print,
+    "use more processes": _use_more_processes,
     "sleep": lambda: time.sleep(0.3),
 }
 

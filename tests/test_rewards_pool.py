@@ -68,6 +68,7 @@ def test_scores_come_back_in_prompt_and_sample_order() -> None:
         ("fork and return", "equal", ""),
         ("fork without python", "equal", ""),
         ("leave a timer", "equal", ""),
+        ("use more processes", "equal", ""),
         ("print", "equal", ""),
     ],
 )
@@ -76,7 +77,7 @@ def test_a_bad_answer_costs_at_most_itself(
 ) -> None:
     """Each other answer gets its own verdict, also those of the next call, and the next call costs nothing."""
     texts = [f"fine {i}" for i in range(5)] + [deed] + [f"fine {i}" for i in range(5, 9)]
-    limit = 0.3 if status == "timeout" else 20
+    limit = 0.5 if status == "timeout" else 20
     with Grader(partial(acting, wrong=-0.25), seconds_per_answer=limit, memory_gib=1.0) as grader:
         scores = grader.grade_pairs((text, problem("p")) for text in texts)
         own = Score(1.0, True, "equal", deed) if status == "equal" else Score(-0.25, False, status)
@@ -92,7 +93,7 @@ def test_a_bad_answer_costs_at_most_itself(
 
 def test_a_thread_that_holds_the_interpreter_costs_no_later_answer() -> None:
     """The next chunk is too large for the socket, so that sending it would block for ever."""
-    with Grader(partial(acting), seconds_per_answer=0.3) as grader:
+    with Grader(partial(acting), seconds_per_answer=0.5) as grader:
         assert grader.grade_pairs([("hold the interpreter", problem("p"))])[0].correct
         time.sleep(0.3)
         texts = [f"{i} " + "x" * 500_000 for i in range(4)]
@@ -166,7 +167,7 @@ def test_timeouts_in_a_row_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None
 def test_timeouts_of_one_problem_do_not_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gold answer that hangs the reward hangs it for all samples of its problem."""
     monkeypatch.setattr(pool, "MAX_TIMEOUTS", 2)
-    with Grader(acting, seconds_per_answer=0.1) as grader:
+    with Grader(acting, seconds_per_answer=0.3) as grader:
         scores = grader.grade_pairs([("spin", problem("p"))] * 3 + [("fine", problem("q"))])
     assert [score.status for score in scores] == ["timeout"] * 3 + ["equal"]
 

@@ -20,6 +20,7 @@ import time
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -335,7 +336,8 @@ def source_digest(reward: Reward) -> str:
     """Return a digest of the source of a reward: of its file, or of all of `simplerl.rewards` if it is built in."""
     file = Path(inspect.getfile(_function(reward)))
     files = [*sorted(file.parent.glob("*.py")), WORD_LIST] if file.parent == Path(__file__).parent else [file]
-    if isinstance(reward, partial) and "function" in reward.keywords:  # of an adapter
-        module = importlib.util.find_spec(reward.keywords["function"].rpartition(".")[0])
-        files += [Path(module.origin)] if module and module.origin else []
+    if isinstance(reward, partial) and "function" in reward.keywords:  # of an adapter, which reports if it is absent
+        with suppress(ImportError, ValueError):
+            module = importlib.util.find_spec(reward.keywords["function"].rpartition(".")[0])
+            files += [Path(module.origin)] if module and module.origin else []
     return hashlib.sha256(b"".join(one.read_bytes() for one in files)).hexdigest()[:16]

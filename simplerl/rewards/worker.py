@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 START_SECONDS = 120.0  # time for a process's imports, and for the first call of the reward, on a busy machine
 START_ATTEMPTS = 3
 WALL_FACTOR = 4.0  # limit of an answer's wall time, in units of its limit of CPU time
+MIN_HAND_OVER_SECONDS = 5.0  # time to confirm the start of a chunk, even if answers have less
 END_SECONDS = 2.0  # time for a killed process to disappear
 MARK = "SIMPLERL_GRADING"  # environment variable that a grading process and all that it starts have in common
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -155,12 +156,13 @@ class LocalGradingWorker:
 
         A process that does not, because an earlier answer has broken it, is replaced, at no cost for these answers.
         """
+        limit = max(self.wall_limit, MIN_HAND_OVER_SECONDS)
         for attempts_left in reversed(range(START_ATTEMPTS)):
             first = self._next_number
             try:
                 self._check_silent()
-                self.channel.send((first, items), self.wall_limit)
-                self._receive(first, self.wall_limit, self.wall_limit, BEGIN)
+                self.channel.send((first, items), limit)
+                self._receive(first, limit, limit, BEGIN)
                 self._next_number += len(items)
                 return
             except (OSError, EOFError) as error:
