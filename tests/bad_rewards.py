@@ -5,14 +5,17 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import pickle
 import re
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +80,20 @@ def _hold_the_interpreter() -> None:
 
 def _write_to_all_files() -> None:
     for descriptor in range(3, 64):
-        try:
+        with suppress(OSError):
             os.write(descriptor, b"\0\0\0\0\0\0\0\5hello")
-        except OSError:
-            continue
+
+
+def _answer_in_a_child() -> None:
+    """Let a child send a well-formed verdict for this answer, number 5."""
+    if ctypes.PyDLL(None).fork() == 0:
+        verdict = ((9.0, True, "equal", None, {}), 0.0, None, False)
+        data = pickle.dumps((os.getpid(), 5, 0.0, "verdict", verdict))
+        for descriptor in range(3, 64):
+            with suppress(OSError):
+                os.write(descriptor, struct.pack("!Q", len(data)) + data)
+        os._exit(0)
+    os.wait()
 
 
 def _leave_a_timer() -> None:
@@ -122,6 +135,7 @@ DEEDS: dict[str, Callable[[], Any]] = {
     "end with a thread": _end_with_a_thread,
     "hold the interpreter": _hold_the_interpreter,
     "write to all files": _write_to_all_files,
+    "answer in a child": _answer_in_a_child,
     "leave a timer": _leave_a_timer,
     "print": _print,
     "use more processes": _use_more_processes,
