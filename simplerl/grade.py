@@ -27,12 +27,13 @@ from simplerl.data.readers import RowError, location_of, read_file
 from simplerl.errors import ConfigError
 from simplerl.io.files import write_text
 from simplerl.rewards.pool import Grader
+from simplerl.rewards.returned import is_encodable
 from simplerl.types import FINISH_STOP, Problem, Response, Reward
 
 GRADER_SETTINGS = {"workers": int, "seconds_per_answer": float, "memory_gib": float}
 GRADER_HELP = """\
   workers=1              number of grading processes
-  seconds_per_answer=8   time limit per answer
+  seconds_per_answer=8   CPU time limit per answer; that of wall time is 4 x as long
   memory_gib=2           memory limit of each process
 """
 REWARD_HELP = """\
@@ -177,6 +178,12 @@ def grade_rows(rows: list[dict[str, Any]], reward: Reward, *, bare: bool, **sett
             }
 
 
+def json_line(row: dict[str, Any]) -> str:
+    """Return a row as a line of JSON. All of it is escaped if it has a lone surrogate, which UTF-8 cannot represent."""
+    line = json.dumps(row, ensure_ascii=False, default=str)
+    return (line if is_encodable(line) else json.dumps(row, default=str)) + "\n"
+
+
 def main(arguments: list[str]) -> None:
     parser = command_parser("grade", "INPUT OUTPUT", str(__doc__), REWARD_HELP + GRADER_HELP)
     parser.add_argument("output", metavar="OUTPUT", type=Path, help="JSON-lines file to write")
@@ -184,8 +191,7 @@ def main(arguments: list[str]) -> None:
     check_writable(options.output, options.input)
     reward = find_reward(str(settings.pop("reward", "strict")), settings)
     rows = list(grade_rows(read_rows(options.input), reward, bare=options.bare, **grader_settings))
-    lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-    write_text(options.output, "".join(lines))
+    write_text(options.output, "".join(map(json_line, rows)))
     statuses = Counter(row["status"] for row in rows)
     shown = ", ".join(f"{status} {count}" for status, count in sorted(statuses.items()))
     mean = sum(row["reward"] for row in rows) / max(len(rows), 1)

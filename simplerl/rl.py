@@ -42,6 +42,7 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
     roles = backend.roles(start, checkpoint)
     run.begin("rl", step)
     with backend.grader(config.reward) as grader, StepProgress("rl", step, steps) as progress:
+        grader.check_stop = run.check_stop
         source = rollout_source(config, task, roles.sampler, grader, run)
         prefetcher = Prefetcher(algorithm.rollouts, source, algorithm.shape, steps, config.rollout.ahead)
         try:
@@ -118,6 +119,7 @@ def evaluate_at(
         return {}
     own_grader = config.evals.reward and backend.grader(config.evals.reward)
     with progress.stage("evaluate"), own_grader or nullcontext(grader) as eval_grader:
+        eval_grader.check_stop = run.check_stop
         return evaluate(
             sampler,
             eval_grader,

@@ -47,6 +47,7 @@ class Problem:
     source: str = ""
     level: str | None = None
     solution: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict, compare=False)  # other columns of the row, for rewards
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def group_rollouts(rollouts: Sequence[Rollout]) -> list[list[Rollout]]:
     return list(groups.values())
 
 
-Reward = Callable[[Response, Problem], Score]
+Reward = Callable[[Response, Problem], Any]  # -> Score, or what `simplerl.rewards.returned` converts to one
 Data = Callable[[], list[Problem]]
 RewardShaping = Callable[[list["Rollout"]], list["Rollout"]]  # all graded rollouts of a step
 State = dict[str, Any]  # state of an algorithm between steps: JSON values, saved in checkpoints

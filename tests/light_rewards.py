@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 from simplerl.types import Problem, Response, Score
 
@@ -32,3 +33,36 @@ def generation(response: Response, problem: Problem) -> Score:
     """Report how the response was generated: the reward is the sum of its tokens."""
     parts = {"length": float(len(response.tokens)), "truncated": float(response.truncated)}
     return Score(float(sum(response.tokens)), response.tokens[:1] == (7,), response.finish_reason, response, parts)
+
+
+def trl_accuracy(completions: list[str], ground_truth: list[str], **kwargs: Any) -> list[float]:
+    """A reward in TRL's form, which reads a column of the data."""
+    assert kwargs["unit"] == ["cm"] and kwargs["prompts"] == [""]
+    return [float(truth in text) for text, truth in zip(completions, ground_truth, strict=True)]
+
+
+def trl_format(prompts: list[list[dict[str, str]]], completions: list[list[dict[str, str]]]) -> list[float]:
+    """A reward in TRL's form for conversations, without further columns."""
+    assert prompts[0][0]["role"] == "user"
+    return [0.5 * ("boxed" in messages[0]["content"]) for messages in completions]
+
+
+def trl_any(completions: list[str], **kwargs: Any) -> list[float]:
+    return [float("boxed" in text) for text in completions]
+
+
+def verl_any(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
+    return float(ground_truth in solution_str)
+
+
+def verl_score(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any] | None = None
+) -> bool:
+    """A reward in verl's form that returns a number."""
+    assert data_source == "math" and extra_info is not None and extra_info["unit"] == "cm"
+    return ground_truth in solution_str
+
+
+def verl_dict(data_source: str, solution_str: str, ground_truth: str, extra_info: Any) -> dict[str, Any]:
+    """A reward in verl's form that returns a dict."""
+    return {"score": 0.2, "acc": False, "pred": ground_truth, "format": 1.0, "note": "a text"}

@@ -20,8 +20,9 @@ from simplerl.types import Problem, Prompt, Rollout
 if find_spec("ray") is None:
     pytest.skip("Ray is not installed (extras cpu or gpu)", allow_module_level=True)
 
+from bad_rewards import acting
 from light_rewards import generation
-from test_rewards_pool import GENERATED, acting, generated, problem
+from test_rewards_pool import GENERATED, generated, problem
 
 from simplerl.backends import Lost
 from simplerl.cluster.graders import RayGradingWorker, ray_grader

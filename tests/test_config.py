@@ -302,6 +302,34 @@ def test_problems_that_share_an_id_are_refused() -> None:
         prepare_task(config)
 
 
+@pytest.mark.parametrize("key", ["reward", "evals.reward"])
+def test_a_reward_is_called_before_a_model_is_loaded(key: str) -> None:
+    """On a made-up response to the first problem, so that a bad return is seen before anything is sampled."""
+    bad = ["bad_rewards.returning_none", "true"]
+    names = (
+        [f"+{key}._target_", f"+{key}._partial_"] if key == "evals.reward" else [f"{key}._target_", f"{key}._partial_"]
+    )
+    overrides = [f"{name}={value}" for name, value in zip(names, bad, strict=True)]
+    if key == "reward":
+        overrides += [f"~reward.{keyword}" for keyword in ("correct", "wrong", "unboxed", "rule", "fbox")]
+    with pytest.raises(ConfigError) as caught:
+        prepare_task(configured(*overrides))
+    said = str(caught.value)
+    assert said.startswith("The reward bad_rewards.returning_none fails on a made-up response to the problem ")
+    assert said.endswith(
+        "the reward returned None: return a simplerl.types.Score, a number, (number, bool), or a dict "
+        "with the keys of Score; correct the function."
+    )
+
+
+@pytest.mark.parametrize("adapter", ["trl", "verl"])
+def test_a_reward_of_another_library_is_configured_by_name(adapter: str) -> None:
+    with pytest.raises(ConfigError, match=r"^reward.function has no value: set it"):
+        configured(f"reward={adapter}")
+    config = configured(f"reward={adapter}", f"reward.function=light_rewards.{adapter}_any")
+    prepare_task(config)
+
+
 def test_functions_of_others_have_their_own_ranges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "my_advantages.py").write_text("def tempered(batch, *, gamma, lam, whiten):\n    return batch\n")
     monkeypatch.syspath_prepend(tmp_path)

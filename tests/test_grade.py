@@ -46,6 +46,16 @@ def test_rows_come_back_in_order_with_their_verdicts(tmp_path: Path, capsys: pyt
     assert "4 rows graded" in capsys.readouterr().out
 
 
+def test_a_lone_surrogate_costs_its_row_only(tmp_path: Path) -> None:
+    rows = [{"response": r"\boxed{3} " + mark, "answer": "3"} for mark in ("\ud800", "é")]
+    source, target = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    grade.main([str(source), str(target)])
+    assert [(row["response"], row["status"]) for row in read(target)] == [
+        (rows[0]["response"], "failed"),
+        (rows[1]["response"], "equal"),
+    ]
+
+
 def test_rule_reward_and_bare(tmp_path: Path) -> None:
     source, target = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
     grade.main([str(source), str(target), "reward=lenient", "rule=qwen"])

@@ -231,3 +231,12 @@ def test_too_long_prompts_are_dropped_and_counted(qwen: Any) -> None:
         prepare_prompts(problems, format, context=50, max_new_tokens=45, max_tokens=20)
     with pytest.raises(ConfigError, match=r"sampling.max_new_tokens=50 leaves no room"):
         prepare_prompts(problems, format, context=50, max_new_tokens=50)
+
+
+@pytest.mark.parametrize("field", ["id", "question", "answer", "solution"])
+def test_problems_that_utf8_cannot_hold_are_left_out(field: str, qwen: Any, caplog: pytest.LogCaptureFixture) -> None:
+    bad = replace(Problem("b", "2?", "2"), **{field: "\ud800"})  # type: ignore[arg-type]
+    format = PromptFormat(PromptConfig(name="t", template="{question}"), qwen)
+    prompts, _ = prepare_prompts([Problem("a", "1?", "1"), bad], format, context=50, max_new_tokens=16)
+    assert [prompt.problem.id for prompt in prompts] == ["a"]
+    assert "1 problems have a lone surrogate" in caplog.text

@@ -20,6 +20,7 @@ from micro_runs import ROOT, SMALL, WARM_UP, differences, outcome, run
 from simplerl import rl, sft
 from simplerl.backends.roles import Roles
 from simplerl.engine import optimizer
+from simplerl.rewards.pool import Grader
 from simplerl.runs.folder import Interrupted, Run
 from simplerl.samplers.local import LocalSampler
 
@@ -41,6 +42,24 @@ def _signal_while_sampling(number: signal.Signals, step: int, responses: int) ->
                 yield rollout
 
         patch.setattr(LocalSampler, "generate", generate)
+
+    return install
+
+
+def _signal_while_grading(number: signal.Signals, call: int) -> Callable[[pytest.MonkeyPatch], None]:
+    """The real signal, while the grading waits for an answer that never comes."""
+
+    def install(patch: pytest.MonkeyPatch) -> None:
+        real, calls = Grader._wait, [0]
+
+        def wait(self: Grader, results: Any, count: int) -> None:
+            calls[0] += 1
+            if calls[0] == call:
+                os.kill(os.getpid(), number)
+                count += 1
+            real(self, results, count)
+
+        patch.setattr(Grader, "_wait", wait)
 
     return install
 
@@ -72,6 +91,7 @@ MOMENTS = {
     "kill while the warm-up's result is written": _at_call(sft, "write_checkpoint", 1, _kill),
     "signal in the first evaluation": _signal_while_sampling(signal.SIGUSR2, 0, 1),
     "signal while sampling": _signal_while_sampling(signal.SIGTERM, 1, 7),
+    "signal while grading": _signal_while_grading(signal.SIGTERM, 4),
     "kill between the two updates": _at_call(Roles, "score", 2, _kill),
     "kill between rollouts and metrics": _at_call(Run, "log", 4 + 2, _kill),
     "kill while a checkpoint is written": _at_call(optimizer, "save_file", 2 + 2, _kill),  # the critic's, of step 1

@@ -3,53 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from bad_rewards import UNUSABLE, USABLE, acting, lazy, raising, returning, returning_none, sleeping, spawning, working
 from light_rewards import generation
 
 from simplerl.errors import ConfigError
-from simplerl.rewards import strict
-from simplerl.rewards.pool import Grader
-from simplerl.types import FINISH_LENGTH, FINISH_STOP, Problem, Prompt, Response, Rollout, Score
-
-
-def acting(response: str, problem: Problem, *, wrong: float = -0.5) -> Score:  # noqa: PLR0912
-    """Do to the worker process what the response says: a user's reward that misbehaves."""
-    match response.split():
-        case ["spin"]:
-            while True:
-                pass
-        case ["eat"]:
-            hoard = []
-            while True:
-                hoard.append(bytearray(2**26))
-        case ["die"]:
-            os.kill(os.getpid(), signal.SIGKILL)
-        case ["raise"]:
-            raise KeyError("no such thing")
-        case ["exit"]:
-            sys.exit(3)
-        case ["pid"]:
-            return Score(float(os.getpid()), True, "equal")
-        case ["sleep"]:
-            time.sleep(0.3)
-        case ["nan"]:
-            return Score(float("nan"), True, "equal")
-        case ["word"]:
-            return Score(1.0, True, "equal", parts={"length": "long"})  # type: ignore[dict-item]
-        case ["undecided"]:
-            return Score(1.0, None, "equal")  # type: ignore[arg-type]
-        case ["nothing"]:
-            return None  # type: ignore[return-value]
-    return Score(1.0, True, "equal", response)
+from simplerl.evals.metrics import rollout_metrics
+from simplerl.rewards import pool, strict, trl, verl, worker
+from simplerl.rewards.pool import Grader, check_reward
+from simplerl.rewards.returned import RESERVED_PARTS
+from simplerl.rewards.worker import LocalGradingWorker
+from simplerl.runs.rollout_table import rollout_table
+from simplerl.types import FINISH_LENGTH, FINISH_STOP, Problem, Prompt, Response, Reward, Rollout, Score
 
 
 def problem(name: str, answer: str = "3") -> Problem:
@@ -72,32 +49,61 @@ def test_scores_come_back_in_prompt_and_sample_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("act", "status", "metric"),
+    ("deed", "status", "reason"),
     [
-        ("spin", "timeout", "reward/timeout_fraction"),
-        ("eat", "failed", "reward/failed_fraction"),
-        ("die", "failed", "reward/failed_fraction"),
-        ("raise", "failed", "reward/failed_fraction"),
-        ("exit", "failed", "reward/failed_fraction"),
-        ("nothing", "failed", "reward/failed_fraction"),
-        ("nan", "failed", "reward/failed_fraction"),
-        ("word", "failed", "reward/failed_fraction"),
-        ("undecided", "failed", "reward/failed_fraction"),
+        ("spin", "timeout", ""),
+        ("regex", "timeout", ""),
+        ("sleep long", "timeout", ""),
+        ("stop", "timeout", ""),
+        ("close files", "failed", "closed its connection"),
+        ("close files and return", "failed", "grading process"),
+        ("end with a thread", "failed", "grading process died"),
+        ("write to all files", "failed", "the grading process sent"),
+        ("answer in a child", "failed", "the grading process sent a message out of turn"),
+        ("eat", "failed", "MemoryError"),
+        ("die", "failed", "grading process died (exit status -9)"),
+        ("quit", "failed", "grading process died (exit status 0)"),
+        ("raise", "failed", "KeyError: 'no such thing'"),
+        ("exit", "failed", "SystemExit: 3"),
+        ("fork and exit", "equal", ""),
+        ("fork and return", "equal", ""),
+        ("fork without python", "equal", ""),
+        ("use more processes", "equal", ""),
+        ("print", "equal", ""),
     ],
 )
-def test_a_bad_answer_fails_alone_and_the_pool_recovers(act: str, status: str, metric: str) -> None:
-    texts = ["fine"] * 5 + [act] + ["fine"] * 4
-    with Grader(
-        partial(acting, wrong=-0.25), seconds_per_answer=0.7 if act == "spin" else 60, memory_gib=1.0
-    ) as grader:
+def test_a_bad_answer_costs_at_most_itself(
+    deed: str, status: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each other answer gets its own verdict, also those of the next call, and the next call costs nothing."""
+    texts = [f"fine {i}" for i in range(5)] + [deed] + [f"fine {i}" for i in range(5, 9)]
+    limit = 0.5 if status == "timeout" else 20
+    with Grader(partial(acting, wrong=-0.25), seconds_per_answer=limit, memory_gib=1.0) as grader:
         scores = grader.grade_pairs((text, problem("p")) for text in texts)
-        assert [s.status for s in scores] == ["equal"] * 5 + [status] + ["equal"] * 4
-        assert scores[5] == Score(-0.25, False, status)
-        assert grader.metrics[metric] == pytest.approx(0.1)
-        assert sum(grader.metrics.values()) == pytest.approx(0.1)
-        again = grader.grade_pairs([("fine", problem("p"))] * 3)
-        assert [s.status for s in again] == ["equal"] * 3
+        own = Score(1.0, True, "equal", deed) if status == "equal" else Score(-0.25, False, status)
+        assert scores == [own if text == deed else Score(1.0, True, "equal", text) for text in texts]
+        assert grader.metrics == {
+            f"reward/{kind}_fraction": pytest.approx(0.1 * (kind == status)) for kind in ("timeout", "failed")
+        }
+        assert reason in caplog.text
+        texts = [f"again {i}" for i in range(40)]
+        assert [score.extracted for score in grader.grade_pairs((text, problem("p")) for text in texts)] == texts
         assert sum(grader.metrics.values()) == 0
+
+
+def test_a_timer_that_is_left_running_interrupts_no_later_answer() -> None:
+    with Grader(acting) as grader:
+        scores = grader.grade_pairs([("leave a timer", problem("p")), ("sleep", problem("p"))])
+    assert [score.status for score in scores] == ["equal", "equal"]
+
+
+def test_a_thread_that_holds_the_interpreter_costs_no_later_answer() -> None:
+    """The next chunk is too large for the socket, so that sending it would block for ever."""
+    with Grader(partial(acting), seconds_per_answer=0.5) as grader:
+        assert grader.grade_pairs([("hold the interpreter", problem("p"))])[0].correct
+        time.sleep(0.3)
+        texts = [f"{i} " + "x" * 500_000 for i in range(4)]
+        assert [score.extracted for score in grader.grade_pairs((text, problem("p")) for text in texts)] == texts
 
 
 def test_every_worker_is_replaced_when_all_spin() -> None:
@@ -106,9 +112,189 @@ def test_every_worker_is_replaced_when_all_spin() -> None:
     assert [s.status for s in scores] == ["timeout", "timeout", "timeout", "equal"]
 
 
+@pytest.fixture(scope="module")
+def returning_grader() -> Iterator[Grader]:
+    with Grader(returning) as grader:
+        yield grader
+
+
+@pytest.mark.parametrize("name", [*USABLE, *UNUSABLE])
+def test_values_of_a_reward_become_plain_or_fail(
+    name: str, returning_grader: Grader, caplog: pytest.LogCaptureFixture
+) -> None:
+    score, next_score = returning_grader.grade_pairs([(name, problem("p")), ("fine", problem("p"))])
+    assert next_score == Score(1.0, True, "equal")
+    if name in USABLE:
+        assert score == USABLE[name][1]
+        assert [type(score.reward), type(score.correct)] == [float, bool]
+        assert {type(value) for value in score.parts.values()} <= {float}
+        assert type(score.extracted) in (str, type(None))
+    else:
+        assert score == Score(0.0, False, "failed")
+        assert UNUSABLE[name][1] in caplog.text
+        assert "of problem 'p'" in caplog.text
+
+
+def test_parts_cannot_replace_a_metric() -> None:
+    scored = [replace(rollout("p", 0, ""), score=Score(1.0, True, "equal"))]
+    names = {name.removeprefix("reward/") for name in rollout_metrics(scored) if name.startswith("reward/")}
+    assert names == RESERVED_PARTS
+
+
+def test_a_response_that_utf8_cannot_hold_costs_its_row(caplog: pytest.LogCaptureFixture) -> None:
+    with Grader(generation) as grader:
+        bad, good = grader.grade([rollout("p", 0, "a\ud800b"), rollout("q", 0, "fine")])
+    assert bad.score == Score(0.0, False, "failed")
+    assert bad.text == r"a\ud800b"
+    assert good.score is not None and good.score.extracted == "fine"
+    assert rollout_table([bad, good], 0)["response"].to_pylist() == [r"a\ud800b", "fine"]
+    assert "failed on 1 of 2 answers: the response has a lone surrogate" in caplog.text
+
+
 def test_a_reward_that_always_fails_stops_the_run() -> None:
-    with Grader(partial(acting)) as grader, pytest.raises(RuntimeError, match=r"(?s)failed on all 20 .*no such thing"):
+    with (
+        Grader(partial(acting)) as grader,
+        pytest.raises(ConfigError, match=r"bad_rewards.acting failed on all 20 answers \(KeyError: 'no such thing' \("),
+    ):
         grader.grade_pairs([("raise", problem("p"))] * 20)
+
+
+def test_timeouts_in_a_row_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "MAX_TIMEOUTS", 3)
+    texts = ["fine"] + ["spin"] * 30
+    with Grader(acting, seconds_per_answer=0.1) as grader, pytest.raises(ConfigError) as error:
+        grader.grade_pairs((text, problem(str(i))) for i, text in enumerate(texts))
+    assert str(error.value) == (
+        "The reward bad_rewards.acting timed out on 3 answers in a row: make it faster or raise "
+        "grading.seconds_per_answer."
+    )
+
+
+def test_timeouts_of_one_problem_do_not_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gold answer that hangs the reward hangs it for all samples of its problem."""
+    monkeypatch.setattr(pool, "MAX_TIMEOUTS", 2)
+    with Grader(acting, seconds_per_answer=0.3) as grader:
+        scores = grader.grade_pairs([("spin", problem("p"))] * 3 + [("fine", problem("q"))])
+    assert [score.status for score in scores] == ["timeout"] * 3 + ["equal"]
+
+
+def test_a_budget_for_the_whole_step() -> None:
+    with (
+        Grader(acting, seconds_per_step=1.0) as grader,
+        pytest.raises(ConfigError, match=r"only \d+ of 20 .*per_step=1 "),
+    ):
+        grader.grade_pairs([("sleep", problem("p"))] * 20)
+
+
+def test_a_stop_signal_and_the_end_do_not_wait_for_an_answer() -> None:
+    class Stop(Exception):
+        pass
+
+    def stop_soon() -> None:
+        if time.monotonic() > begin + 0.5:
+            raise Stop
+
+    with Grader(acting, workers=2, seconds_per_answer=60) as grader:
+        grader.grade_pairs([("sleep", problem("p"))] * 8)  # both workers have started
+        begin = time.monotonic()
+        grader.check_stop = stop_soon
+        with pytest.raises(Stop):
+            grader.grade_pairs((text, problem("p")) for text in ["sleep long", "spin"])
+    assert time.monotonic() - begin < 20
+
+
+def test_progress_is_reported(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(pool, "REPORT_SECONDS", 0.5)
+    caplog.set_level("INFO")
+    with Grader(acting) as grader:
+        grader.grade_pairs([("sleep", problem("p"))] * 5)
+    assert re.search(r"graded \d of 5 answers, of which 0 timed out", caplog.text)
+
+
+@pytest.mark.parametrize("manner", ["hang", "hang in a session", "leave", "leave in a session"])
+def test_programs_that_a_reward_starts_end_with_its_process(manner: str, tmp_path: Path) -> None:
+    with Grader(partial(spawning, folder=str(tmp_path)), seconds_per_answer=0.3) as grader:
+        grader.grade_pairs([(manner, problem("p"))])
+    assert [path.name for path in tmp_path.iterdir() if _is_alive(int(path.name))] == []
+
+
+def test_programs_that_a_reward_starts_can_be_terminated(tmp_path: Path) -> None:
+    """They have the default action of SIGTERM, which the grading process itself survives."""
+    with Grader(partial(spawning, folder=str(tmp_path))) as grader:
+        assert grader.grade_pairs([("polite", problem("p"))])[0].correct
+        pid = _pid_of(grader)
+        os.kill(pid, signal.SIGTERM)
+        assert grader.grade_pairs([("polite", problem("p"))])[0].correct
+        assert _pid_of(grader) == pid
+
+
+def test_nothing_that_a_reward_starts_holds_our_output(tmp_path: Path) -> None:
+    code = (
+        "from functools import partial; from bad_rewards import spawning; from simplerl.rewards.pool import Grader\n"
+        "from simplerl.types import Problem; from simplerl.rewards import worker; import os\n"
+        f"with Grader(partial(spawning, folder={str(tmp_path)!r})) as g: g.grade_pairs([('x', Problem('p', '', ''))])\n"
+        f"with Grader(partial(spawning, folder={str(tmp_path)!r})) as g:\n"
+        "    g.grade_pairs([('session', Problem('p', '', ''))]); print('end', flush=True); os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, env=_environment(), stdout=subprocess.PIPE, text=True, timeout=60
+    )
+    assert done.stdout == "end\n"
+    for path in tmp_path.iterdir():
+        with suppress(ProcessLookupError):
+            os.kill(int(path.name), signal.SIGKILL)
+
+
+def test_the_limit_is_cpu_time() -> None:
+    """A process that does not get a processor for a while, as on a busy machine, loses no answer."""
+    with Grader(working, seconds_per_answer=1.0) as grader:
+        grader.grade_pairs([("", problem("p"))])
+        pid = _pid_of(grader)
+        pause = threading.Timer(0.1, os.kill, (pid, signal.SIGSTOP))
+        resume = threading.Timer(1.6, os.kill, (pid, signal.SIGCONT))
+        pause.start()
+        resume.start()
+        ((score, seconds),) = grader.grade_timed([("", problem("p"))])
+        assert (score.status, _pid_of(grader)) == ("equal", pid)
+        assert seconds > 1.0
+
+
+def test_the_first_call_of_a_reward_may_be_slow() -> None:
+    with Grader(lazy, seconds_per_answer=0.3) as grader:
+        assert grader.grade_pairs([("x", problem("p"))])[0].status == "equal"
+    check_reward(lazy, problem("p"), (), seconds_per_answer=0.3)
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (returning_none, "bad_rewards.returning_none fails on a made-up response to the problem 'p'.*returned None"),
+        (partial(trl, function="bad_rewards.no_such"), r"bad_rewards.no_such fails .* cannot be imported"),
+        (raising, r"KeyError: 'no such thing' \(.*bad_rewards.py"),
+        (sleeping, "time-out; make it faster"),
+    ],
+)
+def test_a_reward_is_called_before_a_run(reward: Reward, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "START_SECONDS", 3.0)  # of the call of `sleeping` at the start of its process
+    with pytest.raises(ConfigError, match=message) as error:
+        check_reward(reward, problem("p"), (), seconds_per_answer=0.2)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "function", "expected"),
+    [
+        (trl, "trl_accuracy", Score(1.0, True, "equal")),
+        (partial(trl, conversational=True), "trl_format", Score(0.5, True, "equal")),
+        (verl, "verl_score", Score(1.0, True, "equal")),
+        (verl, "verl_dict", Score(0.2, False, "different", "3", {"format": 1.0})),
+    ],
+)
+def test_rewards_of_other_libraries(adapter: Reward, function: str, expected: Score) -> None:
+    asked = replace(problem("p"), source="math", extra={"ground_truth": "3", "unit": "cm"})
+    with Grader(partial(adapter, function=f"light_rewards.{function}")) as grader:
+        assert grader.name == f"light_rewards.{function}"
+        assert grader.grade_pairs([(r"\boxed{3}", asked)] * 2) == [expected] * 2
 
 
 def test_grading_overlaps_a_blocked_stream() -> None:
@@ -157,7 +343,8 @@ def test_works_from_a_thread_that_is_not_the_main_one() -> None:
 
 def test_workers_end_with_the_grader() -> None:
     with Grader(partial(acting)) as grader:
-        pid = int(grader.grade_pairs([("pid", problem("p"))])[0].reward)
+        grader.grade_pairs([("fine", problem("p"))])
+        pid = _pid_of(grader)
         os.kill(pid, 0)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -168,23 +355,38 @@ def test_a_spinning_worker_does_not_outlive_a_killed_parent(tmp_path: Path) -> N
     script.write_text(
         "import os\n"
         "from functools import partial\n"
-        "from test_rewards_pool import acting, problem\n"
+        "from bad_rewards import acting\n"
+        "from test_rewards_pool import problem\n"
         "from simplerl.rewards.pool import Grader\n"
         "with Grader(partial(acting), seconds_per_answer=60) as g:\n"
         "    print(int(g.grade_pairs([('pid', problem('p'))])[0].reward), flush=True)\n"
         "    g.grade_pairs([('spin', problem('p'))])\n"
     )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment)
+    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=_environment())
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
     parent.kill()
     parent.wait()
     parent.stdout.close()
+    assert not _is_alive(pid)
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+
+
+def _pid_of(grader: Grader) -> int:
+    worker = grader.workers[0]
+    assert isinstance(worker, LocalGradingWorker) and worker.process is not None
+    return worker.process.pid
+
+
+def _is_alive(pid: int) -> bool:
+    """Return whether a process still runs after up to 10 s."""
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and Path(f"/proc/{pid}").exists() and "Z" not in _state(pid):
+    while (alive := _state(pid) != "Z") and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not Path(f"/proc/{pid}").exists() or "Z" in _state(pid)
+    return alive
 
 
 def _state(pid: int) -> str:

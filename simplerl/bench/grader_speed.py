@@ -25,9 +25,9 @@ from simplerl.grade import run_command
 from simplerl.rewards import equality, strict
 from simplerl.rewards.extract import boxed_answer
 from simplerl.rewards.pool import Grader
+from simplerl.rewards.process import resident_bytes
 from simplerl.rewards.rules import EQUAL
 from simplerl.rewards.symbolic import load_math_verify
-from simplerl.rewards.worker import resident_bytes
 from simplerl.types import Problem, Prompt, Rollout
 
 CHARACTERS = 10_500  # about 3,000 tokens of mathematical prose

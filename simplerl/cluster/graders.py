@@ -8,6 +8,7 @@ actor costs only that answer.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import time
@@ -19,13 +20,15 @@ import ray
 
 from simplerl.backends import Lost
 from simplerl.cluster.health import DEATHS, Process, this_process
+from simplerl.rewards.channel import PackedResponse
 from simplerl.rewards.pool import Grader
 from simplerl.rewards.worker import (
     START_ATTEMPTS,
     START_SECONDS,
+    WALL_FACTOR,
     GradingResult,
     LocalGradingWorker,
-    PackedResponse,
+    Stopped,
 )
 from simplerl.types import Problem, Reward
 
@@ -80,18 +83,21 @@ class RayGradingWorker:
     ) -> None:
         path = [folder or os.getcwd() for folder in sys.path]
         self.arguments = (path, payload, seconds_per_answer, memory_gib, uses_math_grader)
-        self.silence_seconds = seconds_per_answer + _RESTART_SECONDS
+        self.silence_seconds = 2 * WALL_FACTOR * seconds_per_answer + _RESTART_SECONDS
         remote: Any = ray.remote
         # Reserve no CPU: graders work while the accelerators do, and must not wait for a free slot.
         self.actor_class = remote(num_cpus=0, scheduling_strategy=strategy)(GradingActor)
         self.max_restarts, self.restarts = max_restarts, 0
         self.actor: Any = None
         self.pid = 0
+        self._stopping = False
 
     def start(self) -> None:
         """Start the actor and its worker process. Raises ConfigError if the reward cannot be loaded."""
         while True:
             self.actor = self.actor_class.remote(*self.arguments)
+            if self._stopping:
+                raise Stopped
             try:
                 process = ray.get(self.actor.start.remote(), timeout=2 * _RESTART_SECONDS)
                 self.pid = process.pid
@@ -135,12 +141,19 @@ class RayGradingWorker:
             ray.kill(self.actor)
             self.actor = None
 
+    def stop(self) -> None:
+        self._stopping = True
+        actor = self.actor
+        if actor is not None:
+            ray.kill(actor)
+
 
 def ray_grader(
     reward: Reward,
     workers: int = 1,
     seconds_per_answer: float = 8.0,
     memory_gib: float = 2.0,
+    seconds_per_step: float = math.inf,
     *,
     strategy: Any = "SPREAD",
     max_restarts: int = 3,
@@ -151,4 +164,4 @@ def ray_grader(
     `simplerl.backends.Lost`.
     """
     worker_type = partial(RayGradingWorker, strategy=strategy, max_restarts=max_restarts)
-    return Grader(reward, workers, seconds_per_answer, memory_gib, worker_type)
+    return Grader(reward, workers, seconds_per_answer, memory_gib, seconds_per_step, worker_type)

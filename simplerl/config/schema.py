@@ -239,9 +239,12 @@ class EvalsConfig:
 @dataclass
 class GradingConfig:
     workers: int = setting(1, minimum=1, changes_results=False)  # worker processes
-    # Time limit of one answer; the worker process is then killed and the answer counts as timed out.
+    # CPU time limit of one answer; its limit of wall time is 4 x as long. A worker process that exceeds one of them is
+    # killed and the answer counts as timed out.
     seconds_per_answer: float = setting(8.0, minimum=0.1, changes_results=False)
     memory_gib: float = setting(2.0, minimum=0.25, changes_results=False)  # address space of one worker process
+    # Limit of the grading that remains after a step's last response was sampled; the run then stops.
+    seconds_per_step: float = setting(3600.0, minimum=1, changes_results=False)
 
 
 @dataclass

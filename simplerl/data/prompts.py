@@ -6,15 +6,20 @@ Templates are filled by replacing the known placeholders only, once and literall
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 from simplerl.config import PromptConfig
 from simplerl.errors import ConfigError
+from simplerl.rewards.returned import is_encodable
 from simplerl.types import Problem, Prompt, Stop
+
+logger = logging.getLogger(__name__)
 
 
 def fill(template: str, **values: str) -> str:
@@ -171,6 +176,19 @@ def _stop_token_ids(config: PromptConfig, tokenizer: Any) -> list[int]:
     return [vocabulary[piece] for piece in config.stop_tokens]
 
 
+def without_surrogates(problems: Iterable[Problem]) -> list[Problem]:
+    """Return the problems whose texts UTF-8 can represent, in order; the others are counted in the log."""
+    problems = list(problems)
+    texts = ((p.id, p.question, p.answer, p.source, p.level or "", p.solution or "") for p in problems)
+    readable = [is_encodable("".join(some)) for some in texts]
+    if not all(readable):
+        message = (
+            "%d problems have a lone surrogate in a text, which UTF-8 cannot represent, and are left out: first %r"
+        )
+        logger.warning(message, readable.count(False), problems[readable.index(False)].id)
+    return list(compress(problems, readable))
+
+
 def prepare_prompts(
     problems: Iterable[Problem],
     format: PromptFormat,
@@ -195,7 +213,7 @@ def prepare_prompts(
         )
     kept: list[Prompt] = []
     counts: Counter[str] = Counter(kept=0, over_limit=0, over_context=0, longest=0)
-    for prompt in format.render_all(list(problems)):
+    for prompt in format.render_all(without_surrogates(problems)):
         length = len(prompt.token_ids)
         if length > limit:
             counts["over_limit"] += 1

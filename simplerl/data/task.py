@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from simplerl.config import Config, ModelConfig, PromptConfig
-from simplerl.data.prompts import PromptFormat, generation_eos_ids, prepare_prompts
+from simplerl.data.prompts import PromptFormat, generation_eos_ids, prepare_prompts, without_surrogates
 from simplerl.engine.batching import permutation
 from simplerl.engine.models import context_length, load_hf_config, load_tokenizer, model_at
 from simplerl.errors import ConfigError
-from simplerl.rewards.pool import Grader
+from simplerl.rewards.pool import Grader, check_reward, made_up_response
 from simplerl.types import Problem, Prompt, Sampling
 
 logger = logging.getLogger(__name__)
@@ -121,6 +121,7 @@ def prepare_task(config: Config) -> Task:
         logger.info("%s", schedule)
         _warn_about_overlap(prompts, evals)
     _warn_about_toy_questions(config, len(tokenizer), prompts, evals)
+    check_rewards(config, tokenizer, prompts, evals)
     return Task(
         tokenizer=tokenizer,
         format=format,
@@ -131,6 +132,18 @@ def prepare_task(config: Config) -> Task:
         schedule=schedule,
         seed=config.seed,
     )
+
+
+def check_rewards(config: Config, tokenizer: Any, prompts: Sequence[Prompt], evals: EvalSets) -> None:
+    """Call the rewards of training and of evaluations once, on a made-up response to their first problem. Raises
+    ConfigError if one of them does not return a usable score."""
+    questions = [prompt for some in evals.prompts.values() for prompt in some]
+    own = [*prompts, *(questions if config.evals.reward is None else [])]  # the problems that config.reward grades
+    for reward, asked in ((config.reward, own), (config.evals.reward, questions)):
+        if reward is not None and asked:
+            problem, grading = asked[0].problem, config.grading
+            tokens = tokenizer.encode(made_up_response(problem), add_special_tokens=False)
+            check_reward(reward, problem, tokens, grading.seconds_per_answer, grading.memory_gib)
 
 
 def _check_role_tokenizers(config: Config, tokenizer: Any) -> None:
@@ -262,7 +275,7 @@ def _warmup_documents(config: Config, tokenizer: Any, context: int) -> list[tupl
     format = _format(config.warmup.prompt or config.prompt, config.model, tokenizer)
     limit = min(context, config.warmup.max_tokens)
     documents = []
-    problems: Sequence[Problem] = config.warmup.data()[: config.warmup.limit]
+    problems: Sequence[Problem] = without_surrogates(config.warmup.data()[: config.warmup.limit])
     if config.warmup.correct_only:
         with Grader(config.reward, **vars(config.grading)) as grader:
             scores = grader.grade_pairs((format.response(problem), problem) for problem in problems)

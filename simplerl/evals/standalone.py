@@ -18,7 +18,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeR
 from simplerl.config import Config, ModelConfig
 from simplerl.config.load import load
 from simplerl.data.benchmarks import SUITE5, published_accuracy
-from simplerl.data.task import Task, check_model_available, prepare_evals
+from simplerl.data.task import Task, check_model_available, check_rewards, prepare_evals
 from simplerl.engine.models import context_length, load_hf_config, load_tokenizer
 from simplerl.errors import ConfigError
 from simplerl.evals.evaluate import Stream, evaluate
@@ -71,6 +71,7 @@ def _task(config: Config) -> Task:
     check_model_available(config.model)
     tokenizer = load_tokenizer(config.model)
     evals = prepare_evals(config, tokenizer, context_length(config.model, load_hf_config(config.model)))
+    check_rewards(config, tokenizer, [], evals)
     return Task(
         tokenizer=tokenizer,
         format=evals.format,

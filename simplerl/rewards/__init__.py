@@ -2,21 +2,25 @@
 
 To add a reward, write such a function in any importable module and a YAML file in conf/reward/ that names it as
 `_target_`. The response is a `simplerl.types.Response`: a string that also has `tokens`, `finish_reason` and
-`truncated`. Rewards run in the worker processes of `simplerl.rewards.pool`, which kill a worker at the time limit. An
-answer whose grading did not finish gets the value of the function's parameter `wrong`, or 0 if it has none.
+`truncated`. Instead of a Score it may return a number, which counts as correct if it is positive; `trl` and `verl` run
+functions that were written for those libraries.
+
+Rewards run in the worker processes of `simplerl.rewards.pool`, which kill a worker at the time limit. An answer whose
+grading did not finish gets the value of the function's parameter `wrong`, or 0 if it has none.
 
 Importing this package is fast: sympy and math-verify are loaded by the first comparison that needs them.
 """
 
 from __future__ import annotations
 
+from simplerl.rewards.adapters import trl, verl
 from simplerl.rewards.equality import judge
 from simplerl.rewards.extract import boxed_answer, cut_at_stop, lenient_answer
 from simplerl.rewards.qwen import qwen_answer
 from simplerl.rewards.rules import EQUAL, NO_ANSWER, PUBLISHED_RULES, Rule
 from simplerl.types import Problem, Score
 
-__all__ = ["binary", "lenient", "strict"]
+__all__ = ["binary", "lenient", "strict", "trl", "verl"]
 
 
 def strict(

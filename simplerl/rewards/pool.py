@@ -3,20 +3,24 @@
 Each worker is a long-lived subprocess, served by one daemon thread of the parent. It is not forked, because the parent
 may have CUDA, Ray or gRPC threads. The whole reward function runs in the worker, whether built in or a user's own. A
 worker whose answer exceeds the limit is killed by SIGKILL (nothing less stops a loop in C) and replaced; the answer
-gets status "timeout", and the new worker grades the rest of the chunk. `simplerl.cluster.graders` runs the same
-workers on other nodes.
+gets status "timeout", and the new worker grades the rest of the chunk. The limit is CPU time, so that a verdict does
+not depend on what else the machine does. `simplerl.cluster.graders` runs the same workers on other nodes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import inspect
 import logging
+import math
 import pickle
 import threading
+import time
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,17 +29,25 @@ from typing import Any, Self
 
 from simplerl.errors import ConfigError
 from simplerl.rewards import binary, lenient, strict
+from simplerl.rewards.channel import PackedResponse
+from simplerl.rewards.returned import encodable, is_encodable
 from simplerl.rewards.rules import FAILED, TIMEOUT, check_rule
 from simplerl.rewards.symbolic import math_verify_alone
 from simplerl.rewards.units import WORD_LIST
-from simplerl.rewards.worker import GradingResult, GradingWorker, LocalGradingWorker, PackedResponse
-from simplerl.types import Problem, Prompt, Response, Reward, Rollout, Score
+from simplerl.rewards.worker import GradingResult, GradingWorker, LocalGradingWorker
+from simplerl.types import FINISH_STOP, Problem, Prompt, Response, Reward, Rollout, Score
 
 log = logging.getLogger(__name__)
 
 # Rewards of this package that compare mathematics: their `rule` is checked, and workers load math-verify at the start.
 MATH_REWARDS = (strict, binary, lenient, math_verify_alone)
+FASTER = "make it faster or raise grading.seconds_per_answer"
 MIN_ALL_FAILED = 4  # if at least this many answers all fail, assume that the reward function is broken and stop
+# Stop after this many time-outs in a row, if they are of several problems: one gold answer may hang a sound reward.
+MAX_TIMEOUTS, MIN_PROBLEMS = 8, 3
+REPORT_SECONDS = 30.0  # between two lines about the progress of grading
+CLOSE_SECONDS = 30.0  # time for workers to end
+POLL_SECONDS = 0.2  # between two looks at the stop signal
 CHUNK = 16  # answers per message; a larger chunk saves nothing, a smaller one spreads work more evenly
 
 
@@ -47,12 +59,15 @@ class Grader:
     """Scores responses in `workers` processes. Use it as a context manager, which starts and ends the processes.
 
     reward: called as reward(response, problem); `response` is a `simplerl.types.Response`.
-    seconds_per_answer: a worker that takes longer is killed, and the answer gets status "timeout".
+    seconds_per_answer: a worker that takes more CPU time, or `worker.WALL_FACTOR` times as much wall time, is killed,
+    and the answer gets status "timeout".
     memory_gib: address space of a worker; an answer that needs more gets status "failed".
+    seconds_per_step: limit of the time that a call of `grade` takes after its last response has arrived.
     worker_type: makes a worker from (pickled reward, seconds_per_answer, memory_gib, uses_math_grader).
 
     An answer that times out or fails gets `failure_reward`: the value of the function's parameter `wrong`, or 0 if it
-    has none. `metrics` holds reward/timeout_fraction and reward/failed_fraction of the last call.
+    has none. `metrics` holds reward/timeout_fraction and reward/failed_fraction of the last call. `check_stop` is
+    called while answers are graded; what it raises ends the grading.
     """
 
     def __init__(
@@ -61,22 +76,26 @@ class Grader:
         workers: int = 1,
         seconds_per_answer: float = 8.0,
         memory_gib: float = 2.0,
+        seconds_per_step: float = math.inf,
         worker_type: Callable[[bytes, float, float, bool], GradingWorker] = LocalGradingWorker,
     ) -> None:
         if workers < 1:
             raise ConfigError(f"grading.workers is {workers}, but must be at least 1.")
         function = _function(reward)
-        self.name = f"{function.__module__}.{function.__qualname__}"
+        self.name = reward_name(reward)
         self.keywords: dict[str, Any] = dict(reward.keywords) if isinstance(reward, partial) else {}
         uses_math_grader = function in MATH_REWARDS
         if uses_math_grader and "rule" in self.keywords:
             check_rule(self.keywords["rule"])
-        payload = self._pickled(reward)
+        payload = _pickled(reward)
         self.source = source_digest(reward)
         wrong = inspect.signature(reward).parameters.get("wrong")
         self.failure_reward = 0.0 if wrong is None or wrong.default is wrong.empty else float(wrong.default)
         self.workers = [worker_type(payload, seconds_per_answer, memory_gib, uses_math_grader) for _ in range(workers)]
         self.metrics: dict[str, float] = {}
+        self.seconds_per_step = seconds_per_step
+        self.check_stop: Callable[[], None] = lambda: None
+        self._timed_out: list[str] = []  # problem ids of the last time-outs in a row
         self._queue: deque[_Item] = deque()
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
@@ -86,20 +105,6 @@ class Grader:
             threading.Thread(target=self._run, args=(one,), name=f"grader-{i}", daemon=True)
             for i, one in enumerate(self.workers)
         ]
-
-    def _pickled(self, reward: Reward) -> bytes:
-        if _function(reward).__module__ == "__main__":
-            raise ConfigError(
-                f"reward {self.name} is defined in the main script, which grading workers cannot import: move it to a "
-                "module."
-            )
-        try:
-            return pickle.dumps(reward)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise ConfigError(
-                f"reward {self.name} cannot be sent to the grading workers ({error}): "
-                "make it a function at the top level of a module, with plain values as keywords."
-            ) from error
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -113,8 +118,10 @@ class Grader:
             self._closing = True
             self._queue.clear()
             self._changed.notify_all()
+        for worker in self.workers:
+            worker.stop()
         for thread in self._threads:
-            thread.join()
+            thread.join(CLOSE_SECONDS)
 
     def grade(self, rollouts: Iterable[Rollout], prompts: Sequence[Prompt] | None = None) -> list[Rollout]:
         """Return the rollouts with their scores; grading starts with the first rollout of the stream.
@@ -129,7 +136,7 @@ class Grader:
                 yield Response(rollout.text, rollout.token_ids, rollout.finish_reason), rollout.prompt.problem
 
         scores = self.grade_pairs(pairs())
-        scored = [replace(r, score=score) for score, r in zip(scores, received, strict=True)]
+        scored = [replace(r, score=score, text=encodable(r.text)) for score, r in zip(scores, received, strict=True)]
         if prompts is None:
             return sorted(scored, key=lambda r: (r.prompt.problem.id, r.sample))
         position = {prompt.problem.id: i for i, prompt in enumerate(prompts)}
@@ -142,34 +149,57 @@ class Grader:
     def grade_timed(self, pairs: Iterable[tuple[str, Problem]]) -> list[tuple[Score, float]]:
         """Return (score, seconds in the reward function) of each (response, problem), in order.
 
-        Raises RuntimeError if every answer failed or timed out.
+        Raises ConfigError if the reward cannot be used: it fails or times out on every answer, times out on many
+        answers in a row, or takes too long altogether.
         """
         if not self._threads[0].is_alive() and self._failure is None:
             raise RuntimeError("A Grader has no workers outside its context: use `with Grader(...) as grader:`.")
         with self._busy:
             results: _Results = {}
-            count = 0
+            problems: list[Problem] = []
             try:
                 for text, problem in pairs:
-                    response = text if isinstance(text, Response) else Response(text)
-                    packed = PackedResponse(str(text), array("i", response.tokens), response.finish_reason)
-                    with self._changed:
-                        self._raise_failure()
-                        self._queue.append((results, count, (packed, problem)))
-                        self._changed.notify()
-                    count += 1
-                with self._changed:
-                    while len(results) < count:
-                        self._raise_failure()
-                        self._changed.wait(timeout=1.0)
+                    self._enqueue(results, len(problems), text, problem)
+                    problems.append(problem)
+                self._wait(results, len(problems))
             finally:
                 with self._changed:
                     self._queue.clear()
-            return self._scores([results[i] for i in range(count)])
+            return self._scores([results[i] for i in range(len(problems))], problems)
 
-    def _scores(self, results: list[GradingResult]) -> list[tuple[Score, float]]:
-        """Set `metrics` and log errors. Raises RuntimeError if every answer failed or timed out."""
-        errors = [result.error for result in results if result.error is not None]
+    def _enqueue(self, results: _Results, index: int, text: str, problem: Problem) -> None:
+        response = text if isinstance(text, Response) else Response(text)
+        packed = PackedResponse(str(text), array("i", response.tokens), response.finish_reason)
+        with self._changed:
+            self._raise_failure()
+            if is_encodable(packed.text):
+                self._queue.append((results, index, (packed, problem)))
+            else:
+                results[index] = GradingResult(None, 0.0, "the response has a lone surrogate, which is no character")
+            self._changed.notify()
+
+    def _wait(self, results: _Results, count: int) -> None:
+        """Wait until `count` results are there."""
+        begin = reported = time.monotonic()
+        with self._changed:
+            while len(results) < count:
+                self._raise_failure()
+                self.check_stop()
+                self._changed.wait(timeout=POLL_SECONDS)
+                now = time.monotonic()
+                if now - reported > REPORT_SECONDS:
+                    reported = now
+                    timeouts = sum(result.score is None and result.status == TIMEOUT for result in results.values())
+                    log.info("graded %d of %d answers, of which %d timed out", len(results), count, timeouts)
+                if now - begin > self.seconds_per_step and len(results) < count:
+                    raise ConfigError(
+                        f"The reward {self.name} graded only {len(results)} of {count} answers within "
+                        f"grading.seconds_per_step={self.seconds_per_step:g} after sampling: make it faster, or raise "
+                        "grading.workers or grading.seconds_per_step."
+                    )
+
+    def _scores(self, results: list[GradingResult], problems: list[Problem]) -> list[tuple[Score, float]]:
+        """Set `metrics` and log errors. Raises ConfigError if every answer failed or timed out."""
         scores = [r.score or Score(self.failure_reward, False, r.status, None, {}) for r in results]
         count = len(results)
         statuses = [score.status for score in scores]
@@ -178,15 +208,17 @@ class Grader:
             "reward/failed_fraction": statuses.count(FAILED) / max(count, 1),
         }
         if statuses.count(TIMEOUT) == count >= MIN_ALL_FAILED:
-            raise RuntimeError(
-                f"The reward {self.name} timed out on all {count} answers: make it faster or raise "
-                "grading.seconds_per_answer."
-            )
-        if len(errors) == count >= MIN_ALL_FAILED:
-            raise RuntimeError(f"The reward {self.name} failed on all {count} answers; the first error: {errors[0]}")
+            raise ConfigError(f"The reward {self.name} timed out on all {count} answers: {FASTER}.")
+        errors = [(r.error, problem) for r, problem in zip(results, problems, strict=True) if r.error is not None]
         if errors:
-            message = "The reward %s failed on %d of %d answers; the first error: %s"
-            log.warning(message, self.name, len(errors), count, errors[0])
+            reasons = Counter(error_summary(error) for error, _ in errors).most_common(3)
+            summary = "; ".join(f"{reason} ({times} times)" for reason, times in reasons)
+            message = "The reward %s failed on %d of %d answers: %s. The first, of problem %r:\n%s"
+            log.warning(message, self.name, len(errors), count, summary, errors[0][1].id, errors[0][0].rstrip())
+            if len(errors) == count >= MIN_ALL_FAILED:
+                raise ConfigError(
+                    f"The reward {self.name} failed on all {count} answers ({reasons[0][0]}): correct the function."
+                )
         return [(score, result.seconds) for score, result in zip(scores, results, strict=True)]
 
     def _raise_failure(self) -> None:
@@ -201,19 +233,31 @@ class Grader:
             worker.start()
             while chunk := self._take():
                 graded = worker.grade([item for _, _, item in chunk])
-                for (results, index, _), result in zip(chunk, graded, strict=True):
+                for (results, index, (_, problem)), result in zip(chunk, graded, strict=True):
                     with self._changed:
                         results[index] = result
+                        self._count_timeouts(result, problem)
                         if not self._queue:
                             self._changed.notify_all()
                     if self._closing:
                         return
         except BaseException as error:  # raised again by the caller's next wait
             with self._changed:
-                self._failure = error
+                if not self._closing:
+                    self._failure = error
                 self._changed.notify_all()
         finally:
             worker.kill()
+
+    def _count_timeouts(self, result: GradingResult, problem: Problem) -> None:
+        """Stop the grading after many time-outs in a row without a verdict."""
+        if result.score is not None or result.status != TIMEOUT:
+            self._timed_out.clear()
+            return
+        self._timed_out.append(problem.id)
+        if len(self._timed_out) >= MAX_TIMEOUTS and len(set(self._timed_out)) >= MIN_PROBLEMS:
+            count = len(self._timed_out)
+            self._failure = ConfigError(f"The reward {self.name} timed out on {count} answers in a row: {FASTER}.")
 
     def _take(self) -> list[_Item]:
         """Wait for answers to grade and take a chunk of them from the queue; empty if the grader closes."""
@@ -225,6 +269,65 @@ class Grader:
             return [self._queue.popleft() for _ in range(min(CHUNK, share))]
 
 
+def check_reward(
+    reward: Reward, problem: Problem, tokens: Sequence[int], seconds_per_answer: float = 8.0, memory_gib: float = 2.0
+) -> None:
+    r"""Call a user's reward once, in a worker process, with the gold answer of `problem` in a \boxed{}.
+
+    Raises ConfigError if it gives no usable score. `tokens` are those of `made_up_response(problem)`.
+    """
+    if _function(reward) in MATH_REWARDS:
+        return
+    worker = LocalGradingWorker(_pickled(reward), seconds_per_answer, memory_gib, False)
+    packed = PackedResponse(made_up_response(problem), array("i", tokens), FINISH_STOP)
+    try:
+        worker.start()
+        result = next(worker.grade([(packed, problem)]))
+    finally:
+        worker.kill()
+    if result.score is None:
+        reason = "time-out" if result.error is None else error_summary(result.error)
+        remedy = FASTER if result.error is None else "correct the function"
+        raise ConfigError(
+            f"The reward {reward_name(reward)} fails on a made-up response to the problem {problem.id!r}, "
+            f'"{packed.text}": {reason}; {remedy}.'
+        )
+
+
+def made_up_response(problem: Problem) -> str:
+    return f"The answer is \\boxed{{{problem.answer}}}."
+
+
+def error_summary(error: str) -> str:
+    """Return an error as one line: the last line of a traceback, with the place of its last frame."""
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    places = [line for line in lines if line.startswith('File "')]
+    last = lines[-1].rstrip(".") if lines else "no reason given"
+    return f"{last} ({places[-1].removeprefix('File ')})" if places else last
+
+
+def reward_name(reward: Reward) -> str:
+    """Return the dotted name of a reward; of the wrapped function, if it is an adapter's."""
+    function = _function(reward)
+    wrapped = reward.keywords.get("function") if isinstance(reward, partial) else None
+    return str(wrapped or f"{function.__module__}.{function.__qualname__}")
+
+
+def _pickled(reward: Reward) -> bytes:
+    name = reward_name(reward)
+    if _function(reward).__module__ == "__main__":
+        raise ConfigError(
+            f"reward {name} is defined in the main script, which grading workers cannot import: move it to a module."
+        )
+    try:
+        return pickle.dumps(reward)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"reward {name} cannot be sent to the grading workers ({error}): "
+            "make it a function at the top level of a module, with plain values as keywords."
+        ) from error
+
+
 def _function(reward: Reward) -> Callable[..., Any]:
     return reward.func if isinstance(reward, partial) else reward
 
@@ -233,4 +336,8 @@ def source_digest(reward: Reward) -> str:
     """Return a digest of the source of a reward: of its file, or of all of `simplerl.rewards` if it is built in."""
     file = Path(inspect.getfile(_function(reward)))
     files = [*sorted(file.parent.glob("*.py")), WORD_LIST] if file.parent == Path(__file__).parent else [file]
+    if isinstance(reward, partial) and "function" in reward.keywords:  # of an adapter, which reports if it is absent
+        with suppress(ImportError, ValueError):
+            module = importlib.util.find_spec(reward.keywords["function"].rpartition(".")[0])
+            files += [Path(module.origin)] if module and module.origin else []
     return hashlib.sha256(b"".join(one.read_bytes() for one in files)).hexdigest()[:16]
