@@ -123,6 +123,7 @@ class Rollout:
     finish_reason: str  # FINISH_STOP | FINISH_LENGTH
     score: Score | None = None
     trained: bool = True  # False: its reward counts in group statistics, but its tokens are masked in the loss
+    extra: dict[str, float] = field(default_factory=dict)  # columns of `Batch.extra` for an advantage estimator
 
     @property
     def response(self) -> Response:

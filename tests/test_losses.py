@@ -143,7 +143,7 @@ def test_clipped_value_gradient(new: float, old: float, target: float, slope: fl
 def test_negative_log_likelihood() -> None:
     batch, new = ragged(2)
     found, _ = negative_log_likelihood(output(new), batch)
-    total = float((found * token_weights(batch.mask, Aggregation.token_mean, 0)).sum())
+    total = float((found * token_weights(batch, Aggregation.token_mean, 0)).sum())
     assert total == pytest.approx(-numbers(new)[0][batch.mask.numpy()].mean(), abs=1e-6)
 
 
@@ -220,7 +220,7 @@ def test_log_ratios_that_overflow_are_clamped_and_counted(log_ratio: float, adva
 def test_aggregation(aggregation: Aggregation) -> None:
     batch, new = ragged(6)
     losses = ppo_clip(output(new), batch)[0]
-    found = float((losses * token_weights(batch.mask, aggregation, 32)).sum())
+    found = float((losses * token_weights(batch, aggregation, 32)).sum())
     rows = [row[keep] for row, keep in zip(numbers(losses)[0], batch.mask.numpy(), strict=True)]
     expected = {
         "sequence_mean": np.mean([row.mean() for row in rows]),
@@ -229,7 +229,7 @@ def test_aggregation(aggregation: Aggregation) -> None:
     }
     assert found == pytest.approx(expected[aggregation.name], abs=1e-6)
     assert len({round(float(value), 5) for value in expected.values()}) == 3
-    assert (token_weights(batch.mask, aggregation, 32)[~batch.mask] == 0).all()
+    assert (token_weights(batch, aggregation, 32)[~batch.mask] == 0).all()
 
 
 @pytest.mark.parametrize("aggregation", list(Aggregation))
@@ -240,7 +240,7 @@ def test_wholly_masked_rows_do_not_count_as_responses(aggregation: Aggregation) 
     masked = batch.mask.clone()
     masked[:2] = False
     trained = torch.arange(len(batch)) >= 2
-    for found in (token_weights(masked, aggregation, 32), token_weights(batch.mask, aggregation, 32, trained)):
+    for found in (token_weights(masked, aggregation, 32), token_weights(batch, aggregation, 32, trained)):
         assert (found[:2] == 0).all()
         torch.testing.assert_close(found[2:], expected, atol=0, rtol=1e-6)
     nothing = token_weights(torch.zeros_like(batch.mask), aggregation, 32)

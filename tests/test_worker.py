@@ -126,7 +126,7 @@ def reference_step(model: Any, batch: Batch, losses: Sequence[Loss], plan: Updat
     shifted = torch.nn.functional.pad(log_p.gather(-1, batch.tokens[:, 1:, None]).squeeze(-1), (1, 0)) * batch.mask
     entropy = torch.nn.functional.pad(-(log_p.exp() * log_p).sum(-1), (1, 0)) * batch.mask
     per_token = torch.stack([loss(TokenOutput(shifted, entropy), batch)[0] for loss in losses]).sum(0)
-    (per_token * token_weights(batch.mask, plan.aggregation, plan.constant_length)).sum().backward()
+    (per_token * token_weights(batch, plan.aggregation, plan.constant_length)).sum().backward()
     return {n: (p - 0.02 * p.grad / (p.grad.abs() + 1)).detach() for n, p in model.named_parameters()}
 
 
@@ -257,7 +257,7 @@ def test_gradient_checkpointing_is_on() -> None:
 
 
 def _weighted(batch: Batch) -> Batch:
-    return batch.with_(weights=token_weights(batch.mask, Aggregation.token_mean, 0))
+    return batch.with_(weights=token_weights(batch, Aggregation.token_mean, 0))
 
 
 @pytest.mark.parametrize("role", ["policy", "critic"])

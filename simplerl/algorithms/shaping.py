@@ -5,6 +5,7 @@ Several can be applied in order: algorithm/shape=[kimi_length,soft_overlong].
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from simplerl.types import Count, Rollout, group_rollouts, score_of
@@ -52,3 +53,37 @@ def mask_truncated(rollouts: list[Rollout]) -> list[Rollout]:
     """Mask truncated responses in the loss (overlong filtering, DAPO, arXiv:2503.14476, section 3.4). Their rewards
     still count in group statistics."""
     return [replace(rollout, trained=not rollout.response.truncated) for rollout in rollouts]
+
+
+def cosine_length(
+    rollouts: list[Rollout],
+    *,
+    max_length: Count,
+    correct_short: float = 2.0,
+    correct_long: float = 1.0,
+    wrong_short: float = -10.0,
+    wrong_long: float = 0.0,
+    truncated: float = -10.0,
+) -> list[Rollout]:
+    """Replace the reward by the cosine length reward (arXiv:2502.03373, section 4.2): a correct response earns
+    `correct_short` at length 0 and `correct_long` at `max_length` tokens, an incorrect one `wrong_short` and
+    `wrong_long`, with half a cosine between; a truncated one earns `truncated`."""
+
+    def reward(rollout: Rollout) -> float:
+        if rollout.response.truncated:
+            return truncated
+        short, long = (correct_short, correct_long) if score_of(rollout).correct else (wrong_short, wrong_long)
+        progress = min(len(rollout.token_ids) / max_length, 1.0)
+        return long + (short - long) * (1 + math.cos(math.pi * progress)) / 2
+
+    return [add_reward(r, "cosine_length", reward(r) - score_of(r).reward) for r in rollouts]
+
+
+def repetition(rollouts: list[Rollout], *, ngram: Count = 20, penalty: float = 1.0) -> list[Rollout]:
+    """Subtract `penalty` times the fraction of the response's n-grams of tokens that repeat an earlier one."""
+
+    def fraction(tokens: tuple[int, ...]) -> float:
+        total = len(tokens) - ngram + 1
+        return 1 - len({tokens[i : i + ngram] for i in range(total)}) / total if total > 0 else 0.0
+
+    return [add_reward(r, "repetition", -penalty * fraction(r.token_ids)) for r in rollouts]

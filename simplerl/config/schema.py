@@ -38,7 +38,10 @@ class Aggregation(Enum):
 
     sequence_mean = "sequence_mean"
     token_mean = "token_mean"
+    step_token_mean = "step_token_mean"
+    prompt_mean = "prompt_mean"
     constant_length = "constant_length"
+    micro_batch_token_mean = "micro_batch_token_mean"
 
 
 class KLPlace(Enum):
@@ -55,6 +58,15 @@ class KLEstimator(Enum):
     k1 = "k1"
     k2 = "k2"
     k3 = "k3"
+    k3_k2_gradient = "k3_k2_gradient"  # only in the loss
+    k3_ratio = "k3_ratio"  # only in the loss
+
+
+class OldLogprobs(Enum):
+    """Which log-probs of the sampled tokens are pi_old in ratios, KL and corrections."""
+
+    trainer = "trainer"  # computed by the trainer before the step's updates
+    sampler = "sampler"  # as returned by the sampler: no correction for its numerics is then needed or possible
 
 
 class RoleKind(Enum):
@@ -155,6 +167,9 @@ class KLConfig:
     place: KLPlace = KLPlace.none
     estimator: KLEstimator = KLEstimator.k1
     coef: float = setting(0.0, minimum=0.0)  # 0: the KL divergence is only logged
+    # Adaptive coefficient: target of the mean KL per response, in nats; null: a constant coefficient.
+    target: float | None = setting(None, minimum=0.0)
+    horizon: int = setting(10000, minimum=1)  # responses over which the adaptive coefficient changes by up to 20 %
 
 
 @dataclass
@@ -194,6 +209,10 @@ class AlgorithmConfig:
     state: dict[str, Any] | None = None  # initial state of the advantage function
     needs: NeedsConfig = field(default_factory=NeedsConfig)
     aggregation: Aggregation = Aggregation.sequence_mean
+    aggregation_rows: int = setting(2, minimum=1)  # responses of a micro-batch, only for micro_batch_token_mean
+    old_logprobs: OldLogprobs = OldLogprobs.trainer
+    nll_coef: float = setting(0.0, minimum=0.0)  # weight of -log p of correct responses (VAPO, arXiv:2504.05118)
+    policy_start: int = setting(0, minimum=0)  # steps in which only the other roles, such as the critic, are trained
     entropy_coef: float = setting(0.0, minimum=0.0)
     # Compute log-probs, KL and ratios at temperature 1, as in the published run; false: at sampling.temperature.
     logprobs_at_temperature_1: bool = False
