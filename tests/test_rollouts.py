@@ -28,7 +28,7 @@ def rollouts(step: int) -> list[Rollout]:
 
 def prefetcher(sample: Callable[[int], list[Rollout]], steps: int, ahead: int = 0) -> Prefetcher:
     """One that samples a batch for each step by `sample(step)`."""
-    source = RolloutSource(lambda number: [prompt(str(number))], lambda _, number: sample(number), 1)
+    source = RolloutSource(lambda number: [prompt(str(number))], lambda _, number, greedy: sample(number), 1)
     return Prefetcher(on_time, source, {}, steps, ahead)
 
 
@@ -77,7 +77,7 @@ def test_the_state_of_each_step_is_passed_to_the_next(ahead: int) -> None:
     def counted(source: RolloutSource, step: int, state: State) -> tuple[list[Rollout], State]:
         return source.sample([], step), {"count": state.get("count", 10) + 1}
 
-    source = RolloutSource(lambda _: [], lambda _, step: rollouts(step), 1)
+    source = RolloutSource(lambda _: [], lambda _, step, greedy: rollouts(step), 1)
     fetcher = Prefetcher(counted, source, {}, 4, ahead)
     state: State = {}
     for step in range(4):
@@ -97,7 +97,7 @@ def test_reward_stages_follow_sampling_and_what_was_sampled_is_counted() -> None
     def shout(found: list[Rollout], mark: str) -> list[Rollout]:
         return [replace(one, text=one.text + mark) for one in found]
 
-    source = RolloutSource(lambda _: [], lambda _, step: rollouts(step), 1)
+    source = RolloutSource(lambda _: [], lambda _, step, greedy: rollouts(step), 1)
     shape = {"first": partial(shout, mark="!"), "second": partial(shout, mark="?")}
     taken = Prefetcher(half, source, shape, 1).take(0, {})
     assert [one.text for one in taken.rollouts] == ["1!?"]
@@ -168,7 +168,7 @@ class Graded:
     def prompts(self, number: int) -> list[Prompt]:
         return [prompt(f"p{(4 * number + i) % self.problems}") for i in range(4)]
 
-    def sample(self, prompts: Sequence[Prompt], number: int) -> list[Rollout]:
+    def sample(self, prompts: Sequence[Prompt], number: int, greedy: bool = False) -> list[Rollout]:
         self.sampled.append(number)
         found = []
         for one in prompts:
