@@ -11,7 +11,7 @@ import zlib
 from dataclasses import replace
 
 from simplerl.rewards import Rule, strict
-from simplerl.types import Fraction, Problem, Response, Score
+from simplerl.types import Count, Fraction, Problem, Response, Score
 
 
 def random_reward(
@@ -52,3 +52,11 @@ def wrong_gold(
     gold = str(int(problem.answer) + distance) if whole else f"({problem.answer})+{distance}"
     rewarded = strict(response, replace(problem, answer=gold), rule=rule).correct
     return replace(score, reward=1.0 if rewarded else wrong)
+
+
+def length_only(
+    response: Response, problem: Problem, *, tokens: Count = 64, wrong: float = 0.0, rule: Rule = "math_verify"
+) -> Score:
+    """Score the response's length as a fraction of `tokens`, at most 1, whatever it says."""
+    length = min(len(response.tokens) / tokens, 1.0)
+    return replace(strict(response, problem, rule=rule), reward=wrong + (1 - wrong) * length)
