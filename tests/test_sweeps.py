@@ -31,7 +31,6 @@ from simplerl.sweeps.slurm import QueuedJob, SlurmError
 from simplerl.sweeps.states import state_of
 
 SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
-RUNS = {"reward": 9, "algorithm": 6, "warmup": 6, "data_size": 12, "kl": 12, "samples_per_prompt": 12, "oddities": 12}
 
 
 def composed(*overrides: str, with_hydra: bool = False) -> DictConfig:
@@ -64,7 +63,7 @@ def test_a_sweep_file_is_documented_and_makes_the_announced_runs(name: str) -> N
         assert part in text, part
     assert f".sweeps/{name}\n" in text
     runs = arms(name)
-    assert len(runs) == RUNS[name] and int(re.search(r"Cost: +(\d+) runs", text)[1]) == len(runs)  # type: ignore[index]
+    assert int(re.search(r"Cost: +(\d+) runs", text)[1]) == len(runs)  # type: ignore[index]
     folders: set[Path] = set()
     for overrides in runs:
         raw = composed(f"sweep={name}", *overrides)
@@ -73,10 +72,6 @@ def test_a_sweep_file_is_documented_and_makes_the_announced_runs(name: str) -> N
         resolved = OmegaConf.to_container(raw, resolve=True, enum_to_str=True)
         folders.add(run_folder(resolved, ",".join(overrides)))  # type: ignore[arg-type]
     assert len({folder.name[-8:] for folder in folders}) == len(runs), "two arms compute the same"
-
-
-def test_the_sweeps_are_those_listed() -> None:
-    assert set(SWEEPS) == set(RUNS)
 
 
 @pytest.mark.slow
