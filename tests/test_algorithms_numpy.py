@@ -363,7 +363,10 @@ def test_corrections() -> None:
             partial(corrections.truncated_importance, level="sequence"),
             [np.full_like(gap, min(np.exp(gap.sum()), 2.0)) for gap in gaps],
         ),
-        "icepop": (partial(corrections.icepop, low=0.7, high=1.5), [np.where((x >= 0.7) & (x <= 1.5), x, 0) for x in w]),
+        "icepop": (
+            partial(corrections.icepop, low=0.7, high=1.5),
+            [np.where((x >= 0.7) & (x <= 1.5), x, 0) for x in w],
+        ),
         "sequence_mask": (
             partial(corrections.sequence_mask, low=0.9, high=1.1),
             [np.full_like(gap, float(0.9 <= m <= 1.1)) for gap, m in zip(gaps, means, strict=True)],

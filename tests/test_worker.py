@@ -126,7 +126,9 @@ def reference_step(model: Any, batch: Batch, losses: Sequence[Loss], plan: Updat
     shifted = torch.nn.functional.pad(log_p.gather(-1, batch.tokens[:, 1:, None]).squeeze(-1), (1, 0)) * batch.mask
     entropy = torch.nn.functional.pad(-(log_p.exp() * log_p).sum(-1), (1, 0)) * batch.mask
     per_token = torch.stack([loss(TokenOutput(shifted, entropy), batch)[0] for loss in losses]).sum(0)
-    (per_token * token_weights(batch, plan.aggregation, plan.constant_length, plan.rows, float(batch.mask.sum()))).sum().backward()
+    (
+        per_token * token_weights(batch, plan.aggregation, plan.constant_length, plan.rows, float(batch.mask.sum()))
+    ).sum().backward()
     return {n: (p - 0.02 * p.grad / (p.grad.abs() + 1)).detach() for n, p in model.named_parameters()}
 
 

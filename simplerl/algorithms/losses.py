@@ -87,9 +87,7 @@ def dual_clip(
     return torch.where(beyond, bound, per_token), {**metrics, "dual_clip_fraction": beyond.float()}
 
 
-def cispo(
-    output: TokenOutput, batch: Batch, *, min_ratio: NonNegative = 0.0, max_ratio: Positive = 1.2
-) -> LossOutput:
+def cispo(output: TokenOutput, batch: Batch, *, min_ratio: NonNegative = 0.0, max_ratio: Positive = 1.2) -> LossOutput:
     """Compute CISPO's loss -sg(clamp(ratio, min_ratio, max_ratio)) * A * log pi: the weight is clipped and no token
     loses its gradient (MiniMax-M1, arXiv:2506.13585).
 
@@ -106,7 +104,7 @@ def gspo(
     output: TokenOutput, batch: Batch, *, clip_low: SequenceClip = 3e-4, clip_high: SequenceClip = 4e-4
 ) -> LossOutput:
     """Compute the clipped surrogate loss of the sequence ratio exp(mean_t log(pi / pi_old)) (GSPO,
-    arXiv:2507.18071), in the token form sg(s) * pi / sg(pi), whose gradient is that of the sequence form when aggregated by
+    arXiv:2507.18071), in the token form sg(s) * pi / sg(pi), whose gradient is that of the sequence form under
     sequence_mean."""
     assert batch.advantages is not None and batch.logprobs is not None
     ratio = Ratio.of(output, batch)
@@ -187,6 +185,7 @@ def dppo_kl(
 
 def _masked_gradient(output: TokenOutput, batch: Batch, kept: Tensor, max_ratio: float) -> LossOutput:
     """Return -A * sg(min(ratio, max_ratio)) * log pi of the tokens that are `kept` [b, T]."""
+    assert batch.advantages is not None
     ratio = Ratio.of(output, batch)
     weight = ratio.value.detach().clamp(max=max_ratio) * kept
     return -weight * batch.advantages * output.logprobs, {**ratio.metrics, "clip_fraction": 1 - kept.float()}

@@ -57,13 +57,13 @@ def collate_rollouts(rollouts: Sequence[Rollout]) -> Batch:
     sampler_logprobs = torch.zeros(batch.tokens.shape)
     sampler_logprobs[batch.mask] = torch.tensor([p for r in rollouts for p in r.logprobs])
     scores = [score_of(r) for r in rollouts]
-    numbers_by_row = [{**r.extra, **{f"reward/{k}": v for k, v in s.parts.items()}} for r, s in zip(rollouts, scores, strict=True)]
+    parts = [{f"reward/{name}": value for name, value in score.parts.items()} for score in scores]
     return batch.with_(
         reward=torch.tensor([score.reward for score in scores]),
         correct=torch.tensor([score.correct for score in scores]),
         trained=torch.tensor([r.trained for r in rollouts]),
         sampler_logprobs=sampler_logprobs,
-        extra=_shared_columns(numbers_by_row),
+        extra=_shared_columns([{**r.extra, **own} for r, own in zip(rollouts, parts, strict=True)]),
     )
 
 

@@ -22,7 +22,9 @@ from simplerl.types import Problem, Score
 
 __all__ = ["binary", "lenient", "strict", "think_format", "weighted"]
 
-THINK_FORMAT = re.compile(r"\s*<think>(?:(?!</?think>).)*</think>\s*<answer>(?:(?!</?answer>).)*</answer>\s*", re.DOTALL)
+THINK_FORMAT = re.compile(
+    r"\s*<think>(?:(?!</?think>).)*</think>\s*<answer>(?:(?!</?answer>).)*</answer>\s*", re.DOTALL
+)
 
 
 def strict(

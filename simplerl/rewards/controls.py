@@ -10,7 +10,8 @@ import re
 import zlib
 from dataclasses import replace
 
-from simplerl.rewards import Rule, strict
+from simplerl.rewards import strict
+from simplerl.rewards.rules import Rule
 from simplerl.types import Count, Fraction, Problem, Response, Score
 
 
