@@ -33,16 +33,24 @@ def estimate_advantages(
         coef = float(state.get("kl_coef", kl.coef))
         kl, metrics["train/kl_coef"] = replace(kl, coef=coef), coef
         state["kl_coef"] = adapted_coef(coef, batch, kl)
-    batch = token_rewards(batch, kl)
+    dtype = getattr(torch, algorithm.advantage_precision.name)
+    batch = _rounded(token_rewards(batch, kl), dtype)
     if algorithm.state is None:
         batch = algorithm.advantage(batch)
     else:
         batch, own = algorithm.advantage(batch, {name: state[name] for name in algorithm.state})
         state |= own
+    batch = _rounded(batch, dtype)
     if algorithm.correction is not None:
         batch, corrected = algorithm.correction(batch)
         metrics |= corrected
     return batch, state or None, metrics
+
+
+def _rounded(batch: Batch, dtype: torch.dtype) -> Batch:
+    """Round token rewards, advantages and returns to the precision of `dtype`."""
+    columns = {name: getattr(batch, name) for name in ("token_rewards", "advantages", "returns")}
+    return batch.with_(**{name: x.to(dtype).to(x.dtype) for name, x in columns.items() if x is not None})
 
 
 def whitened(x: Tensor, mask: Tensor) -> Tensor:

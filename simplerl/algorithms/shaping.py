@@ -49,6 +49,24 @@ def soft_overlong(rollouts: list[Rollout], *, max_length: int, buffer: Count, pe
     return [add_reward(rollout, "overlong", reward(rollout)) for rollout in rollouts]
 
 
+def forced_eos(rollouts: list[Rollout], *, eos_token_id: int, rows: Count = 2) -> list[Rollout]:
+    """Make every response end with `eos_token_id`, as the published run did: in each block of `rows` consecutive
+    rollouts, the last token of the longest response is overwritten, and shorter responses get one more token. Truncated
+    responses then look finished, and the result depends on the size of the block."""
+    ended = []
+    for start in range(0, len(rollouts), rows):
+        block = rollouts[start : start + rows]
+        longest = max(len(rollout.token_ids) for rollout in block)
+        for rollout in block:
+            tokens, logprobs = rollout.token_ids, rollout.logprobs
+            if tokens[-1] != eos_token_id and len(tokens) == longest:
+                tokens = (*tokens[:-1], eos_token_id)
+            elif tokens[-1] != eos_token_id:
+                tokens, logprobs = (*tokens, eos_token_id), (*logprobs, 0.0)
+            ended.append(replace(rollout, token_ids=tokens, logprobs=logprobs))
+    return ended
+
+
 def mask_truncated(rollouts: list[Rollout]) -> list[Rollout]:
     """Mask truncated responses in the loss (overlong filtering, DAPO, arXiv:2503.14476, section 3.4). Their rewards
     still count in group statistics."""

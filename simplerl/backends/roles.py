@@ -197,6 +197,7 @@ def build_worker(
         loaded,
         precision=train.precision,
         logits_precision=train.logits_precision,
+        column_precision=train.column_precision,
         tokens_per_micro_batch=train.tokens_per_micro_batch,
         temperature=temperature,
         gradient_checkpointing=train.gradient_checkpointing and optimizer is not None,

@@ -81,6 +81,20 @@ class UpdateTime(Enum):
     after = "after"
 
 
+class OverLong(Enum):
+    """What happens to a prompt of more than prompt.max_tokens tokens."""
+
+    drop = "drop"
+    truncate = "truncate"  # keep the first tokens, as the published run did; the end of the template is lost
+
+
+class ScheduleLength(Enum):
+    """Over how many optimizer steps learning rates are scheduled."""
+
+    steps = "steps"  # those that are taken
+    passes = "passes"  # train.passes over all problems, also those that each pass leaves over, as the published run did
+
+
 class Schedule(Enum):
     constant = "constant"
     linear = "linear"
@@ -114,8 +128,9 @@ class PromptConfig:
     response: str = "{solution}"  # template of SFT targets, with {question}, {solution} and {answer}
     stop_strings: list[str] = field(default_factory=list)
     stop_tokens: list[str] = field(default_factory=list)  # tokens that end a response, besides the model's EOS tokens
-    max_tokens: int = setting(1024, minimum=1)  # longer prompts are dropped and counted
-    strip_newline: bool = False  # remove the newline at the end of the template
+    max_tokens: int = setting(1024, minimum=1)  # longer prompts are counted, and dropped or truncated:
+    over_long: OverLong = OverLong.drop
+    final_newline: bool | None = None  # whether the template ends with a newline; null: as it is written
 
 
 @dataclass
@@ -148,11 +163,14 @@ class TrainConfig:
     samples_per_prompt: int = setting(MISSING, minimum=1)
     minibatch_size: int = setting(MISSING, minimum=1)  # responses per optimizer step
     epochs: int = setting(1, minimum=1)  # passes over each rollout batch
+    schedule_length: ScheduleLength = ScheduleLength.steps
     # Maximum tokens, padding included, of one forward and backward pass.
     tokens_per_micro_batch: int = setting(16384, minimum=1, changes_results=False)
     precision: Precision = Precision.float32
     # Precision of the output layer; bfloat16, as in the published run, makes log-probs less precise.
     logits_precision: Precision = Precision.float32
+    # Precision to which log-probs, values, token rewards and advantages are rounded; bfloat16 as in the published run.
+    column_precision: Precision = Precision.float32
     gradient_checkpointing: bool = setting(False, changes_results=False)
     # Compile the layers with torch.compile: faster steps after a minute of compilation; needs g++ on CPUs.
     compile: bool = setting(False, changes_results=False)
@@ -210,6 +228,7 @@ class AlgorithmConfig:
     needs: NeedsConfig = field(default_factory=NeedsConfig)
     aggregation: Aggregation = Aggregation.sequence_mean
     aggregation_rows: int = setting(2, minimum=1)  # responses of a micro-batch, only for micro_batch_token_mean
+    advantage_precision: Precision = Precision.float32  # to which token rewards and advantages are rounded
     old_logprobs: OldLogprobs = OldLogprobs.trainer
     nll_coef: float = setting(0.0, minimum=0.0)  # weight of -log p of correct responses (VAPO, arXiv:2504.05118)
     policy_start: int = setting(0, minimum=0)  # steps in which only the other roles, such as the critic, are trained
@@ -321,10 +340,19 @@ def result_neutral_keys() -> set[str]:
     return {key for key, one in all_settings().items() if not one.metadata.get("changes_results", True)}
 
 
+def _eos_token_id(path: str) -> int:
+    """Return the end-of-text token of a model's tokenizer."""
+    from transformers import AutoTokenizer
+
+    return int(AutoTokenizer.from_pretrained(path).eos_token_id)
+
+
 def register() -> None:
-    """Register the schema, the sweeps and the resolver `quotient` with Hydra; call before composing."""
+    """Register the schema, the sweeps, and the resolvers `quotient` and `eos_token_id` with Hydra; call before
+    composing."""
     ConfigStore.instance().store(name="schema", node=Config)
     for path in sorted(SWEEPS.glob("*.yaml")):  # Hydra would find the group `sweep` only in conf/sweep/
         ConfigStore.instance().store(group="sweep", name=path.stem, node=OmegaConf.load(path), package="_global_")
+    OmegaConf.register_new_resolver("eos_token_id", _eos_token_id, replace=True, use_cache=True)
     # Keeps the product of two settings constant in a sweep: ${quotient:128,${train.samples_per_prompt}}.
     OmegaConf.register_new_resolver("quotient", lambda a, b: a // b, replace=True)

@@ -135,6 +135,7 @@ class Worker(UpdateMixin):
         precision: Precision,
         tokens_per_micro_batch: int,
         logits_precision: Precision = Precision.float32,
+        column_precision: Precision = Precision.float32,
         temperature: float = 1.0,
         gradient_checkpointing: bool = False,
         compiled: bool = False,
@@ -152,6 +153,7 @@ class Worker(UpdateMixin):
         self.device = next(model.parameters()).device
         self.precision = precision
         self.logits_dtype = getattr(torch, logits_precision.name)
+        self.column_dtype = getattr(torch, column_precision.name)
         self.tokens_per_micro_batch = tokens_per_micro_batch
         self.temperature = temperature
         if gradient_checkpointing:
@@ -184,7 +186,7 @@ class Worker(UpdateMixin):
             targets, weight = micro.tokens[micro.mask], output_weight(self.model)
             columns = token_logprobs(hidden, weight, targets, self.temperature, self.logits_dtype, entropy)
         blank = torch.zeros(micro.tokens.shape, device=self.device)
-        return tuple(blank.masked_scatter(micro.mask, column) for column in columns)
+        return tuple(blank.masked_scatter(micro.mask, column.to(self.column_dtype).float()) for column in columns)
 
     @torch.no_grad()
     def infer(self, batch: Batch, entropy: bool = True) -> tuple[Tensor, ...]:
