@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from simplerl.algorithms.advantages import estimate_advantages
@@ -36,7 +37,7 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
     the final checkpoint. On a stop signal, saves a checkpoint and raises `Interrupted`."""
     assert task.schedule is not None
     algorithm, steps, folder = config.algorithm, task.schedule.steps, run.dir / "checkpoints"
-    updates = role_updates(algorithm, update_plan(config, task))
+    plan = update_plan(config, task)
     checkpoint, step = last_checkpoint(folder)
     state = saved_state(checkpoint) or {"rollouts": {}, "algorithm": algorithm.state}
     roles = backend.roles(start, checkpoint)
@@ -53,7 +54,7 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
                     with progress.stage("save"):
                         checkpoint = run.save(folder, step, roles.save, state)
                 metrics = evaluate_at(step, config, task, backend, roles.sampler, grader, run, progress)
-                seed = [config.seed, step]
+                seed, updates = [config.seed, step], role_updates(algorithm, plan, step)
                 with progress.stage("sample"):
                     taken = prefetcher.take(step, state["rollouts"])
                 with progress.stage("score"):
@@ -84,20 +85,23 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
 
 def update_plan(config: Config, task: Task) -> UpdatePlan:
     """Return how each rollout batch is split into optimizer steps."""
+    algorithm = config.algorithm
     return UpdatePlan(
         minibatch_size=config.train.minibatch_size,
         epochs=config.train.epochs,
-        aggregation=config.algorithm.aggregation,
+        aggregation=algorithm.aggregation,
         constant_length=task.sampling.max_new_tokens,
+        rows=algorithm.aggregation_rows,
     )
 
 
 def rollout_source(config: Config, task: Task, sampler: Sampler, grader: Grader, run: Run) -> RolloutSource:
     """Return the source of prompts and graded samples for the rollouts function. A stop signal interrupts sampling."""
 
-    def sample(prompts: list[Prompt], number: int) -> list[Rollout]:
-        samples = config.train.samples_per_prompt
-        stream = sampler.generate(prompts, task.sampling, task.format.stop, samples, config.seed, number)
+    def sample(prompts: list[Prompt], number: int, greedy: bool = False) -> list[Rollout]:
+        samples = 1 if greedy else config.train.samples_per_prompt
+        sampling = replace(task.sampling, temperature=0.0) if greedy else task.sampling
+        stream = sampler.generate(prompts, sampling, task.format.stop, samples, config.seed, number)
         return grader.grade(run.interruptible(stream), prompts)
 
     return RolloutSource(task.prompts_at, sample, config.train.prompts_per_step)

@@ -11,10 +11,18 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from simplerl.types import Count, Fraction, Prompt, RewardShaping, Rollout, State, group_rollouts, score_of
 
 logger = logging.getLogger(__name__)
+
+
+class Sample(Protocol):
+    """Sample and grade train.samples_per_prompt responses to each prompt, or one greedy response. Returns graded
+    rollouts in the order of the prompts. `number`: batch number, which seeds the samples."""
+
+    def __call__(self, prompts: list[Prompt], number: int, greedy: bool = False) -> list[Rollout]: ...
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,7 @@ class RolloutSource:
     """Prompts and sampling functions for a rollouts function."""
 
     prompts: Callable[[int], list[Prompt]]  # batch number (0, 1, ... over all passes) -> train.prompts_per_step prompts
-    sample: Callable[[list[Prompt], int], list[Rollout]]  # (prompts, batch number) -> graded rollouts, in prompt order
+    sample: Sample
     prompts_per_step: int
 
 
@@ -67,6 +75,54 @@ def refill(
         logger.warning("step %d: only %d of %d groups found after %d batches", step, *found, max_batches)
     groups = list(kept.values())[: source.prompts_per_step]
     return [rollout for group in groups for rollout in group], {**state, "batches": number}
+
+
+def drop_equal(source: RolloutSource, step: int, state: State) -> tuple[list[Rollout], State]:
+    """Sample one batch of prompts and drop the groups whose rewards are all equal, without replacing them: the step has
+    fewer optimizer steps. If all groups are like that, they are kept."""
+    rollouts = source.sample(source.prompts(step), step)
+    groups = group_rollouts(rollouts)
+    kept = [group for group in groups if len({score_of(rollout).reward for rollout in group}) > 1]
+    return [rollout for group in kept or groups for rollout in group], state
+
+
+def difficulty_gate(
+    source: RolloutSource,
+    step: int,
+    state: State,
+    *,
+    low: Fraction = 0.0,
+    high: Fraction = 0.9,
+    max_batches: Count = 10,
+) -> tuple[list[Rollout], State]:
+    """Sample only prompts whose fraction of correct responses, when they were last sampled, was in [low, high]; prompts
+    that were never sampled always pass (with high=0.9, the curriculum of ScaleRL, arXiv:2510.13786).
+
+    Looks at up to `max_batches` batches of prompts for a step; the rest of the step is filled with gated prompts.
+    state["batches"]: batches looked at since the start of the run. state["accuracy"]: by problem id."""
+    number, accuracy = int(state.get("batches", 0)), dict(state.get("accuracy", {}))
+    passing: dict[str, Prompt] = {}
+    gated: dict[str, Prompt] = {}
+    for _ in range(max_batches):
+        for prompt in source.prompts(number):
+            passes = low <= accuracy.get(prompt.problem.id, low) <= high
+            (passing if passes else gated).setdefault(prompt.problem.id, prompt)
+        number += 1
+        if len(passing) >= source.prompts_per_step:
+            break
+    chosen = [*passing.values(), *gated.values()][: source.prompts_per_step]
+    rollouts = source.sample(chosen, step)
+    accuracy |= {group[0].prompt.problem.id: _accuracy(group) for group in group_rollouts(rollouts)}
+    return rollouts, {**state, "batches": number, "accuracy": accuracy}
+
+
+def greedy_baseline(source: RolloutSource, step: int, state: State) -> tuple[list[Rollout], State]:
+    """Sample one batch of prompts per step and, for each prompt, one greedy response, whose reward becomes the column
+    `greedy_reward` (ReMax, arXiv:2310.10505). Greedy responses are not trained on."""
+    prompts = source.prompts(step)
+    rewards = {r.prompt.problem.id: score_of(r).reward for r in source.sample(prompts, step, greedy=True)}
+    rollouts = source.sample(prompts, step)
+    return [replace(r, extra={**r.extra, "greedy_reward": rewards[r.prompt.problem.id]}) for r in rollouts], state
 
 
 def _accuracy(group: list[Rollout]) -> float:
@@ -115,8 +171,8 @@ class Prefetcher:
     def _sample(self, step: int, state: State, lag: int) -> StepRollouts:
         begin, sampled = time.perf_counter(), []
 
-        def sample(prompts: list[Prompt], number: int) -> list[Rollout]:
-            sampled.append(self._source.sample(prompts, number))
+        def sample(prompts: list[Prompt], number: int, greedy: bool = False) -> list[Rollout]:
+            sampled.append(self._source.sample(prompts, number, greedy))
             return sampled[-1]
 
         rollouts, state = self._rollouts(replace(self._source, sample=sample), step, state)

@@ -60,4 +60,4 @@ def documents_at(step: int, config: Config, task: Task) -> Batch:
     order = permutation("documents", [config.seed, epoch], len(task.documents))
     chosen = order[position * size : (position + 1) * size]
     batch = collate([task.documents[i] for i in chosen], list(range(size)))
-    return batch.with_(weights=token_weights(batch.mask, Aggregation.token_mean, 0))
+    return batch.with_(weights=token_weights(batch, Aggregation.token_mean))

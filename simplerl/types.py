@@ -11,6 +11,8 @@ match this alignment.
 from __future__ import annotations
 
 import math
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -87,9 +89,13 @@ class Response(str):
     tokens: tuple[int, ...]  # [L], including the stop token; empty if only the text is known
     finish_reason: str  # FINISH_STOP | FINISH_LENGTH
 
-    def __new__(cls, text: str, tokens: tuple[int, ...] = (), finish_reason: str = FINISH_STOP) -> Response:
+    key: int  # differs between samples with the same text
+
+    def __new__(
+        cls, text: str, tokens: tuple[int, ...] = (), finish_reason: str = FINISH_STOP, key: int = 0
+    ) -> Response:
         response = super().__new__(cls, text)
-        response.tokens, response.finish_reason = tokens, finish_reason
+        response.tokens, response.finish_reason, response.key = tokens, finish_reason, key
         return response
 
     @property
@@ -97,8 +103,8 @@ class Response(str):
         """Whether the response reached sampling.max_new_tokens without a stop token."""
         return self.finish_reason == FINISH_LENGTH
 
-    def __reduce__(self) -> tuple[type[Response], tuple[str, tuple[int, ...], str]]:
-        return Response, (str(self), self.tokens, self.finish_reason)
+    def __reduce__(self) -> tuple[type[Response], tuple[str, tuple[int, ...], str, int]]:
+        return Response, (str(self), self.tokens, self.finish_reason, self.key)
 
 
 @dataclass(frozen=True)
@@ -124,11 +130,13 @@ class Rollout:
     finish_reason: str  # FINISH_STOP | FINISH_LENGTH
     score: Score | None = None
     trained: bool = True  # False: its reward counts in group statistics, but its tokens are masked in the loss
+    extra: dict[str, float] = field(default_factory=dict)  # columns of `Batch.extra` for an advantage estimator
 
     @property
     def response(self) -> Response:
         """The response as it is passed to reward functions."""
-        return Response(self.text, self.token_ids, self.finish_reason)
+        key = zlib.crc32(struct.pack(f"{len(self.logprobs)}d", *self.logprobs))
+        return Response(self.text, self.token_ids, self.finish_reason, key)
 
 
 def score_of(rollout: Rollout) -> Score:

@@ -208,10 +208,6 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "reward that pays all alike": (["reward.unboxed=1"], "reward.unboxed=1 is not less than reward.correct=1"),
     "run that does nothing": (["algorithm=none", "evals.every=0"], "does nothing"),
     "warm-up of no tokens": (["warmup=micro_corpus", "warmup.max_tokens=0"], "warmup.max_tokens=0 must be at least 2"),
-    "newline that is not there": (
-        ["oddity=newline", "prompt.template='{question}'"],
-        "prompt.strip_newline (oddity=newline) removes the newline at the end of prompt.template, which has none",
-    ),
     "sampling two steps ahead": (["rollout.ahead=2"], "rollout.ahead=2 is unknown: choose 0 or 1"),
     "importance weights of another temperature": (
         [

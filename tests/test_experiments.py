@@ -17,7 +17,18 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from simplerl.config import Aggregation, Config, KLConfig, KLEstimator, KLPlace, Precision, Schedule, register
+from simplerl.config import (
+    Aggregation,
+    Config,
+    KLConfig,
+    KLEstimator,
+    KLPlace,
+    OldLogprobs,
+    OverLong,
+    Precision,
+    Schedule,
+    register,
+)
 from simplerl.config.load import load
 from simplerl.data.benchmarks import BENCHMARKS, PUBLISHED, SUITE5
 from simplerl.data.prompts import PromptFormat
@@ -176,6 +187,57 @@ def test_simplerl_zero_is_the_published_run() -> None:
     assert asked.stop == stop.stop
     assert evals.reward.func.__name__ == "lenient"
     assert evals.reward.keywords["rule"] == "qwen"
+
+
+ODDITIES = sorted({path.stem.rsplit("_", 1)[0] for path in (ROOT / "conf/oddity").glob("*_published.yaml")})
+# Where each of the seven oddities of the published run shows in the configuration: its value as published, and without.
+SWITCHES: dict[str, tuple[str, Any, Any]] = {
+    "temperature": ("algorithm.logprobs_at_temperature_1", True, False),
+    "bfloat16": ("train.column_precision", Precision.bfloat16, Precision.float32),
+    "forced_eos": ("algorithm.shape.forced_eos", True, False),
+    "gold": ("reward.keywords.rule", "qwen_train", "math_verify"),
+    "over_long": ("prompt.over_long", OverLong.truncate, OverLong.drop),
+    "newline": ("prompt.final_newline", False, True),
+    "old_logprobs": ("algorithm.old_logprobs", OldLogprobs.trainer, OldLogprobs.sampler),
+}
+
+
+def switch(config: Config, oddity: str) -> Any:
+    value: Any = config
+    *keys, last = SWITCHES[oddity][0].split(".")
+    for key in keys:
+        value = value[key] if isinstance(value, dict) else getattr(value, key)
+    if oddity == "forced_eos":
+        return last in value
+    return value[last] if isinstance(value, dict) else getattr(value, last)
+
+
+@pytest.mark.parametrize("oddity", SWITCHES)
+@pytest.mark.parametrize("experiment", ["micro", "simplerl_zero_as_published"])
+def test_each_oddity_flips_both_ways(oddity: str, experiment: str) -> None:
+    assert sorted(SWITCHES) == ODDITIES
+    with_temperature = ["temperature_fixed"] if oddity == "old_logprobs" else []
+    for index, way in enumerate(("published", "fixed"), start=1):
+        chosen = [*with_temperature, f"{oddity}_{way}"]
+        config = loaded(f"experiment={experiment}", f"oddity=[{','.join(chosen)}]")
+        assert switch(config, oddity) == SWITCHES[oddity][index]
+        if oddity == "newline":
+            assert config.evals.prompt is not None and config.evals.prompt.final_newline
+
+
+def test_the_published_run_has_every_oddity_and_the_fixed_one_none() -> None:
+    published, fixed = loaded("experiment=simplerl_zero_as_published"), loaded("experiment=simplerl_zero_fixed")
+    for oddity, (_, as_published, without) in SWITCHES.items():
+        if oddity != "newline":  # the published template has no newline at its end
+            assert switch(published, oddity) == as_published, oddity
+        if oddity != "old_logprobs":  # the trainer's own are no worse
+            assert switch(fixed, oddity) == without, oddity
+    assert published.prompt.template is not None and not published.prompt.template.endswith("\n")
+    assert published.train.logits_precision is published.algorithm.advantage_precision is Precision.bfloat16
+    # The rate falls over 20 x floor(8523 x 8 / 128) optimizer steps, of which 160 x 64 are taken.
+    schedule = _schedule(published, 8523)
+    assert (schedule.scheduled_steps, schedule.optimizer_steps) == (10_640, 10_240)
+    assert _schedule(fixed, 8523).scheduled_steps == 10_240
 
 
 def test_simplerl_adds_the_warm_up_alone() -> None:

@@ -49,7 +49,7 @@ def output(logprobs: torch.Tensor, entropy: torch.Tensor | None = None) -> Token
 def policy_losses(kl: KLConfig | None = None, entropy_coef: float = 0.0, loss: Loss = ppo_clip) -> Sequence[Loss]:
     """The terms of the policy's loss as the configuration composes them."""
     algorithm = AlgorithmConfig(loss=loss, kl=kl or KLConfig(), entropy_coef=entropy_coef)
-    return role_updates(algorithm, PLAN)["policy"].losses
+    return role_updates(algorithm, PLAN, 0)["policy"].losses
 
 
 def added(losses: Sequence[Loss], output: TokenOutput, batch: Batch) -> LossOutput:
@@ -143,7 +143,7 @@ def test_clipped_value_gradient(new: float, old: float, target: float, slope: fl
 def test_negative_log_likelihood() -> None:
     batch, new = ragged(2)
     found, _ = negative_log_likelihood(output(new), batch)
-    total = float((found * token_weights(batch.mask, Aggregation.token_mean, 0)).sum())
+    total = float((found * token_weights(batch, Aggregation.token_mean, 0)).sum())
     assert total == pytest.approx(-numbers(new)[0][batch.mask.numpy()].mean(), abs=1e-6)
 
 
@@ -154,7 +154,9 @@ def test_the_terms_of_the_policy_loss_are_added(estimator: KLEstimator) -> None:
     losses = policy_losses(KLConfig(KLPlace.loss, estimator, 0.7), 0.3, partial(ppo_clip, clip_low=0.2))
     found, metrics = added(losses, output(new, entropy), batch)
     p, q, h = numbers(new, batch.ref_logprobs, entropy)
-    kl = {"k1": p - q, "k2": (p - q) ** 2 / 2, "k3": np.exp(q - p) - 1 - (q - p)}[estimator.name]
+    k3 = np.exp(q - p) - 1 - (q - p)
+    ratio = np.exp(p - numbers(batch.logprobs)[0])
+    kl = {"k1": p - q, "k2": (p - q) ** 2 / 2, "k3": k3, "k3_k2_gradient": k3, "k3_ratio": ratio * k3}[estimator.name]
     plain = numbers(ppo_clip(output(new), batch)[0])[0]
     np.testing.assert_allclose(found.numpy(), plain + 0.7 * kl - 0.3 * h, atol=2e-6)
     np.testing.assert_allclose(metrics["kl_loss"].numpy(), kl, atol=2e-6)
@@ -191,9 +193,9 @@ def test_terms_that_are_off_cost_nothing(kl: KLConfig) -> None:
     losses = policy_losses(kl)
     found, metrics = added(losses, output(new), batch.with_(ref_logprobs=None))
     assert torch.equal(found, ppo_clip(output(new), batch)[0]) and "kl_loss" not in metrics
-    updates = role_updates(AlgorithmConfig(loss=ppo_clip), PLAN)
+    updates = role_updates(AlgorithmConfig(loss=ppo_clip), PLAN, 0)
     assert not updates["policy"].plan.entropy, "no loss reads the entropy"
-    assert role_updates(AlgorithmConfig(loss=ppo_clip, entropy_coef=0.1), PLAN)["policy"].plan.entropy
+    assert role_updates(AlgorithmConfig(loss=ppo_clip, entropy_coef=0.1), PLAN, 0)["policy"].plan.entropy
 
 
 @pytest.mark.parametrize("advantage", [0.0, 1.0, -1.0])
@@ -219,31 +221,43 @@ def test_log_ratios_that_overflow_are_clamped_and_counted(log_ratio: float, adva
 @pytest.mark.parametrize("aggregation", list(Aggregation))
 def test_aggregation(aggregation: Aggregation) -> None:
     batch, new = ragged(6)
+    batch = batch.with_(group=torch.arange(len(batch)) // 4)  # the last group is smaller
     losses = ppo_clip(output(new), batch)[0]
-    found = float((losses * token_weights(batch.mask, aggregation, 32)).sum())
+    found = float((losses * token_weights(batch, aggregation, 32, rows=3, step_tokens=77.0)).sum())
     rows = [row[keep] for row, keep in zip(numbers(losses)[0], batch.mask.numpy(), strict=True)]
+
+    def block_mean(size: int) -> float:
+        return float(np.mean([np.concatenate(rows[i : i + size]).mean() for i in range(0, len(rows), size)]))
+
+    total = sum(row.sum() for row in rows)
     expected = {
         "sequence_mean": np.mean([row.mean() for row in rows]),
         "token_mean": np.concatenate(rows).mean(),
-        "constant_length": sum(row.sum() for row in rows) / (len(rows) * 32),
+        "step_token_mean": total / 77,
+        "prompt_mean": block_mean(4),
+        "constant_length": total / (len(rows) * 32),
+        "micro_batch_token_mean": block_mean(3),
     }
     assert found == pytest.approx(expected[aggregation.name], abs=1e-6)
-    assert len({round(float(value), 5) for value in expected.values()}) == 3
-    assert (token_weights(batch.mask, aggregation, 32)[~batch.mask] == 0).all()
+    assert len({round(float(value), 5) for value in expected.values()}) == len(Aggregation)
+    assert (token_weights(batch, aggregation, 32)[~batch.mask] == 0).all()
 
 
 @pytest.mark.parametrize("aggregation", list(Aggregation))
 def test_wholly_masked_rows_do_not_count_as_responses(aggregation: Aggregation) -> None:
     """Neither rows without response tokens nor rows that are not trained change the weights of the others."""
     batch, _ = ragged(7)
-    expected = token_weights(batch.mask[2:], aggregation, 32)
-    masked = batch.mask.clone()
-    masked[:2] = False
-    trained = torch.arange(len(batch)) >= 2
-    for found in (token_weights(masked, aggregation, 32), token_weights(batch.mask, aggregation, 32, trained)):
+    rows = torch.arange(len(batch))
+
+    def weights(batch: Batch) -> torch.Tensor:
+        return token_weights(batch, aggregation, 32, rows=2, step_tokens=50.0)
+
+    expected = weights(batch.with_(mask=batch.mask[2:], group=batch.group[2:], tokens=batch.tokens[2:]))
+    masked = batch.with_(mask=batch.mask & (rows >= 2)[:, None])
+    for found in (weights(masked), weights(batch.with_(trained=rows >= 2))):
         assert (found[:2] == 0).all()
         torch.testing.assert_close(found[2:], expected, atol=0, rtol=1e-6)
-    nothing = token_weights(torch.zeros_like(batch.mask), aggregation, 32)
+    nothing = weights(batch.with_(mask=torch.zeros_like(batch.mask)))
     assert (nothing == 0).all(), "a minibatch without any response token is no division by zero"
 
 

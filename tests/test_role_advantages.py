@@ -61,7 +61,7 @@ def test_implicit_prm_is_the_cross_entropy_of_correctness() -> None:
     batch, rng = ragged(2)
     logprobs = noise(batch, rng).requires_grad_()
     per_token, metrics = implicit_prm(TokenOutput(logprobs, torch.zeros_like(logprobs)), batch, beta=0.5)
-    loss = (per_token * token_weights(batch.mask, Aggregation.sequence_mean, 0)).sum()
+    loss = (per_token * token_weights(batch, Aggregation.sequence_mean, 0)).sum()
     assert batch.ref_logprobs is not None and batch.correct is not None
     q = (0.5 * (logprobs - batch.ref_logprobs).double().detach().numpy() * batch.mask.numpy()).sum(-1)
     correct = batch.correct.numpy()

@@ -117,7 +117,7 @@ def test_a_role_may_learn_before_it_scores(time: UpdateTime) -> None:
     recorders: Any = {name: Recorder(name, calls) for name in ("policy", "critic")}
     specs = {"policy": SPECS["policy"], "critic": replace(SPECS["critic"], update=time)}
     algorithm = AlgorithmConfig(loss=ppo_clip, roles={"critic": specs["critic"]})
-    updates = role_updates(algorithm, PLAN)
+    updates = role_updates(algorithm, PLAN, 0)
     roles = Roles(recorders, specs, sampler=None)  # type: ignore[arg-type]
     batch, early = roles.score(unscored(), updates, [0])
     late = roles.update(batch, updates, [0])
@@ -137,7 +137,7 @@ def test_updates_follow_the_configuration() -> None:
     roles = {name: spec for name, spec in SPECS.items() if name != "policy"}
     roles["critic"] = replace(roles["critic"], aggregation=Aggregation.token_mean)
     kl = KLConfig(KLPlace.loss, KLEstimator.k3, 0.1)
-    updates = role_updates(AlgorithmConfig(loss=ppo_clip, kl=kl, entropy_coef=0.01, roles=roles), PLAN)
+    updates = role_updates(AlgorithmConfig(loss=ppo_clip, kl=kl, entropy_coef=0.01, roles=roles), PLAN, 0)
     assert list(updates) == ["critic", "policy"]
     assert updates["critic"].plan == replace(PLAN, aggregation=Aggregation.token_mean)
     assert list(updates["critic"].losses) == [clipped_value] and len(updates["policy"].losses) == 3
@@ -161,7 +161,7 @@ def test_a_loss_of_ones_own_is_given_what_its_role_says() -> None:
     made = models()
     roles = Roles(made, SPECS, sampler=None)  # type: ignore[arg-type]
     algorithm = AlgorithmConfig(loss=noted, roles={"critic": replace(SPECS["critic"], loss=noted)})
-    roles.update(tiny.batch(), role_updates(algorithm, PLAN), [0])
+    roles.update(tiny.batch(), role_updates(algorithm, PLAN, 0), [0])
     assert {type(one) for one in seen} == {Tensor, TokenOutput}
     assert negative_log_likelihood(next(o for o in seen if isinstance(o, TokenOutput)), tiny.batch())[1] == {}
 

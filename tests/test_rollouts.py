@@ -13,8 +13,17 @@ from typing import Any
 import pytest
 from light_rewards import patient
 
+from simplerl.engine.batching import collate_rollouts
 from simplerl.rewards.pool import Grader
-from simplerl.rollouts import Prefetcher, RolloutSource, on_time, refill
+from simplerl.rollouts import (
+    Prefetcher,
+    RolloutSource,
+    difficulty_gate,
+    drop_equal,
+    greedy_baseline,
+    on_time,
+    refill,
+)
 from simplerl.types import Problem, Prompt, Rollout, Score, State, score_of
 
 
@@ -28,7 +37,7 @@ def rollouts(step: int) -> list[Rollout]:
 
 def prefetcher(sample: Callable[[int], list[Rollout]], steps: int, ahead: int = 0) -> Prefetcher:
     """One that samples a batch for each step by `sample(step)`."""
-    source = RolloutSource(lambda number: [prompt(str(number))], lambda _, number: sample(number), 1)
+    source = RolloutSource(lambda number: [prompt(str(number))], lambda _, number, greedy: sample(number), 1)
     return Prefetcher(on_time, source, {}, steps, ahead)
 
 
@@ -77,7 +86,7 @@ def test_the_state_of_each_step_is_passed_to_the_next(ahead: int) -> None:
     def counted(source: RolloutSource, step: int, state: State) -> tuple[list[Rollout], State]:
         return source.sample([], step), {"count": state.get("count", 10) + 1}
 
-    source = RolloutSource(lambda _: [], lambda _, step: rollouts(step), 1)
+    source = RolloutSource(lambda _: [], lambda _, step, greedy: rollouts(step), 1)
     fetcher = Prefetcher(counted, source, {}, 4, ahead)
     state: State = {}
     for step in range(4):
@@ -97,7 +106,7 @@ def test_reward_stages_follow_sampling_and_what_was_sampled_is_counted() -> None
     def shout(found: list[Rollout], mark: str) -> list[Rollout]:
         return [replace(one, text=one.text + mark) for one in found]
 
-    source = RolloutSource(lambda _: [], lambda _, step: rollouts(step), 1)
+    source = RolloutSource(lambda _: [], lambda _, step, greedy: rollouts(step), 1)
     shape = {"first": partial(shout, mark="!"), "second": partial(shout, mark="?")}
     taken = Prefetcher(half, source, shape, 1).take(0, {})
     assert [one.text for one in taken.rollouts] == ["1!?"]
@@ -164,11 +173,15 @@ class Graded:
     correct: dict[str, int]
     problems: int = 1000  # then the data repeat
     sampled: list[int] = field(default_factory=list)
+    greedy: dict[str, float] = field(default_factory=dict)  # rewards of greedy responses
 
     def prompts(self, number: int) -> list[Prompt]:
         return [prompt(f"p{(4 * number + i) % self.problems}") for i in range(4)]
 
-    def sample(self, prompts: Sequence[Prompt], number: int) -> list[Rollout]:
+    def sample(self, prompts: Sequence[Prompt], number: int, greedy: bool = False) -> list[Rollout]:
+        if greedy:
+            scores = {one.problem.id: Score(self.greedy[one.problem.id], False, "equal") for one in prompts}
+            return [Rollout(one, 0, "", (1,), (-0.5,), "stop", scores[one.problem.id]) for one in prompts]
         self.sampled.append(number)
         found = []
         for one in prompts:
@@ -257,3 +270,32 @@ def test_on_time_samples_the_batch_of_the_step() -> None:
     graded = Graded(SPREAD)
     found, state = on_time(graded.source, 2, {"mine": 1})
     assert names(found) == ["p8", "p9", "p10", "p11"] and graded.sampled == [2] and state == {"mine": 1}
+
+
+def test_groups_with_equal_rewards_are_dropped() -> None:
+    found, state = drop_equal(Graded(SPREAD).source, 0, {"mine": 1})
+    assert names(found) == ["p0", "p3"] and state == {"mine": 1}
+    without_spread, _ = drop_equal(Graded({"p1": 4}).source, 0, {})
+    assert names(without_spread) == ["p0", "p1", "p2", "p3"], "a step is never empty"
+
+
+def test_solved_prompts_are_passed_over() -> None:
+    """Problems repeat after two batches: those that were all correct at first give way to the next ones."""
+    graded = Graded({"p1": 4, "p4": 4}, problems=8)
+    first, state = difficulty_gate(graded.source, 0, {})
+    second, state = difficulty_gate(graded.source, 1, state)
+    assert names(first) == ["p0", "p1", "p2", "p3"] and names(second) == ["p4", "p5", "p6", "p7"]
+    third, state = difficulty_gate(graded.source, 2, state)
+    assert names(third) == ["p0", "p2", "p3", "p5"] and state["batches"] == 4
+    assert state["accuracy"]["p1"] == 1.0 and state["accuracy"]["p0"] == 0.0
+    gated, _ = difficulty_gate(Graded({}, problems=4).source, 0, {"accuracy": {f"p{i}": 1.0 for i in range(3)}})
+    assert names(gated) == ["p3", "p0", "p1", "p2"], "a step is never short"
+
+
+def test_a_greedy_response_is_the_baseline_of_its_prompt() -> None:
+    graded = Graded(SPREAD, greedy={f"p{i}": float(i) for i in range(4)})
+    found, _ = greedy_baseline(graded.source, 0, {})
+    assert names(found) == ["p0", "p1", "p2", "p3"]
+    assert [one.extra["greedy_reward"] for one in found[::4]] == [0.0, 1.0, 2.0, 3.0]
+    batch = collate_rollouts([replace(one, prompt=replace(one.prompt, token_ids=(3,))) for one in found])
+    assert batch.extra["greedy_reward"].tolist() == [0.0] * 4 + [1.0] * 4 + [2.0] * 4 + [3.0] * 4

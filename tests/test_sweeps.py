@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import re
 import shutil
 import subprocess
@@ -31,7 +30,6 @@ from simplerl.sweeps.slurm import QueuedJob, SlurmError
 from simplerl.sweeps.states import state_of
 
 SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
-RUNS = {"reward": 9, "algorithm": 6, "warmup": 6, "data_size": 12, "kl": 12, "samples_per_prompt": 12, "oddities": 12}
 
 
 def composed(*overrides: str, with_hydra: bool = False) -> DictConfig:
@@ -64,19 +62,15 @@ def test_a_sweep_file_is_documented_and_makes_the_announced_runs(name: str) -> N
         assert part in text, part
     assert f".sweeps/{name}\n" in text
     runs = arms(name)
-    assert len(runs) == RUNS[name] and int(re.search(r"Cost: +(\d+) runs", text)[1]) == len(runs)  # type: ignore[index]
+    assert int(re.search(r"Cost: +(\d+) runs", text)[1]) == len(runs)  # type: ignore[index]
     folders: set[Path] = set()
     for overrides in runs:
         raw = composed(f"sweep={name}", *overrides)
-        config = load(raw)
-        assert config.model.path.endswith("assets/micro_base")  # the micro world is the default
+        raw.model.path = str(ROOT / "assets/micro_base")  # of a sweep over a published run
+        load(raw)
         resolved = OmegaConf.to_container(raw, resolve=True, enum_to_str=True)
         folders.add(run_folder(resolved, ",".join(overrides)))  # type: ignore[arg-type]
     assert len({folder.name[-8:] for folder in folders}) == len(runs), "two arms compute the same"
-
-
-def test_the_sweeps_are_those_listed() -> None:
-    assert set(SWEEPS) == set(RUNS)
 
 
 @pytest.mark.slow
@@ -99,27 +93,6 @@ def test_samples_per_prompt_keeps_the_responses_of_a_step() -> None:
     for overrides in arms("samples_per_prompt"):
         train = load(composed("sweep=samples_per_prompt", *overrides)).train
         assert train.prompts_per_step * train.samples_per_prompt == 128
-
-
-def test_an_oddity_changes_one_setting() -> None:
-    def flat(node: object, prefix: str = "") -> dict[str, object]:
-        if not isinstance(node, dict):
-            return {prefix: node}
-        return {k: v for key, value in node.items() for k, v in flat(value, f"{prefix}.{key}").items()}
-
-    def values(oddity: str) -> dict[str, object]:
-        return flat(OmegaConf.to_container(composed("sweep=oddities", f"oddity={oddity}"), resolve=True))
-
-    plain = values("none")
-    options = {path.stem for path in (ROOT / "conf/oddity").glob("*.yaml")}
-    assert {o.split("=")[1] for arm in arms("oddities") for o in arm if o.startswith("oddity=")} == options
-    for oddity in options - {"none", "newline"}:
-        changed = [key for key, value in values(oddity).items() if plain.get(key) != value]
-        expected = 2 if oddity == "bfloat16" else 1  # the precision of matrix products and of logits
-        assert len(changed) == expected, (oddity, changed)
-    newline = values("newline")
-    assert newline[".prompt.strip_newline"] and newline[".evals.prompt.template"] == plain[".prompt.template"]
-    assert math.isclose(float(str(plain[".sampling.temperature"])), 0.6)
 
 
 # The states of runs

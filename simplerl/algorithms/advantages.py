@@ -7,11 +7,14 @@ with kl.place=reward) and sets `advantages` [B, T]. A stateful estimator has the
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from simplerl.algorithms.kl import token_rewards
-from simplerl.config import AlgorithmConfig
+from simplerl.algorithms.kl import adapted_coef, token_rewards
+from simplerl.config import AlgorithmConfig, OldLogprobs
 from simplerl.types import Batch, Fraction, Positive, State
 
 
@@ -19,16 +22,35 @@ def estimate_advantages(
     batch: Batch, algorithm: AlgorithmConfig, state: State | None
 ) -> tuple[Batch, State | None, dict[str, float]]:
     """Set `token_rewards` and `advantages` of a batch with log-probs, and apply the algorithm's correction, if any.
-    Returns the batch, the new state of the algorithm, and metrics."""
-    batch = token_rewards(batch, algorithm.kl)
-    if state is None:
+
+    state: that of the advantage estimator and, under "kl_coef", of the adaptive KL coefficient. Returns the batch, the
+    new state, and metrics."""
+    state, metrics = dict(state or {}), {}
+    if algorithm.old_logprobs is OldLogprobs.sampler:
+        batch = batch.with_(logprobs=batch.sampler_logprobs)
+    kl = algorithm.kl
+    if kl.target is not None:
+        coef = float(state.get("kl_coef", kl.coef))
+        kl, metrics["train/kl_coef"] = replace(kl, coef=coef), coef
+        state["kl_coef"] = adapted_coef(coef, batch, kl)
+    dtype = getattr(torch, algorithm.advantage_precision.name)
+    batch = _rounded(token_rewards(batch, kl), dtype)
+    if algorithm.state is None:
         batch = algorithm.advantage(batch)
     else:
-        batch, state = algorithm.advantage(batch, state)
-    if algorithm.correction is None:
-        return batch, state, {}
-    batch, metrics = algorithm.correction(batch)
-    return batch, state, metrics
+        batch, own = algorithm.advantage(batch, {name: state[name] for name in algorithm.state})
+        state |= own
+    batch = _rounded(batch, dtype)
+    if algorithm.correction is not None:
+        batch, corrected = algorithm.correction(batch)
+        metrics |= corrected
+    return batch, state or None, metrics
+
+
+def _rounded(batch: Batch, dtype: torch.dtype) -> Batch:
+    """Round token rewards, advantages and returns to the precision of `dtype`."""
+    columns = {name: getattr(batch, name) for name in ("token_rewards", "advantages", "returns")}
+    return batch.with_(**{name: x.to(dtype).to(x.dtype) for name, x in columns.items() if x is not None})
 
 
 def whitened(x: Tensor, mask: Tensor) -> Tensor:
@@ -39,11 +61,35 @@ def whitened(x: Tensor, mask: Tensor) -> Tensor:
     return (x - mean) * torch.rsqrt(variance + 1e-8) * mask
 
 
-def gae(batch: Batch, *, gamma: Fraction = 1.0, lam: Fraction = 0.95, whiten: bool = True) -> Batch:
+def gae(
+    batch: Batch,
+    *,
+    gamma: Fraction = 1.0,
+    lam: Fraction = 0.95,
+    value_lam: Fraction | None = None,
+    length_alpha: Positive | None = None,
+    whiten: bool = True,
+) -> Batch:
     """Estimate advantages by generalized advantage estimation over tokens (GAE, arXiv:1506.02438, eq. 16). The episode
     ends with the last token.
 
-    Sets `advantages`, normalized over the batch if `whiten`, and `returns` = advantages before whitening + values."""
+    value_lam: lambda of the critic's targets; None: `lam` (decoupled GAE, VAPO, arXiv:2504.05118).
+    length_alpha: replaces `lam` by 1 - 1 / (length_alpha * tokens of the response), at least 0 (length-adaptive GAE,
+    VAPO). Sets `advantages`, normalized over the batch if `whiten`, and `returns` = advantages + values before
+    whitening."""
+    lams = torch.full((len(batch),), lam, device=batch.mask.device)
+    if length_alpha is not None:
+        lams = (1 - 1 / (length_alpha * batch.mask.sum(-1)).clamp(min=1)).clamp(0, 1)
+    advantages = _discounted_deltas(batch, gamma, lams)
+    assert batch.values is not None
+    targets = advantages if value_lam is None else _discounted_deltas(batch, gamma, torch.full_like(lams, value_lam))
+    returns = (targets + batch.values) * batch.mask
+    return batch.with_(advantages=whitened(advantages, batch.mask) if whiten else advantages, returns=returns)
+
+
+def _discounted_deltas(batch: Batch, gamma: float, lam: Tensor) -> Tensor:
+    """Return the sums of temporal-difference errors discounted by gamma * `lam` [B], as [B, T]. Masked columns, even
+    between two response tokens, are skipped."""
     assert batch.values is not None and batch.token_rewards is not None
     values, rewards, mask = batch.values, batch.token_rewards, batch.mask
     advantages = torch.zeros_like(values)
@@ -53,11 +99,18 @@ def gae(batch: Batch, *, gamma: Fraction = 1.0, lam: Fraction = 0.95, whiten: bo
         delta = rewards[:, t] + gamma * following_value - values[:, t]
         advantage = delta + gamma * lam * following_advantage
         advantages[:, t] = advantage * mask[:, t]
-        # Masked columns, even between two response tokens, are skipped.
         following_advantage = torch.where(mask[:, t], advantage, following_advantage)
         following_value = torch.where(mask[:, t], values[:, t], following_value)
-    returns = (advantages + values) * mask
-    return batch.with_(advantages=whitened(advantages, mask) if whiten else advantages, returns=returns)
+    return advantages
+
+
+def reinforce_plus_plus(batch: Batch, *, gamma: Fraction = 1.0) -> Batch:
+    """Estimate advantages as the discounted return from each token on, KL penalties included, normalized over all
+    tokens of the batch (REINFORCE++, arXiv:2501.03262). Needs neither a critic nor groups."""
+    zeros = torch.zeros(batch.mask.shape, device=batch.mask.device)
+    ones = torch.ones(len(batch), device=batch.mask.device)
+    returns = _discounted_deltas(batch.with_(values=zeros), gamma, ones)  # without a critic, deltas are rewards
+    return batch.with_(advantages=whitened(returns, batch.mask))
 
 
 def rollout_returns(batch: Batch) -> Tensor:
@@ -78,16 +131,109 @@ def group_size(group: Tensor) -> Tensor:
     return group_sum(torch.ones(len(group), dtype=torch.float64, device=group.device), group)
 
 
-def group_relative(batch: Batch, *, divide_by_std: bool = True) -> Batch:
-    """Estimate advantages as return minus group mean, divided by the group's sample standard deviation (GRPO,
-    arXiv:2402.03300, section 4.1.2); without the division this is Dr. GRPO (arXiv:2503.20783). Groups with equal
-    returns get advantage 0."""
-    total, size = rollout_returns(batch), group_size(batch.group)
-    centred = total - group_sum(total, batch.group) / size
-    if divide_by_std:
-        variance = group_sum(centred.square(), batch.group) / (size - 1).clamp(min=1)
-        centred = centred / (variance.sqrt() + 1e-6)
-    return batch.with_(advantages=centred[:, None].float() * batch.mask)
+def _normalized_in_group(x: Tensor, group: Tensor) -> Tensor:
+    """Return (x - group mean) / (sample standard deviation of the group + 1e-6), for `x` [B]."""
+    centred, size = x - group_sum(x, group) / group_size(group), group_size(group)
+    variance = group_sum(centred.square(), group) / (size - 1).clamp(min=1)
+    return centred / (variance.sqrt() + 1e-6)
+
+
+def _std(x: Tensor) -> Tensor:
+    """Return the sample standard deviation, 0 for a single value."""
+    return (x - x.mean()).square().sum().div(max(len(x) - 1, 1)).sqrt()
+
+
+def _per_token(batch: Batch, advantages: Tensor) -> Batch:
+    """Set the advantage of every token to that of its response, [B] -> [B, T] float32."""
+    return batch.with_(advantages=advantages[:, None].float() * batch.mask)
+
+
+def centred_returns(batch: Batch) -> Tensor:
+    """Return each rollout's return minus the mean of its group, [B] float64."""
+    total = rollout_returns(batch)
+    return total - group_sum(total, batch.group) / group_size(batch.group)
+
+
+def group_relative(batch: Batch, *, std: Literal["group", "batch", "none"] = "group") -> Batch:
+    """Estimate advantages as return minus group mean, divided by a sample standard deviation of returns.
+
+    std: "group" for that of the group (GRPO, arXiv:2402.03300, section 4.1.2), "batch" for that of all rollouts of the
+    step (Lite PPO, arXiv:2508.08221), "none" for no division (Dr. GRPO, arXiv:2503.20783). 1e-6 is added to it. Groups
+    with equal returns get advantage 0."""
+    total = rollout_returns(batch)
+    if std == "group":
+        return _per_token(batch, _normalized_in_group(total, batch.group))
+    centred = centred_returns(batch)
+    return _per_token(batch, centred / (_std(total) + 1e-6) if std == "batch" else centred)
+
+
+def rloo(batch: Batch) -> Batch:
+    """Estimate advantages as return minus the mean return of the other samples of the prompt (RLOO,
+    arXiv:2402.14740). A group of one has no baseline."""
+    total = rollout_returns(batch)
+    return _per_token(batch, total - _others_mean(total, batch.group))
+
+
+def reinforce_plus_plus_baseline(batch: Batch) -> Batch:
+    """Estimate advantages as return minus group mean, normalized over all tokens of the batch (REINFORCE++ with
+    baseline, arXiv:2501.03262). The paper combines it with k2 in the loss."""
+    centred = _per_token(batch, centred_returns(batch)).advantages
+    assert centred is not None
+    return batch.with_(advantages=whitened(centred, batch.mask))
+
+
+def max_rl(batch: Batch) -> Batch:
+    """Estimate advantages as (c - p) / p, where c is 1 for a correct response and 0 otherwise, and p is the group's
+    fraction of correct responses (MaxRL, arXiv:2602.02710). Groups without a correct response get 0. The
+    estimator is defined for binary rewards, so it reads correctness and ignores rewards and KL penalties."""
+    assert batch.correct is not None
+    correct = batch.correct.double()
+    mean = group_sum(correct, batch.group) / group_size(batch.group)
+    return _per_token(batch, torch.where(mean > 0, (correct - mean) / (mean + 1e-6), 0.0))
+
+
+def opo(batch: Batch) -> Batch:
+    """Estimate advantages as return minus the group's mean return weighted by response length, which minimizes the
+    variance of the gradient if its norm grows with length (OPO, arXiv:2505.23585)."""
+    total, lengths = rollout_returns(batch), batch.mask.sum(-1).double()
+    weight = group_sum(lengths, batch.group).clamp(min=1)
+    return _per_token(batch, total - group_sum(lengths * total, batch.group) / weight)
+
+
+def pass_at_k(batch: Batch, *, divide_by_std: bool = True) -> Batch:
+    """Estimate advantages that maximize the best reward of a group: the best rollout gets its lead over the second
+    best, divided by the group's standard deviation of returns plus 1e-6 if `divide_by_std`; all others get 0 (pass@k
+    with k = the group's size, arXiv:2503.19595). Of several equal best rollouts all get 0."""
+    total = rollout_returns(batch)
+    lead = torch.zeros_like(total)
+    for number in range(int(batch.group.max()) + 1):
+        rows = (batch.group == number).nonzero().squeeze(-1)
+        if len(rows) > 1:
+            (best, second), order = total[rows].topk(2)
+            lead[rows[order[0]]] = (best - second) / (_std(total[rows]) + 1e-6 if divide_by_std else 1.0)
+    return _per_token(batch, lead)
+
+
+def remax(batch: Batch) -> Batch:
+    """Estimate advantages as return minus the reward of a greedy response to the same prompt (ReMax,
+    arXiv:2310.10505). Reads `greedy_reward` [B] of `simplerl.rollouts.greedy_baseline`."""
+    return _per_token(batch, rollout_returns(batch) - batch.extra["greedy_reward"].double())
+
+
+def gdpo(batch: Batch, *, weights: dict[str, float] | None = None) -> Batch:
+    """Estimate advantages from reward parts that are normalized apart: each part minus its group mean, divided by its
+    group's standard deviation plus 1e-6; their weighted sum, normalized over the batch's tokens (GDPO,
+    arXiv:2601.05242). The KL penalty in the reward is not used.
+
+    weights: weight of each part by name; None: 1 for all. Reads the columns `reward/<part>` [B], which a reward with
+    several parts provides."""
+    parts = {name.removeprefix("reward/"): x for name, x in batch.extra.items() if name.startswith("reward/")}
+    total = torch.zeros(len(batch), dtype=torch.float64, device=batch.mask.device)
+    for name, weight in (weights or dict.fromkeys(parts, 1.0)).items():
+        total = total + weight * _normalized_in_group(parts[name].double(), batch.group)
+    advantages = _per_token(batch, total).advantages
+    assert advantages is not None
+    return batch.with_(advantages=whitened(advantages, batch.mask))
 
 
 def moving_baseline(batch: Batch, state: State, *, decay: Fraction = 0.9) -> tuple[Batch, State]:

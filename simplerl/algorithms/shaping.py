@@ -5,6 +5,7 @@ Several can be applied in order: algorithm/shape=[kimi_length,soft_overlong].
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from simplerl.types import Count, Rollout, group_rollouts, score_of
@@ -48,7 +49,59 @@ def soft_overlong(rollouts: list[Rollout], *, max_length: int, buffer: Count, pe
     return [add_reward(rollout, "overlong", reward(rollout)) for rollout in rollouts]
 
 
+def forced_eos(rollouts: list[Rollout], *, eos_token_id: int, rows: Count = 2) -> list[Rollout]:
+    """Make every response end with `eos_token_id`, as the published run did: in each block of `rows` consecutive
+    rollouts, the last token of the longest response is overwritten, and shorter responses get one more token. Truncated
+    responses then look finished, and the result depends on the size of the block."""
+    ended = []
+    for start in range(0, len(rollouts), rows):
+        block = rollouts[start : start + rows]
+        longest = max(len(rollout.token_ids) for rollout in block)
+        for rollout in block:
+            tokens, logprobs = rollout.token_ids, rollout.logprobs
+            if tokens[-1] != eos_token_id and len(tokens) == longest:
+                tokens = (*tokens[:-1], eos_token_id)
+            elif tokens[-1] != eos_token_id:
+                tokens, logprobs = (*tokens, eos_token_id), (*logprobs, 0.0)
+            ended.append(replace(rollout, token_ids=tokens, logprobs=logprobs))
+    return ended
+
+
 def mask_truncated(rollouts: list[Rollout]) -> list[Rollout]:
     """Mask truncated responses in the loss (overlong filtering, DAPO, arXiv:2503.14476, section 3.4). Their rewards
     still count in group statistics."""
     return [replace(rollout, trained=not rollout.response.truncated) for rollout in rollouts]
+
+
+def cosine_length(
+    rollouts: list[Rollout],
+    *,
+    max_length: Count,
+    correct_short: float = 2.0,
+    correct_long: float = 1.0,
+    wrong_short: float = -10.0,
+    wrong_long: float = 0.0,
+    truncated: float = -10.0,
+) -> list[Rollout]:
+    """Replace the reward by the cosine length reward (arXiv:2502.03373, section 4.2): a correct response earns
+    `correct_short` at length 0 and `correct_long` at `max_length` tokens, an incorrect one `wrong_short` and
+    `wrong_long`, with half a cosine between; a truncated one earns `truncated`."""
+
+    def reward(rollout: Rollout) -> float:
+        if rollout.response.truncated:
+            return truncated
+        short, long = (correct_short, correct_long) if score_of(rollout).correct else (wrong_short, wrong_long)
+        progress = min(len(rollout.token_ids) / max_length, 1.0)
+        return long + (short - long) * (1 + math.cos(math.pi * progress)) / 2
+
+    return [add_reward(r, "cosine_length", reward(r) - score_of(r).reward) for r in rollouts]
+
+
+def repetition(rollouts: list[Rollout], *, ngram: Count = 20, penalty: float = 1.0) -> list[Rollout]:
+    """Subtract `penalty` times the fraction of the response's n-grams of tokens that repeat an earlier one."""
+
+    def fraction(tokens: tuple[int, ...]) -> float:
+        total = len(tokens) - ngram + 1
+        return 1 - len({tokens[i : i + ngram] for i in range(total)}) / total if total > 0 else 0.0
+
+    return [add_reward(r, "repetition", -penalty * fraction(r.token_ids)) for r in rollouts]

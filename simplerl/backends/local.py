@@ -60,7 +60,7 @@ class LocalBackend:
         config, specs, models = self.config, role_specs(self.config), {}
         for name in specs:
             build, saved = role_builder(
-                config, name, start, checkpoint, self.task.schedule.optimizer_steps, self.task.tokenizer
+                config, name, start, checkpoint, self.task.schedule.scheduled_steps, self.task.tokenizer
             )
             with loading_checkpoint(saved and checkpoint):
                 models[name] = build(device=self.device)

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 
 from simplerl.algorithms.kl import kl_loss
-from simplerl.algorithms.losses import Loss, entropy_bonus
+from simplerl.algorithms.losses import Loss, correct_nll, entropy_bonus
 from simplerl.config import (
     AlgorithmConfig,
     Config,
@@ -53,18 +53,22 @@ class RoleUpdate:
     time: UpdateTime = UpdateTime.after
 
 
-def role_updates(algorithm: AlgorithmConfig, plan: UpdatePlan) -> dict[str, RoleUpdate]:
-    """Return the updates of a step by role, with the policy last."""
+def role_updates(algorithm: AlgorithmConfig, plan: UpdatePlan, step: int) -> dict[str, RoleUpdate]:
+    """Return the updates of a step by role, with the policy last, unless it is not trained yet."""
     updates = {
         name: RoleUpdate([role.loss], replace(plan, aggregation=role.aggregation or plan.aggregation), role.update)
         for name, role in algorithm.roles.items()
         if role.loss is not None
     }
+    if step < algorithm.policy_start:
+        return updates
     terms: list[Loss] = [algorithm.loss]
     if algorithm.kl.place is KLPlace.loss and algorithm.kl.coef:
         terms.append(partial(kl_loss, coef=algorithm.kl.coef, estimator=algorithm.kl.estimator))
     if algorithm.entropy_coef:
         terms.append(partial(entropy_bonus, coef=algorithm.entropy_coef))
+    if algorithm.nll_coef:
+        terms.append(partial(correct_nll, coef=algorithm.nll_coef))
     return {**updates, POLICY: RoleUpdate(terms, replace(plan, entropy=algorithm.entropy_coef != 0))}
 
 
@@ -193,6 +197,7 @@ def build_worker(
         loaded,
         precision=train.precision,
         logits_precision=train.logits_precision,
+        column_precision=train.column_precision,
         tokens_per_micro_batch=train.tokens_per_micro_batch,
         temperature=temperature,
         gradient_checkpointing=train.gradient_checkpointing and optimizer is not None,

@@ -247,7 +247,7 @@ class RayBackend:
 
     def roles(self, start: str, checkpoint: Path | None) -> RayRoles:
         assert self.task.schedule is not None
-        config, specs, steps = self.config, role_specs(self.config), self.task.schedule.optimizer_steps
+        config, specs, steps = self.config, role_specs(self.config), self.task.schedule.scheduled_steps
         actors, colocated = self._allocate(processes(self.layout, config))
         pool = None
         if ENGINE in actors and self.layout.shared is Shared.all:  # first, as vLLM refuses to start on a GPU in use

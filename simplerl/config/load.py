@@ -62,6 +62,8 @@ def load(raw: DictConfig) -> Config:
         raise ConfigError(f"{error.full_key} cannot be resolved: {str(error).splitlines()[0]}.") from error
     except InstantiationException as error:
         raise ConfigError(_import_error_message(error)) from error
+    algorithm = config.algorithm
+    algorithm.shape = {name: shape for name, shape in algorithm.shape.items() if shape is not None}
     check_fit(config)
     return config
 

@@ -10,12 +10,25 @@ This module imports neither torch nor transformers, so that `--help` and error m
 from __future__ import annotations
 
 from dataclasses import Field, dataclass, field, fields, is_dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
+
+from simplerl.config.choices import (
+    Aggregation,
+    KLEstimator,
+    KLPlace,
+    OldLogprobs,
+    OverLong,
+    Precision,
+    RoleKind,
+    Schedule,
+    ScheduleLength,
+    TrackingMode,
+    UpdateTime,
+)
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 
@@ -24,61 +37,6 @@ def setting(default: Any, *, minimum: float | None = None, changes_results: bool
     """Declare a field with its default and lower bound. changes_results=False marks a setting that cannot change the
     numbers of a run: it is left out of the hash that names the run folder, and may change on resume."""
     return field(default=default, metadata={"minimum": minimum, "changes_results": changes_results})
-
-
-class Precision(Enum):
-    """Precision of matrix products. Weights, optimizer state and losses are always float32."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class Aggregation(Enum):
-    """How per-token losses are aggregated to a scalar; see `simplerl.engine.batching.token_weights`."""
-
-    sequence_mean = "sequence_mean"
-    token_mean = "token_mean"
-    constant_length = "constant_length"
-
-
-class KLPlace(Enum):
-    """Where the KL penalty is applied."""
-
-    none = "none"
-    reward = "reward"
-    loss = "loss"
-
-
-class KLEstimator(Enum):
-    """See `simplerl.algorithms.kl.kl_estimate`."""
-
-    k1 = "k1"
-    k2 = "k2"
-    k3 = "k3"
-
-
-class RoleKind(Enum):
-    causal_lm = "causal_lm"  # returns log-probs
-    critic = "critic"  # a language model's body with a value head; returns values
-
-
-class UpdateTime(Enum):
-    """Whether a trained role is updated before or after the advantages of the same step are estimated."""
-
-    before = "before"
-    after = "after"
-
-
-class Schedule(Enum):
-    constant = "constant"
-    linear = "linear"
-    cosine = "cosine"
-
-
-class TrackingMode(Enum):
-    disabled = "disabled"
-    offline = "offline"
-    online = "online"
 
 
 @dataclass
@@ -102,8 +60,9 @@ class PromptConfig:
     response: str = "{solution}"  # template of SFT targets, with {question}, {solution} and {answer}
     stop_strings: list[str] = field(default_factory=list)
     stop_tokens: list[str] = field(default_factory=list)  # tokens that end a response, besides the model's EOS tokens
-    max_tokens: int = setting(1024, minimum=1)  # longer prompts are dropped and counted
-    strip_newline: bool = False  # remove the newline at the end of the template
+    max_tokens: int = setting(1024, minimum=1)  # longer prompts are counted, and dropped or truncated:
+    over_long: OverLong = OverLong.drop
+    final_newline: bool | None = None  # whether the template ends with a newline; null: as it is written
 
 
 @dataclass
@@ -136,11 +95,14 @@ class TrainConfig:
     samples_per_prompt: int = setting(MISSING, minimum=1)
     minibatch_size: int = setting(MISSING, minimum=1)  # responses per optimizer step
     epochs: int = setting(1, minimum=1)  # passes over each rollout batch
+    schedule_length: ScheduleLength = ScheduleLength.steps
     # Maximum tokens, padding included, of one forward and backward pass.
     tokens_per_micro_batch: int = setting(16384, minimum=1, changes_results=False)
     precision: Precision = Precision.float32
     # Precision of the output layer; bfloat16, as in the published run, makes log-probs less precise.
     logits_precision: Precision = Precision.float32
+    # Precision to which log-probs, values, token rewards and advantages are rounded; bfloat16 as in the published run.
+    column_precision: Precision = Precision.float32
     gradient_checkpointing: bool = setting(False, changes_results=False)
     # Compile the layers with torch.compile: faster steps after a minute of compilation; needs g++ on CPUs.
     compile: bool = setting(False, changes_results=False)
@@ -155,6 +117,9 @@ class KLConfig:
     place: KLPlace = KLPlace.none
     estimator: KLEstimator = KLEstimator.k1
     coef: float = setting(0.0, minimum=0.0)  # 0: the KL divergence is only logged
+    # Adaptive coefficient: target of the mean KL per response, in nats; null: a constant coefficient.
+    target: float | None = setting(None, minimum=0.0)
+    horizon: int = setting(10000, minimum=1)  # responses over which the adaptive coefficient changes by up to 20 %
 
 
 @dataclass
@@ -194,6 +159,11 @@ class AlgorithmConfig:
     state: dict[str, Any] | None = None  # initial state of the advantage function
     needs: NeedsConfig = field(default_factory=NeedsConfig)
     aggregation: Aggregation = Aggregation.sequence_mean
+    aggregation_rows: int = setting(2, minimum=1)  # responses of a micro-batch, only for micro_batch_token_mean
+    advantage_precision: Precision = Precision.float32  # to which token rewards and advantages are rounded
+    old_logprobs: OldLogprobs = OldLogprobs.trainer
+    nll_coef: float = setting(0.0, minimum=0.0)  # weight of -log p of correct responses (VAPO, arXiv:2504.05118)
+    policy_start: int = setting(0, minimum=0)  # steps in which only the other roles, such as the critic, are trained
     entropy_coef: float = setting(0.0, minimum=0.0)
     # Compute log-probs, KL and ratios at temperature 1, as in the published run; false: at sampling.temperature.
     logprobs_at_temperature_1: bool = False
@@ -305,10 +275,19 @@ def result_neutral_keys() -> set[str]:
     return {key for key, one in all_settings().items() if not one.metadata.get("changes_results", True)}
 
 
+def _eos_token_id(path: str) -> int:
+    """Return the end-of-text token of a model's tokenizer."""
+    from transformers import AutoTokenizer
+
+    return int(AutoTokenizer.from_pretrained(path).eos_token_id)
+
+
 def register() -> None:
-    """Register the schema, the sweeps and the resolver `quotient` with Hydra; call before composing."""
+    """Register the schema, the sweeps, and the resolvers `quotient` and `eos_token_id` with Hydra; call before
+    composing."""
     ConfigStore.instance().store(name="schema", node=Config)
     for path in sorted(SWEEPS.glob("*.yaml")):  # Hydra would find the group `sweep` only in conf/sweep/
         ConfigStore.instance().store(group="sweep", name=path.stem, node=OmegaConf.load(path), package="_global_")
+    OmegaConf.register_new_resolver("eos_token_id", _eos_token_id, replace=True, use_cache=True)
     # Keeps the product of two settings constant in a sweep: ${quotient:128,${train.samples_per_prompt}}.
     OmegaConf.register_new_resolver("quotient", lambda a, b: a // b, replace=True)

@@ -10,11 +10,12 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from simplerl.config import PromptConfig
+from simplerl.config import OverLong, PromptConfig
 from simplerl.errors import ConfigError
 from simplerl.rewards.returned import is_encodable
 from simplerl.types import Problem, Prompt, Stop
@@ -71,8 +72,11 @@ class PromptFormat:
     def text(self, problem: Problem) -> str:
         """Return the prompt as text, without the begin-of-text token that the tokenizer may add."""
         if self.config.template is not None:
-            template = self.config.template.removesuffix("\n") if self.config.strip_newline else self.config.template
-            return fill(template, question=problem.question, shots=self._shots)
+            return fill(
+                _with_newline(self.config.template, self.config.final_newline),
+                question=problem.question,
+                shots=self._shots,
+            )
         messages = [{"role": "user", "content": fill(self.config.user, question=problem.question)}]
         if self.config.system is not None:
             messages.insert(0, {"role": "system", "content": self.config.system})
@@ -131,6 +135,12 @@ class PromptFormat:
         return list(self.tokenizer(response, **plain)["input_ids"])
 
 
+def _with_newline(template: str, newline: bool | None) -> str:
+    """Return the template with or without a newline at its end, or unchanged if `newline` is None."""
+    bare = template.removesuffix("\n")
+    return template if newline is None else bare + "\n" * newline
+
+
 def _check_prompt(config: PromptConfig, tokenizer: Any) -> None:
     """Raise ConfigError if the templates, examples and stop strings of a prompt cannot work."""
     where = f"prompt={config.name}"
@@ -154,10 +164,10 @@ def _check_prompt(config: PromptConfig, tokenizer: Any) -> None:
                 )
     if config.shots and "{question}" not in config.shot:
         raise ConfigError(f"{where}: prompt.shot has no {{question}}: set it to the template of one example.")
-    if config.strip_newline and not (config.template or "").endswith("\n"):
+    if config.final_newline is not None and config.template is None:
         raise ConfigError(
-            f"{where}: prompt.strip_newline (oddity=newline) removes the newline at the end of prompt.template, which "
-            "has none: choose another prompt or oddity=none."
+            f"{where}: prompt.final_newline changes prompt.template, but this prompt is the model's chat template: set "
+            "prompt.final_newline=null, or choose a prompt with a template."
         )
     if "" in config.stop_strings:
         raise ConfigError(
@@ -196,7 +206,7 @@ def prepare_prompts(
     max_new_tokens: int,
     max_tokens: int | None = None,
 ) -> tuple[list[Prompt], dict[str, int]]:
-    """Render problems and drop prompts that are too long. Raises ConfigError if none is left.
+    """Render problems, and drop or truncate prompts that are too long. Raises ConfigError if none is left.
 
     context: the number of tokens that the model supports, for prompt and response together.
     max_new_tokens: the longest response.
@@ -217,6 +227,8 @@ def prepare_prompts(
         length = len(prompt.token_ids)
         if length > limit:
             counts["over_limit"] += 1
+            if format.config.over_long is OverLong.truncate:
+                kept.append(replace(prompt, token_ids=prompt.token_ids[:limit]))
         elif length + max_new_tokens > context:
             counts["over_context"] += 1
         else:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from simplerl.config import Config, ModelConfig, PromptConfig
+from simplerl.config import Config, ModelConfig, PromptConfig, ScheduleLength
 from simplerl.data.prompts import PromptFormat, generation_eos_ids, prepare_prompts, without_surrogates
 from simplerl.engine.batching import permutation
 from simplerl.engine.models import context_length, load_hf_config, load_tokenizer, model_at
@@ -33,6 +33,7 @@ class TrainingSchedule:
     minibatch_size: int
     epochs: int
     steps: int  # rollout steps
+    passes: float | None = None  # passes over which learning rates are scheduled; None: over the steps
 
     @property
     def rollouts(self) -> int:
@@ -45,6 +46,13 @@ class TrainingSchedule:
     @property
     def optimizer_steps(self) -> int:
         return self.steps * self.updates_per_step
+
+    @property
+    def scheduled_steps(self) -> int:
+        """Return the number of optimizer steps over which learning rates are scheduled."""
+        if self.passes is None:
+            return self.optimizer_steps
+        return int(self.passes * (self.prompts * self.samples_per_prompt // self.minibatch_size) * self.epochs + 1e-9)
 
     @property
     def steps_per_pass(self) -> int:
@@ -264,9 +272,9 @@ def _schedule(config: Config, prompts: int) -> TrainingSchedule:
         raise ConfigError(
             f"train.passes={train.passes} is less than one step of {train.prompts_per_step} prompts: raise it."
         )
-    return TrainingSchedule(
-        prompts, train.prompts_per_step, train.samples_per_prompt, train.minibatch_size, train.epochs, steps
-    )
+    passes = train.passes if train.schedule_length is ScheduleLength.passes else None
+    sizes = train.prompts_per_step, train.samples_per_prompt, train.minibatch_size, train.epochs
+    return TrainingSchedule(prompts, *sizes, steps, passes)
 
 
 def _warmup_documents(config: Config, tokenizer: Any, context: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

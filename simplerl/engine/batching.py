@@ -49,42 +49,64 @@ def collate(rows: Sequence[tuple[Sequence[int], Sequence[int]]], groups: Sequenc
 
 
 def collate_rollouts(rollouts: Sequence[Rollout]) -> Batch:
-    """Build a batch from graded rollouts, in the same order. Rollouts of the same problem form a group."""
+    """Build a batch from graded rollouts, in the same order. Rollouts of the same problem form a group. Their numbers
+    in `Rollout.extra` and reward parts, as `reward/<part>`, become columns of `Batch.extra`."""
     numbers: dict[str, int] = {}
     groups = [numbers.setdefault(r.prompt.problem.id, len(numbers)) for r in rollouts]
     batch = collate([(r.prompt.token_ids, r.token_ids) for r in rollouts], groups)
     sampler_logprobs = torch.zeros(batch.tokens.shape)
     sampler_logprobs[batch.mask] = torch.tensor([p for r in rollouts for p in r.logprobs])
     scores = [score_of(r) for r in rollouts]
+    parts = [{f"reward/{name}": value for name, value in score.parts.items()} for score in scores]
     return batch.with_(
         reward=torch.tensor([score.reward for score in scores]),
         correct=torch.tensor([score.correct for score in scores]),
         trained=torch.tensor([r.trained for r in rollouts]),
         sampler_logprobs=sampler_logprobs,
+        extra=_shared_columns([{**r.extra, **own} for r, own in zip(rollouts, parts, strict=True)]),
     )
 
 
+def _shared_columns(rows: Sequence[dict[str, float]]) -> dict[str, Tensor]:
+    """Return the entries that all rows have, as columns [B]."""
+    shared = set(rows[0]).intersection(*rows[1:])
+    return {name: torch.tensor([float(row[name]) for row in rows]) for name in rows[0] if name in shared}
+
+
 def token_weights(
-    mask: Tensor, aggregation: Aggregation, constant_length: int, trained: Tensor | None = None
+    batch: Batch, aggregation: Aggregation, constant_length: int = 1, rows: int = 2, step_tokens: float = 0.0
 ) -> Tensor:
     """Return the weights [B, T] with which per-token losses are summed to the loss of a minibatch. They are computed
     over the whole minibatch, so that the loss does not depend on micro-batches and ranks.
 
     sequence_mean: mean over the tokens of a response, then over responses (GRPO, and PPO as published).
     token_mean: mean over all tokens of the minibatch (DAPO, arXiv:2503.14476, eq. 8).
+    step_token_mean: sum over the tokens of the minibatch / `step_tokens`, the mean number of trained tokens of the
+        step's minibatches, so that all tokens of a step weigh the same.
+    prompt_mean: mean over the tokens of a prompt's responses in the minibatch, then over prompts (ScaleRL,
+        arXiv:2510.13786).
     constant_length: sum over tokens / (responses * constant_length) (Dr. GRPO, arXiv:2503.20783).
+    micro_batch_token_mean: mean over the tokens of `rows` consecutive responses, then over these blocks, as trainers
+        compute that average their micro-batches (SimpleRL-Zoo; "bnpo" in TRL).
 
     Rows without response tokens, and rows where `trained` [B] is False, have weight 0 and are not counted.
     """
-    if trained is not None:
-        mask = mask & trained[:, None]
+    mask = batch.mask if batch.trained is None else batch.mask & batch.trained[:, None]
     weights = mask.float()
+    lengths = weights.sum(-1, keepdim=True)
     responses = mask.any(-1).sum().clamp(min=1)
     if aggregation is Aggregation.sequence_mean:
-        return weights / weights.sum(-1, keepdim=True).clamp(min=1) / responses
+        return weights / lengths.clamp(min=1) / responses
     if aggregation is Aggregation.token_mean:
         return weights / weights.sum().clamp(min=1)
-    return weights / (responses * constant_length)
+    if aggregation is Aggregation.step_token_mean:
+        return weights / max(step_tokens, 1.0)
+    if aggregation is Aggregation.constant_length:
+        return weights / (responses * constant_length)
+    blocks = batch.group if aggregation is Aggregation.prompt_mean else torch.arange(len(batch)) // rows
+    blocks = blocks.to(mask.device)
+    totals = torch.zeros(int(blocks.max()) + 1, device=mask.device).index_add(0, blocks, lengths.squeeze(-1))
+    return weights / totals[blocks, None].clamp(min=1) / (totals > 0).sum().clamp(min=1)
 
 
 def micro_batches(

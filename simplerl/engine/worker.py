@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,7 +41,8 @@ class UpdatePlan:
     minibatch_size: int  # rows per optimizer step
     epochs: int
     aggregation: Aggregation
-    constant_length: int  # tokens; only for Aggregation.constant_length
+    constant_length: int = 1  # tokens; only for Aggregation.constant_length
+    rows: int = 2  # responses; only for Aggregation.micro_batch_token_mean
     entropy: bool = False  # whether a loss reads the entropy
 
 
@@ -108,9 +110,12 @@ class UpdateMixin:
     def update(self, batch: Batch, losses: Sequence[Loss], plan: UpdatePlan, seed: Sequence[int]) -> dict[str, float]:
         """Take all optimizer steps on one batch. Returns metrics averaged over the response tokens of these steps."""
         steps = []
+        trained = batch.mask if batch.trained is None else batch.mask & batch.trained[:, None]
+        tokens_per_minibatch = float(trained.sum()) / math.ceil(len(batch) / plan.minibatch_size)
+        weigh = partial(token_weights, aggregation=plan.aggregation, constant_length=plan.constant_length)
         for epoch in range(plan.epochs):
             for minibatch in minibatches(batch, plan.minibatch_size, [*seed, epoch]):
-                weights = token_weights(minibatch.mask, plan.aggregation, plan.constant_length, minibatch.trained)
+                weights = weigh(minibatch, rows=plan.rows, step_tokens=tokens_per_minibatch)
                 steps.append(self.optimizer_step(minibatch.with_(weights=weights), losses, plan.entropy))
         tokens = sum(step["tokens"] for step in steps)
         means = {k: sum(s[k] * s["tokens"] for s in steps) / tokens for k in steps[0]}
@@ -130,6 +135,7 @@ class Worker(UpdateMixin):
         precision: Precision,
         tokens_per_micro_batch: int,
         logits_precision: Precision = Precision.float32,
+        column_precision: Precision = Precision.float32,
         temperature: float = 1.0,
         gradient_checkpointing: bool = False,
         compiled: bool = False,
@@ -147,6 +153,7 @@ class Worker(UpdateMixin):
         self.device = next(model.parameters()).device
         self.precision = precision
         self.logits_dtype = getattr(torch, logits_precision.name)
+        self.column_dtype = getattr(torch, column_precision.name)
         self.tokens_per_micro_batch = tokens_per_micro_batch
         self.temperature = temperature
         if gradient_checkpointing:
@@ -179,7 +186,7 @@ class Worker(UpdateMixin):
             targets, weight = micro.tokens[micro.mask], output_weight(self.model)
             columns = token_logprobs(hidden, weight, targets, self.temperature, self.logits_dtype, entropy)
         blank = torch.zeros(micro.tokens.shape, device=self.device)
-        return tuple(blank.masked_scatter(micro.mask, column) for column in columns)
+        return tuple(blank.masked_scatter(micro.mask, column.to(self.column_dtype).float()) for column in columns)
 
     @torch.no_grad()
     def infer(self, batch: Batch, entropy: bool = True) -> tuple[Tensor, ...]:

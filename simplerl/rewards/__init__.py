@@ -13,6 +13,10 @@ Importing this package is fast: sympy and math-verify are loaded by the first co
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
 from simplerl.rewards.adapters import trl, verl
 from simplerl.rewards.equality import judge
 from simplerl.rewards.extract import boxed_answer, cut_at_stop, lenient_answer
@@ -20,7 +24,11 @@ from simplerl.rewards.qwen import qwen_answer
 from simplerl.rewards.rules import EQUAL, NO_ANSWER, PUBLISHED_RULES, Rule
 from simplerl.types import Problem, Score
 
-__all__ = ["binary", "lenient", "strict", "trl", "verl"]
+__all__ = ["binary", "lenient", "strict", "think_format", "trl", "verl", "weighted"]
+
+THINK_FORMAT = re.compile(
+    r"\s*<think>(?:(?!</?think>).)*</think>\s*<answer>(?:(?!</?answer>).)*</answer>\s*", re.DOTALL
+)
 
 
 def strict(
@@ -77,3 +85,29 @@ def lenient(response: str, problem: Problem, *, rule: Rule = "math_verify") -> S
     is_correct = verdict.status == EQUAL
     parts = {"boxed": boxed, "gold_unread": float(verdict.gold_unread)}
     return Score(float(is_correct), is_correct, verdict.status, answer, parts)
+
+
+def think_format(response: str, problem: Problem, *, opened: bool = False) -> Score:
+    """Score 1 if the response consists of <think>...</think><answer>...</answer> and nothing else, otherwise 0
+    (DeepSeek-R1-Zero, arXiv:2501.12948, section 2.2.2). opened: the prompt already ends with <think>."""
+    text = "<think>" + response if opened else response
+    fits = THINK_FORMAT.fullmatch(text) is not None
+    return Score(float(fits), fits, EQUAL if fits else NO_ANSWER)
+
+
+def weighted(
+    response: str,
+    problem: Problem,
+    *,
+    functions: dict[str, Callable[[str, Problem], Score]],
+    weights: dict[str, float],
+    wrong: float = 0.0,
+) -> Score:
+    """Score a weighted sum of reward functions. The first one decides whether the response is correct. `Score.parts`
+    has the unweighted reward of each, by name, beside the parts of the first.
+
+    wrong: reward of an answer whose grading did not finish."""
+    scores = {name: function(response, problem) for name, function in functions.items()}
+    first = next(iter(scores.values()))
+    parts = {**first.parts, **{name: score.reward for name, score in scores.items()}}
+    return replace(first, reward=sum(weights[name] * score.reward for name, score in scores.items()), parts=parts)

@@ -23,6 +23,7 @@ class PackedResponse(NamedTuple):
     text: str
     tokens: array[int]
     finish_reason: str
+    key: int = 0
 
 
 class Message(NamedTuple):

@@ -133,7 +133,7 @@ class Grader:
         def pairs() -> Iterator[tuple[Response, Problem]]:
             for rollout in rollouts:
                 received.append(rollout)
-                yield Response(rollout.text, rollout.token_ids, rollout.finish_reason), rollout.prompt.problem
+                yield rollout.response, rollout.prompt.problem
 
         scores = self.grade_pairs(pairs())
         scored = [replace(r, score=score, text=encodable(r.text)) for score, r in zip(scores, received, strict=True)]
@@ -169,7 +169,7 @@ class Grader:
 
     def _enqueue(self, results: _Results, index: int, text: str, problem: Problem) -> None:
         response = text if isinstance(text, Response) else Response(text)
-        packed = PackedResponse(str(text), array("i", response.tokens), response.finish_reason)
+        packed = PackedResponse(str(text), array("i", response.tokens), response.finish_reason, response.key)
         with self._changed:
             self._raise_failure()
             if is_encodable(packed.text):

@@ -39,7 +39,7 @@ class _ReceivedResponse(Response):
 
     def __new__(cls, packed: PackedResponse) -> _ReceivedResponse:
         response = str.__new__(cls, packed.text)
-        response.packed_tokens, response.finish_reason = packed.tokens, packed.finish_reason
+        response.packed_tokens, response.finish_reason, response.key = packed.tokens, packed.finish_reason, packed.key
         return response
 
     @property

@@ -1,0 +1,86 @@
+"""Settings with a fixed set of values, by name."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Precision(Enum):
+    """Precision of matrix products. Weights, optimizer state and losses are always float32."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Aggregation(Enum):
+    """How per-token losses are aggregated to a scalar; see `simplerl.engine.batching.token_weights`."""
+
+    sequence_mean = "sequence_mean"
+    token_mean = "token_mean"
+    step_token_mean = "step_token_mean"
+    prompt_mean = "prompt_mean"
+    constant_length = "constant_length"
+    micro_batch_token_mean = "micro_batch_token_mean"
+
+
+class KLPlace(Enum):
+    """Where the KL penalty is applied."""
+
+    none = "none"
+    reward = "reward"
+    loss = "loss"
+
+
+class KLEstimator(Enum):
+    """See `simplerl.algorithms.kl.kl_estimate`."""
+
+    k1 = "k1"
+    k2 = "k2"
+    k3 = "k3"
+    k3_k2_gradient = "k3_k2_gradient"  # only in the loss
+    k3_ratio = "k3_ratio"  # only in the loss
+
+
+class OldLogprobs(Enum):
+    """Which log-probs of the sampled tokens are pi_old in ratios, KL and corrections."""
+
+    trainer = "trainer"  # computed by the trainer before the step's updates
+    sampler = "sampler"  # as returned by the sampler: no correction for its numerics is then needed or possible
+
+
+class RoleKind(Enum):
+    causal_lm = "causal_lm"  # returns log-probs
+    critic = "critic"  # a language model's body with a value head; returns values
+
+
+class UpdateTime(Enum):
+    """Whether a trained role is updated before or after the advantages of the same step are estimated."""
+
+    before = "before"
+    after = "after"
+
+
+class OverLong(Enum):
+    """What happens to a prompt of more than prompt.max_tokens tokens."""
+
+    drop = "drop"
+    truncate = "truncate"  # keep the first tokens, as the published run did; the end of the template is lost
+
+
+class ScheduleLength(Enum):
+    """Over how many optimizer steps learning rates are scheduled."""
+
+    steps = "steps"  # those that are taken
+    passes = "passes"  # train.passes over all problems, also those that each pass leaves over, as the published run did
+
+
+class Schedule(Enum):
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+class TrackingMode(Enum):
+    disabled = "disabled"
+    offline = "offline"
+    online = "online"

@@ -1,0 +1,63 @@
+"""Negative controls: rewards that teach nothing about correct answers, against which a gain is judged.
+
+An accuracy that also rises under one of them is not the effect of the reward (arXiv:2506.10947). All of them grade the
+response by `strict` too, so that the logged fraction correct and the evaluations mean the same as in other runs.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import replace
+
+from simplerl.rewards import strict
+from simplerl.rewards.rules import Rule
+from simplerl.types import Count, Fraction, Problem, Response, Score
+
+
+def random_reward(
+    response: Response,
+    problem: Problem,
+    *,
+    probability: Fraction = 0.5,
+    seed: int = 0,
+    wrong: float = 0.0,
+    rule: Rule = "math_verify",
+) -> Score:
+    """Score 1 with the given probability and otherwise `wrong`, independently of the response. The choice is a function
+    of the seed, the problem and `response.key`, so a resumed run repeats it."""
+    draw = zlib.crc32(f"{seed} {problem.id} {response.key}".encode()) / 2**32
+    return replace(strict(response, problem, rule=rule), reward=1.0 if draw < probability else wrong)
+
+
+def inverted(response: Response, problem: Problem, *, wrong: float = 0.0, rule: Rule = "math_verify") -> Score:
+    """Score 1 for a boxed answer that is not correct, and otherwise `wrong`."""
+    score = strict(response, problem, rule=rule)
+    return replace(score, reward=1.0 if score.parts["boxed"] and not score.correct else wrong)
+
+
+def format_only(response: Response, problem: Problem, *, wrong: float = 0.0, rule: Rule = "math_verify") -> Score:
+    """Score 1 for any boxed answer, and otherwise `wrong`."""
+    score = strict(response, problem, rule=rule)
+    return replace(score, reward=1.0 if score.parts["boxed"] else wrong)
+
+
+def wrong_gold(
+    response: Response, problem: Problem, *, wrong: float = 0.0, offset: int = 1, rule: Rule = "math_verify"
+) -> Score:
+    """Score 1 for a boxed answer that equals a wrong gold answer, and otherwise `wrong`. The wrong gold answer is the
+    true one plus 1 to 5, depending on the problem, times `offset`."""
+    score = strict(response, problem, rule=rule)
+    distance = offset * (1 + zlib.crc32(problem.id.encode()) % 5)
+    whole = re.fullmatch(r"-?\d+", problem.answer)
+    gold = str(int(problem.answer) + distance) if whole else f"({problem.answer})+{distance}"
+    rewarded = strict(response, replace(problem, answer=gold), rule=rule).correct
+    return replace(score, reward=1.0 if rewarded else wrong)
+
+
+def length_only(
+    response: Response, problem: Problem, *, tokens: Count = 64, wrong: float = 0.0, rule: Rule = "math_verify"
+) -> Score:
+    """Score the response's length as a fraction of `tokens`, at most 1, whatever it says."""
+    length = min(len(response.tokens) / tokens, 1.0)
+    return replace(strict(response, problem, rule=rule), reward=wrong + (1 - wrong) * length)
