@@ -142,14 +142,9 @@ def _slowest(pairs: list[Pair], graded: Graded) -> Table:
 def as_markdown(report: list[Table], title: str) -> str:
     sections = [f"# {title}\n"]
     for table in report:
-        rows = [[replace(cell, value=_as_code(cell.text())) for cell in row] for row in table.rows]
+        rows = [[replace(cell, code="\\" in cell.text() or "|" in cell.text()) for cell in row] for row in table.rows]
         sections.append(f"## {table.caption}\n\n{markdown(replace(table, caption='', rows=rows))}")
     return "\n".join(sections)
-
-
-def _as_code(text: str) -> str:
-    """Return LaTeX as a code span, so that Markdown does not interpret it."""
-    return f"`{text.replace('`', chr(39))}`" if "\\" in text or "|" in text else text
 
 
 def as_page(report: list[Table], title: str) -> str:
