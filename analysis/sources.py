@@ -7,6 +7,7 @@ a W&B server. A run folder is read from its own files; to read the W&B files ins
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from analysis.wandb_readers.run_ids import resolve_run_ids
 from simplerl.sweeps import manifest
 
 SERVER = "wandb:"
-RUN_FILES = {"config.yaml", "environment.json"}  # present in every run folder
+RUN_FILES, METRICS = {"config.yaml", "environment.json"}, "metrics.jsonl"  # present in every run folder; in most
 
 
 def find_run_folders(path: Path) -> list[Path]:
@@ -43,7 +44,7 @@ def _walk(path: Path) -> list[tuple[Path, bool]]:
             return [place for run in manifest.read(path).runs for place in _walk(Path(run.folder))]
     found = []
     for place, folders, files in os.walk(path):
-        if set(files) >= RUN_FILES:
+        if set(files) >= RUN_FILES or METRICS in files:
             found.append((Path(place), True))
             folders.clear()
         else:
@@ -123,12 +124,12 @@ def _in_order(found: list[RunData], sources: Sequence[str | Path]) -> list[RunDa
     for one in found:
         if one.created:
             places.setdefault(one.id, (_seconds(one.created), 0))
-    return sorted(found, key=lambda one: places.get(one.id, (0.0, 0)))
+    return sorted(found, key=lambda one: places.get(one.id, (math.inf, 0)))
 
 
 def _seconds(time: str) -> float:
-    """Return the seconds since 1970 of an ISO time, local if it names no zone; 0 for other text."""
+    """Return the seconds since 1970 of an ISO time, local if it names no zone; infinite for other text."""
     try:
         return datetime.fromisoformat(time).timestamp()
     except ValueError:
-        return 0.0
+        return math.inf
