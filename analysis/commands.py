@@ -51,9 +51,9 @@ def find_metrics(names: Sequence[str], known: Sequence[str]) -> list[str]:
     found = []
     for name in names:
         if name not in known and name not in of_label:
-            near = get_close_matches(name, [*known, *of_label], 3, 0.5) or [one for one in known if name in one][:3]
-            nearest = [f"{of_label[one]} ({one})" if one in of_label else one for one in near]
-            hint = f"did you mean {' or '.join(nearest)}?" if near else f"choose from {', '.join(known)}."
+            similar = get_close_matches(name, [*known, *of_label], 4, 0.5) or [one for one in known if name in one][:3]
+            near = list(dict.fromkeys(of_label.get(one, one) for one in similar))
+            hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(known)}."
             raise SourceError(f"no run logged the metric {name!r}: {hint}")
         found.append(name if name in known else of_label[name])
     return found

@@ -201,6 +201,9 @@ UNREADABLE = {
     "nothing": (b"\xef\xbb\xbf \n", "is empty: export"),
     "a page": (b"<html><body>Sign in</body></html>\n", "is not an export of W&B, its columns are <html>"),
     "system metrics": (b"_runtime,_timestamp,system.cpu\n1,2,3\n", "is not an export of W&B"),
+    "a header alone": (b"Name,State,accuracy\n", "has no row with as many cells .3. as the header"),
+    "damaged JSON": (b'{"_step": 1, "a"', "is neither JSON nor JSON Lines"),
+    "other JSON": (b'{"a": 1}', "is not the history of a run, its columns are a"),
     "a damaged archive": (b"\x1f\x8bnonsense", "cannot be read"),
     "Latin-1": ("Name,State,m/x\nl\u00e4uft,finished,1\n".encode("latin-1"), r"is not UTF-8 text \(byte 16\)"),
     "an endless cell": (b'Name,State,m/x\n"' + b"n" * 140_000, "is not a CSV file"),
@@ -314,6 +317,14 @@ def test_runs_whose_names_hold_a_colon_are_runs(tmp_path: Path) -> None:
     assert not any("grouped" in note for note in frames.notes)
 
 
+def test_a_run_of_the_table_is_no_group(tmp_path: Path) -> None:
+    names = ["try: a", "try: b"]
+    rows = [[name, f"i{i}", "finished", str(i)] for i, name in enumerate(names)]
+    table = write_csv(tmp_path / "t.csv", ["Name", "ID", "State", "seed"], rows)
+    frames = load([table, banded(tmp_path / "p.csv", "rl/step", names, 0.05)])  # thinned, so its bounds differ
+    assert frames.runs.index.tolist() == ["i0", "i1"] and len(frames.curve("i1", "eval/x/accuracy")) == 3
+
+
 def test_points_on_a_fractional_axis_stay(tmp_path: Path) -> None:
     epochs = [f"{x / 20:.2f}" for x in range(1, 31)]
     path = line_plot(tmp_path / "p.csv", "train/epoch", [("a", "m/x", epochs), ("b", "m/x", epochs)], tuple(epochs))
@@ -362,6 +373,20 @@ def test_a_history_that_pandas_saved_is_one_run(file: str, tmp_path: Path) -> No
     sparse = load([history_file(SPARSE, tmp_path / f"sparse_{file}")])
     assert sparse.curve("sparse_h", "a/loss").to_dict() == {1: 1.0, 3: 3.0, 5: 5.0}
     assert any("values that are not numbers were skipped: note" in note for note in sparse.notes)
+
+
+def test_unreadable_parts_of_an_export_are_skipped_with_a_note(tmp_path: Path) -> None:
+    whole = history_file(HISTORY, tmp_path / "h.jsonl")
+    whole.write_text(whole.read_text() + '{"_step": 9, "rl/re')
+    frames = load([whole])
+    assert (
+        len(frames.curve("h", "rl/reward")) == 5 and "h.jsonl: 1 lines that are not JSON were skipped." in frames.notes
+    )
+    path = write_csv(tmp_path / "p.csv", ["Step", "a - m/x"], [["0", "1. May"], ["1", "2"], ["2", "3", "4"]])
+    assert load([path]).notes[:2] == [
+        "p.csv: 1 rows with more or fewer cells than the header were skipped.",
+        "p.csv: 1 cells that are not numbers were skipped, such as '1. May' (did a spreadsheet change them?).",
+    ]
 
 
 def test_histories_of_one_file_name_and_of_several_runs_stay_separate(tmp_path: Path) -> None:

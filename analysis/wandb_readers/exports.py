@@ -66,12 +66,14 @@ def _read_content(path: Path, content: bytes, notes: list[str]) -> list[RunData]
     if not text.strip():
         raise SourceError(f"{path} is empty: {WANTED}.")
     if text.lstrip()[0] in "{[":
-        return _read_rows(path, _json_rows(path, text), notes)
+        return _read_rows(path, _json_rows(path, text, notes), notes)
     header, rows = _csv_rows(path, text, notes)
     parser = _parser_for(header)
     if parser is None:
         columns = ", ".join(header[:8]) + (", ..." if len(header) > 8 else "")
         raise SourceError(f"{path} is not an export of W&B, its columns are {columns}: {WANTED}.")
+    if not rows:
+        raise SourceError(f"{path} has no row with as many cells ({len(header)}) as the header: {WANTED}.")
     return parser(path, header, rows, notes)
 
 
@@ -159,15 +161,21 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _json_rows(path: Path, text: str) -> list[dict[str, Any]]:
+def _json_rows(path: Path, text: str, notes: list[str]) -> list[dict[str, Any]]:
     """Return the rows of a JSON list, of JSON Lines, or of an object of columns as pandas writes it."""
     try:
         found = json.loads(text)
-    except ValueError:
-        try:
-            found = [json.loads(line) for line in text.split("\n") if line.strip()]
-        except ValueError as error:
-            raise SourceError(f"{path} is neither JSON nor JSON Lines ({error}): save it again.") from error
+    except (ValueError, RecursionError):
+        found, broken = [], 0
+        for line in filter(str.strip, text.split("\n")):
+            try:
+                found.append(json.loads(line))
+            except (ValueError, RecursionError):
+                broken += 1
+        if not found:
+            raise SourceError(f"{path} is neither JSON nor JSON Lines: {WANTED}.") from None
+        if broken:
+            notes.append(f"{path.name}: {broken} lines that are not JSON were skipped.")
     if isinstance(found, dict) and found and all(isinstance(column, dict) for column in found.values()):
         places = list(dict.fromkeys(place for column in found.values() for place in column))
         found = [{name: column.get(place) for name, column in found.items()} for place in places]

@@ -82,14 +82,24 @@ def read_project(path: str, notes: list[str]) -> list[RunData]:
     from wandb.errors import CommError, UsageError
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
+    failures = (CommError, UsageError, WandbApiFailedError, ValueError)
     try:
         api = wandb.Api(timeout=30)
         runs = [api.run(path)] if path.count("/") == 2 else list(api.runs(path, per_page=100, lazy=False))
-        return [_read_run(run, notes) for run in runs]
-    except (CommError, UsageError, WandbApiFailedError, ValueError) as error:
+    except failures as error:
         raise SourceError(
             f"wandb:{path} cannot be read: {error}. Check the name, WANDB_API_KEY and WANDB_BASE_URL."
         ) from error
+    found, faults = [], []
+    for run in runs:
+        try:
+            found.append(_read_run(run, notes))
+        except failures as error:
+            faults.append(f"wandb:{path}/{run.id} cannot be read ({error}): try again, or name other runs.")
+    if not found:
+        raise SourceError(faults[0] if faults else f"wandb:{path} has no runs: check the name of the project.")
+    notes += [f"Left out: {fault}" for fault in faults]
+    return found
 
 
 def _read_run(run: Any, notes: list[str]) -> RunData:

@@ -42,6 +42,7 @@ class _Plot:
     bounds: int = 0  # cells of bounds
     differing: int = 0  # bounds that differ from their value
     bounds_only: set[str] = field(default_factory=set)  # metrics without values
+    not_numbers: list[str] = field(default_factory=list)  # cells
 
 
 def read_line_plot(path: Path, header: list[str], rows: list[list[str]], notes: list[str]) -> list[RunData]:
@@ -91,6 +92,7 @@ def _read_curves(header: list[str], rows: list[list[str]], x: list[float | None]
     occurrences: dict[str, int] = {}
     bounds, differing, with_values, with_bounds = 0, 0, set[str](), set[str]()
     cells_of: dict[str, list[str]] = {}  # of the last column with values
+    not_numbers: list[str] = []
     for index, column in enumerate(header[1:], start=1):
         run, metric, part = _split_header(column)
         cells = [row[index] for row in rows]
@@ -105,13 +107,14 @@ def _read_curves(header: list[str], rows: list[list[str]], x: list[float | None]
         key = (run, occurrences[column])
         curve = curves.setdefault(key, _Curves(*key))
         read = [(place, parse_number(cell)) for place, cell in zip(x, cells, strict=True)]
+        not_numbers += [cell for cell, (_, value) in zip(cells, read, strict=True) if value is None and cell.strip()]
         points = {place: value for place, value in read if place is not None and value is not None}
         if metric == "_step":
             curve.steps = points
         else:
             curve.values[metric] = points
     bounds_only = {name for name in with_bounds - with_values if not name.startswith("_")}
-    return _Plot(list(curves.values()), bounds, differing, bounds_only)
+    return _Plot(list(curves.values()), bounds, differing, bounds_only, not_numbers)
 
 
 def _groups(plot: _Plot) -> dict[str, dict[str, Any]]:
@@ -156,6 +159,9 @@ def _note_plot_problems(
         notes.append(f"{path.name}: the x axis is {axis!r}, not a step: only last values are used.")
     elif None in x:
         notes.append(f"{path.name}: {x.count(None)} rows without a number in {axis!r} were skipped.")
+    if plot.not_numbers:
+        shown = f"{len(plot.not_numbers)} cells that are not numbers were skipped, such as {plot.not_numbers[0][:40]!r}"
+        notes.append(f"{path.name}: {shown} (did a spreadsheet change them?).")
     if groups:
         notes.append(f"{path.name}: the chart is grouped; each curve is a mean over runs and cannot be separated.")
     elif plot.differing:

@@ -33,6 +33,14 @@ def resolve_run_ids(found: Sequence[RunData], notes: list[str]) -> list[RunData]
 
 
 def _drop_groups(found: Sequence[RunData], notes: list[str]) -> list[RunData]:
+    """Drop means over groups if runs were given, too. A group with the name of a run is a curve of this run."""
+    names_of_runs = {one.name for one in found if one.source != "wandb group"}
+    found = [
+        replace(one, id=temporary_id(one.name, 0), source="wandb plot", config={})
+        if one.source == "wandb group" and one.name in names_of_runs
+        else one
+        for one in found
+    ]
     groups = [one for one in found if one.source == "wandb group"]
     if not groups or len(groups) == len(found):
         return list(found)
