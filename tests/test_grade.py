@@ -210,12 +210,18 @@ def picky(response: str, problem: Problem) -> Score:
 
 
 def test_columns_may_have_other_names_and_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    row = {"id": 3, "completion": "b", "reward_model": {"ground_truth": 5}, "score": 1.5, "status": "old"}
+    row = {
+        "id": 3,
+        "completion": [{"role": "assistant", "content": "b"}],
+        "reward_model": {"ground_truth": 5},
+        "score": 1.5,
+        "status": "old",
+    }
     source, target = write(tmp_path / "in.jsonl", [row]), tmp_path / "out.jsonl"
     names = ["columns.response=completion", "columns.answer=reward_model.ground_truth"]
     grade.main([str(source), str(target), "reward=light_rewards.generation", *names])
     (graded,) = read(target)
-    assert {key: graded[key] for key in row} == row | {"status": "stop"}
+    assert {key: graded[key] for key in row} == row | {"status": "stop"} and graded["extracted"] == "b"
     assert "columns of the input were replaced: status" in capsys.readouterr().err
 
 

@@ -123,6 +123,8 @@ def _as_text(key: str, value: Any) -> str | None:
     """Return a response or answer as text; None if it is null or NaN. Raises RowError for any other type."""
     if value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
         return None
+    if isinstance(value, list) and value and isinstance(value[-1], Mapping) and "content" in value[-1]:
+        value = value[-1]["content"]  # chat messages: the last turn
     if isinstance(value, list):
         raise RowError(f"the {key} is a list of {len(value)}; write one row for each")
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
