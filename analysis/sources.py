@@ -114,16 +114,19 @@ def _read_or_fault(folder: Path, notes: list[str]) -> RunData | SourceError:
 
 def _in_order(found: list[RunData], sources: Sequence[str | Path]) -> list[RunData]:
     """Return the parts of each run together, and runs in the order of the sweep that lists them or of their start."""
-    places: dict[str, tuple[float, int]] = {}
+    listed: dict[Path, tuple[float, int]] = {}
     for root in dict.fromkeys(root for source in sources for root in (Path(source), Path(source).parent)):
         with suppress(ValueError, LookupError, TypeError, OSError):  # only the order is lost if a sweep.json is damaged
             sweeps = [manifest.read(root)] if (root / "sweep.json").is_file() else manifest.all_sweeps(root)
             for sweep in sweeps:
                 for index, run in enumerate(sweep.runs):
-                    places.setdefault(Path(run.folder).name, (_seconds(sweep.created), index))
+                    listed.setdefault(Path(run.folder).resolve(), (_seconds(sweep.created), index))
+    places: dict[str, tuple[float, int]] = {}
     for one in found:
-        if one.created:
-            places.setdefault(one.id, (_seconds(one.created), 0))
+        place = listed.get(Path(one.where).resolve()) if one.source == "folder" else None
+        started = (_seconds(one.created), 0) if one.created else None
+        if (known := place or started) is not None:
+            places.setdefault(one.id, known)
     return sorted(found, key=lambda one: places.get(one.id, (math.inf, 0)))
 
 

@@ -82,6 +82,9 @@ def test_every_figure_is_drawn_and_explained(name: str) -> None:
 
 def test_metrics_have_labels() -> None:
     assert metric_label("rollout/repetition") == "repetition"
+    assert metric_label("eval/mean/code_share") == "held-out responses with code (%)"
+    assert metric_label("eval/aime24/response_length") == "aime24 response length (tokens)"
+    assert metric_label("eval/aime24/accuracy") == "aime24 accuracy (%)"
 
 
 def test_a_figure_without_numbers_is_none() -> None:

@@ -256,3 +256,5 @@ def test_arms_have_the_order_of_the_sweep(tmp_path: Path) -> None:
         (root / name / "environment.json").write_text(json.dumps(started))
     (sweep.folder / "sweep.json").write_text("{")
     assert list(load([root]).runs.index) == names[::-1]
+    with pytest.raises(SourceError, match=r"one/sweep\.json is damaged"):
+        load([sweep.folder])

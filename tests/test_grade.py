@@ -78,6 +78,7 @@ def test_rule_reward_and_bare(tmp_path: Path) -> None:
             'no column "response" and "answer"; its .*response=completion columns.answer=gts',
         ),
         (["true.jsonl", "out.jsonl"], "true.jsonl, line 1: the answer must be a string or a number, not True. No row"),
+        (["..", "out.jsonl"], "is a folder: name a file with one response per row"),
         (["empty.jsonl", "out.jsonl"], "empty.jsonl has no rows"),
         (["latin.jsonl", "out.jsonl"], "latin.jsonl, line 1: it is not UTF-8 text"),
         (["bad.parquet", "out.jsonl"], "bad.parquet is not a valid Parquet file"),

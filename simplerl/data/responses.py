@@ -40,6 +40,8 @@ def read_responses(path: Path, columns: Mapping[str, str], *, bare: bool) -> lis
     only an answer, so put it into a box. A row that cannot be graded has a RowError in their place. Raises ConfigError
     if the file cannot be read, lacks a column, or has no row that can be graded.
     """
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: name a file with one response per row.")
     found = list(read_file(path))
     if not found:
         raise ConfigError(f"{path} has no rows: name a file with one response per row.")
