@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -311,6 +313,21 @@ def test_audit_lists_a_row_on_which_any_two_rules_disagree(tmp_path: Path, capsy
     assert "## Disagreements (2)" in report
     assert "| 0 | correct | correct | different | correct | correct | 0.5 |" in report
     assert "| 1 | no_answer | no_answer | no_answer | no_answer | correct | 1/2 |" in report
+
+
+@pytest.mark.parametrize(("command", "rows"), [("grade", "1 rows graded"), ("audit", "# Audit of in.jsonl")])
+def test_the_modules_run_as_commands(
+    command: str, rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(tmp_path / "in.jsonl", ROWS[:1])
+    monkeypatch.delitem(sys.modules, f"simplerl.{command}")
+    monkeypatch.setattr(sys, "argv", [command, str(source), str(tmp_path / "out.md")])
+    runpy.run_module(f"simplerl.{command}", run_name="__main__")
+    assert rows in capsys.readouterr().out
+    monkeypatch.delitem(sys.modules, f"simplerl.{command}", raising=False)
+    monkeypatch.setattr(sys, "argv", [command, str(tmp_path / "absent.jsonl"), str(tmp_path / "out.md")])
+    with pytest.raises(SystemExit, match=r"^error: .*absent\.jsonl does not exist"):
+        runpy.run_module(f"simplerl.{command}", run_name="__main__")
 
 
 def test_audit_checks_its_settings(tmp_path: Path) -> None:
