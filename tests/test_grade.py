@@ -17,7 +17,7 @@ import pytest
 
 from simplerl import audit, grade
 from simplerl.errors import ConfigError
-from simplerl.types import Problem, Score
+from simplerl.types import Problem, Response, Score
 
 ROWS = [
     {"response": r"so \boxed{20\%}", "answer": "20", "tag": "kept"},
@@ -321,9 +321,10 @@ def test_the_modules_run_as_commands(
 ) -> None:
     source = write(tmp_path / "in.jsonl", ROWS[:1])
     monkeypatch.delitem(sys.modules, f"simplerl.{command}")
-    monkeypatch.setattr(sys, "argv", [command, str(source), str(tmp_path / "out.md")])
+    monkeypatch.setattr(sys, "argv", [command, str(source), str(tmp_path / "out.html")])
     runpy.run_module(f"simplerl.{command}", run_name="__main__")
     assert rows in capsys.readouterr().out
+    assert (tmp_path / "out.html").read_text().startswith("<!doctype html>") == (command == "audit")
     monkeypatch.delitem(sys.modules, f"simplerl.{command}", raising=False)
     monkeypatch.setattr(sys, "argv", [command, str(tmp_path / "absent.jsonl"), str(tmp_path / "out.md")])
     with pytest.raises(SystemExit, match=r"^error: .*absent\.jsonl does not exist"):
@@ -340,14 +341,10 @@ def test_audit_checks_its_settings(tmp_path: Path) -> None:
         audit.main([str(source), str(tmp_path / "absent/report.md")])
 
 
-def test_audit_in_html_shows_text_as_text(tmp_path: Path) -> None:
-    source = write(
-        tmp_path / "in.jsonl",
-        [
-            {"response": r"\boxed{<script>alert(1)</script>}", "answer": "1300"},
-            {"response": r"\boxed{13}", "answer": "1300"},
-        ],
-    )
-    audit.main([str(source), str(tmp_path / "report.html")])
-    page = (tmp_path / "report.html").read_text()
-    assert "<script>" not in page and "Disagreements" in page
+def test_a_report_in_html_shows_text_as_text() -> None:
+    problem = Problem("<b>p</b>", "", "1300")
+    pairs = [(Response(rf"\boxed{{{text}}}"), problem) for text in ("<script>alert(1)</script>", "13")]
+    graded = {name: [(reward(*pair), 0.0) for pair in pairs] for name, reward in audit.REWARDS.items()}
+    page = audit.as_page(audit.report_tables(pairs, graded, [(problem, "different")]), "<i>title</i>")
+    assert "&lt;script&gt;" in page and "Disagreements" in page
+    assert not any(tag in page for tag in ("<script>", "<b>", "<i>"))
