@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.commands import make_parser, reports_source_errors
-from analysis.folders import read_responses, rollout_files
+from analysis.commands import make_parser, print_notes, reports_source_errors
+from analysis.folders import naming, read_responses, rollout_files
 from analysis.run_data import SourceError
 from analysis.sources import find_run_folders
 from simplerl.evals.behaviour import REFLECTION_WORDS, is_code, reflects, repetition
@@ -101,11 +101,15 @@ def _matches_in_middle(pattern: re.Pattern[str], text: str) -> bool:
 
 
 def read_rollouts(folder: Path) -> pd.DataFrame:
-    """Return every response that a run sampled for training. Raises SourceError if none were saved."""
+    """Return every response that a run sampled for training. Raises SourceError if none can be read."""
     files = rollout_files(folder)
     if not files:
         raise SourceError(f"{folder} holds no rollouts (rollouts/step_*.parquet): name a run that saved them.")
-    return pd.concat([read_responses(file, COLUMNS) for file in files.values()], ignore_index=True)
+    tables = []
+    for file in files.values():
+        with naming(file):
+            tables.append(read_responses(file, COLUMNS)[COLUMNS])
+    return pd.concat(tables, ignore_index=True)
 
 
 def describe(folder: Path, count: int) -> str:
@@ -147,8 +151,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise SourceError(
             f"{chosen.runs[0]} holds no run folder: reflection is counted in the rollouts of run folders."
         )
+    faults = []
     for folder in folders:
-        print(describe(folder, chosen.examples))
+        try:
+            print(describe(folder, chosen.examples))
+        except SourceError as error:
+            faults.append(error)
+    if len(faults) == len(folders):
+        raise faults[0]
+    print_notes([f"Left out: {fault}" for fault in faults])
     return 0
 
 

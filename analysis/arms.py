@@ -28,6 +28,10 @@ class Arm:
     values: dict[str, Any]  # axis -> value
     runs: list[str]
 
+    def seeds(self, frames: Frames) -> int | None:
+        """Return the number of runs; None if they are means over an unknown number of runs."""
+        return None if "wandb group" in set(frames.runs.loc[self.runs, "source"]) else len(self.runs)
+
 
 @dataclass(frozen=True)
 class Arms:
@@ -92,7 +96,9 @@ def short_name(axis: str) -> str:
 
 
 def group_runs(frames: Frames) -> Arms:
-    """Group runs by the settings that differ between them. Each run whose settings are unknown is an arm of its own."""
+    """Group runs by the settings that differ between them; arms have the order in which their first runs were found.
+
+    Each run whose settings are unknown is an arm of its own."""
     notes: list[str] = []
     unknown = _runs_without_settings(frames)
     axes = _find_axes(frames.config.drop(index=list(unknown)), notes)
@@ -106,7 +112,6 @@ def group_runs(frames: Frames) -> Arms:
         groups.setdefault(key, []).append(run)
         values[key] = own
     arms = [Arm(_label(values[key], frames, runs), values[key], runs) for key, runs in groups.items()]
-    arms.sort(key=lambda arm: tuple(_sort_key(value) for value in arm.values.values()))
     if unknown:
         notes.append(
             f"{'; '.join(unknown.values())}: settings unknown, so each run is an arm of its own and seeds are not "
@@ -114,6 +119,11 @@ def group_runs(frames: Frames) -> Arms:
             "wandb:ENTITY/PROJECT."
         )
         axes = [*axes, RUN]
+    if groups_of_runs := [arm.label for arm in arms if arm.seeds(frames) is None]:
+        notes.append(
+            f"{'; '.join(groups_of_runs)}: means over runs that a grouped chart does not distinguish, so n and the "
+            "interval are unknown. Export the chart without grouping, or name run folders or wandb:ENTITY/PROJECT."
+        )
     return Arms(axes, arms, notes)
 
 
@@ -128,13 +138,6 @@ def _runs_without_settings(frames: Frames) -> dict[str, str]:
     names = frames.runs["name"].astype(str)
     unique = ~names.duplicated(keep=False)
     return {str(run): names[run] if unique[run] else str(run) for run in frames.runs.index if not known[run]}
-
-
-def _sort_key(value: Any) -> tuple[int, float, str]:
-    """Numbers by value, then everything else by text."""
-    if isinstance(value, int | float):
-        return (0, float(value), "")
-    return (1, 0.0, str(value))
 
 
 def _label(values: dict[str, Any], frames: Frames, runs: list[str]) -> str:
@@ -184,7 +187,7 @@ def _drop_repeated_runs(frames: Frames, arms: Arms) -> tuple[Frames, Arms]:
     if "seed" not in frames.config:
         return frames, arms
 
-    def progress(run: str) -> tuple[int, str]:
+    def progress(run: str) -> tuple[float, str]:
         step = frames.last_step([run])
         return (-1 if step is None else step, str(frames.runs.at[run, "created"] or ""))
 

@@ -6,11 +6,15 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
+from analysis.curves import metric_label
 from analysis.run_data import SourceError
+from simplerl.errors import ConfigError
 
 
 def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
@@ -39,15 +43,39 @@ def print_notes(notes: Sequence[str]) -> None:
         print(f"note: {note}", file=sys.stderr)
 
 
+def find_metrics(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Return the metrics that `names` mean: a name as it is logged, or its label as tables and figures show it.
+
+    Raises SourceError, with the most similar names, for a metric that no run logged."""
+    of_label = {metric_label(name): name for name in known}
+    found = []
+    for name in names:
+        if name not in known and name not in of_label:
+            similar = get_close_matches(name, [*known, *of_label], 4, 0.5) or [one for one in known if name in one][:3]
+            near = list(dict.fromkeys(of_label.get(one, one) for one in similar))
+            hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(known)}."
+            raise SourceError(f"no run logged the metric {name!r}: {hint}")
+        found.append(name if name in known else of_label[name])
+    return found
+
+
 def reports_source_errors(command: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
-    """Decorate a command so that a SourceError is printed to stderr as one line and the exit status is 2."""
+    """Decorate a command so that an error that a user can cure becomes one line on stderr and exit status 2."""
 
     @functools.wraps(command)
     def run(arguments: Sequence[str] | None = None) -> int:
         try:
             return command(arguments)
-        except SourceError as error:
+        except (SourceError, ConfigError) as error:
             print(f"error: {error}", file=sys.stderr)
-            return 2
+        except BrokenPipeError:  # the reader of a pipe, such as `head`, has ended
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except OSError as error:
+            place = f"{error.filename} cannot be read or written" if error.filename else "a file cannot be written"
+            print(f"error: {place} ({error.strerror or error}): choose another path or --out.", file=sys.stderr)
+        except KeyboardInterrupt:
+            return 130
+        return 2
 
     return run

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.commands import make_parser, reports_source_errors
-from analysis.folders import evaluation_folders, read_json, read_responses
+from analysis.folders import evaluation_folders, naming, read_json, read_responses
 from analysis.run_data import SourceError
 from simplerl.evals.statistics import Array, Interval, bounded_mean_of_sets, paired_difference
 from simplerl.io.tables import Table, markdown, text_cells
@@ -63,11 +63,20 @@ def find_evaluation(path: Path, step: int | None = None) -> Path:
     return folders[max(folders) if step is None else step]
 
 
+def _read_samples(folder: Path) -> pd.DataFrame:
+    file = folder / "samples.parquet"
+    with naming(file):
+        table = read_responses(file, COLUMNS)
+        if absent := set(COLUMNS) - set(table):
+            raise ValueError(f"it has no column {min(absent)}")
+    return table
+
+
 def compare(first: Path, second: Path) -> Comparison:
     """Compare two evaluation folders on the items that both have; a note counts the others.
 
     Raises SourceError if they share no item, or if an item has different questions or answers in the two."""
-    one, two = (read_responses(folder / "samples.parquet", COLUMNS) for folder in (first, second))
+    one, two = _read_samples(first), _read_samples(second)
     settings = [read_json(folder / "results.json") for folder in (first, second)]
     notes = [f"{key} differs between A and B." for key in SETTINGS if settings[0].get(key) != settings[1].get(key)]
     sets: dict[str, SetComparison] = {}

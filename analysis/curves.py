@@ -29,7 +29,6 @@ LABELS = {
     "rollout/entropy": "entropy (nats per token)",
     "rollout/kl": "KL to the reference (per token)",
     "eval/mean/accuracy": "held-out accuracy (%)",
-    "eval/mean/response_length": "held-out response length (tokens)",
 }
 
 # Metrics
@@ -48,8 +47,11 @@ def metric_label(name: str) -> str:
     if name in LABELS:
         return LABELS[name]
     head, _, leaf = name.rpartition("/")
+    where = "held-out" if head == "eval/mean" else head.removeprefix("eval/")
+    if head.startswith("eval/") and f"rollout/{leaf}" in LABELS:  # one name for a quantity, wherever it is measured
+        return f"{where} {LABELS[f'rollout/{leaf}']}"
     unit = " (%)" if in_percent(name) else ""
-    return f"{head.removeprefix('eval/')} {leaf.replace('_', ' ')}{unit}".strip()
+    return f"{where} {leaf.replace('_', ' ')}{unit}".strip()
 
 
 @dataclass(frozen=True)

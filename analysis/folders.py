@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,38 +13,64 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.json
 import pyarrow.parquet as pq
-import yaml
 
-from analysis.run_data import RunData, flatten_config, parse_number
+from analysis.run_data import RunData, SourceError, flatten_config, parse_number
+from simplerl.io import files
 from simplerl.runs.rollout_table import SCHEMA
 
+MAX_STEP = 2**53
 RESPONSE_COLUMNS = [name for name in SCHEMA.names if name not in ("tokens", "logprobs")]  # all but per-token ones
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn whatever reading a damaged file or folder raises within the block into a SourceError that names it."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")[:300]
+        raise SourceError(
+            f"{reason}." if str(path) in reason else f"{path} cannot be read ({reason}): restore it from a copy."
+        ) from error
+
+
 def read_run_folder(folder: Path, notes: list[str]) -> RunData:
-    """Return one run; unreadable lines of metrics.jsonl are skipped and counted in `notes`."""
-    config = flatten_config(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
-    status = read_json(folder / "status.json")
+    """Return one run. Without its status or time, or lines of its metrics, it is read all the same; `notes` says so.
+
+    Raises an error that `naming` catches if its settings cannot be read."""
     run = folder.resolve().name
+    config = flatten_config(files.read_yaml(folder / "config.yaml"))
+    status, environment = (_read_optional(folder / name, run, notes) for name in ("status.json", "environment.json"))
+    attempt, state, started = parse_number(status.get("attempt")), status.get("state"), environment.get("started")
     metrics = read_metrics(folder / "metrics.jsonl", run, notes)
     return RunData(
         id=run,
         name=run,
-        state=status.get("state"),
+        state=state if isinstance(state, str) else None,
         source="folder",
         where=str(folder),
         config=config,
         metrics=metrics,
-        created=read_json(folder / "environment.json").get("started"),
+        created=started if isinstance(started, str) else None,
         seconds=float(metrics["time/step"].sum()) if metrics is not None and "time/step" in metrics else None,
-        attempts=1 + int(status.get("attempt", 0)),
+        attempts=1 + int(attempt or 0),
     )
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; empty if there is no such file."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
+    """Return the object in a JSON file; empty if there is no such file. Raises ConfigError if it is damaged."""
+    return files.read_json(path) if path.is_file() else {}
+
+
+def _read_optional(path: Path, run: str, notes: list[str]) -> dict[str, Any]:
+    try:
+        with naming(path):
+            return read_json(path)
+    except SourceError as error:
+        notes.append(f"{run}: read without {path.name}. {error}")
+        return {}
 
 
 def read_metrics(path: Path, run: str, notes: list[str]) -> pd.DataFrame | None:
@@ -54,7 +82,10 @@ def read_metrics(path: Path, run: str, notes: list[str]) -> pd.DataFrame | None:
     options = pyarrow.json.ReadOptions(block_size=len(content) + 1)
     try:
         table = pyarrow.json.read_json(BytesIO(content), read_options=options).to_pandas()
-    except pa.ArrowInvalid:  # an incomplete last line, or strings such as "NaN" among the numbers
+        usable = "step" in table and table["step"].dtype.kind == "i"
+    except (pa.ArrowException, ValueError):  # an incomplete last line, or strings such as "NaN" among the numbers
+        usable = False
+    if not usable or ("phase" in table and not table["phase"].map(type).eq(str).all()):
         table = _read_line_by_line(content.decode("utf-8", errors="replace"), run, notes)
     table = table.drop(columns="attempt", errors="ignore")
     table["phase"] = table.get("phase", "rl")
@@ -72,11 +103,14 @@ def _read_line_by_line(text: str, run: str, notes: list[str]) -> pd.DataFrame:
         try:
             row = json.loads(line)
             step = int(row["step"])
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+            keys = {"step": step, "phase": str(row.get("phase", "rl"))}
+            values = {name: parse_number(value) for name, value in row.items() if name not in keys}
+            if abs(step) > MAX_STEP:
+                raise ValueError("not a step")
+        except (LookupError, TypeError, AttributeError, ValueError, OverflowError, RecursionError):
             broken += 1
             continue
-        keys = {"step": step, "phase": row.get("phase", "rl")}
-        rows.append({**keys, **{name: parse_number(value) for name, value in row.items() if name not in keys}})
+        rows.append({**keys, **values})
     if broken:
         notes.append(
             f"{run}: {broken} unreadable lines of metrics.jsonl were skipped (was the run killed while writing?)."
@@ -90,15 +124,15 @@ def _read_line_by_line(text: str, run: str, notes: list[str]) -> pd.DataFrame:
 
 def rollout_files(folder: Path) -> dict[int, Path]:
     """Return the Parquet file of the responses sampled for training at each step."""
-    return {int(path.stem.partition("_")[2]): path for path in sorted((folder / "rollouts").glob("step_*.parquet"))}
+    found = {path.stem.partition("_")[2]: path for path in sorted((folder / "rollouts").glob("step_*.parquet"))}
+    return {int(step): path for step, path in found.items() if step.isdecimal()}
 
 
 def evaluation_folders(folder: Path) -> dict[int, Path]:
     """Return the folder (results.json, samples.parquet) of the finished evaluation at each step."""
-    return {
-        int(path.parent.name.partition("_")[2]): path.parent
-        for path in sorted((folder / "evals").glob("step_*/results.json"))
-    }
+    places = [path.parent for path in sorted((folder / "evals").glob("step_*/results.json"))]
+    found = {place.name.partition("_")[2]: place for place in places}
+    return {int(step): place for step, place in found.items() if step.isdecimal()}
 
 
 def read_responses(file: Path, columns: list[str] | None = None) -> pd.DataFrame:

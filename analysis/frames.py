@@ -22,7 +22,7 @@ import pandas as pd
 from analysis.run_data import RunData
 
 KEYS = ["run", "phase", "step"]
-CSV_SOURCES = ("wandb table", "wandb plot")
+CSV_SOURCES = ("wandb table", "wandb plot", "wandb history")
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,11 @@ class Frames:
             return float(value)
         return None
 
-    def last_step(self, runs: Sequence[str]) -> int | None:
-        """Return the last step that any of `runs` logged; None if they logged nothing."""
+    def last_step(self, runs: Sequence[str]) -> float | None:
+        """Return the last step that any of `runs` logged, as an int unless it is a fraction; None without metrics."""
         steps = self.metrics.loc[self.metrics["run"].isin(list(runs)), "step"]
-        return int(steps.max()) if len(steps) else None
+        last = float(steps.max()) if len(steps) else None
+        return int(last) if last is not None and last.is_integer() else last
 
     def select(self, runs: Sequence[str], notes: Iterable[str] = ()) -> Frames:
         """Return the frames of `runs` alone, with `notes` appended."""

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from analysis.arms import Arms, select_runs
-from analysis.commands import add_run_arguments, comma_separated, make_parser, print_notes, reports_source_errors
+from analysis.commands import (
+    add_run_arguments,
+    comma_separated,
+    find_metrics,
+    make_parser,
+    print_notes,
+    reports_source_errors,
+)
 from analysis.frames import Frames
 from analysis.run_data import SourceError
 from analysis.sources import load
@@ -61,8 +68,7 @@ def draw_figures(
 
     from analysis.figures import FIGURES, panels
 
-    if absent := [name for name in metrics if name not in frames.metrics]:
-        raise SourceError(f"no run logged the metric {absent[0]!r}: choose from {', '.join(frames.metric_names())}.")
+    metrics = find_metrics(metrics, frames.metric_names())
     paths: list[Path] = []
     with rc_context(MATPLOTLIB_SETTINGS):
         for name in only or FIGURES:

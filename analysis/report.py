@@ -16,7 +16,7 @@ from string import Template
 import pandas as pd
 
 from analysis.arms import Arms, differing_settings, is_missing, run_titles, select_runs, short_name
-from analysis.commands import add_run_arguments, make_parser, reports_source_errors
+from analysis.commands import add_run_arguments, make_parser, print_notes, reports_source_errors
 from analysis.curves import in_percent, metric_label
 from analysis.frames import Frames
 from analysis.report_data import MAX_POINTS, Responses, curve_data, response_data
@@ -41,6 +41,7 @@ def write_report(
     frames, arms = select_runs(load(sources), unfinished=unfinished)
     if frames.runs.empty:
         raise SourceError("there is no run to report on: name a run folder or a folder that holds some.")
+    print_notes([*frames.notes, *arms.notes])
     shown = set(frames.runs.index)
     folders = [folder for source in sources if Path(source).exists() for folder in find_run_folders(Path(source))]
     by_name = {folder.resolve().name: folder for folder in folders}

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from analysis.arms import Arm, Arms, run_titles
 from analysis.curves import DASHES, arm_styles, in_percent, metric_label, seed_band
 from analysis.figures import OVERVIEW
-from analysis.folders import evaluation_folders, read_responses, rollout_files
+from analysis.folders import evaluation_folders, naming, read_responses, rollout_files
 from analysis.frames import Frames
+from analysis.run_data import SourceError
 from simplerl.evals.behaviour import REFLECTION_WORDS, has_box, is_code, reflects
 from simplerl.types import FINISH_LENGTH
 
@@ -99,10 +100,12 @@ def response_data(runs: Sequence[tuple[str, Path]]) -> Responses:
 
     If not all fit, training and evaluation responses are taken at evenly spaced steps including the first and last."""
     limit = MAX_RESPONSES
+    damaged: dict[Path, str] = {}
     while True:
-        tables, total = _sample_responses(runs, limit)
+        tables, total = _sample_responses(runs, limit, damaged)
+        left_out = "".join(f" Left out: {fault}" for fault in damaged.values())
         if not tables:
-            return Responses("", "")
+            return Responses("", left_out.strip())
         table = pd.concat(tables, ignore_index=True)
         packed = _pack(table, [title for title, _ in runs])
         if len(packed) <= MAX_PACKED_BYTES or limit < 50:
@@ -111,31 +114,46 @@ def response_data(runs: Sequence[tuple[str, Path]]) -> Responses:
     count = len(table)
     rule = "evenly spaced steps including the first and the last, and the first problems of each step."
     note = f"All {total:,} responses." if count == total else f"{count:,} of {total:,} responses: {rule}"
-    return Responses(packed, note)
+    return Responses(packed, note + left_out)
 
 
-def _sample_responses(runs: Sequence[tuple[str, Path]], limit: int) -> tuple[list[pd.DataFrame], int]:
-    """Return tables of at most about `limit` responses, and the number of all responses."""
+def _sample_responses(
+    runs: Sequence[tuple[str, Path]], limit: int, damaged: dict[Path, str]
+) -> tuple[list[pd.DataFrame], int]:
+    """Return tables of at most about `limit` responses, and the number of all responses. Files that cannot be read are
+    left out and added to `damaged`."""
     per_run = max(limit // max(len(runs), 1), 2)
     tables, total = [], 0
     for index, (_, folder) in enumerate(runs):
         evaluations = {step: path / "samples.parquet" for step, path in evaluation_folders(folder).items()}
-        training = rollout_files(folder)
+        evaluations, training = _readable(evaluations, damaged), _readable(rollout_files(folder), damaged)
         # Each of the two kinds gets half, and what one does not need goes to the other.
         sizes = [_count_rows(files) for files in (evaluations, training)]
         total += sum(sizes)
         half = per_run // 2
         budgets = [max(half, per_run - sizes[1]), max(half, per_run - sizes[0])]
         for files, budget in zip((evaluations, training), budgets, strict=True):
-            tables += [table.assign(run=index) for table in _read_spaced(files, budget)]
+            tables += [table.assign(run=index) for table in _read_spaced(files, budget, damaged)]
     return tables, total
+
+
+def _readable(files: dict[int, Path], damaged: dict[Path, str]) -> dict[int, Path]:
+    """Return the files that have the columns of responses."""
+    for path in files.values():
+        try:
+            with naming(path):
+                if absent := {*COLUMNS} - {"set", *pq.read_schema(path).names}:
+                    raise ValueError(f"it has no column {min(absent)}")
+        except SourceError as error:
+            damaged[path] = str(error)
+    return {step: path for step, path in files.items() if path not in damaged}
 
 
 def _count_rows(files: dict[int, Path]) -> int:
     return sum(pq.read_metadata(path).num_rows for path in files.values())
 
 
-def _read_spaced(files: dict[int, Path], budget: int) -> list[pd.DataFrame]:
+def _read_spaced(files: dict[int, Path], budget: int, damaged: dict[Path, str]) -> list[pd.DataFrame]:
     """Read about `budget` responses at evenly spaced steps, the first and the last among them."""
     steps = sorted(files)
     if not steps or budget < 1:
@@ -145,7 +163,14 @@ def _read_spaced(files: dict[int, Path], budget: int) -> list[pd.DataFrame]:
     indices = {round(i * (len(steps) - 1) / max(count - 1, 1)) for i in range(count)}
     chosen = [steps[index] for index in sorted(indices)]
     most = max(1, budget // len(chosen))
-    return [read_responses(files[step], COLUMNS).head(most) for step in chosen]
+    tables = []
+    for step in chosen:
+        try:
+            with naming(files[step]):
+                tables.append(read_responses(files[step], COLUMNS).head(most))
+        except SourceError as error:
+            damaged[files[step]] = str(error)
+    return tables
 
 
 def _pack(table: pd.DataFrame, titles: list[str]) -> str:

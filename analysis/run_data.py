@@ -28,7 +28,7 @@ class RunData:
     id: str
     name: str
     state: str | None  # finished, running, failed, crashed, interrupted or killed; None: unknown
-    source: str  # folder, wandb table, wandb plot, wandb api, wandb offline or wandb group
+    source: str  # folder, or wandb table, plot, group, history, api or offline
     where: str  # path or URL path of the source
     config: dict[str, Any] = field(default_factory=dict)  # dotted setting -> value
     summary: dict[str, float] = field(default_factory=dict)  # metric -> last value
@@ -36,6 +36,11 @@ class RunData:
     created: str | None = None
     seconds: float | None = None
     attempts: int = 1
+
+
+def temporary_id(name: str, occurrence: int) -> str:
+    """Return the id of a run known by name only: the n-th (from 0) run of that name in its file."""
+    return f"?{name}#{occurrence}"
 
 
 def parse_number(value: Any) -> float | None:

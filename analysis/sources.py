@@ -7,86 +7,132 @@ a W&B server. A run folder is read from its own files; to read the W&B files ins
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
-from analysis.folders import read_run_folder
+from analysis.folders import naming, read_run_folder
 from analysis.frames import Frames, assemble
 from analysis.run_data import RunData, SourceError
-from analysis.wandb_readers.exports import read_csv
+from analysis.wandb_readers.exports import SUFFIXES, read_export
 from analysis.wandb_readers.history import read_project
 from analysis.wandb_readers.offline import read_offline
 from analysis.wandb_readers.run_ids import resolve_run_ids
 from simplerl.sweeps import manifest
 
 SERVER = "wandb:"
-RUN_FILES = {"config.yaml", "environment.json"}  # present in every run folder
+RUN_FILES, METRICS = {"config.yaml", "environment.json"}, "metrics.jsonl"  # present in every run folder; in most
 
 
 def find_run_folders(path: Path) -> list[Path]:
-    """Return the run folders at or under `path`, sorted by path."""
-    return sorted(place for place, is_run in _walk(path) if is_run)
+    """Return the run folders at or under `path`: a sweep's in its order, others sorted by path."""
+    return [place for place, is_run in _walk(path) if is_run]
 
 
 def _walk(path: Path) -> list[tuple[Path, bool]]:
     """Return run folders (True), which are not entered, and CSV and .wandb files (False) at or under `path`; for a
     sweep's folder those of its runs."""
     if path.is_file():
-        return [(path, False)]
+        is_part = path.suffix != ".csv" and all((path.parent / name).is_file() for name in RUN_FILES)
+        return [(path.parent, True) if is_part else (path, False)]
     if (path / "sweep.json").is_file():
-        return [place for run in manifest.read(path).runs for place in _walk(Path(run.folder))]
+        with naming(path / "sweep.json"):
+            return [place for run in manifest.read(path).runs for place in _walk(Path(run.folder))]
     found = []
     for place, folders, files in os.walk(path):
-        if set(files) >= RUN_FILES:
+        if set(files) >= RUN_FILES or METRICS in files:
             found.append((Path(place), True))
             folders.clear()
         else:
             folders.sort()
-            found += [(Path(place) / file, False) for file in sorted(files) if file.endswith((".csv", ".wandb"))]
-    return found
+            found += [(Path(place) / file, False) for file in sorted(files) if file.endswith((*SUFFIXES, ".wandb"))]
+    return sorted(found, key=lambda one: not one[1])
 
 
 def load(sources: Sequence[str | Path]) -> Frames:
-    """Return all runs of `sources`. Raises SourceError if one cannot be read, does not exist or holds no run."""
+    """Return all runs of `sources`. A damaged run or file is left out, and a note names it.
+
+    Raises SourceError if a source does not exist or holds nothing to read, or if nothing is left."""
     notes: list[str] = []
     found: list[RunData] = []
+    faults: list[SourceError] = []
     for source in sources:
         if str(source).startswith(SERVER):
             found += read_project(str(source).removeprefix(SERVER), notes)
         else:
-            found += _read_path(Path(source), notes)
+            found += _read_path(Path(source), notes, faults)
+    if not found and faults:
+        raise faults[0] if len(faults) == 1 else SourceError(f"{faults[0]} {len(faults) - 1} other parts failed, too.")
+    notes += [f"Left out: {fault}" for fault in faults]
     # Later parts of a run take precedence, and a resumed offline run is several folders: sort them by creation time.
     found.sort(key=lambda one: (one.created or "") if one.source == "wandb offline" else "")
-    return assemble(resolve_run_ids(found, notes), notes)
+    return assemble(_in_order(resolve_run_ids(found, notes), sources), notes)
 
 
-def _read_path(path: Path, notes: list[str]) -> list[RunData]:
+def _read_path(path: Path, notes: list[str], faults: list[SourceError]) -> list[RunData]:
     if not path.exists():
         raise SourceError(f"{path} does not exist: name a run folder, a folder that holds some, or a W&B export.")
     places = _walk(path)
-    found = _read_run_folders([place for place, is_run in places if is_run], notes)
-    for file in (place for place, is_run in places if not is_run):
-        if file.suffix == ".wandb":
-            run = read_offline(file, notes)
-            found += [run] if run else []
-        else:
-            runs = read_csv(file, notes)
-            if runs is None:
-                notes.append(f"{file}: skipped, neither a line plot nor a runs table of W&B.")
-            found += runs or []
-    if not found:
+    if not places:
         raise SourceError(
             f"{path} holds no run: name a run folder (config.yaml, environment.json, metrics.jsonl) or a W&B export."
         )
+    found = _read_run_folders([place for place, is_run in places if is_run], notes, faults)
+    for file in (place for place, is_run in places if not is_run):
+        try:
+            with naming(file):
+                if file.suffix == ".wandb":
+                    found += [read_offline(file, notes)]
+                else:
+                    found += read_export(file, notes)
+        except SourceError as error:
+            faults.append(error)
     return found
 
 
-def _read_run_folders(folders: Sequence[Path], notes: list[str]) -> list[RunData]:
+def _read_run_folders(folders: Sequence[Path], notes: list[str], faults: list[SourceError]) -> list[RunData]:
     """Read several folders at a time in threads; Arrow parses without holding the GIL."""
     notes_of: list[list[str]] = [[] for _ in folders]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        found = list(pool.map(read_run_folder, folders, notes_of))
+        found = list(pool.map(_read_or_fault, folders, notes_of))
     notes += [note for own in notes_of for note in own]
-    return found
+    faults += [one for one in found if isinstance(one, SourceError)]
+    return [one for one in found if isinstance(one, RunData)]
+
+
+def _read_or_fault(folder: Path, notes: list[str]) -> RunData | SourceError:
+    try:
+        with naming(folder):
+            return read_run_folder(folder, notes)
+    except SourceError as error:
+        return error
+
+
+def _in_order(found: list[RunData], sources: Sequence[str | Path]) -> list[RunData]:
+    """Return the parts of each run together, and runs in the order of the sweep that lists them or of their start."""
+    listed: dict[Path, tuple[float, int]] = {}
+    for root in dict.fromkeys(root for source in sources for root in (Path(source), Path(source).parent)):
+        with suppress(ValueError, LookupError, TypeError, OSError):  # only the order is lost if a sweep.json is damaged
+            sweeps = [manifest.read(root)] if (root / "sweep.json").is_file() else manifest.all_sweeps(root)
+            for sweep in sweeps:
+                for index, run in enumerate(sweep.runs):
+                    listed.setdefault(Path(run.folder).resolve(), (_seconds(sweep.created), index))
+    places: dict[str, tuple[float, int]] = {}
+    for one in found:
+        place = listed.get(Path(one.where).resolve()) if one.source == "folder" else None
+        started = (_seconds(one.created), 0) if one.created else None
+        if (known := place or started) is not None:
+            places.setdefault(one.id, known)
+    return sorted(found, key=lambda one: places.get(one.id, (math.inf, 0)))
+
+
+def _seconds(time: str) -> float:
+    """Return the seconds since 1970 of an ISO time, local if it names no zone; infinite for other text."""
+    try:
+        return datetime.fromisoformat(time).timestamp()
+    except ValueError:
+        return math.inf

@@ -7,13 +7,21 @@ Each table is written as Markdown, LaTeX, CSV and HTML. Without RUN only the pub
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from analysis.arms import Arm, Arms, select_runs, short_name
-from analysis.commands import add_run_arguments, comma_separated, make_parser, print_notes, reports_source_errors
+from analysis.commands import (
+    add_run_arguments,
+    comma_separated,
+    find_metrics,
+    make_parser,
+    print_notes,
+    reports_source_errors,
+)
 from analysis.curves import in_percent, metric_label
 from analysis.estimates import Estimate, mean_over_seeds, published_estimate, significantly_best
 from analysis.frames import Frames, assemble
@@ -35,6 +43,10 @@ AVERAGES = {"five": SUITE5, "eight": SUITE8}
 BEHAVIOUR = ("response_length", "truncated_share", "box_share", "code_share", "reflection_share")
 LOWER_IS_BETTER = ("loss", "truncated_share", "no_answer_fraction", "timeout_fraction", "failed_fraction", "repetition")
 NEUTRAL = ("response_length", "code_share", "reflection_share", "box_share", "entropy", "kl", "lr", "step")
+OF_BATCH, LAST_STEPS = ("reward/", "rollout/"), 10
+BATCH_NOTE = (
+    f"Training metrics (reward/, rollout/) are means over the last {LAST_STEPS} steps, or the last quarter of fewer."
+)
 INTERVAL_NOTE = (
     "Own runs: mean over n seeds, ± half-width of the 95 % interval (t over seeds, or over the benchmark's items if "
     "that is known and wider; with one seed or equal seeds over items alone)."
@@ -49,13 +61,22 @@ BOLD_NOTE = "Bold: best of its column and significantly different from every oth
 
 
 def metric_estimate(frames: Frames, arm: Arm, name: str) -> Estimate | None:
-    """Return a metric's last value over the arm's seeds, fractions in per cent; None if no run has it."""
+    """Return a metric's last value over the arm's seeds, fractions in per cent; None if no run has it.
+
+    Metrics of the sampled batch (`OF_BATCH`) are means over the last steps, because one batch is noisy."""
     scale = 100.0 if in_percent(name) else 1.0
-    found = {run: scale * value for run in arm.runs if (value := frames.last_value(run, name)) is not None}
+    found = {run: scale * value for run in arm.runs if (value := _late_value(frames, run, name)) is not None}
     if not found:
         return None
     errors = [frames.last_value(run, f"{name}_se") if name.endswith("/accuracy") else None for run in found]
     return mean_over_seeds(list(found.values()), [scale * error if error else None for error in errors])
+
+
+def _late_value(frames: Frames, run: str, name: str) -> float | None:
+    curve = frames.curve(run, name)
+    if name.startswith(OF_BATCH) and len(curve):
+        return float(curve.iloc[-min(LAST_STEPS, max(len(curve) // 4, 1)) :].mean())
+    return frames.last_value(run, name)
 
 
 def _mean_accuracy(frames: Frames, run: str, sets: Sequence[str], *, at_start: bool = False) -> float | None:
@@ -105,11 +126,11 @@ def _missing_start_note(frames: Frames, arms: Arms, sets: Sequence[str]) -> list
     return [f"Without a gain since step 0 (not evaluated there): {'; '.join(missing)}."] if missing else []
 
 
-def _estimate_cell(estimate: Estimate | None, seeds: int, **style: Any) -> Cell:
-    """Return the estimate's cell, with the remark "n=..." if it has fewer seeds than the row."""
+def _estimate_cell(estimate: Estimate | None, seeds: int | None, **style: Any) -> Cell:
+    """Return the estimate's cell, with the remark "n=..." if it has fewer seeds than the row (None: unknown)."""
     if estimate is None:
         return Cell(**style)
-    return Cell(estimate.quantity(), remark=f"n={estimate.n}" if estimate.n != seeds else "", **style)
+    return Cell(estimate.quantity(), remark=f"n={estimate.n}" if seeds not in (None, estimate.n) else "", **style)
 
 
 # Published tables
@@ -125,16 +146,17 @@ def accuracy_table(
     number of seeds."""
     columns = ["model", *(HEADINGS[one] for one in sets), HEADINGS["mean"], "Δ published", "Δ base", "n"]
     no_gain = [Cell(), Cell(), Cell("published")]
+    shown: list[tuple[str, int | None, list[Estimate | None], list[Cell]]]
     shown = [(title, 0, _published_row(key, sets), no_gain) for title, key in rows.items()]
     own = [arm for arm in arms.arms if any(metric_estimate(frames, arm, f"eval/{one}/accuracy") for one in sets)]
     for arm in own:
         mean = average_estimate(frames, arm, sets)
         published = _published_average(frames, arm, rows, against) if tuple(sets) == SUITE5 else None
         difference = None if mean is None or published is None else replace(mean, mean=mean.mean - published)
-        seeds = len(arm.runs)
+        seeds = arm.seeds(frames)
         gains = [_estimate_cell(one, seeds, signed=True) for one in (difference, gain_estimate(frames, arm, sets))]
         estimates = [*(metric_estimate(frames, arm, f"eval/{one}/accuracy") for one in sets), mean]
-        shown.append((arm.label, seeds, estimates, [*gains, Cell(str(seeds))]))
+        shown.append((arm.label, seeds, estimates, [*gains, *text_cells([seeds])]))
     best = [significantly_best(column) for column in zip(*(estimates for _, _, estimates, _ in shown), strict=True)]
     body = []
     for index, (title, seeds, estimates, tail) in enumerate(shown):
@@ -184,14 +206,15 @@ def ablation_table(frames: Frames, arms: Arms, metrics: Sequence[str] = ()) -> T
 
     The columns are the settings that differ, the last values of `metrics` (default: `ablation_metrics`), the gain in
     accuracy since step 0, the number of seeds, and the last step."""
-    names = list(metrics) or ablation_metrics(frames)
+    known = list(dict.fromkeys([*frames.metric_names(), *map(str, frames.summary.columns)]))
+    names = find_metrics(metrics, known) or ablation_metrics(frames)
     axes = [short_name(axis) for axis in arms.axes] or ["run"]
     estimates = [[metric_estimate(frames, arm, name) for arm in arms.arms] for name in names]
     best = [_best_row(name, column) for name, column in zip(names, estimates, strict=True)]
     sets = frames.benchmarks()
     rows = []
     for index, arm in enumerate(arms.arms):
-        seeds = len(arm.runs)
+        seeds = arm.seeds(frames)
         values = [
             _estimate_cell(column[index], seeds, digits=_digits(name, column), bold=top == index)
             for name, column, top in zip(names, estimates, best, strict=True)
@@ -201,7 +224,8 @@ def ablation_table(frames: Frames, arms: Arms, metrics: Sequence[str] = ()) -> T
         rows.append([*settings, *values, *gain, *text_cells([seeds, frames.last_step(arm.runs)])])
     columns = [*axes, *map(metric_label, names), *(["Δ accuracy from step 0"] if sets else []), "n", "step"]
     caption = "Runs by the settings that differ" if arms.axes else "The run"
-    notes = [INTERVAL_NOTE, BOLD_NOTE, *arms.notes, *_missing_start_note(frames, arms, sets)]
+    notes = [INTERVAL_NOTE, BOLD_NOTE, *([BATCH_NOTE] if any(name.startswith(OF_BATCH) for name in names) else [])]
+    notes += [*arms.notes, *_missing_start_note(frames, arms, sets)]
     return Table("runs", f"{caption}; values at the last step.", columns, rows, (), notes)
 
 
@@ -209,7 +233,7 @@ def _best_row(name: str, column: Sequence[Estimate | None]) -> int | None:
     """Return the row that is significantly best; None for metrics that have no better or worse, such as lengths and
     rewards of different reward functions."""
     leaf = name.rpartition("/")[2]
-    if leaf in NEUTRAL or name.startswith(("time/", "reward/mean")):
+    if leaf in NEUTRAL or name.startswith(("time/", "reward/mean")) or re.search("length|reward", leaf):
         return None
     return significantly_best(column, higher=leaf not in LOWER_IS_BETTER)
 

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import html
 import itertools
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
 
+from simplerl.data.readers import RowError
+from simplerl.data.responses import read_responses
 from simplerl.errors import ConfigError
 from simplerl.grade import (
     GRADER_HELP,
@@ -25,8 +29,6 @@ from simplerl.grade import (
     check_writable,
     command_parser,
     parse_command,
-    read_answers,
-    read_rows,
     run_command,
 )
 from simplerl.io.files import write_text
@@ -36,35 +38,51 @@ from simplerl.rewards.normalize import normalize
 from simplerl.rewards.pool import Grader
 from simplerl.rewards.qwen import normal_form
 from simplerl.rewards.rules import DIFFERENT, EQUAL, FAILED, NO_ANSWER, RULES, TIMEOUT
+from simplerl.rewards.worker import LocalGradingWorker
 from simplerl.types import Problem, Response, Reward, Score
 
 SLOWEST = 10  # number of slowest answers in the report
 REWARDS: dict[str, Reward] = {rule: partial(strict, rule=rule) for rule in RULES} | {"lenient": partial(lenient)}
 STATUSES = (EQUAL, DIFFERENT, NO_ANSWER, TIMEOUT, FAILED)
+MATH_VERIFY = RULES[0]
+Pair = tuple[Response, Problem]
 Graded = dict[str, list[tuple[Score, float]]]  # rule -> (score, seconds) of each row
 
 
-def grade_by_all_rules(pairs: list[tuple[Response, Problem]], **settings: Any) -> Graded:
-    """Grade every response by the strict reward under every rule, and by the lenient reward under the default rule."""
-    graded: Graded = {}
-    for name, reward in REWARDS.items():
-        with Grader(reward, **settings) as grader:
-            graded[name] = grader.grade_timed(pairs)
-    return graded
+@dataclass(frozen=True)
+class _Ruled(Problem):
+    """A problem that is graded by one of `REWARDS`."""
+
+    reward: str = ""
 
 
-def unequal_golds(problems: list[Problem], **settings: Any) -> list[tuple[Problem, str]]:
-    """Return the distinct gold answers that, put in a box, are not graded as correct, with the status."""
-    distinct = list({(problem.source, problem.answer): problem for problem in problems}.values())
-    with Grader(partial(strict), **settings) as grader:
-        scores = grader.grade_pairs((f"\\boxed{{{problem.answer}}}", problem) for problem in distinct)
-    return [(problem, score.status) for problem, score in zip(distinct, scores, strict=True) if not score.correct]
+def _by_its_reward(response: Response, problem: Problem) -> Score:
+    assert isinstance(problem, _Ruled)
+    score: Score = REWARDS[problem.reward](response, problem)
+    return score
 
 
-def report_tables(
-    pairs: list[tuple[Response, Problem]], graded: Graded, unequal: list[tuple[Problem, str]]
-) -> list[Table]:
-    """Return the sections of the report; `unequal` is the result of `unequal_golds`."""
+def _math_worker(payload: bytes, seconds: float, memory_gib: float, _: bool) -> LocalGradingWorker:
+    """Return a worker that loads math-verify before its first answer, so that no answer is charged for it."""
+    return LocalGradingWorker(payload, seconds, memory_gib, uses_math_grader=True)
+
+
+def grade_by_all_rules(pairs: list[Pair], **settings: Any) -> tuple[Graded, list[tuple[Problem, str]]]:
+    """Grade every response by the strict reward under every rule, and by the lenient reward under the default rule.
+
+    Also return the distinct gold answers that, put in a box, are not graded as correct, with the status."""
+    distinct = list({(problem.source, problem.answer): problem for _, problem in pairs}.values())
+    golds = [(Response(f"\\boxed{{{problem.answer}}}"), problem) for problem in distinct]
+    tasks = [(name, *pair) for name in REWARDS for pair in pairs] + [(MATH_VERIFY, *pair) for pair in golds]
+    with Grader(_by_its_reward, worker_type=_math_worker, **settings) as grader:
+        scores = grader.grade_timed((text, _Ruled(**vars(problem), reward=name)) for name, text, problem in tasks)
+    graded = {name: scores[i * len(pairs) :][: len(pairs)] for i, name in enumerate(REWARDS)}
+    of_golds = zip(distinct, scores[len(REWARDS) * len(pairs) :], strict=True)
+    return graded, [(problem, score.status) for problem, (score, _) in of_golds if not score.correct]
+
+
+def report_tables(pairs: list[Pair], graded: Graded, unequal: list[tuple[Problem, str]]) -> list[Table]:
+    """Return the sections of the report from the results of `grade_by_all_rules`."""
     correct = {name: np.array([score.correct for score, _ in column], bool) for name, column in graded.items()}
 
     def percentage(chosen: Any) -> str:
@@ -99,7 +117,7 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def _disagreements(pairs: list[tuple[Response, Problem]], graded: Graded) -> Table:
+def _disagreements(pairs: list[Pair], graded: Graded) -> Table:
     rows = []
     for i, (_, problem) in enumerate(pairs):
         scores = [column[i][0] for column in graded.values()]
@@ -114,7 +132,7 @@ def _disagreements(pairs: list[tuple[Response, Problem]], graded: Graded) -> Tab
     return _table("Disagreements", header, rows)
 
 
-def _slowest(pairs: list[tuple[Response, Problem]], graded: Graded) -> Table:
+def _slowest(pairs: list[Pair], graded: Graded) -> Table:
     timed = [(seconds, name, i) for name, column in graded.items() for i, (_, seconds) in enumerate(column)]
     rows = []
     for seconds, name, i in sorted(timed, reverse=True)[:SLOWEST]:
@@ -126,14 +144,9 @@ def _slowest(pairs: list[tuple[Response, Problem]], graded: Graded) -> Table:
 def as_markdown(report: list[Table], title: str) -> str:
     sections = [f"# {title}\n"]
     for table in report:
-        rows = [[replace(cell, value=_as_code(cell.text())) for cell in row] for row in table.rows]
+        rows = [[replace(cell, code="\\" in cell.text() or "|" in cell.text()) for cell in row] for row in table.rows]
         sections.append(f"## {table.caption}\n\n{markdown(replace(table, caption='', rows=rows))}")
     return "\n".join(sections)
-
-
-def _as_code(text: str) -> str:
-    """Return LaTeX as a code span, so that Markdown does not interpret it."""
-    return f"`{text.replace('`', chr(39))}`" if "\\" in text or "|" in text else text
 
 
 def as_page(report: list[Table], title: str) -> str:
@@ -158,9 +171,12 @@ def main(arguments: list[str]) -> None:
     if other_settings:
         raise ConfigError(f"{min(other_settings)} is not a setting of audit: choose from {', '.join(GRADER_SETTINGS)}.")
     target = check_writable(options.report or options.input.with_suffix(".audit.md"), options.input)
-    answers = list(read_answers(read_rows(options.input), bare=options.bare))
-    unequal = unequal_golds([problem for _, problem in answers], **grader_settings)
-    report = report_tables(answers, grade_by_all_rules(answers, **grader_settings), unequal)
+    rows = [row for _, row in read_responses(options.input, options.columns, bare=options.bare)]
+    pairs = [row for row in rows if not isinstance(row, RowError)]
+    if failed := [row for row in rows if isinstance(row, RowError)]:
+        print(f"note: {len(failed)} of {len(rows)} rows were left out; the first: {failed[0]}", file=sys.stderr)
+    graded, unequal = grade_by_all_rules(pairs, **grader_settings)
+    report = report_tables(pairs, graded, unequal)
     title = f"Audit of {options.input.name}"
     write_text(target, as_page(report, title) if target.suffix == ".html" else as_markdown(report, title))
     print(as_markdown(report[:2], title))
@@ -169,4 +185,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(resolve_name("simplerl.audit.main"))  # grading workers cannot import a reward from `__main__`

@@ -1,8 +1,10 @@
 """Grades the responses in a file and writes the rows back, in order, with their scores.
 
-Rows are JSON lines with "response" and "answer", or the rollouts of a run in Parquet, whose "gold" is the answer.
-Every row gets the columns reward, correct, extracted, status, seconds (spent in the reward function) and parts; all
-other columns are kept. A reward sees "finish_reason" if a row has it, and no tokens.
+INPUT is JSON, JSON Lines, Parquet or any other format that training reads, with the columns "response" and "answer" (or
+"gold", as in the rollouts of a run); columns.response=NAME and columns.answer=NAME name others. OUTPUT is JSON Lines:
+each row with all its columns and with reward, correct, extracted, status, seconds (spent in the reward function), parts
+and reason. A response that is null counts as empty. A row that cannot be graded gets the status "failed" and a reason.
+A reward sees "finish_reason" if a row has it, and no tokens.
 """
 
 from __future__ import annotations
@@ -10,37 +12,49 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import math
 import os
+import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
-from hydra.utils import get_method
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from simplerl.data.readers import RowError, location_of, read_file
+from simplerl.data.readers import RowError
+from simplerl.data.responses import COLUMNS, SURROGATE, Row, read_responses
 from simplerl.errors import ConfigError
 from simplerl.io.files import write_text
 from simplerl.rewards.pool import Grader
-from simplerl.rewards.returned import is_encodable
-from simplerl.types import FINISH_STOP, Problem, Response, Reward
+from simplerl.rewards.rules import FAILED, TIMEOUT
+from simplerl.types import Reward, Score
 
+CONF = Path(__file__).resolve().parent.parent / "conf"
 GRADER_SETTINGS = {"workers": int, "seconds_per_answer": float, "memory_gib": float}
 GRADER_HELP = """\
   workers=1              number of grading processes
   seconds_per_answer=8   CPU time limit per answer; that of wall time is 4 x as long
   memory_gib=2           memory limit of each process
+  columns.response=NAME  column with the responses; likewise columns.answer, id, question, source, finish_reason
 """
 REWARD_HELP = """\
 settings:
-  reward=strict          strict, lenient, binary, or the dotted path of a function
-  rule=math_verify       math_verify, qwen, exact or qwen_train; like wrong=0, a keyword of the reward
+  reward=strict          an option of conf/reward (yours, or strict, lenient, binary), or the dotted path of a function
+  reward.rule=qwen       math_verify, qwen, exact or qwen_train; like reward.wrong=0, a keyword of the reward
 """
+SCORES = ("reward", "correct", "extracted", "status", "seconds", "parts", "reason")  # the columns that are added
+
+
+# Command line
 
 
 def command_parser(command: str, files: str, description: str, settings_help: str) -> argparse.ArgumentParser:
@@ -52,9 +66,7 @@ def command_parser(command: str, files: str, description: str, settings_help: st
         epilog=settings_help,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "input", metavar="INPUT", type=Path, help="rows with response and answer: .jsonl, .json, .parquet or .arrow"
-    )
+    parser.add_argument("input", metavar="INPUT", type=Path, help="file with one response per row")
     parser.add_argument("--bare", action="store_true", help='"response" is only the answer, without text and \\boxed{}')
     return parser
 
@@ -62,17 +74,20 @@ def command_parser(command: str, files: str, description: str, settings_help: st
 def parse_command(
     parser: argparse.ArgumentParser, arguments: list[str]
 ) -> tuple[argparse.Namespace, dict[str, Any], dict[str, Any]]:
-    """Return the parsed options, the settings of the Grader, and all other settings.
+    """Return the parsed options with the `columns` that were named, the settings of the Grader, and all other settings.
 
     Settings (key=value) may be anywhere among the arguments. Raises ConfigError for an invalid setting.
     """
-    words = [word for word in arguments if "=" in word and not word.startswith("-")]
+    words = [word for word in arguments if _is_setting(word)]
     options = parser.parse_args([word for word in arguments if word not in words])
+    # reward=NAME beside reward.KEY=VALUE, as in train.py: the option and its values.
+    names = [word.partition("=")[2] for word in words if word.startswith("reward=")]
+    dotlist = [word.removeprefix("+") for word in words if not word.startswith("reward=")]
     try:
-        settings = OmegaConf.to_container(OmegaConf.from_dotlist(words))
+        settings = OmegaConf.to_container(OmegaConf.from_dotlist(dotlist))
     except (OmegaConfBaseException, YAMLError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"The settings {' '.join(words)} cannot be parsed ({reason}): write key=value.") from error
+        raise ConfigError(f"The settings {' '.join(dotlist)} cannot be parsed ({reason}): write key=value.") from error
     assert isinstance(settings, dict)
     grader_settings = {}
     for key in GRADER_SETTINGS.keys() & settings.keys():
@@ -80,7 +95,24 @@ def parse_command(
         _check_type(key, grader_settings[key], GRADER_SETTINGS[key])
         if grader_settings[key] <= 0:
             raise ConfigError(f"{key}={grader_settings[key]} must be greater than 0.")
-    return options, grader_settings, {str(key): value for key, value in settings.items()}
+    options.columns = settings.pop("columns", {})
+    if not isinstance(options.columns, dict):
+        raise ConfigError("columns is not a setting itself: write columns.response=NAME or columns.answer=NAME.")
+    for key, name in options.columns.items():
+        if key not in COLUMNS:
+            raise ConfigError(f"columns.{key} is unknown: choose among columns.{', columns.'.join(COLUMNS)}.")
+        if not isinstance(name, str):
+            raise ConfigError(f"columns.{key}={name} must be the name of a column.")
+    keywords = settings.pop("reward", {})
+    other = {str(key): value for key, value in {**settings, **keywords}.items()}
+    return options, grader_settings, other | ({"reward": names[-1]} if names else {})
+
+
+def _is_setting(word: str) -> bool:
+    """Return whether an argument is KEY=VALUE, rather than a file in a run's folder, whose name contains "="."""
+    place = Path(word)
+    is_file = place.exists() or (len(place.parts) > 1 and place.parent.is_dir())
+    return re.match(r"\+?[A-Za-z_][\w.]*=", word) is not None and not is_file
 
 
 def _check_type(key: str, value: object, expected: type) -> None:
@@ -93,58 +125,79 @@ def _check_type(key: str, value: object, expected: type) -> None:
         raise ConfigError(f"{key}={value} must be a name.")
 
 
-def find_reward(name: str, keywords: dict[str, Any]) -> Reward:
-    """Return the reward function called `name`, with its keywords bound.
+def find_reward(name: str, keywords: Mapping[str, Any], conf: Path = CONF) -> Reward:
+    """Return the reward called `name`, with its keywords bound.
 
-    name: strict, lenient, binary, or the dotted path of a function. Raises ConfigError for an unknown function, an
-    unknown keyword or a value of the wrong type.
+    name: an option of the group `reward` in `conf`, whose values `keywords` change, or the dotted path of a function.
+    Raises ConfigError for an unknown option or function, an unknown keyword or a value of the wrong type.
     """
+    node = {"_target_": name} if "." in name else _reward_option(name, conf)
     try:
-        reward = partial(get_method(name if "." in name else f"simplerl.rewards.{name}"), **keywords)
-    except (ImportError, ValueError) as error:
+        function = resolve_name(str(node.get("_target_")))
+        signature, _ = inspect.signature(function), inspect.getfile(function)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"reward={name} is unknown: choose strict, lenient, binary or the dotted path of a function."
+            f"reward={name} names no function ({error}): write the dotted path of one that is importable from here."
         ) from error
-    signature = inspect.signature(reward.func)
+    node = dict(OmegaConf.to_container(OmegaConf.merge(node, dict(keywords))))  # type: ignore[arg-type]
+    bound = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
     try:
-        signature.bind("", None, **keywords)
+        signature.bind("", None, **bound)
     except TypeError as error:
         raise ConfigError(f"reward={name} does not accept these settings: {error}.") from error
-    for key, value in keywords.items():
-        if key in signature.parameters:
-            _check_type(key, value, type(signature.parameters[key].default))
+    for key in keywords.keys() & signature.parameters.keys():
+        _check_type(key, keywords[key], type(signature.parameters[key].default))
+    reward: Reward = instantiate(node | {"_partial_": True}, _convert_="all")
     return reward
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read a file of rows that have "response" and "answer" (or "gold").
-
-    Raises ConfigError that names the file and row if it cannot be read or a column is missing.
-    """
-    rows = []
-    for number, row in read_file(path):
-        if isinstance(row, RowError):
-            raise ConfigError(f"{location_of(path, number)}: {row}.")
-        row.setdefault("answer", row.get("gold"))
-        for key in ("response", "answer"):
-            if not isinstance(row.get(key), (str, int, float)) or isinstance(row[key], bool):
-                place = location_of(path, number)
-                raise ConfigError(f'{place}: "{key}" must be a string or a number, not {row.get(key)!r}.')
-        rows.append(row)
-    return rows
-
-
-def read_answers(rows: list[dict[str, Any]], *, bare: bool) -> Iterator[tuple[Response, Problem]]:
-    """Yield the response and problem of each row. bare: the response is only an answer, so put it into a box."""
-    for number, row in enumerate(rows):
-        text = f"\\boxed{{{row['response']}}}" if bare else str(row["response"])
-        problem = Problem(
-            id=str(row.get("problem_id", row.get("id", number))),
-            question=str(row.get("question") or ""),
-            answer=str(row["answer"]),
-            source=str(row.get("source") or ""),
+def _reward_option(name: str, conf: Path) -> dict[str, Any]:
+    """Return the keys of conf/reward/NAME.yaml as Hydra composes them."""
+    options = sorted(path.stem for path in (conf / "reward").glob("*.yaml"))
+    if name not in options:
+        near = get_close_matches(name, options, 1)
+        hint = f"did you mean {near[0]}? Valid options are" if near else "choose"
+        raise ConfigError(
+            f"reward={name} is unknown: {hint} {', '.join(options)} (the files in {conf}/reward) or the dotted path of "
+            "a function."
         )
-        yield Response(text, finish_reason=str(row.get("finish_reason") or FINISH_STOP)), problem
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            found = OmegaConf.to_container(compose(f"reward/{name}"), resolve=True)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        file, reason = conf / "reward" / f"{name}.yaml", str(error).splitlines()[0]
+        raise ConfigError(f"{file} cannot be used without a run ({reason}): write the values in it.") from error
+    assert isinstance(found, dict)
+    node: dict[str, Any] = found.get("reward", found)
+    return node
+
+
+# Grading and output
+
+
+def grade_rows(rows: Sequence[Row], reward: Reward, **settings: Any) -> list[dict[str, Any]]:
+    """Return the columns of each row with its scores (`SCORES`). settings: those of `Grader`."""
+    with Grader(reward, **settings) as grader:
+        graded = grader.grade_timed([one for _, one in rows if not isinstance(one, RowError)])
+    scored = iter(zip(graded, grader.errors, strict=True))
+    result = []
+    for row, one in rows:
+        reason: str | None
+        if isinstance(one, RowError):
+            score, seconds, reason = Score(grader.failure_reward, False, FAILED, None, {}), 0.0, str(one)
+        else:
+            (score, seconds), error = next(scored)
+            reason = f"no verdict within {seconds:g} s" if score.status == TIMEOUT and error is None else error
+        scores = (float(score.reward), bool(score.correct), score.extracted, score.status)
+        values = (*scores, round(seconds, 6), score.parts, reason)
+        result.append(row | dict(zip(SCORES, values, strict=True)))
+    return result
+
+
+def as_json_line(row: Mapping[str, Any]) -> str:
+    """Return a row as a line of JSON that UTF-8 can represent; numbers of NumPy become numbers, dates text."""
+    line = json.dumps(row, ensure_ascii=False, default=lambda x: x.item() if hasattr(x, "item") else str(x))
+    return SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):04x}", line) + "\n"
 
 
 def check_writable(path: Path, source: Path) -> Path:
@@ -163,47 +216,42 @@ def check_writable(path: Path, source: Path) -> Path:
     return path
 
 
-def grade_rows(rows: list[dict[str, Any]], reward: Reward, *, bare: bool, **settings: Any) -> Iterator[dict[str, Any]]:
-    """Yield the rows with their scores. settings: those of `Grader`."""
-    with Grader(reward, **settings) as grader:
-        graded = grader.grade_timed(read_answers(rows, bare=bare))
-        for row, (score, seconds) in zip(rows, graded, strict=True):
-            yield row | {
-                "reward": score.reward,
-                "correct": score.correct,
-                "extracted": score.extracted,
-                "status": score.status,
-                "seconds": round(seconds, 6),
-                "parts": score.parts,
-            }
-
-
-def json_line(row: dict[str, Any]) -> str:
-    """Return a row as a line of JSON. All of it is escaped if it has a lone surrogate, which UTF-8 cannot represent."""
-    line = json.dumps(row, ensure_ascii=False, default=str)
-    return (line if is_encodable(line) else json.dumps(row, default=str)) + "\n"
-
-
 def main(arguments: list[str]) -> None:
     parser = command_parser("grade", "INPUT OUTPUT", str(__doc__), REWARD_HELP + GRADER_HELP)
     parser.add_argument("output", metavar="OUTPUT", type=Path, help="JSON-lines file to write")
     options, grader_settings, settings = parse_command(parser, arguments)
     check_writable(options.output, options.input)
+    if options.output.suffix in (".parquet", ".arrow", ".csv", ".gz", ".zip"):
+        raise ConfigError(f"{options.output} would hold JSON Lines: name it {options.output.with_suffix('.jsonl')}.")
     reward = find_reward(str(settings.pop("reward", "strict")), settings)
-    rows = list(grade_rows(read_rows(options.input), reward, bare=options.bare, **grader_settings))
-    write_text(options.output, "".join(map(json_line, rows)))
-    statuses = Counter(row["status"] for row in rows)
+    rows = read_responses(options.input, options.columns, bare=options.bare)
+    graded = grade_rows(rows, reward, **grader_settings)
+    write_text(options.output, "".join(map(as_json_line, graded)))
+    print_summary(rows, graded, options.output)
+
+
+def print_summary(rows: Sequence[Row], graded: Sequence[Mapping[str, Any]], output: Path) -> None:
+    """Print the counts of a graded file; which of its columns were replaced, and why rows failed, to stderr."""
+    if replaced := [name for name in SCORES if any(name in row for row, _ in rows)]:
+        print(f"note: columns of the input were replaced: {', '.join(replaced)}", file=sys.stderr)
+    if failed := [row for row in graded if row["status"] == FAILED]:
+        reason = str(failed[0]["reason"]).strip().splitlines()[-1]
+        print(f"note: {len(failed)} of {len(graded)} rows failed; the first: {reason}", file=sys.stderr)
+    statuses = Counter(row["status"] for row in graded)
     shown = ", ".join(f"{status} {count}" for status, count in sorted(statuses.items()))
-    mean = sum(row["reward"] for row in rows) / max(len(rows), 1)
-    print(f"{len(rows)} rows graded to {options.output}: mean reward {mean:.4f}; {shown}")
+    mean = math.fsum(row["reward"] for row in graded) / len(graded)
+    print(f"{len(graded)} rows graded to {output}: mean reward {mean:.4f}; {shown}")
 
 
 def run_command(command: Callable[[list[str]], None]) -> None:
-    """Run a command with the arguments of this process; a ConfigError becomes a one-line message and exit status 1."""
+    """Run a command with the arguments of this process; an error that a user can cure becomes a one-line message and
+    exit status 1."""
     try:
         command(sys.argv[1:])
-    except ConfigError as error:
+    except (ConfigError, OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ from analysis.arms import group_runs, select_runs
 from analysis.curves import arm_styles
 from analysis.frames import assemble
 from analysis.plots import main, write_figures
+from analysis.report import main as report
 from analysis.run_data import RunData, SourceError, flatten_config, parse_number, parse_setting
 from analysis.sources import load
+from analysis.tables import build_tables
+from analysis.tables import main as tables
+from simplerl.sweeps.manifest import Sweep, SweepRun
 
 
 def write_run(root: Path, name: str, rows: list[dict[str, Any]], *, state: str = "finished", **config: Any) -> Path:
@@ -175,3 +180,81 @@ def test_a_source_without_runs_is_refused_in_one_sentence(tmp_path: Path, capsys
         load([tmp_path / "absent"])
     assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "holds no run" in capsys.readouterr().err
+
+
+def overwrite(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def append(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes() + content)
+
+
+DEEP = b"[" * 100_000
+# Settings that cannot be read cost the run; what else is damaged costs only itself.
+LEFT_OUT = {
+    "settings torn": overwrite("config.yaml", b"a: [1"),
+    "settings no mapping": overwrite("config.yaml", b"- 1\n"),
+    "settings binary": overwrite("config.yaml", bytes(range(256))),
+    "settings empty": overwrite("config.yaml", b""),
+    "settings absent": lambda folder: (folder / "config.yaml").unlink(),
+}
+KEPT = {
+    "status torn": overwrite("status.json", b'{"state": '),
+    "status a list": overwrite("status.json", b"[]"),
+    "status of other types": overwrite("status.json", b'{"state": 3, "attempt": "x"}'),
+    "environment binary": overwrite("environment.json", b"\0\xff\xfe"),
+    "environment absent": lambda folder: (folder / "environment.json").unlink(),
+    "environment nested": overwrite("environment.json", DEEP),
+    "a torn line": append("metrics.jsonl", b'{"step": 7, "rew'),
+    "a line of zeros": append("metrics.jsonl", b"\0" * 100 + b"\n"),
+    "a line without a step": append("metrics.jsonl", b'{"reward/mean": 1}\n'),
+    "a line that is a list": append("metrics.jsonl", b"[1]\n"),
+    "an infinite step": append("metrics.jsonl", b'{"step": Infinity}\n'),
+    "an enormous step": append("metrics.jsonl", b'{"step": 1e300}\n'),
+    "an enormous value": append("metrics.jsonl", b'{"step": 9, "reward/mean": 1' + b"0" * 400 + b"}\n"),
+    "a nested line": append("metrics.jsonl", DEEP + b"\n"),
+    "another type of phase": append("metrics.jsonl", b'{"step": 1, "phase": 3}\n'),
+    "no metrics": overwrite("metrics.jsonl", b""),
+    "no line of metrics": overwrite("metrics.jsonl", b"damaged\n"),
+}
+
+
+@pytest.mark.parametrize("damage", [*LEFT_OUT, *KEPT])
+def test_one_damaged_run_does_not_take_the_others(damage: str, tmp_path: Path) -> None:
+    {**LEFT_OUT, **KEPT}[damage](ablation(tmp_path) / "strict-1")
+    frames, arms = select_runs(load([tmp_path]))
+    assert [len(arm.runs) for arm in arms.arms] == ([2, 1] if damage in LEFT_OUT else [2, 2])
+    left_out = [note for note in frames.notes if note.startswith("Left out: ") and "strict-1" in note]
+    assert len(left_out) == (damage in LEFT_OUT)
+    assert build_tables(frames, arms)[-1].rows[0][0].value == "lenient"
+
+
+def test_commands_name_what_they_leave_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ablation(tmp_path)
+    (tmp_path / "strict-1/config.yaml").write_text("a: [1")
+    damaged = f"note: Left out: {tmp_path}/strict-1/config.yaml is damaged"
+    for command, out in ((tables, "tables"), (main, "figures"), (report, "report.html")):
+        assert command([*map(str, sorted(tmp_path.glob("*-[01]"))), "--out", str(tmp_path / out)]) == 0
+        assert damaged in capsys.readouterr().err
+    assert tables([str(tmp_path / "strict-1")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/strict-1/config.yaml is damaged")
+
+
+def test_arms_have_the_order_of_the_sweep(tmp_path: Path) -> None:
+    root = ablation(tmp_path / "runs")
+    names = ["strict-1", "strict-0", "lenient-0", "lenient-1"]
+    runs = [SweepRun([], str(root / name), ["train.py"], "local") for name in names]
+    sweep = Sweep(root / ".sweeps/one", str(tmp_path), runs=runs)
+    sweep.folder.mkdir(parents=True)
+    sweep.write()
+    for sources in ([root], [sweep.folder], sorted(root.glob("*-*"))):
+        assert list(load(sources).runs.index) == names
+        assert [arm.label for arm in select_runs(load(sources))[1].arms] == ["reward=strict", "reward=lenient"]
+    for number, name in enumerate(names):  # without the sweep, by the time of their start
+        started = {"started": f"2026-01-01T0{9 - number}:00:00+0000"}
+        (root / name / "environment.json").write_text(json.dumps(started))
+    (sweep.folder / "sweep.json").write_text("{")
+    assert list(load([root]).runs.index) == names[::-1]
+    with pytest.raises(SourceError, match=r"one/sweep\.json is damaged"):
+        load([sweep.folder])

@@ -17,7 +17,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 from test_analysis_frames import write_run
 
-from analysis import report_data
+from analysis import aha, compare, report_data
 from analysis.report import main, write_report
 from analysis.report_data import response_data, thin_curve
 from simplerl.runs.rollout_table import SCHEMA
@@ -123,6 +123,30 @@ def test_a_report_that_would_be_too_large_is_thinned_and_says_so(runs: Path, mon
     assert found.note.startswith(f"{len(data['step'])} of 75 responses: evenly spaced steps")
     monkeypatch.setattr(report_data, "MAX_PACKED_BYTES", 600)
     assert len(response_data([("strict", runs / "strict")]).packed) < len(found.packed)
+
+
+def test_damaged_responses_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one", "two"):
+        with_responses(write_run(tmp_path, name, metrics(3), choices={"reward": name}), 3, 2)
+    whole = unpacked(response_data([("one", tmp_path / "one")]).packed)
+    broken = [tmp_path / "one" / name for name in ("rollouts/step_000001.parquet", "evals/step_000002/samples.parquet")]
+    broken[0].write_bytes(broken[0].read_bytes()[:-40])
+    pq.write_table(pa.table({"response": ["x"]}), broken[1])
+    (tmp_path / "one/rollouts/step_last.parquet").write_text("")
+    found = response_data([("one", tmp_path / "one"), ("two", tmp_path / "two")])
+    rows = unpacked(found.packed)
+    assert len(rows["response"]) == 2 * len(whole["response"]) - 8 - 2
+    assert all(str(path) in found.note for path in broken) and "it has no column correct" in found.note
+    assert aha.main([str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert "# two" in printed.out and f"note: Left out: {broken[0]} cannot be read" in printed.err
+    assert aha.main([str(tmp_path / "one")]) == 2 and f"error: {broken[0]}" in capsys.readouterr().err
+    assert compare.main([str(tmp_path / "one"), str(tmp_path / "two")]) == 2
+    assert f"error: {broken[1]} cannot be read (it has no column correct)" in capsys.readouterr().err
+    (tmp_path / "two/evals/step_000002/results.json").write_text("[")
+    assert compare.main([str(tmp_path / "one"), str(tmp_path / "two"), "--step", "1"]) == 0
+    assert compare.main([str(tmp_path / "two"), str(tmp_path / "two")]) == 2
+    assert "results.json is damaged" in capsys.readouterr().err
 
 
 def test_long_curves_keep_their_ends_and_means() -> None:

@@ -125,7 +125,7 @@ def test_eight_benchmarks_are_averaged_only_if_all_are_there(frames: Frames) -> 
 def test_the_ablation_table_has_axes_for_rows(frames: Frames) -> None:
     table = build_tables(*select_runs(frames))[-1]
     assert table.columns[0] == "reward" and table.columns[-3:] == ["Δ accuracy from step 0", "n", "step"]
-    assert [row[0].value for row in table.rows] == ["lenient", "strict"]
+    assert [row[0].value for row in table.rows] == ["strict", "lenient"]  # in the order of the runs
     assert table.rows[1][-1].value == "120"
 
 
@@ -186,7 +186,7 @@ def test_a_gain_needs_an_evaluation_at_step_0() -> None:
     assert texts(rows["table1"]["reward=strict"])[7] == "-"
     assert texts(rows["table1"]["reward=lenient"])[7] == "+20.0 (n=1)"
     assert texts(rows["runs"]["strict"])[-3] == "-" and texts(rows["runs"]["lenient"])[-3] == "+20.0 (n=1)"
-    note = "Without a gain since step 0 (not evaluated there): 1 of 2 seeds of reward=lenient; reward=strict."
+    note = "Without a gain since step 0 (not evaluated there): reward=strict; 1 of 2 seeds of reward=lenient."
     for table in build_tables(*select_runs(assemble(late))):
         assert (note in table.notes) == (table.name != "table2")
     assert not any(
@@ -219,7 +219,7 @@ def hostile() -> Table:
 
 
 def test_every_format_escapes(hostile: Table) -> None:
-    assert "a_b & 50% \\| <script>" in markdown(hostile)
+    assert "a_b & 50% \\| \\<script>" in markdown(hostile)
     assert "<script>" not in as_html(hostile) and "&lt;script&gt;" in as_html(hostile)
     assert escape_latex("Δ base, λ") == r"$\Delta$ base, $\lambda$"
     powers = r"10\textsuperscript{$-$}\textsuperscript{6} $\le$ x\textsubscript{1}, U+4E2D"
@@ -228,6 +228,47 @@ def test_every_format_escapes(hostile: Table) -> None:
     rows = list(csv.reader(as_csv(hostile).splitlines()))
     assert rows[0] == ["name", "metric ±", "metric ± low", "metric ± high"]
     assert rows[1][1:] == ["2", "-10.7062", "14.7062"] and rows[2] == ["x", "", "", ""]
+
+
+def test_labels_are_text_in_markdown_and_no_formulas_in_spreadsheets() -> None:
+    texts = [
+        "[a](http://x)",
+        "![i](u)",
+        "`c` *b* \\* \\boxed{}",
+        "=1+1",
+        "@SUM(A1)",
+        "+cmd|' /C calc'!A0",
+        "-2+3",
+        "\t=1",
+    ]
+    numbers = ["-0.5", "+1.2", "1e-06", "-", "-inf", "nan"]
+    table = Table("t", "*c*", ["=x"], [[Cell(text)] for text in [*texts, *numbers]], notes=["[n](u)"])
+    shown = markdown(table)
+    assert all(line in shown for line in (r"\[a\](http://x)", r"!\[i\](u)", r"- \[n\](u)", r"**\*c\***"))
+    assert r"\`c\` \*b\* \\\* \boxed{}" in shown
+    rows = [row[0] for row in csv.reader(as_csv(table).splitlines())]
+    assert rows == ["'=x", *texts[:3], *(f"'{text}" for text in texts[3:]), *numbers]
+    code = Table("t", "", ["x"], [[Cell(r"\boxed{[0,1]} | `", code=True)]])
+    assert r"| `\boxed{[0,1]} \| '` |" in markdown(code)
+
+
+def test_an_unknown_metric_is_refused_with_the_nearest_names(frames: Frames) -> None:
+    chosen = select_runs(frames)
+    for name in ("eval/amc23/accuracy", "amc23 accuracy (%)"):  # as logged, and as tables show it
+        table = build_tables(*chosen, metrics=[name])[-1]
+        assert table.columns[1] == "amc23 accuracy (%)"
+    with pytest.raises(SourceError, match=r"no run logged the metric 'eval/amc/accuracy': did you mean eval/amc23/acc"):
+        build_tables(*chosen, metrics=["eval/amc/accuracy"])
+
+
+def test_training_metrics_are_means_over_the_last_steps() -> None:
+    steps = list(range(60))
+    metrics = pd.DataFrame({"phase": "rl", "step": steps, "reward/mean": [float(x) for x in steps], "policy/lr": 1.0})
+    run = RunData("a", "a", "finished", "folder", "", {"choices.reward": "strict"}, metrics=metrics)
+    few = replace(run, id="b", config={"choices.reward": "own"}, metrics=metrics.iloc[:8])
+    table = build_tables(*select_runs(assemble([run, few])), metrics=["reward/mean", "policy/lr"])[-1]
+    assert [texts(row)[1] for row in table.rows] == ["54.500", "6.500"]
+    assert any(note.startswith("Training metrics (reward/, rollout/) are means") for note in table.notes)
 
 
 def compile_latex(tables: list[Table], folder: Path) -> str:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import json
 import math
 import time
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from wandb_server import ServedRun, serving
 
 from analysis.arms import select_runs
+from analysis.plots import main as plots
 from analysis.run_data import SourceError
 from analysis.sources import load
 from analysis.tables import build_tables
 from analysis.tables import main as tables
-from analysis.wandb_readers.offline import read_offline, read_records
+from analysis.wandb_readers.offline import read_records
+from analysis.wandb_readers.runs_table import result_columns
 from simplerl.runs.folder import INTERRUPTED
 
 STEPS = ("9", "19", "29")
@@ -59,7 +66,10 @@ def test_all_sample_exports_together(samples: Path) -> None:
     assert any("identified by their last values: column 1 is st1crash" in note for note in frames.notes)
     assert any(note.startswith("Group: strict, Group: lenient: means over groups") for note in frames.notes)
     ended, arms = select_runs(frames)
-    assert [(arm.label, len(arm.runs)) for arm in arms.arms] == [("reward=lenient", 3), ("reward=strict", 3)]
+    assert [(arm.label, len(arm.runs)) for arm in arms.arms] == [
+        ("reward=strict", 3),
+        ("reward=lenient", 3),
+    ]  # oldest first
     assert "st1crash (name grpo-strict-s1): skipped, its state is crashed." in ended.notes
 
 
@@ -183,13 +193,18 @@ def test_results_kept_as_last_and_max(tmp_path: Path) -> None:
 
 def test_another_csv_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(SourceError, match="holds no run"):
+    with pytest.raises(SourceError, match=r"not an export of W&B, its columns are a, b: export"):
         load([tmp_path / "other.csv"])
 
 
 UNREADABLE = {
-    "semicolons": (b"Name;State;eval/x/accuracy\nn;finished;0,5\n", "is separated by semicolons"),
-    "tabs": (b"Step\trun - m/x\n1\t2\n", "is separated by tabs"),
+    "nothing": (b"\xef\xbb\xbf \n", "is empty: export"),
+    "a page": (b"<html><body>Sign in</body></html>\n", "is not an export of W&B, its columns are <html>"),
+    "system metrics": (b"_runtime,_timestamp,system.cpu\n1,2,3\n", "is not an export of W&B"),
+    "a header alone": (b"Name,State,accuracy\n", "has no row with as many cells .3. as the header"),
+    "damaged JSON": (b'{"_step": 1, "a"', "is neither JSON nor JSON Lines"),
+    "other JSON": (b'{"a": 1}', "is not the history of a run, its columns are a"),
+    "a damaged archive": (b"\x1f\x8bnonsense", "cannot be read"),
     "Latin-1": ("Name,State,m/x\nl\u00e4uft,finished,1\n".encode("latin-1"), r"is not UTF-8 text \(byte 16\)"),
     "an endless cell": (b'Name,State,m/x\n"' + b"n" * 140_000, "is not a CSV file"),
 }
@@ -205,6 +220,205 @@ def test_a_csv_in_another_format_is_refused_with_the_cause(
         load([tmp_path])
     assert tables([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+TABLE = """Name,ID,State,algorithm,seed,accuracy,final_reward,mean_length
+a0,i0,finished,ppo,0,0.71,0.40,210.5
+"a, 1",i1,finished,ppo,1,0.69,0.38,215.1
+b0,i2,finished,grpo,0,0.75,0.45,300.2
+b1,i3,finished,grpo,1,0.74,0.44,290.9
+"""
+SPREADSHEET = TABLE.replace(",", ";").replace('"a; 1"', "a, 1").replace(".", ",")
+SAVED = {
+    "commas": TABLE.encode(),
+    "a byte order mark": TABLE.encode("utf-8-sig"),
+    "semicolons": SPREADSHEET.encode("utf-8-sig"),
+    "a separator line": ("sep=;\r\n" + SPREADSHEET.replace("\n", "\r\n")).encode(),
+    "Unicode text": SPREADSHEET.replace(";", "\t").encode("utf-16"),
+    "UTF-16 without mark": TABLE.encode("utf-16-le"),
+    "gzip": gzip.compress(TABLE.encode()),
+}
+
+
+@pytest.mark.parametrize("how", SAVED)
+def test_a_table_with_plain_names_in_every_form_of_csv(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(SAVED[how])
+    frames, arms = select_runs(load([path]))
+    assert {arm.label: arm.runs for arm in arms.arms} == {"algorithm=ppo": ["i0", "i1"], "algorithm=grpo": ["i2", "i3"]}
+    assert frames.summary.loc["i1"].to_dict() == {"accuracy": 0.69, "final_reward": 0.38, "mean_length": 215.1}
+    assert frames.runs.at["i1", "name"] == "a, 1"
+    assert any("read as results because of their numbers and names: accuracy, final" in one for one in frames.notes)
+
+
+def test_an_archive_may_hold_several_exports(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "export.csv.zip", "w") as archive:
+        archive.writestr("export/table.csv", TABLE)
+        archive.writestr("export/readme.txt", "hello\n")
+    frames = load([tmp_path])
+    assert len(frames.runs) == 4 and any("readme.txt is not an export" in note for note in frames.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "is_result"),
+    [
+        ("accuracy", "1 1 1 1", True),
+        ("bestReward", "1 1 2 2", True),
+        ("eval.solve_rate", "1 2 3 4", True),
+        ("eval/x", "1 1 1 1", True),
+        ("tokens", "10 11 12 13", True),
+        ("tokens", "10 - 12 13", True),
+        ("em.last", "1 1 2 2", True),
+        ("reward_scale", "1 2 3 4", False),
+        ("learning_rate", "1 2 3 4", False),
+        ("algo.group_size", "1 2 3 4", False),
+        ("algo.anything", "1 2 3 4", False),
+        ("samples_per_prompt", "1 2 3 4", False),
+        ("hidden", "1 1 2 2", False),
+        ("hidden", "8 8 8 8", False),
+        ("accuracy", "1 2 3 high", False),
+        ("Runtime", "1 2 3 4", False),
+    ],
+)
+def test_which_columns_of_a_table_are_results(name: str, cells: str, is_result: bool) -> None:
+    assert bool(result_columns([name], [[cell] for cell in cells.split()])) == is_result
+
+
+def banded(path: Path, axis: str, names: list[str], width: float) -> Path:
+    header = [axis, *(column for name in names for column in triple(name, "eval/x/accuracy"))]
+    rows = [[str(x), *(str(0.1 + d) for _ in names for d in (0, -width, width))] for x in range(3)]
+    return write_csv(path, header, rows)
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["reward.name: strict", "reward.name: lenient"], ["reward=strict", "reward=lenient"]),
+        (["algorithm: ppo", "algorithm: grpo"], ["algorithm=ppo", "algorithm=grpo"]),
+        (["Job Type: a: b - c", "Job Type: d"], ["job type=a: b - c", "job type=d"]),
+        (["algorithm: ppo seed: 0", "algorithm: grpo seed: 0"], ["algorithm=ppo", "algorithm=grpo"]),
+    ],
+)
+def test_a_chart_grouped_by_any_setting_has_means_over_unknown_numbers_of_runs(
+    names: list[str], labels: list[str], tmp_path: Path
+) -> None:
+    frames, arms = select_runs(load([banded(tmp_path / "p.csv", "Step", names, 0.05)]))
+    assert [arm.label for arm in arms.arms] == labels
+    assert any("mean over runs and cannot be separated" in note for note in frames.notes)
+    table = build_tables(frames, arms)[-1]
+    assert [row[table.columns.index("n")].text() for row in table.rows] == ["-", "-"]
+    assert any("means over runs that a grouped chart does not distinguish" in note for note in table.notes)
+    assert not any("n=1" in cell.text() or cell.parts()[1] for row in table.rows for cell in row)
+
+
+def test_runs_whose_names_hold_a_colon_are_runs(tmp_path: Path) -> None:
+    frames = load([banded(tmp_path / "p.csv", "Step", ["try: a", "try: b"], 0.0)])
+    assert frames.runs["source"].tolist() == ["wandb plot"] * 2
+    assert not any("grouped" in note for note in frames.notes)
+
+
+def test_a_run_of_the_table_is_no_group(tmp_path: Path) -> None:
+    names = ["try: a", "try: b"]
+    rows = [[name, f"i{i}", "finished", str(i)] for i, name in enumerate(names)]
+    table = write_csv(tmp_path / "t.csv", ["Name", "ID", "State", "seed"], rows)
+    frames = load([table, banded(tmp_path / "p.csv", "rl/step", names, 0.05)])  # thinned, so its bounds differ
+    assert frames.runs.index.tolist() == ["i0", "i1"] and len(frames.curve("i1", "eval/x/accuracy")) == 3
+
+
+def test_points_on_a_fractional_axis_stay(tmp_path: Path) -> None:
+    epochs = [f"{x / 20:.2f}" for x in range(1, 31)]
+    path = line_plot(tmp_path / "p.csv", "train/epoch", [("a", "m/x", epochs), ("b", "m/x", epochs)], tuple(epochs))
+    frames = load([path])
+    assert frames.curve("a", "m/x").to_dict() == {float(x): float(x) for x in epochs}
+    assert frames.last_step(["a"]) == 1.5 and not any("written more than once" in note for note in frames.notes)
+    assert (
+        tables([str(path), "--out", str(tmp_path / "out")]) == 0 == plots([str(path), "--out", str(tmp_path / "out")])
+    )
+
+
+@pytest.mark.parametrize("axis", ["Step", "_step", "global_step", "trainer/global_step", "rl/step"])
+def test_step_axes_of_any_name(axis: str, tmp_path: Path) -> None:
+    frames = load([line_plot(tmp_path / "p.csv", axis, [("a", "m/x", ["1", "2", "3"])])])
+    assert frames.curve("a", "m/x").to_dict() == {9: 1.0, 19: 2.0, 29: 3.0}
+
+
+def test_a_chart_of_bounds_alone_says_so(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "p.csv", ["Step", "a - m/x__MIN", "a - m/x__MAX"], [["0", "1", "2"]])
+    with pytest.raises(SourceError, match=r"holds only minimum and maximum of m/x: .*choose"):
+        load([path])
+
+
+HISTORY = [{"_step": i, "rl/step": 2 * i, "rl/reward": i / 4, "_runtime": 3.1 * i, "_timestamp": 1.0} for i in range(5)]
+SPARSE = [{"_step": i, "a/loss" if i % 2 else "a/reward": float(i), "note": "x"} for i in range(6)]
+
+
+def history_file(rows: list[dict[str, Any]], path: Path) -> Path:
+    table = pd.DataFrame(rows)
+    {
+        ".csv": lambda: table.to_csv(path),
+        ".gz": lambda: table.to_csv(path, index=False),
+        ".parquet": lambda: table.to_parquet(path),
+        ".json": lambda: table.to_json(path),
+        ".jsonl": lambda: path.write_text("".join(json.dumps(row) + "\n" for row in rows)),
+        ".ndjson": lambda: path.write_text(json.dumps(rows)),
+    }[path.suffix]()
+    return path
+
+
+@pytest.mark.parametrize("file", ["h.csv", "h.csv.gz", "h.parquet", "h.json", "h.jsonl", "h.ndjson"])
+def test_a_history_that_pandas_saved_is_one_run(file: str, tmp_path: Path) -> None:
+    frames = load([history_file(HISTORY, tmp_path / file)])
+    assert frames.runs.index.tolist() == ["h"] and frames.metric_names() == ["rl/reward"]
+    assert frames.curve("h", "rl/reward").to_dict() == {0: 0.0, 2: 0.25, 4: 0.5, 6: 0.75, 8: 1.0}
+    sparse = load([history_file(SPARSE, tmp_path / f"sparse_{file}")])
+    assert sparse.curve("sparse_h", "a/loss").to_dict() == {1: 1.0, 3: 3.0, 5: 5.0}
+    assert any("values that are not numbers were skipped: note" in note for note in sparse.notes)
+
+
+def test_unreadable_parts_of_an_export_are_skipped_with_a_note(tmp_path: Path) -> None:
+    whole = history_file(HISTORY, tmp_path / "h.jsonl")
+    whole.write_text(whole.read_text() + '{"_step": 9, "rl/re')
+    frames = load([whole])
+    assert (
+        len(frames.curve("h", "rl/reward")) == 5 and "h.jsonl: 1 lines that are not JSON were skipped." in frames.notes
+    )
+    path = write_csv(tmp_path / "p.csv", ["Step", "a - m/x"], [["0", "1. May"], ["1", "2"], ["2", "3", "4"]])
+    assert load([path]).notes[:2] == [
+        "p.csv: 1 rows with more or fewer cells than the header were skipped.",
+        "p.csv: 1 cells that are not numbers were skipped, such as '1. May' (did a spreadsheet change them?).",
+    ]
+
+
+def test_histories_of_one_file_name_and_of_several_runs_stay_separate(tmp_path: Path) -> None:
+    for folder in ("seed0", "seed1"):
+        (tmp_path / folder).mkdir()
+        history_file(HISTORY, tmp_path / folder / "history.csv")
+    assert load([tmp_path]).runs.index.tolist() == ["seed0/history", "seed1/history"]
+    both = [{"run_id": run, **row} for run in ("r1", "r2") for row in HISTORY]
+    table = write_csv(tmp_path / "t.csv", ["Name", "ID", "State", "seed"], [["n", "r1", "finished", "0"]])
+    frames = load([history_file(both, tmp_path / "all.csv"), table])
+    assert frames.runs["name"].to_dict() == {"r1": "n", "r2": "r2"} and len(frames.curve("r2", "rl/reward")) == 5
+
+
+def test_a_table_of_the_api_holds_dicts(tmp_path: Path) -> None:
+    rows = [
+        {"summary": {"acc": x, "_runtime": 9, "loss": math.nan}, "config": {"algo": {"name": a}, "seed": s}, "name": a}
+        for a, s, x in (("ppo", 0, 0.5), ("ppo", 1, 0.7), ("grpo", 0, 0.6))
+    ]
+    pd.DataFrame([*rows, {"summary": "x", "config": "y", "name": "z"}]).to_csv(tmp_path / "project.csv")
+    frames, arms = select_runs(load([tmp_path / "project.csv"]))
+    assert [(arm.label, len(arm.runs)) for arm in arms.arms] == [("algo=ppo", 2), ("algo=grpo", 1)]
+    assert frames.last_value("ppo (2)", "acc") == 0.7 and any("1 rows whose config" in note for note in frames.notes)
+
+
+def test_a_damaged_export_is_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text(TABLE)
+    (tmp_path / "b.csv").write_bytes(b"")
+    assert tables([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    assert f"note: Left out: {tmp_path}/b.csv is empty" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert tables([str(tmp_path / "a.csv"), "--out", str(tmp_path / "file")]) == 2
+    assert f"error: {tmp_path}/file cannot be read or written" in capsys.readouterr().err
 
 
 def test_an_infinite_loss_has_a_note(tmp_path: Path) -> None:
@@ -239,7 +453,10 @@ def log_offline(folder: Path, run: str, rows: list[dict[str, Any]], *, name: str
 def _await_exit(file: Path) -> None:
     """wandb-core may still be writing."""
     end = time.monotonic() + 30
-    while read_offline(file, []) is None or load([file]).runs["state"].iloc[0] == "crashed":
+    while True:
+        with suppress(SourceError):
+            if load([file]).runs["state"].iloc[0] != "crashed":
+                return
         assert time.monotonic() < end
         time.sleep(0.1)
 

@@ -1,247 +1,198 @@
-"""CSV files exported from the W&B page: line plots and the runs table.
+"""Files that W&B's page and its users write: exported CSV, and histories that pandas saved as CSV, JSON or Parquet.
 
-A line plot identifies runs by name only, and so does a runs table whose ID column was hidden. Such runs get a temporary
-id that begins with "?" (`temporary_id`); `analysis.wandb_readers.run_ids` replaces it.
+A file may be compressed (.gz, .zip), and a spreadsheet may have saved it with semicolons, tabs or as UTF-16.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import gzip
+import io
+import json
+import math
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+from analysis.run_data import RunData, SourceError
+from analysis.wandb_readers.history import is_history, read_history
+from analysis.wandb_readers.line_plots import SEPARATOR, read_line_plot
+from analysis.wandb_readers.runs_table import API_COLUMNS, read_api_table, read_runs_table
 
-from analysis.run_data import RunData, SourceError, parse_number, parse_setting
-from analysis.wandb_readers.history import PHASES
-
-# Columns of the runs table that are neither settings nor results.
-METADATA = (
-    *("Name", "ID", "State", "Notes", "User", "Username", "Tags", "Created", "Updated", "End Time", "Runtime", "Sweep"),
-    *("Agent", "Group", "Job Type", "Project", "Entity", "Host", "Hostname", "GPU Count", "GPU Type", "CPU Count"),
-    *("Description", "Relative Time (Process)", "Relative Time (Wall)"),
-)
-TIME_AXES = ("relative time", "wall time", "time", "_runtime", "_timestamp")
-SEPARATOR = " - "  # between run and metric in the header of a line plot
-GROUP = "Group: "  # begins the name of a curve that is a mean over runs
+WANTED = "export a line plot or the runs table of the W&B page as CSV, or save run.history() with pandas"
+SUFFIXES = (".csv", ".csv.gz", ".csv.zip")  # of the files that are read in a folder; others only if named themselves
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 Parser = Callable[[Path, list[str], list[list[str]], list[str]], list[RunData]]
 
 
-def temporary_id(name: str, occurrence: int) -> str:
-    """Return the id of a run known by name only: the n-th (from 0) run of that name in its file."""
-    return f"?{name}#{occurrence}"
-
-
-def read_csv(path: Path, notes: list[str]) -> list[RunData] | None:
-    """Return the runs of an exported file; None if it is some other CSV file.
-
-    An export has a Name column (runs table) or columns "RUN - METRIC" (line plot). Raises SourceError if the file is
-    not UTF-8, not CSV, or separated by other characters than commas."""
-    # Not pandas, which renames repeated headers and reads "none", "null" and "NA" as missing.
+def read_export(path: Path, notes: list[str]) -> list[RunData]:
+    """Return the runs of one file. Raises SourceError if it is empty, damaged or of some other kind."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.reader(file))
-    except UnicodeDecodeError as error:
-        raise SourceError(
-            f"{path} is not UTF-8 text (byte {error.start}): export it again, or convert it to UTF-8."
-        ) from error
-    except csv.Error as error:
-        raise SourceError(f"{path} is not a CSV file ({error}): export it again.") from error
-    if not lines or not lines[0]:
-        return None
-    header, rows = lines[0], [row for row in lines[1:] if any(row)]
+        content = path.read_bytes()
+        if content.startswith(b"PK\x03\x04"):
+            return _read_zip(path, content, notes)
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise SourceError(f"{path} cannot be read ({error}): export it again.") from error
+    return _read_content(path, content, notes)
+
+
+def _read_zip(path: Path, content: bytes, notes: list[str]) -> list[RunData]:
+    found: list[RunData] = []
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
+        for name in names:
+            try:
+                found += _read_content(path / name, archive.read(name), notes)
+            except SourceError as error:
+                if len(names) == 1:
+                    raise
+                notes.append(f"Left out: {error}")
+    if not found:
+        raise SourceError(f"{path} holds no export of W&B: {WANTED}.")
+    return found
+
+
+def _read_content(path: Path, content: bytes, notes: list[str]) -> list[RunData]:
+    if content.startswith(b"PAR1"):
+        return _read_rows(path, _parquet_rows(path, content), notes)
+    text = _decode(path, content).strip("\ufeff")
+    if not text.strip():
+        raise SourceError(f"{path} is empty: {WANTED}.")
+    if text.lstrip()[0] in "{[":
+        return _read_rows(path, _json_rows(path, text, notes), notes)
+    header, rows = _csv_rows(path, text, notes)
     parser = _parser_for(header)
     if parser is None:
-        for separator, name in ((";", "semicolons"), ("\t", "tabs")):
-            if _parser_for(next(csv.reader([separator.join(header)], delimiter=separator))) is not None:
-                raise SourceError(f"{path} is separated by {name}: save it with commas, as W&B exports it.")
-        return None
-    ragged = [row for row in rows if len(row) != len(header)]
-    if ragged:
-        notes.append(f"{path.name}: {len(ragged)} rows with more or fewer cells than the header were skipped.")
-        rows = [row for row in rows if len(row) == len(header)]
+        columns = ", ".join(header[:8]) + (", ..." if len(header) > 8 else "")
+        raise SourceError(f"{path} is not an export of W&B, its columns are {columns}: {WANTED}.")
+    if not rows:
+        raise SourceError(f"{path} has no row with as many cells ({len(header)}) as the header: {WANTED}.")
     return parser(path, header, rows, notes)
 
 
 def _parser_for(header: list[str]) -> Parser | None:
-    if "Name" in header and SEPARATOR not in header[0]:
-        return _read_runs_table
-    return _read_line_plot if any(SEPARATOR in name for name in header[1:]) else None
+    if any(SEPARATOR in name for name in header[1:]) and SEPARATOR not in header[0]:
+        return read_line_plot
+    if "Name" in header:
+        return read_runs_table
+    if set(header) >= API_COLUMNS:
+        return read_api_table
+    return _read_history_csv if is_history(header) else None
 
 
-# Runs table
+# Text
 
 
-def _read_runs_table(path: Path, header: list[str], rows: list[list[str]], notes: list[str]) -> list[RunData]:
-    _note_table_problems(path, header, notes)
-    occurrences: dict[str, int] = {}
-    found: list[RunData] = []
-    not_numbers: set[str] = set()
-    for row in rows:
-        cells = dict(zip(header, row, strict=True))
-        name = cells["Name"]
-        occurrence = occurrences[name] = occurrences.get(name, -1) + 1
-        config, summary = _settings_and_results(header, row, not_numbers)
-        found.append(
-            RunData(
-                id=cells.get("ID") or temporary_id(name, occurrence),
-                name=name,
-                state=cells.get("State") or None,
-                source="wandb table",
-                where=path.name,
-                config=config,
-                summary=summary,
-                created=cells.get("Created") or None,
-                seconds=parse_number(cells.get("Runtime", "")),
-            )
-        )
-    if not_numbers:
-        notes.append(f"{path.name}: results that are not numbers were skipped: {', '.join(sorted(not_numbers))}.")
-    return found
+def _decode(path: Path, content: bytes) -> str:
+    """Return UTF-8 text, or UTF-16 as spreadsheets write it."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    else:
+        encoding = {b"\0": "utf-16-be"}.get(content[:1], "utf-16-le" if content[1:2] == b"\0" else "utf-8-sig")
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"{path} is not UTF-8 text (byte {error.start}): export it again, or convert it, for instance with "
+            f"`iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8.csv`."
+        ) from error
 
 
-def _note_table_problems(path: Path, header: list[str], notes: list[str]) -> None:
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        notes.append(
-            f"{path.name}: columns that appear twice (a setting and a result with one name): {', '.join(repeated)}; "
-            "the first is read as the setting, the last as the result."
-        )
-    if hidden := [name for name in ("State", "ID") if name not in header]:
-        notes.append(f"{path.name}: {' and '.join(hidden)} hidden: show these columns in the table and export again.")
-    if "seed" not in header:
-        notes.append(f"{path.name}: has no seed column; runs with equal settings are treated as different seeds.")
+def _csv_rows(path: Path, text: str, notes: list[str]) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows as long as it. The delimiter is the one with which most rows are that long."""
+    # Not pandas, which renames repeated headers and reads "none", "null" and "NA" as missing.
+    tables: dict[str, list[list[str]]] = {}
+    text = re.sub(r'\A"?sep=.*\r?\n', "", text)  # a line for spreadsheets
+    try:
+        for delimiter in _DELIMITERS:
+            lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+            tables[delimiter] = [row for row in lines if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise SourceError(f"{path} is not a CSV file ({error}): export it again.") from error
+    even = {one: [row for row in table[1:] if len(row) == len(table[0])] for one, table in tables.items()}
+    usable = [one for one, table in tables.items() if len(table[0]) > 1 and _parser_for(_clean(table[0]))] or [","]
+    delimiter = max(usable, key=lambda one: len(even[one]))
+    header, rows = _clean(tables[delimiter][0]), even[delimiter]
+    if ragged := len(tables[delimiter]) - 1 - len(rows):
+        notes.append(f"{path.name}: {ragged} rows with more or fewer cells than the header were skipped.")
+    if delimiter != ",":
+        decimal = any(_DECIMAL_COMMA.fullmatch(cell.strip()) for row in rows for cell in row)
+        commas = ", and decimal commas as points" if decimal else ""
+        notes.append(f"{path.name}: read as separated by {_DELIMITERS[delimiter]}{commas} (saved by a spreadsheet?).")
+        rows = [
+            [cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell.strip()) else cell for cell in row] for row in rows
+        ]
+    return header, rows
 
 
-def _settings_and_results(
-    header: list[str], row: list[str], not_numbers: set[str]
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """Split a row into settings and results, which W&B does not mark: names with a slash, and the second of two equal
-    names, are results."""
-    config: dict[str, Any] = {}
-    summary: dict[str, float] = {}
-    for index, (name, cell) in enumerate(zip(header, row, strict=True)):
-        if name in METADATA or name.startswith("_"):
-            continue
-        if "/" in name or header.index(name) < index:
-            value = parse_number(cell)
-            if value is not None:
-                summary[name.removesuffix(".last")] = value
-            elif cell.strip():
-                not_numbers.add(name)
-        elif cell.strip():
-            config[name] = parse_setting(cell, name)
-    return config, summary
+def _with_point(cell: str) -> str:
+    return cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell.strip()) else cell
 
 
-# Line plots
+def _clean(header: list[str]) -> list[str]:
+    return [name.strip() for name in header]
 
 
-@dataclass
-class _Curves:
-    """The curves of one run in a line plot: for each metric x -> value, and x -> W&B's `_step` if exported."""
-
-    name: str
-    occurrence: int
-    values: dict[str, dict[float, float]] = field(default_factory=dict)
-    steps: dict[float, float] = field(default_factory=dict)
+# Histories
 
 
-def _split_header(column: str) -> tuple[str, str, str]:
-    """Return run, metric and "", "MIN" or "MAX". A run's name may contain " - ", a metric's may not."""
-    run, _, metric = column.rpartition(SEPARATOR)
-    for part in ("MIN", "MAX"):
-        if metric.endswith(f"__{part}"):
-            return run, metric.removesuffix(f"__{part}"), part
-    return run, metric, ""
+def _read_history_csv(path: Path, header: list[str], rows: list[list[str]], notes: list[str]) -> list[RunData]:
+    index = [place for place, name in enumerate(header) if name and not name.startswith("Unnamed:")]  # pandas' own
+    return read_history(path, [{header[i]: row[i] for i in index if row[i].strip()} for row in rows], notes)
 
 
-def _read_line_plot(path: Path, header: list[str], rows: list[list[str]], notes: list[str]) -> list[RunData]:
-    x = [parse_number(row[0]) for row in rows]
-    curves, thinned, bounds_only = _read_curves(header, rows, x)
-    _note_plot_problems(path, header, x, thinned, bounds_only, notes)
-    found = []
-    for curve in curves:
-        is_group = curve.name.startswith(GROUP)
-        found.append(
-            RunData(
-                id=curve.name if is_group else temporary_id(curve.name, curve.occurrence),
-                name=curve.name,
-                state=None,
-                source="wandb group" if is_group else "wandb plot",
-                where=path.name,
-                config={"group": curve.name.removeprefix(GROUP)} if is_group else {},
-                summary={name: list(points.values())[-1] for name, points in curve.values.items() if points},
-                metrics=None if _is_time(header[0]) else _to_metrics(curve, header[0]),
-            )
-        )
-    return found
+def _read_rows(path: Path, rows: list[dict[str, Any]], notes: list[str]) -> list[RunData]:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    if not is_history(columns):
+        shown = ", ".join(map(str, columns[:8])) or "none"
+        raise SourceError(f"{path} is not the history of a run, its columns are {shown}: {WANTED}.")
+    present = [{key: value for key, value in row.items() if not _is_missing(value)} for row in rows]
+    return read_history(path, present, notes)
 
 
-def _is_time(axis: str) -> bool:
-    return axis.strip().lower().startswith(TIME_AXES)
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _read_curves(
-    header: list[str], rows: list[list[str]], x: list[float | None]
-) -> tuple[list[_Curves], int, set[str]]:
-    """Return the curves in the order of their columns, the number of bounds (__MIN, __MAX) that differ from their
-    value, and the metrics of which the file holds bounds only."""
-    curves: dict[tuple[str, int], _Curves] = {}
-    occurrences: dict[str, int] = {}
-    thinned, with_values, with_bounds = 0, set[str](), set[str]()
-    cells_of: dict[str, list[str]] = {}  # of the last column with values
-    for index, column in enumerate(header[1:], start=1):
-        run, metric, part = _split_header(column)
-        cells = [row[index] for row in rows]
-        if part:
-            with_bounds.add(metric)
-            thinned += sum(a != b for a, b in zip(cells, cells_of.get(metric, cells), strict=True))
-            continue
-        with_values.add(metric)
-        cells_of = {metric: cells}
-        occurrences[column] = occurrences.get(column, -1) + 1
-        key = (run, occurrences[column])
-        curve = curves.setdefault(key, _Curves(*key))
-        read = [(place, parse_number(cell)) for place, cell in zip(x, cells, strict=True)]
-        points = {place: value for place, value in read if place is not None and value is not None}
-        if metric == "_step":
-            curve.steps = points
-        else:
-            curve.values[metric] = points
-    bounds_only = {name for name in with_bounds - with_values if not name.startswith("_")}
-    return list(curves.values()), thinned, bounds_only
+def _json_rows(path: Path, text: str, notes: list[str]) -> list[dict[str, Any]]:
+    """Return the rows of a JSON list, of JSON Lines, or of an object of columns as pandas writes it."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found, broken = [], 0
+        for line in filter(str.strip, text.split("\n")):
+            try:
+                found.append(json.loads(line))
+            except (ValueError, RecursionError):
+                broken += 1
+        if not found:
+            raise SourceError(f"{path} is neither JSON nor JSON Lines: {WANTED}.") from None
+        if broken:
+            notes.append(f"{path.name}: {broken} lines that are not JSON were skipped.")
+    if isinstance(found, dict) and found and all(isinstance(column, dict) for column in found.values()):
+        places = list(dict.fromkeys(place for column in found.values() for place in column))
+        found = [{name: column.get(place) for name, column in found.items()} for place in places]
+    rows = found if isinstance(found, list) else [found]
+    if not all(isinstance(row, Mapping) for row in rows):
+        raise SourceError(f"{path} does not hold rows with named columns: {WANTED}.")
+    return [dict(row) for row in rows]
 
 
-def _to_metrics(curve: _Curves, axis: str) -> pd.DataFrame:
-    """Return columns phase, step, `_step` if known, and the metrics; phase is "step" if x is W&B's own step."""
-    columns = {name: pd.Series(points, dtype=float) for name, points in curve.values.items()}
-    table = pd.DataFrame(columns)
-    table.insert(0, "phase", "step" if axis in ("Step", "_step") else PHASES.get(axis, "rl"))
-    table.insert(1, "step", table.index.astype("int64"))
-    if curve.steps:
-        table["_step"] = pd.Series(curve.steps, dtype=float)
-    return table.reset_index(drop=True)
+def _parquet_rows(path: Path, content: bytes) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-
-def _note_plot_problems(
-    path: Path, header: list[str], x: list[float | None], thinned: int, bounds_only: set[str], notes: list[str]
-) -> None:
-    if _is_time(header[0]):
-        notes.append(f"{path.name}: the x axis is {header[0]!r}, not a step: only last values are used.")
-    elif None in x:
-        notes.append(f"{path.name}: {x.count(None)} rows without a number in {header[0]!r} were skipped.")
-    if any(column.startswith(GROUP) for column in header[1:]):
-        notes.append(f"{path.name}: the chart is grouped; each curve is a mean over runs and cannot be separated.")
-    elif thinned:
-        notes.append(
-            f"{path.name}: the page thinned this chart, so a value may be a mean over several steps ({thinned} bounds "
-            "differ from their value). For every step use run folders, wandb:ENTITY/PROJECT or offline runs."
-        )
-    if bounds_only:
-        notes.append(
-            f"{path.name}: metrics with only a minimum and a maximum were skipped: {', '.join(sorted(bounds_only))}."
-        )
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(content)).to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise SourceError(
+            f"{path} is not a valid Parquet file ({str(error).splitlines()[0]}): save it again."
+        ) from error
+    return rows

@@ -65,14 +65,13 @@ class _Contents:
     incomplete: bool = False
 
 
-def read_offline(file: Path, notes: list[str]) -> RunData | None:
-    """Return the run of one .wandb file; None, with a note, if it was killed before the run's record was written.
+def read_offline(file: Path, notes: list[str]) -> RunData:
+    """Return the run of one .wandb file.
 
-    Raises SourceError if the file is not in W&B's format."""
+    Raises SourceError if the file is not in W&B's format, or was left before the run's record was written."""
     seen = _read(file)
     if seen.run is None:
-        notes.append(f"{file}: skipped, the file holds no run (was it killed within its first seconds?).")
-        return None
+        raise SourceError(f"{file} holds no run (was it killed within its first seconds?): leave it out.")
     run = seen.run.run_id
     if seen.incomplete:
         notes.append(f"{run}: {file.parent.name} ends with an incomplete record (was it killed?); the rest is used.")

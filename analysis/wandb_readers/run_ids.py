@@ -6,8 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from analysis.run_data import RunData
+from analysis.run_data import RunData, temporary_id
+from analysis.wandb_readers.history import as_steps
 
 SHOW_ID = "Show the ID column in the runs table."
 
@@ -17,7 +19,7 @@ def resolve_run_ids(found: Sequence[RunData], notes: list[str]) -> list[RunData]
 
     A run is identified by a name that no other run has, by the creation time in the runs table, or by a curve whose
     last value equals the summary's. Runs that cannot be identified stay separate runs without settings."""
-    found = _drop_groups(found, notes)
+    found = _qualify_histories(_drop_groups(found, notes))
     known = {one.id: one for one in found if not one.id.startswith("?")}
     tables = [one for one in found if one.id.startswith("?") and one.source == "wandb table"]
     owners = _resolve_table_rows(tables, list(known.values()), notes)
@@ -31,12 +33,34 @@ def resolve_run_ids(found: Sequence[RunData], notes: list[str]) -> list[RunData]
 
 
 def _drop_groups(found: Sequence[RunData], notes: list[str]) -> list[RunData]:
+    """Drop means over groups if runs were given, too. A group with the name of a run is a curve of this run."""
+    names_of_runs = {one.name for one in found if one.source != "wandb group"}
+    found = [
+        replace(one, id=temporary_id(one.name, 0), source="wandb plot", config={})
+        if one.source == "wandb group" and one.name in names_of_runs
+        else one
+        for one in found
+    ]
     groups = [one for one in found if one.source == "wandb group"]
     if not groups or len(groups) == len(found):
         return list(found)
     names = ", ".join(dict.fromkeys(one.name for one in groups))
     notes.append(f"{names}: means over groups of runs were skipped because the runs themselves were given.")
     return [one for one in found if one.source != "wandb group"]
+
+
+def _qualify_histories(found: list[RunData]) -> list[RunData]:
+    """Put the folder's name before that of a history whose file has the name of another: seed0/history.csv."""
+    files = {(one.name, one.where) for one in found if one.source == "wandb history"}
+    repeated = {name for name, count in Counter(name for name, _ in files).items() if count > 1}
+    result = []
+    for one in found:
+        if one.source == "wandb history" and one.id.startswith("?") and one.name in repeated:
+            name = f"{Path(one.where).parent.name}/{one.name}"
+            result.append(replace(one, id=temporary_id(name, 0), name=name))
+        else:
+            result.append(one)
+    return result
 
 
 def _resolve_table_rows(tables: list[RunData], known: list[RunData], notes: list[str]) -> list[RunData]:
@@ -136,10 +160,10 @@ def _unique_matching(temporary: list[str], candidates: dict[str, set[str]], owne
 
 def _convert_wandb_steps(found: list[RunData], notes: list[str]) -> list[RunData]:
     """Convert charts over W&B's `Step` to the run's own steps if another chart of the run has both."""
-    own_step: dict[str, dict[int, int]] = {}
+    own_step: dict[str, dict[float, float]] = {}
     for one in found:
         if one.metrics is not None and "_step" in one.metrics:
-            rows = one.metrics[["_step", "step"]].dropna().astype("int64")
+            rows = one.metrics[["_step", "step"]].dropna()
             own_step.setdefault(one.id, {}).update(zip(rows["_step"], rows["step"], strict=True))
     result, unconverted = [], []
     for one in found:
@@ -150,7 +174,7 @@ def _convert_wandb_steps(found: list[RunData], notes: list[str]) -> list[RunData
         if (metrics["phase"] == "step").any():
             steps = metrics["step"].map(own_step.get(one.id, {}))
             if steps.notna().all():
-                metrics = metrics.assign(phase="rl", step=steps.astype("int64"))
+                metrics = metrics.assign(phase="rl", step=as_steps(steps))
             else:
                 metrics = metrics.assign(phase="rl")
                 unconverted.append(one.where)

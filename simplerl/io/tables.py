@@ -45,6 +45,7 @@ class Cell:
     bold: bool = False
     remark: str = ""  # shown in parentheses behind the value, such as "n=2"
     style: str = ""  # rich style, used on the terminal only
+    code: bool = False  # Markdown shows it as a code span
 
     def parts(self) -> tuple[str, str]:
         """Return the value and the half-width of its interval as text; the half-width is empty if unknown."""
@@ -124,13 +125,25 @@ def markdown(table: Table) -> str:
     """Return a GitHub table with its caption in bold above and its notes as a list below."""
 
     def line(texts: Iterable[str]) -> str:
-        return "| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in texts) + " |"
+        return "| " + " | ".join(text.replace("\n", " ") for text in texts) + " |"
 
-    body = [line(f"**{cell.text()}**" if cell.bold else cell.text() for cell in row) for row in table.rows]
+    body = [line(map(_markdown_cell, row)) for row in table.rows]
     align = "|" + "|".join("---" if side == "l" else "---:" for side in table.alignment) + "|"
-    caption = [f"**{table.caption}**", ""] if table.caption else []
-    notes = "".join(f"\n- {note}" for note in table.notes)
-    return "\n".join([*caption, line(table.columns), align, *body]) + "\n" + notes + "\n"
+    caption = [f"**{escape_markdown(table.caption)}**", ""] if table.caption else []
+    notes = "".join(f"\n- {escape_markdown(note)}" for note in table.notes)
+    return "\n".join([*caption, line(map(escape_markdown, table.columns)), align, *body]) + "\n" + notes + "\n"
+
+
+def escape_markdown(text: str) -> str:
+    """Return `text` so that Markdown shows it literally: no link, image, HTML, code or emphasis, no end of a cell."""
+    return re.sub(r"[`*\[\]<|]|\\(?=[!-/:-@\[-`{-~])", r"\\\g<0>", text)
+
+
+def _markdown_cell(cell: Cell) -> str:
+    if cell.code:
+        return f"`{cell.text().replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+    text = escape_markdown(cell.text())
+    return f"**{text}**" if cell.bold else text
 
 
 # LaTeX
@@ -239,7 +252,8 @@ def as_csv(table: Table) -> str:
     """Return the table for programs: numbers with six significant digits, and no bold, caption or notes.
 
     A column X with numbers becomes "X", "X low" and "X high" (the 95 % interval, empty if unknown); if the number of
-    seeds differs from the row's in some cell (the cell has a remark), "X n" follows."""
+    seeds differs from the row's in some cell (the cell has a remark), "X n" follows. Text that a spreadsheet would take
+    for a formula begins with an apostrophe."""
     columns = [[row[index] for row in table.rows] for index in range(len(table.columns))]
     numeric = [any(isinstance(cell.value, Quantity) for cell in column) for column in columns]
     remarked = [any(cell.remark for cell in column) for column in columns]
@@ -249,14 +263,19 @@ def as_csv(table: Table) -> str:
         header += [f"{column} n"] if has_n else []
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
+    writer.writerow(map(_not_a_formula, header))
     for row in table.rows:
         fields: list[str] = []
         for cell, is_numeric, has_n in zip(row, numeric, remarked, strict=True):
             fields += _csv_numbers(cell.value) if is_numeric else [cell.parts()[0] if cell.value is not None else ""]
             fields += [str(cell.value.n or "") if isinstance(cell.value, Quantity) else ""] if has_n else []
-        writer.writerow(fields)
+        writer.writerow(map(_not_a_formula, fields))
     return out.getvalue()
+
+
+def _not_a_formula(text: str) -> str:
+    is_number = re.fullmatch(r"[+-]?[\d.]*(?:e[+-]?\d+)?|[+-]?(?:inf|nan)|-", text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not is_number else text
 
 
 def _csv_numbers(value: Quantity | str | None) -> list[str]:

@@ -203,6 +203,7 @@ class Grader:
         scores = [r.score or Score(self.failure_reward, False, r.status, None, {}) for r in results]
         count = len(results)
         statuses = [score.status for score in scores]
+        self.errors = [result.error for result in results]  # why the reward gave no score, by answer
         self.metrics = {
             "reward/timeout_fraction": statuses.count(TIMEOUT) / max(count, 1),
             "reward/failed_fraction": statuses.count(FAILED) / max(count, 1),
