@@ -16,8 +16,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from simplerl.io.files import read_json
+from simplerl.config.secrets import HIDDEN
+from simplerl.errors import ConfigError
 from simplerl.io.tables import Cell, Table, text_cells
+from simplerl.runs.status import read_status
 from simplerl.sweeps import manifest, slurm
 from simplerl.sweeps.manifest import Sweep, SweepRun, labels
 from simplerl.sweeps.slurm import QueuedJob, SlurmError
@@ -30,12 +32,14 @@ COLOURS = {
     "requeued": "yellow",
     "interrupted": "magenta",
     "failed": "red",
+    "refused": "red",
+    "damaged": "red",
 }
 
 
 def states_of(sweep: Sweep, jobs: Mapping[str, QueuedJob] | None) -> list[tuple[SweepRun, RunState]]:
     """Return the runs of a sweep with their states. jobs: SLURM's queue, or None without SLURM."""
-    known = manifest.jobs_of(sweep.folder.parent.parent)
+    known = manifest.jobs_of(sweep.folder.parent.parent) if jobs else {}
     return [(run, state_of(run, jobs, known.get(run.folder, ()))) for run in sweep.runs]
 
 
@@ -88,12 +92,43 @@ def cancel(sweep: Sweep) -> int:
 
 
 def _stop_local_process(run: SweepRun) -> None:
-    status = read_json(Path(run.folder) / "status.json")
+    """Send SIGTERM to the process that status.json names, if it really is the one that runs this folder."""
+    status = read_status(Path(run.folder))
     if status["host"] != socket.gethostname():
         print(f"{run.folder} runs on {status['host']}: cancel it there.")
-        return
-    os.kill(status["pid"], signal.SIGTERM)
-    print(f"Process {status['pid']} will save and exit: {run.folder}")
+    elif not runs_folder(status["pid"], Path(run.folder)):
+        print(f"{run.folder}: process {status['pid']} is not the train.py that holds its .lock: not stopped.")
+    else:
+        os.kill(status["pid"], signal.SIGTERM)
+        print(f"Process {status['pid']} will save and exit: {run.folder}")
+
+
+def runs_folder(pid: int, folder: Path) -> bool:
+    """Return whether a process of this machine runs our train.py and holds the lock of the run folder. The status.json
+    of a folder that came from elsewhere may name any process."""
+    process = Path("/proc") / str(pid)
+    try:
+        arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")[1:]
+        cwd = (process / "cwd").readlink()
+        is_ours = any((cwd / argument).resolve() == manifest.TRAIN for argument in arguments if argument)
+        holds_lock = any(file.exists() and file.samefile(folder / ".lock") for file in (process / "fd").iterdir())
+        return pid > 0 and is_ours and holds_lock
+    except OSError:  # no such process, or one of another user
+        return False
+
+
+def checked_command(sweep: Sweep, command: Sequence[str]) -> list[str]:
+    """Return the arguments of Python that repeat the command of a sweep. Raises ConfigError unless it is train.py of
+    this project, without hidden values: the sweep.json of a folder that came from elsewhere may hold any command."""
+    script, *arguments = command
+    if (Path(sweep.cwd) / script).resolve() != manifest.TRAIN:
+        raise ConfigError(f"{sweep.folder}/sweep.json: {script} is not {manifest.TRAIN}: start its command yourself.")
+    if not Path(sweep.cwd).is_dir():
+        raise ConfigError(f"{sweep.folder}/sweep.json: the folder {sweep.cwd} is missing: start the command elsewhere.")
+    if hidden := [argument for argument in arguments if argument.endswith(f"={HIDDEN}")]:
+        key = hidden[0].partition("=")[0]
+        raise ConfigError(f"{sweep.name}: the value of {key} was not stored: start the same command again with it.")
+    return [str(manifest.TRAIN), *arguments]
 
 
 def resume(sweep: Sweep) -> int:
@@ -107,8 +142,9 @@ def resume(sweep: Sweep) -> int:
     if not commands:
         print("Nothing to resume: every run is finished, queued or running.")
     status = 0
+    signal.signal(signal.SIGINT, lambda *_: None)  # on Ctrl-C the run saves and ends, and so do we
     for command in commands:
-        again = list(command)
+        again = checked_command(sweep, command)
         if not any(argument.startswith("hydra.sweep.dir=") for argument in again):
             again.append(f"hydra.sweep.dir='{sweep.folder}'")
         print(f"$ {shlex.join(['python', *again])}", flush=True)
