@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 from simplerl.types import Problem, Response, Score
 
@@ -32,3 +33,9 @@ def generation(response: Response, problem: Problem) -> Score:
     """Report how the response was generated: the reward is the sum of its tokens."""
     parts = {"length": float(len(response.tokens)), "truncated": float(response.truncated)}
     return Score(float(sum(response.tokens)), response.tokens[:1] == (7,), response.finish_reason, response, parts)
+
+
+def judged(response: str, problem: Problem, *, api_key: str, eos_token: str, auth: dict[str, Any]) -> Score:
+    """Score like `digits`, if the secrets of a remote judge have arrived."""
+    assert (api_key, auth["password"]) == ("sk-12345", 98765)
+    return digits(response, problem)

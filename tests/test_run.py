@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from micro_runs import ROOT, SMALL, composed, differences, outcome, rows, run
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
@@ -23,14 +26,20 @@ from transformers import AutoModelForCausalLM
 
 import train
 from analysis.folders import read_responses
+from simplerl.backends.roles import Roles
+from simplerl.cli import print_error
 from simplerl.config import OptimizerConfig
 from simplerl.config.load import load
+from simplerl.config.secrets import hide_in_overrides, hide_secrets, is_secret
 from simplerl.engine.optimizer import TorchStepper
+from simplerl.engine.worker import Worker
 from simplerl.errors import ConfigError, RunFailed
 from simplerl.evals.standalone import show as show_results
+from simplerl.experiment import run_experiment
 from simplerl.io.files import read_jsonl, write_text
 from simplerl.runs.checkpoints import checkpoints, last_checkpoint, loading_checkpoint, write_checkpoint
 from simplerl.runs.folder import Run, run_folder
+from simplerl.runs.status import is_locked
 
 
 def opened(root: Path, *overrides: str, label: str = "test") -> Run:
@@ -525,25 +534,136 @@ def test_checkpoints_are_the_models_that_the_numbers_speak_of(small_run: Path) -
     assert abs(line["rollout/kl"]) > 1e-4
 
 
+DIVERGING = ["train.policy.lr=1e30", "train.policy.grad_clip=1e9", "train.policy.warmup_fraction=0", "evals.every=0"]
+
+
+def _diverge(root: Path, *overrides: str) -> tuple[str, Path]:
+    with pytest.raises(RunFailed) as failed:
+        run(root, *DIVERGING, *overrides)
+    (folder,) = root.iterdir()
+    message, status = str(failed.value), json.loads((folder / "status.json").read_text())
+    assert message.startswith(f"{folder}: ") and "\n" not in message
+    assert message.endswith("start another run with a lower train.policy.lr (now 1e+30).")
+    assert status["state"] == "failed" and status["reason"].startswith("NonFinite: ")
+    assert not list(folder.glob("checkpoints/*"))
+    return message, folder
+
+
 def test_a_run_that_stops_being_finite_leaves_its_batch(tmp_path: Path) -> None:
-    with pytest.raises(
-        RunFailed, match=r"is not finite at rl step 0 .*start another run with a lower train.policy.lr \(n"
-    ):
-        run(
-            tmp_path,
-            "train.policy.lr=1e30",
-            "train.policy.grad_clip=1e9",
-            "train.policy.warmup_fraction=0",
-            "evals.every=0",
-        )
-    (folder,) = tmp_path.iterdir()
+    message, folder = _diverge(tmp_path)
     saved = torch.load(folder / "nonfinite.pt", weights_only=True)
-    assert (
-        "is not finite" in saved["what"] and saved["tokens"].shape == saved["mask"].shape == saved["advantages"].shape
+    assert "is not finite at rl step 0 (its batch: " in message and "is not finite" in saved["what"]
+    assert saved["tokens"].shape == saved["mask"].shape == saved["advantages"].shape
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    """The only update makes them absurd, and no later loss shows it."""
+    message, folder = _diverge(tmp_path, "train.steps=1", "train.minibatch_size=16")
+    assert "weight model.embed_tokens.weight of policy is not finite at rl step 1, " in message
+    assert not (folder / "nonfinite.pt").exists() and not (folder / "summary.json").exists()
+
+
+def test_a_model_that_diverges_while_sampling_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Roles.sync
+
+    def sync(self: Roles) -> None:
+        real(self)
+        for _, weight in self.models["policy"].named_weights():
+            weight.fill_(float("nan"))
+        real(self)
+
+    monkeypatch.setattr(Roles, "sync", sync)
+    with pytest.raises(RunFailed, match="a logit of the sampled model is not finite at rl step 0, "):
+        run(tmp_path)
+
+
+# A disk that fills
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    """The limit on the size of a file acts like a full disk: the weights of step 2 do not fit, after those of step 1.
+    Then the same command completes the run."""
+    real, limits = Worker.save, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save(self: Worker, folder: Path) -> None:
+        if "step_000002" in str(folder):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 15, limits[1]))
+        real(self, folder)
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Worker, "save", save)
+            with pytest.raises(RunFailed) as failed:
+                run(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (folder,) = tmp_path.iterdir()
+    assert str(failed.value) == (
+        f"{folder}: a file is too large: free some space or set run.root to another disk, and the same command resumes "
+        "from step_000001."
     )
-    status = json.loads((folder / "status.json").read_text())
-    assert status["state"] == "failed" and "NonFinite" in status["reason"]
-    assert not (folder / "checkpoints").exists()
+    assert print_error(failed.value) == 1
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step_000001"]  # no half checkpoint
+    assert not is_locked(folder)
+    assert run(tmp_path) == folder and json.loads((folder / "status.json").read_text())["state"] == "finished"
+
+
+def test_a_disk_that_takes_not_even_the_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write_rollouts(*_: Any) -> None:
+        monkeypatch.setattr("simplerl.runs.folder.write_text", full)
+        full()
+
+    monkeypatch.setattr(Run, "write_rollouts", write_rollouts)
+    with pytest.raises(RunFailed, match=r"the disk is full: free some space .* and the same command starts again"):
+        run(tmp_path)
+
+
+# Secrets
+
+
+def test_secrets_reach_the_function_but_no_file(tmp_path: Path) -> None:
+    raw = composed(tmp_path, "tracking=wandb", "tracking.mode=offline", "train.steps=1", "evals.every=0")
+    raw.reward = {
+        "_target_": "light_rewards.judged",
+        "_partial_": True,
+        "api_key": "sk-12345",
+        "eos_token": "<e>",
+        "auth": {"password": 98765, "user": "me"},
+    }
+    folder = run_experiment(raw, "reward.api_key=sk-12345,+reward.auth.password=98765,+reward.eos_token=<e>,seed=0")
+    assert folder.name.startswith("reward.eos_token-_e_seed-0-")
+    config = yaml.safe_load((folder / "config.yaml").read_text())["reward"]
+    assert config["api_key"] == "(hidden)" == config["auth"]["password"]
+    assert config["eos_token"] == "<e>" and config["auth"]["user"] == "me"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert [path for path in files if b"sk-12345" in path.read_bytes() or b"98765" in path.read_bytes()] == []
+    assert run_experiment(raw, "other") == folder  # resumed: hidden values are not compared
+
+
+def test_no_shipped_setting_is_taken_for_a_secret() -> None:
+    settings: Any = OmegaConf.to_container(composed(Path("runs")), resolve=True)
+    assert hide_secrets(settings) == settings
+
+
+SECRETS = """token key api_key apiKey API_KEY OPENAI_KEY hf_token access_token auth-token password db_password passwd
+secret client_secret secret_key judge.credentials a.b.private_key wandb_api_key"""
+
+
+@pytest.mark.parametrize("key", SECRETS.split())
+def test_a_secret_is_recognized_by_its_key(key: str) -> None:
+    assert is_secret(f"reward.{key}")
+    assert hide_in_overrides([f"+reward.{key}='a=b,c'", "seed=1"]) == [f"+reward.{key}=(hidden)", "seed=1"]
+    last = key.rpartition(".")[2]
+    assert hide_secrets({"reward": [{last: "abc", "limit": 3}]}) == {"reward": [{last: "(hidden)", "limit": 3}]}
+
+
+def test_other_keys_are_shown() -> None:
+    keys = "max_new_tokens eos_token stop_tokens tokens_per_micro_batch keys monkey tokenizer stop_token keep keyword"
+    assert not [key for key in keys.split() if is_secret(f"sampling.{key}")]
 
 
 # Signals, to the real command
