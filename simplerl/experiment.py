@@ -78,7 +78,7 @@ def explain_failure(error: BaseException, config: Config, run: Run) -> str:
         kept = ""
         if batch := getattr(error, "batch", None):
             with suppress(OSError, RuntimeError):  # a full disk must not hide this error
-                kept = f" (its batch: {run.save_nonfinite(str(error), vars(batch))})"
+                kept = f" (its batch: {run.save_nonfinite(str(error), vars(batch)).name})"
         key, optimizer = "train.policy.lr", config.train.policy
         if run.phase == "warmup":
             key, optimizer = "warmup.optimizer.lr", config.warmup.optimizer

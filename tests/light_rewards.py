@@ -35,7 +35,7 @@ def generation(response: Response, problem: Problem) -> Score:
     return Score(float(sum(response.tokens)), response.tokens[:1] == (7,), response.finish_reason, response, parts)
 
 
-def judged(response: str, problem: Problem, *, api_key: str, eos_token: str, auth: dict[str, Any]) -> Score:
+def judged(response: str, problem: Problem, *, api_key: str, auth: dict[str, Any], **_: Any) -> Score:
     """Score like `digits`, if the secrets of a remote judge have arrived."""
     assert (api_key, auth["password"]) == ("sk-12345", 98765)
     return digits(response, problem)

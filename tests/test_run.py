@@ -658,6 +658,8 @@ def test_a_secret_is_recognized_by_its_key(key: str) -> None:
     assert is_secret(f"reward.{key}")
     assert hide_in_overrides([f"+reward.{key}='a=b,c'", "seed=1"]) == [f"+reward.{key}=(hidden)", "seed=1"]
     last = key.rpartition(".")[2]
+    nested = "+judge={{url: 'http://a:1', {0}: {1}, limit: 3, more: [{{{0}: {1}}}]}}"
+    assert hide_in_overrides([nested.format(last, "'a, b'")]) == [nested.format(last, "(hidden)")]
     assert hide_secrets({"reward": [{last: "abc", "limit": 3}]}) == {"reward": [{last: "(hidden)", "limit": 3}]}
 
 

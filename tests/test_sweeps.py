@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -368,8 +369,11 @@ def test_a_local_sweep_is_recorded_and_can_be_resumed(tmp_path: Path) -> None:
     sweep = ["-m", *SMALL, f"model.path={model()}", f"run.root={tmp_path}", "train.steps=1", "evals.every=0"]
     sweep += ["train.policy.lr=0.0001,1e+30", "train.policy.grad_clip=1e9", "train.policy.warmup_fraction=0"]
 
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+
     def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
     refused = python("train.py", *sweep, "train.minibatch_size=8,7")
     assert refused.returncode == 1 and not list(tmp_path.glob(".sweeps/*"))
@@ -381,11 +385,23 @@ def test_a_local_sweep_is_recorded_and_can_be_resumed(tmp_path: Path) -> None:
     report = python("-m", "analysis.report", f"{tmp_path}/.sweeps/lr", "--out", str(tmp_path / "report.html"))
     assert report.returncode == 0 and (tmp_path / "report.html").exists(), report.stderr
     table = python("sweep.py", "status", "lr", "--root", str(tmp_path)).stdout
-    assert "lr  (1 finished, 1 failed)" in table and "train.policy.lr=1e+30" in table and "NonFinite" in table
+    assert "lr  (1 finished, 1 failed)" in table and "train.policy.lr=1e+30" in table and "NonFinite: " in table
     assert "lr" in python("sweep.py", "status", "--root", str(tmp_path)).stdout
     again = python("sweep.py", "resume", "lr", "--root", str(tmp_path))
     assert again.returncode == 1 and "train.policy.lr=0.0001: already finished" in again.stdout
     assert "train.policy.lr=1e+30: failed, resumes" in again.stdout
+    judge = ["reward._target_=light_rewards.judged", "+reward.api_key=sk-123", "+reward.auth={password: pw-123}"]
+    context = ["prompt.max_tokens=400,500", f"hydra.sweep.dir={tmp_path}/.sweeps/long"]
+    bad = python("train.py", *sweep[:-3], *judge, *context)
+    assert bad.returncode == 1 and "Sweep long: 2 refused" in bad.stdout, bad.stdout + bad.stderr
+    table = python("sweep.py", "status", "long", "--root", str(tmp_path)).stdout
+    assert "long  (2 refused)" in table and "prompt.max_tokens=400 + sampling" in table
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"-123" in path.read_bytes()]
+    assert list(tmp_path.rglob("*-123*")) == []
+    resumed = python("sweep.py", "resume", "long", "--root", str(tmp_path))
+    assert resumed.returncode == 2 and resumed.stderr == (
+        "long: the value of +reward.api_key was not stored: start the same command again with it.\n"
+    )
     nothing = python("sweep.py", "cancel", "lr", "--root", str(tmp_path))
     assert nothing.stdout.strip() == "SLURM jobs cancelled: none"
     unknown = python("sweep.py", "status", "other", "--root", str(tmp_path))

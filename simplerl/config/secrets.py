@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 HIDDEN = "(hidden)"
+_ENTRY = re.compile(r"""(["']?([\w.-]+)["']?\s*:\s*)('(?:\\.|[^'])*'|"(?:\\.|[^"])*"|[^,{}\[\]]+)""")
 _ALWAYS = {"password", "passwd", "pwd", "passphrase", "secret", "secrets", "credential", "credentials", "bearer"}
 _MAYBE = {"token", "key", "apikey", "accesstoken", "authtoken", "secretkey", "privatekey"}
 # Words before `token` and `key` that name a token of the vocabulary or a key of a table, such as eos_token.
@@ -41,9 +42,16 @@ def _is_value(value: Any) -> bool:
 
 
 def hide_in_overrides(overrides: Sequence[str]) -> list[str]:
-    """Return command-line arguments with the values of secrets replaced."""
+    """Return command-line arguments with the values of secrets replaced, also inside {key: value}."""
     split = (override.partition("=") for override in overrides)
-    return [f"{key}={HIDDEN}" if mark and is_secret(key) else key + mark + value for key, mark, value in split]
+    return [
+        f"{key}={HIDDEN}" if mark and is_secret(key) else key + mark + _ENTRY.sub(_hide_entry, value)
+        for key, mark, value in split
+    ]
+
+
+def _hide_entry(entry: re.Match[str]) -> str:
+    return f"{entry[1]}{HIDDEN}" if is_secret(entry[2]) else entry[0]
 
 
 def hide_in_label(label: str, settings: Any) -> str:

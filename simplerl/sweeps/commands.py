@@ -25,6 +25,7 @@ from simplerl.sweeps.manifest import Sweep, SweepRun, labels
 from simplerl.sweeps.slurm import QueuedJob, SlurmError
 from simplerl.sweeps.states import RunState, state_of
 
+LINE = 60  # characters of the last line in the table
 COLOURS = {
     "finished": "green",
     "running": "cyan",
@@ -125,7 +126,7 @@ def checked_command(sweep: Sweep, command: Sequence[str]) -> list[str]:
         raise ConfigError(f"{sweep.folder}/sweep.json: {script} is not {manifest.TRAIN}: start its command yourself.")
     if not Path(sweep.cwd).is_dir():
         raise ConfigError(f"{sweep.folder}/sweep.json: the folder {sweep.cwd} is missing: start the command elsewhere.")
-    if hidden := [argument for argument in arguments if argument.endswith(f"={HIDDEN}")]:
+    if hidden := [argument for argument in arguments if HIDDEN in argument]:
         key = hidden[0].partition("=")[0]
         raise ConfigError(f"{sweep.name}: the value of {key} was not stored: start the same command again with it.")
     return [str(manifest.TRAIN), *arguments]
@@ -158,7 +159,7 @@ def resume(sweep: Sweep) -> int:
 def sweep_table(sweep: Sweep, runs: Sequence[tuple[SweepRun, RunState]]) -> Table:
     """Return one row per run: state and SLURM job, progress, last reward and accuracy, hours, last log line.
 
-    Hours are GPU hours, or CPU hours if no run used a GPU."""
+    Hours are GPU hours, or CPU hours if no run used a GPU. Long reasons are shown in full below the table."""
     uses_gpus = any(state.gpu_hours for _, state in runs)
     names = labels([run for run, _ in runs])
     rows = []
@@ -170,13 +171,15 @@ def sweep_table(sweep: Sweep, runs: Sequence[tuple[SweepRun, RunState]]) -> Tabl
                 "" if state.reward is None else f"{state.reward:+.2f}",
                 "" if state.accuracy is None else f"{state.accuracy:.1%}",
                 f"{state.gpu_hours if uses_gpus else state.cpu_hours:.2f}",
-                state.note,
+                state.note if len(state.note) <= LINE else f"{state.note[:LINE]}…",
             ]
         )
         rows.append([Cell(names[run.folder]), Cell(f"{state.state}{job}", style=COLOURS[state.state]), *cells])
     caption = f"{sweep.name}  ({count_states([state for _, state in runs])})"
     columns = ["run", "state", "step", "reward", "accuracy", "GPU-h" if uses_gpus else "CPU-h", "last line"]
-    return Table("sweep", caption, columns, rows, align="llrrrrl", boxed=False, truncate_last=True)
+    faulty = [(names[run.folder], state) for run, state in runs if state.state in ("failed", "refused", "damaged")]
+    notes = [f"{name}: {state.note}" for name, state in faulty if len(state.note) > LINE]
+    return Table("sweep", caption, columns, rows, notes=notes, align="llrrrrl", boxed=False, truncate_last=True)
 
 
 def count_states(states: Sequence[RunState]) -> str:
