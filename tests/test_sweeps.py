@@ -405,4 +405,4 @@ def test_a_local_sweep_is_recorded_and_can_be_resumed(tmp_path: Path) -> None:
     nothing = python("sweep.py", "cancel", "lr", "--root", str(tmp_path))
     assert nothing.stdout.strip() == "SLURM jobs cancelled: none"
     unknown = python("sweep.py", "status", "other", "--root", str(tmp_path))
-    assert unknown.returncode == 2 and "Sweeps there: lr." in unknown.stderr
+    assert unknown.returncode == 2 and "Sweeps there: lr, long." in unknown.stderr
