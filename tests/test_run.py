@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -578,6 +579,17 @@ def test_a_model_that_diverges_while_sampling_is_named(tmp_path: Path, monkeypat
 
 
 # A disk that fills
+
+
+@pytest.mark.parametrize("name", ["rollouts", "evals", "checkpoints"])
+def test_a_file_in_place_of_a_folder_is_named(name: str, tmp_path: Path) -> None:
+    stopped = opened(tmp_path)
+    stopped.release()
+    (stopped.dir / name).write_text("")
+    with pytest.raises(RunFailed) as failed:
+        run(tmp_path)
+    said = rf"{stopped.dir}: {stopped.dir}/{name}\S* cannot be written \(\w[\w ]+\): move it away, and run the same .*"
+    assert re.fullmatch(said, str(failed.value))
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:

@@ -217,7 +217,11 @@ def written(root: Path, name: str, *runs: SweepRun, cwd: Path = ROOT) -> Sweep:
 
 @pytest.mark.parametrize("status", ["", '{"state": "runn', "[]", '{"id": 3}', '{"state": 5}', None])
 def test_one_damaged_run_does_not_hide_the_others(
-    status: str | None, small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    status: str | None,
+    small_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     damaged = tmp_path / "damaged"
     damaged.mkdir()
@@ -232,6 +236,11 @@ def test_one_damaged_run_does_not_hide_the_others(
     printed = capsys.readouterr().out
     assert "1 finished, 1 damaged" in printed and '"state": "finished"' in printed
     assert commands.show(sweep) == 0 and "1 finished, 1 damaged" in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "signal", lambda *_: None)
+        assert commands.resume(sweep) == 0
+    printed = capsys.readouterr().out
+    assert f"Left out: {damaged}/status.json " in printed and "Nothing to resume" in printed
 
 
 @pytest.mark.parametrize(

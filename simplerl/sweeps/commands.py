@@ -140,8 +140,11 @@ def resume(sweep: Sweep) -> int:
     running_here = any(state.state == "running" and state.job is None for _, state in rows)
     unfinished = [run for run, state in rows if state.needs_start and not (running_here and state.state == "pending")]
     commands = {tuple(run.command): None for run in unfinished}  # each command once, in order
+    for _, state in rows:
+        if state.state == "damaged":
+            print(f"Left out: {state.note}")
     if not commands:
-        print("Nothing to resume: every run is finished, queued or running.")
+        print("Nothing to resume: every run is finished, queued, running or left out.")
     status = 0
     signal.signal(signal.SIGINT, lambda *_: None)  # on Ctrl-C the run saves and ends, and so do we
     for command in commands:
