@@ -633,6 +633,17 @@ def test_a_disk_that_takes_not_even_the_status(tmp_path: Path, monkeypatch: pyte
         run(tmp_path)
 
 
+def test_a_run_whose_last_status_cannot_be_written_is_not_finished(tmp_path: Path) -> None:
+    stopped = opened(tmp_path)
+    stopped.set_status("running")
+    (stopped.dir / "status.json").unlink()
+    (stopped.dir / "status.json").mkdir()
+    with pytest.raises(ConfigError, match="status.json cannot be read"):
+        stopped.close("finished")
+    stopped.close("failed")
+    assert not is_locked(stopped.dir)
+
+
 # Secrets
 
 
