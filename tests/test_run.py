@@ -638,7 +638,7 @@ def test_a_run_whose_last_status_cannot_be_written_is_not_finished(tmp_path: Pat
     stopped.set_status("running")
     (stopped.dir / "status.json").unlink()
     (stopped.dir / "status.json").mkdir()
-    with pytest.raises(ConfigError, match="status.json cannot be read"):
+    with pytest.raises(ConfigError, match=r"status\.json cannot be read"):
         stopped.close("finished")
     stopped.close("failed")
     assert not is_locked(stopped.dir)

@@ -182,8 +182,8 @@ class Run:
         write_text(self.dir / "status.json", json.dumps(status, indent=1))
 
     def close(self, state: str, **more: Any) -> None:
-        """Write the final status, close the tracker and unlock the folder. Unless the run has finished, a failure to write
-        the status, as on a full disk, must not hide why the run has ended."""
+        """Write the final status, close the tracker and unlock the folder. Unless the run has finished, a failure to
+        write the status, as on a full disk, must not hide why the run has ended."""
         with suppress(*(() if state == "finished" else (OSError, ConfigError))):
             self.set_status(state, **more)
         if self.tracker is not None:
