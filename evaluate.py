@@ -5,7 +5,7 @@ The configuration is that of train.py; prompt, reward, sampler and evals are use
 
 from pathlib import Path
 
-from simplerl.cli import hydra_command
+from simplerl import exit_on_ctrl_c
 
 
 def show(folder: Path) -> None:
@@ -16,4 +16,7 @@ def show(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    exit_on_ctrl_c()
+    from simplerl.cli import hydra_command
+
     hydra_command("simplerl.evals.standalone.evaluate_model", show, label="eval_")

@@ -14,6 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from simplerl import exit_on_ctrl_c
 from simplerl.errors import ConfigError
 
 
@@ -32,6 +33,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
+    exit_on_ctrl_c()
     chosen = arguments()
     from simplerl.sweeps import commands, manifest
     from simplerl.sweeps.slurm import SlurmError

@@ -1,21 +1,25 @@
 """Train one run, or a sweep with -m: see README.md and `python train.py --help`."""
 
-import json
 from pathlib import Path
 
-from simplerl.cli import hydra_command
+from simplerl import exit_on_ctrl_c
 
 
 def show(folder: Path) -> None:
     """Write the report of a run, and print where it is and what the run reached."""
     from analysis.report import write_report
+    from simplerl.io.files import read_json
 
     report = write_report([folder], folder / "report.html")
-    summary = json.loads((folder / "summary.json").read_text())
-    both = [summary[when].get("eval/mean/accuracy") for when in ("first_evaluation", "last_evaluation")]
+    kinds = {"first_evaluation": dict, "last_evaluation": dict}
+    summary = read_json(folder / "summary.json", "remove status.json, and the same command writes both again", kinds)
+    both = [summary[when].get("eval/mean/accuracy") for when in kinds]
     outcome = "" if None in both else f"  (accuracy {both[0]:.1%} -> {both[1]:.1%})"
     print(f"Finished: {folder}{outcome}\nReport:   {report}")
 
 
 if __name__ == "__main__":
+    exit_on_ctrl_c()
+    from simplerl.cli import hydra_command
+
     hydra_command("simplerl.experiment.run_experiment", show)

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.json
-import pyarrow.parquet as pq
 
 from analysis.run_data import RunData, SourceError, flatten_config, parse_number
 from simplerl.io import files
+from simplerl.io.files import read_parquet
 from simplerl.runs.rollout_table import SCHEMA
 
 MAX_STEP = 2**53
@@ -137,6 +137,4 @@ def evaluation_folders(folder: Path) -> dict[int, Path]:
 
 def read_responses(file: Path, columns: list[str] | None = None) -> pd.DataFrame:
     """Return the responses in a rollout or samples.parquet file: `columns`, or all but the per-token ones."""
-    present = pq.read_schema(file).names
-    wanted = columns or ["set", *RESPONSE_COLUMNS]
-    return pq.read_table(file, columns=[name for name in wanted if name in present]).to_pandas()
+    return read_parquet(file, columns=columns or ["set", *RESPONSE_COLUMNS]).to_pandas()

@@ -25,6 +25,7 @@ class LocalLauncher(BasicLauncher):
 
         assert self.hydra_context is not None and self.config is not None
         if self.config.hydra.job.name == "evaluate":  # makes no run folders to record
+            Path(self.config.hydra.sweep.dir, "multirun.yaml").unlink(missing_ok=True)  # shows passwords
             return super().launch(job_overrides, initial_job_idx)
         setup_globals()
         runs = plan_runs(self.hydra_context.config_loader, self.config, job_overrides)

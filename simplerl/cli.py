@@ -9,11 +9,13 @@ import importlib
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -24,7 +26,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from simplerl.cluster import allocation
 from simplerl.config import all_settings, register
-from simplerl.errors import ConfigError
+from simplerl.config.secrets import hide_in_overrides
+from simplerl.errors import ConfigError, NonFinite, RunFailed
 
 logger = logging.getLogger(__name__)
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -46,29 +49,37 @@ def hydra_command(command: str, show: Callable[[Path], None], label: str = "") -
     def run(raw: DictConfig) -> None:
         if allocation.rank() > 0:
             sys.exit(allocation.join_ray_cluster())
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         job, mode, choices = HydraConfig.get().job, HydraConfig.get().mode, HydraConfig.get().runtime.choices
         if mode is RunMode.RUN and choices["sweep"] is not None:
             sys.exit(f"Configuration: sweep={choices['sweep']} consists of several runs: add -m.")
         OmegaConf.set_readonly(raw, False)
         raw.choices = {group: str(choice) for group, choice in choices.items() if "hydra/" not in group}
         if mode is RunMode.MULTIRUN:
-            logger.info("\nrun %s of the sweep: %s", job.num, ", ".join(HydraConfig.get().overrides.task))
+            shown = hide_in_overrides(HydraConfig.get().overrides.task)
+            logger.info("\nrun %s of the sweep: %s", job.num, ", ".join(shown))
         allocation.command_is_restartable = True
         module, _, name = command.rpartition(".")
         try:
             with allocation.driver_role():
                 folder = getattr(importlib.import_module(module), name)(raw, f"{label}{job.override_dirname}")
+            if mode is RunMode.RUN:
+                show(folder)
         except KeyboardInterrupt:
             print("Stopped by Ctrl-C: the same command resumes from the last checkpoint.", file=sys.stderr)
             sys.exit(CTRL_C)
         except Exception as error:
             status = print_error(error)
             if mode is RunMode.MULTIRUN and status in (FAILED, BAD_CONFIGURATION):
+                if isinstance(error, ConfigError) and not label:
+                    from simplerl.runs.folder import run_folder
+                    from simplerl.runs.status import record_refusal
+
+                    resolved: Any = OmegaConf.to_container(raw, resolve=True, enum_to_str=True)
+                    record_refusal(run_folder(resolved, job.override_dirname), resolved, error)
                 # Hydra's launcher continues with the other runs, then prints this message and exits with status 1.
                 raise CompactHydraException("A run of the sweep failed (see above); the others were run.") from None
             sys.exit(status)
-        if mode is RunMode.RUN:
-            show(folder)
 
     run.__module__ = Path(sys.argv[0]).stem  # Hydra takes the job name from it: train or evaluate
     register()
@@ -89,8 +100,19 @@ def print_error(error: Exception) -> int:
     if isinstance(error, ConfigError):
         print(f"Configuration: {error}", file=sys.stderr)
         return BAD_CONFIGURATION
+    from simplerl.io.files import disk_full
     from simplerl.runs.folder import INTERRUPTED, Interrupted
 
+    full = "" if isinstance(error, RunFailed) else disk_full(error)
+    if full:
+        print(f"Failed: {full}: free some space, and run the same command again.", file=sys.stderr)
+        return FAILED
+    if isinstance(error, NonFinite):
+        print(f"Failed: {error}: choose another model or an earlier checkpoint.", file=sys.stderr)
+        return FAILED
+    if isinstance(error, RunFailed):
+        print(f"Failed: {error}", file=sys.stderr)
+        return FAILED
     if isinstance(error, Interrupted):
         print(f"Stopped by {error} after saving: the same command resumes the run.", file=sys.stderr)
         return INTERRUPTED

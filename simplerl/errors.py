@@ -1,10 +1,27 @@
-"""The error that users see as one sentence. Short, because every other module may import it."""
+"""The errors that users see as one sentence. Short, because every other module may import it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class ConfigError(ValueError):
     """A setting or input that cannot work; the message is one sentence that names it and the remedy."""
+
+
+class RunFailed(RuntimeError):
+    """A run that cannot continue for a known reason; the message is one sentence that names it and the remedy."""
+
+
+class NonFinite(RuntimeError):
+    """A loss, gradient, weight or logit is infinite or NaN. `batch` is the minibatch on which it occurred, if any."""
+
+    def __init__(self, what: str, batch: Any = None) -> None:
+        super().__init__(f"{what} is not finite")
+        self.what, self.batch = what, batch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.what, self.batch)
 
 
 def require(condition: bool, message: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from simplerl.config import Config
 from simplerl.config.load import load
+from simplerl.errors import NonFinite, RunFailed
 
 if TYPE_CHECKING:
     from simplerl.backends import Backend
@@ -30,7 +31,6 @@ def run_experiment(raw: DictConfig, label: str) -> Path:
     import torch
 
     from simplerl.data.task import prepare_task
-    from simplerl.engine.worker import NonFinite
     from simplerl.runs.folder import Interrupted, Run
 
     resolved: dict[str, Any] = OmegaConf.to_container(raw, resolve=True, enum_to_str=True)  # type: ignore[assignment]
@@ -58,13 +58,41 @@ def run_experiment(raw: DictConfig, label: str) -> Path:
         run.close("interrupted", reason="second Ctrl-C")
         raise
     except BaseException as error:
-        if isinstance(error, NonFinite):
-            path = run.save_nonfinite(str(error), vars(error.batch))
-            logger.error("%s: the batch was saved to %s", error, path)
-        run.close("failed", reason=f"{type(error).__name__}: {error}")
+        explained = explain_failure(error, config, run)
+        run.close("failed", reason=f"{type(error).__name__}: {explained or error}")
+        if explained:
+            raise RunFailed(f"{run.dir}: {explained}") from error
         raise
     run.close("finished")
     return run.dir
+
+
+def explain_failure(error: BaseException, config: Config, run: Run) -> str:
+    """Return the reason and the remedy, in one sentence, if training has diverged or files cannot be written; otherwise
+    "". Saves the batch of a non-finite loss or gradient."""
+    from simplerl.io.files import disk_full
+    from simplerl.runs.checkpoints import checkpoints
+
+    saved = checkpoints(run.dir / ("warmup/checkpoints" if run.phase == "warmup" else "checkpoints"))
+    if isinstance(error, NonFinite):
+        kept = ""
+        if batch := getattr(error, "batch", None):
+            with suppress(OSError, RuntimeError):  # a full disk must not hide this error
+                kept = f" (its batch: {run.save_nonfinite(str(error), vars(batch)).name})"
+        key, optimizer = "train.policy.lr", config.train.policy
+        if run.phase == "warmup":
+            key, optimizer = "warmup.optimizer.lr", config.warmup.optimizer
+        start = f" from the last good weights, model.path={saved[-1]}/policy" if saved else ""
+        return (
+            f"{error} at {run.phase} step {run.step}{kept}, and the same command would fail again: start another run"
+            f"{start} with a lower {key} (now {optimizer.lr:g})."
+        )
+    if reason := disk_full(error):
+        last = f"resumes from {saved[-1].name}" if saved else "starts again"
+        return f"{reason}: free some space or set run.root to another disk, and the same command {last}."
+    if isinstance(error, OSError) and str(error.filename or "").startswith(str(run.dir)):
+        return f"{error.filename} cannot be written ({error.strerror}): move it away, and run the same command again."
+    return ""
 
 
 def steps_by_phase(config: Config, task: Task) -> dict[str, int]:

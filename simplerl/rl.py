@@ -38,7 +38,7 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
     assert task.schedule is not None
     algorithm, steps, folder = config.algorithm, task.schedule.steps, run.dir / "checkpoints"
     plan = update_plan(config, task)
-    checkpoint, step = last_checkpoint(folder)
+    checkpoint, step = last_checkpoint(folder, steps)
     state = saved_state(checkpoint) or {"rollouts": {}, "algorithm": algorithm.state}
     roles = backend.roles(start, checkpoint)
     run.begin("rl", step)

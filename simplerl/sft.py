@@ -8,7 +8,7 @@ from simplerl.config import Aggregation, Config
 from simplerl.data.task import Task
 from simplerl.engine.batching import collate, permutation, token_weights
 from simplerl.evals.metrics import prefixed
-from simplerl.runs.checkpoints import last_checkpoint, write_checkpoint
+from simplerl.runs.checkpoints import last_checkpoint, verify_checkpoint, write_checkpoint
 from simplerl.runs.folder import Interrupted, Run
 from simplerl.runs.progress import StepProgress
 from simplerl.types import Batch
@@ -21,10 +21,11 @@ def warm_up(config: Config, task: Task, backend: Backend, run: Run) -> str:
         return config.model.path
     result = run.dir / "warmup" / "model"
     if result.exists():
+        verify_checkpoint(result)
         return str(result / "policy")
     folder = run.dir / "warmup" / "checkpoints"
     steps = optimizer_steps(config, task)
-    checkpoint, step = last_checkpoint(folder)
+    checkpoint, step = last_checkpoint(folder, steps)
     model = backend.sft_model(config.model.path, config.warmup.optimizer, steps, checkpoint)
     run.begin("warmup", step)
     with StepProgress("warmup", step, steps) as progress:

@@ -66,3 +66,9 @@ def verl_score(
 def verl_dict(data_source: str, solution_str: str, ground_truth: str, extra_info: Any) -> dict[str, Any]:
     """A reward in verl's form that returns a dict."""
     return {"score": 0.2, "acc": False, "pred": ground_truth, "format": 1.0, "note": "a text"}
+
+
+def judged(response: str, problem: Problem, *, api_key: str, auth: dict[str, Any], **_: Any) -> Score:
+    """Score like `digits`, if the secrets of a remote judge have arrived."""
+    assert (api_key, auth["password"]) == ("sk-12345", 98765)
+    return digits(response, problem)

@@ -195,7 +195,7 @@ def test_a_non_finite_loss_does_not_count_as_a_lost_rank(
 ) -> None:
     """It stops the run and leaves the whole minibatch in the run folder, as in a single process."""
     from simplerl.cluster.ranks import RankGroup
-    from simplerl.engine.worker import NonFinite
+    from simplerl.errors import NonFinite, RunFailed
 
     real = RankGroup.optimizer_step
 
@@ -203,9 +203,9 @@ def test_a_non_finite_loss_does_not_count_as_a_lost_rank(
         return real(self, minibatch.with_(advantages=minibatch.advantages / 0), loss, entropy)
 
     monkeypatch.setattr(RankGroup, "optimizer_step", spoilt)
-    with pytest.raises(NonFinite, match="the loss is not finite") as caught:
+    with pytest.raises(RunFailed, match="the loss is not finite") as caught:
         run(tmp_path, *ALONE)
-    assert len(caught.value.batch) == 8
+    assert isinstance(caught.value.__cause__, NonFinite) and len(caught.value.__cause__.batch) == 8
     assert len(list(tmp_path.glob("*/nonfinite.pt"))) == 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from micro_runs import ROOT
@@ -58,3 +59,13 @@ def test_the_full_traceback_is_available_on_request() -> None:
     command = [sys.executable, "train.py", "reward=lenien"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" in done.stderr and "MissingConfigException" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["train.py"], ["evaluate.py"], ["sweep.py", "status"]])
+def test_ctrl_c_during_the_imports_ends_quietly(command: list[str], tmp_path: Path) -> None:
+    """The first slow import of each command is replaced by a module during whose import Ctrl-C is pressed."""
+    for module in ("hydra", "rich"):
+        (tmp_path / f"{module}.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nimport time\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

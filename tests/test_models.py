@@ -146,6 +146,21 @@ def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
 
 
+def _spoil(value: float) -> Callable[[Path], None]:
+    """Return a function that sets one weight, of the last layer's MLP, to this value."""
+
+    def spoil(path: Path) -> None:
+        weights = load_file(path)
+        weights["model.layers.1.mlp.up_proj.weight"][3, 5] = value
+        save_file(weights, path, {"format": "pt"})
+
+    return spoil
+
+
+def _scale(path: Path) -> None:
+    save_file({name: weight * 1e17 for name, weight in load_file(path).items()}, path, {"format": "pt"})
+
+
 def _without(path: Path) -> None:
     weights = load_file(path)
     save_file({name: weight for name, weight in weights.items() if "mlp" not in name}, path, {"format": "pt"})
@@ -156,6 +171,10 @@ def _without(path: Path) -> None:
     [
         (Path.unlink, "the weights cannot be loaded (Error no file named model.safetensors"),
         (_cut, "the weights cannot be loaded (Error while deserializing header"),
+        (_spoil(float("nan")), "weight model.layers.1.mlp.up_proj.weight is not finite, as after training that has "),
+        (_spoil(float("-inf")), "weight model.layers.1.mlp.up_proj.weight is not finite"),
+        (_spoil(1e30), "weight model.layers.1.mlp.up_proj.weight is not finite"),
+        (_scale, "its logits are not finite, because its weights are too large"),
         (_without, "6 weights are missing, such as model.layers.0.mlp.down_proj.weight"),
     ],
 )
@@ -172,6 +191,39 @@ def test_a_folder_without_tokenizer_is_named(tmp_path: Path) -> None:
     tiny.policy().save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"contains no tokenizer|cannot be loaded"):
         load_tokenizer(ModelConfig(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda weight: {"weight": weight / 0}, "is damaged (it is not finite)"),
+        (lambda weight: {"weight": weight[:, :7].contiguous()}, "is damaged (its shape is (1, 7), not (1, "),
+        (lambda weight: {"other": weight}, "is damaged ('weight')"),
+    ],
+)
+def test_a_bad_value_head_is_refused_by_a_sentence(change: Any, said: str, tmp_path: Path) -> None:
+    Critic.load(MICRO, Precision.float32, "cpu", seed=0).save_pretrained(tmp_path)
+    head = tmp_path / models.VALUE_HEAD
+    save_file(change(load_file(head)["weight"]), head)
+    with pytest.raises(ConfigError) as refused:
+        Critic.load(ModelConfig(str(tmp_path)), Precision.float32, "cpu", seed=None)
+    assert str(refused.value).startswith(f"{head} ") and said in str(refused.value)
+
+
+@pytest.mark.parametrize("missing", [1, 40])
+def test_a_tokenizer_with_more_ids_than_the_embedding_is_refused(missing: int, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(MICRO)
+    tokenizer.save_pretrained(tmp_path)
+    tiny.hf_config(vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    assert len(load_tokenizer(ModelConfig(str(tmp_path)))) == len(tokenizer)
+    tiny.hf_config(vocab_size=len(tokenizer) - missing).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError) as refused:  # no weights are needed to see it
+        load_tokenizer(ModelConfig(str(tmp_path)))
+    assert str(refused.value) == (
+        f"model.path={tmp_path}: its tokenizer has token ids up to {len(tokenizer) - 1}, but its embedding has "
+        f"{len(tokenizer) - missing} rows: use the tokenizer that the model was trained with, or call "
+        f"resize_token_embeddings({len(tokenizer)}) and save the model."
+    )
 
 
 @pytest.mark.parametrize("heads", [4, 2])

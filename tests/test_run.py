@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import re
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,15 +19,28 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from micro_runs import ROOT, SMALL, composed, differences, outcome, rows, run
 from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
+import train
+from analysis.folders import read_responses
+from simplerl.backends.roles import Roles
+from simplerl.cli import print_error
+from simplerl.config import OptimizerConfig
 from simplerl.config.load import load
-from simplerl.engine.optimizer import read_step
-from simplerl.errors import ConfigError
+from simplerl.config.secrets import hide_in_overrides, hide_secrets, is_secret
+from simplerl.engine.optimizer import TorchStepper
+from simplerl.engine.worker import Worker
+from simplerl.errors import ConfigError, RunFailed
+from simplerl.evals.standalone import show as show_results
+from simplerl.experiment import run_experiment
 from simplerl.io.files import read_jsonl, write_text
 from simplerl.runs.checkpoints import checkpoints, last_checkpoint, loading_checkpoint, write_checkpoint
 from simplerl.runs.folder import Run, run_folder
+from simplerl.runs.status import is_locked
 
 
 def opened(root: Path, *overrides: str, label: str = "test") -> Run:
@@ -128,33 +145,164 @@ def test_old_checkpoints_go_and_so_does_what_kills_left_behind(tmp_path: Path) -
     assert sorted(p.name for p in folder.iterdir()) == ["step_000010", "step_000100", "step_best"]
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    with (
-        pytest.raises(ConfigError, match=r"step_000004 is damaged \(.*optimizer\.json.*\): remove it"),
-        loading_checkpoint(tmp_path / "step_000004"),
-    ):
-        read_step(tmp_path)
-    with pytest.raises(FileNotFoundError), loading_checkpoint(None):
-        read_step(tmp_path)
+# Damaged
+
+
+def _edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def _edit_tensors(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def _rename(tensors: dict[str, Any]) -> None:
+    name = next(iter(tensors))
+    tensors["other"] = tensors.pop(name)
+
+
+# What somebody or a disk may do to the last checkpoint, and what the refusal says.
+HARMS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "empty state": (lambda c: (c / "state.json").write_text(""), "state.json is damaged"),
+    "cut state": (lambda c: (c / "state.json").write_text('{"step": 1'), "state.json is damaged"),
+    "foreign state": (lambda c: (c / "state.json").write_text('{"epoch": 1}'), "step is missing"),
+    "state of the future": (lambda c: _edit(c / "state.json", step=60), "state.json has changed"),
+    "edited loop state": (
+        lambda c: _edit(c / "state.json", state={"rollouts": {"batches": 9}}),
+        "state.json has changed",
+    ),
+    "edited config": (lambda c: _edit(c / "policy/config.json", num_hidden_layers=1), "policy/config.json has changed"),
+    "edited optimizer step": (
+        lambda c: _edit(c / "policy/optimizer.json", optimizer_step=0),
+        "optimizer.json has changed",
+    ),
+    "another step": (lambda c: c.rename(c.with_name("step_000009")), "state.json is of step 2"),
+    "no config": (lambda c: (c / "critic/config.json").unlink(), "critic/config.json is missing"),
+    "no weights": (lambda c: (c / "policy/model.safetensors").unlink(), "policy/model.safetensors is missing"),
+    "cut weights": (
+        lambda c: os.truncate(c / "policy/model.safetensors", 5000),
+        "policy/model.safetensors has changed",
+    ),
+    "no moments": (
+        lambda c: _edit_tensors(c / "critic/optimizer.safetensors", dict.clear),
+        "critic/optimizer.safetensors has changed",
+    ),
+    "a folder": (lambda c: ((c / "state.json").unlink(), (c / "state.json").mkdir()), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_harmed_checkpoint_is_refused_by_a_sentence(harm: str, small_run: Path, tmp_path: Path) -> None:
+    checkpoint = shutil.copytree(small_run / "checkpoints/step_000002", tmp_path / "step_000002")
+    assert last_checkpoint(tmp_path, 3) == (checkpoint, 2)
+    do, said = HARMS[harm]
+    do(checkpoint)
+    with pytest.raises(ConfigError, match=said) as refused:
+        last_checkpoint(tmp_path, 3)
+    message = str(refused.value)
+    assert message.startswith(f"{tmp_path}/step_0") and "\n" not in message
+    assert message.endswith(": remove it, and the same command resumes from the previous checkpoint.")
+
+
+def test_a_checkpoint_beyond_the_run_is_refused(small_run: Path) -> None:
+    with pytest.raises(ConfigError, match="of step 3, but the run has 2 steps"):
+        last_checkpoint(small_run / "checkpoints", 2)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [("", "Expecting value"), ('{"step": 1', "Expecting"), ("[]", "no object")]
+    ("change", "said"),
+    [
+        (dict.clear, "is absent, not "),
+        (_rename, "is absent, not "),
+        (
+            lambda tensors: tensors.update({name: t[..., :-1].contiguous() for name, t in tensors.items()}),
+            "is .*, not ",
+        ),
+        (lambda tensors: tensors.update(more=torch.zeros(2)), r"more is \(2,\), not absent"),
+    ],
 )
-def test_a_cut_file_of_a_run_is_named(content: str, said: str, tmp_path: Path) -> None:
-    state = tmp_path / "step_000001" / "state.json"
-    state.parent.mkdir()
-    state.write_text(content)
-    with pytest.raises(ConfigError, match=rf"state.json is damaged \(.*{said}.*\): remove it"):
-        last_checkpoint(tmp_path)
+def test_moments_of_another_model_are_refused(
+    change: Callable[[dict[str, Any]], Any], said: str, small_run: Path, tmp_path: Path
+) -> None:
+    """Fused AdamW would write past the end of moments that are too small."""
+    place = shutil.copytree(small_run / "checkpoints/step_000002/policy", tmp_path / "policy")
+    _edit_tensors(place / "optimizer.safetensors", change)
+    model = AutoModelForCausalLM.from_pretrained(place)
+    refused = pytest.raises(ConfigError, match=rf"step_000007 is damaged \(.*optimizer.safetensors: .*{said}")
+    with refused, loading_checkpoint(tmp_path / "step_000007"):
+        TorchStepper(model, OptimizerConfig(lr=1e-3), 8).load(place)
 
 
-def test_a_folder_with_an_empty_configuration_is_named(tmp_path: Path) -> None:
-    run = opened(tmp_path)
+def _resume(folder: Path) -> None:
+    """Open the folder as the next attempt of its run would."""
+    run = opened(folder.parent)
+    try:
+        run.start()
+        run.begin("rl", 1)
+        assert not run.finished and not run.changed
+    finally:
+        run.release()
+
+
+def _in_place(path: Path, content: str | bytes) -> None:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+FAULTS: dict[str, Callable[[Path], Any]] = {
+    "empty": lambda path: _in_place(path, ""),
+    "cut": lambda path: _in_place(path, path.read_bytes()[: path.stat().st_size // 2]),
+    "binary": lambda path: _in_place(path, b"\x89PNG\r\n\x1a\n\x00\xff" * 40),
+    "a list": lambda path: _in_place(path, "[1, 2]\n[3]\n"),
+    "foreign": lambda path: _in_place(path, '{"id": 12, "step": "3", "state": 1, "seed": "x"}\n{"id": 13}\n'),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a loop of links": lambda path: (path.unlink(), path.symlink_to(path)),
+}
+FILES: dict[str, Callable[[Path], Any]] = {
+    "config.yaml": _resume,
+    "environment.json": _resume,
+    "status.json": _resume,
+    "metrics.jsonl": _resume,
+    "summary.json": train.show,
+    "results.json": show_results,
+    "rollouts/step_000000.parquet": lambda folder: read_responses(folder / "rollouts/step_000000.parquet"),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a run that has logged two steps and was killed."""
+    run = opened(tmp_path_factory.mktemp("stopped"))
+    run.start()
+    for step in range(2):
+        run.log("rl", step, {"reward/mean": 0.5})
+    run.write_summary("policy")
     run.release()
-    (run.dir / "config.yaml").write_text("")
-    with pytest.raises(ConfigError, match=r"config\.yaml is damaged"):
-        opened(tmp_path)
+    shutil.copytree(small_run / "rollouts", run.dir / "rollouts")
+    shutil.copy(small_run / "evals/step_000000/results.json", run.dir)
+    return run.dir
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_of_a_run_is_one_sentence(
+    name: str, fault: str, stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analysis.report.write_report", lambda folders, out: out)  # the report has tests of its own
+    folder = shutil.copytree(stopped, tmp_path / stopped.name)
+    FAULTS[fault](folder / name)
+    if name == "metrics.jsonl" and fault in ("empty", "cut"):  # appending stopped there
+        FILES[name](folder)
+        assert len(list(read_jsonl(folder / name))) == (fault == "cut")
+        return
+    with pytest.raises(ConfigError) as refused:
+        FILES[name](folder)
+    message = str(refused.value)
+    assert message.startswith(f"{folder / name} ") and "remove" in message and "\n" not in message, message
+    if name in ("config.yaml", "environment.json", "status.json") and fault != "a folder":
+        (folder / name).unlink()  # the remedy
+        _resume(folder)
 
 
 def test_a_removal_that_is_killed_leaves_no_false_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +337,7 @@ def test_metrics_are_repaired_after_a_cut_line(tmp_path: Path) -> None:
     ] + [("rl", s) for s in range(4)]
     path.write_text(whole[:-9])  # a kill within the last line
     run.begin("rl", 4)
-    assert len(read_jsonl(run.dir / "metrics.jsonl")) == 6
+    assert len(list(read_jsonl(run.dir / "metrics.jsonl"))) == 6
 
 
 def test_begin_forgets_evaluations_of_later_weights(tmp_path: Path) -> None:
@@ -205,7 +353,7 @@ def test_begin_forgets_evaluations_of_later_weights(tmp_path: Path) -> None:
 def test_begin_without_metrics(tmp_path: Path) -> None:
     run = opened(tmp_path)
     run.begin("rl", 0)
-    assert read_jsonl(run.dir / "metrics.jsonl") == [] and run.status()["state"] == "running"
+    assert list(read_jsonl(run.dir / "metrics.jsonl")) == [] and run.status()["state"] == "running"
 
 
 # Who may write
@@ -365,7 +513,7 @@ def test_checkpoints_are_the_models_that_the_numbers_speak_of(small_run: Path) -
     """They load with their tokenizer; the sampler's log-probs of the next step are those of the policy, and the KL is
     from the model that the warm-up made, all by plain Hugging Face calls."""
     import pandas as pd
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     folder = small_run / "checkpoints/step_000002/policy"
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -387,23 +535,160 @@ def test_checkpoints_are_the_models_that_the_numbers_speak_of(small_run: Path) -
     assert abs(line["rollout/kl"]) > 1e-4
 
 
+DIVERGING = ["train.policy.lr=1e30", "train.policy.grad_clip=1e9", "train.policy.warmup_fraction=0", "evals.every=0"]
+
+
+def _diverge(root: Path, *overrides: str) -> tuple[str, Path]:
+    with pytest.raises(RunFailed) as failed:
+        run(root, *DIVERGING, *overrides)
+    (folder,) = root.iterdir()
+    message, status = str(failed.value), json.loads((folder / "status.json").read_text())
+    assert message.startswith(f"{folder}: ") and "\n" not in message
+    assert message.endswith("start another run with a lower train.policy.lr (now 1e+30).")
+    assert status["state"] == "failed" and status["reason"].startswith("NonFinite: ")
+    assert not list(folder.glob("checkpoints/*"))
+    return message, folder
+
+
 def test_a_run_that_stops_being_finite_leaves_its_batch(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="is not finite"):
-        run(
-            tmp_path,
-            "train.policy.lr=1e30",
-            "train.policy.grad_clip=1e9",
-            "train.policy.warmup_fraction=0",
-            "evals.every=0",
-        )
-    (folder,) = tmp_path.iterdir()
+    message, folder = _diverge(tmp_path)
     saved = torch.load(folder / "nonfinite.pt", weights_only=True)
-    assert (
-        "is not finite" in saved["what"] and saved["tokens"].shape == saved["mask"].shape == saved["advantages"].shape
+    assert "is not finite at rl step 0 (its batch: " in message and "is not finite" in saved["what"]
+    assert saved["tokens"].shape == saved["mask"].shape == saved["advantages"].shape
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    """The only update makes them absurd, and no later loss shows it."""
+    message, folder = _diverge(tmp_path, "train.steps=1", "train.minibatch_size=16")
+    assert "weight model.embed_tokens.weight of policy is not finite at rl step 1, " in message
+    assert not (folder / "nonfinite.pt").exists() and not (folder / "summary.json").exists()
+
+
+def test_a_model_that_diverges_while_sampling_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Roles.sync
+
+    def sync(self: Roles) -> None:
+        real(self)
+        for _, weight in self.models["policy"].named_weights():
+            weight.fill_(float("nan"))
+        real(self)
+
+    monkeypatch.setattr(Roles, "sync", sync)
+    with pytest.raises(RunFailed, match="a logit of the sampled model is not finite at rl step 0, "):
+        run(tmp_path)
+
+
+# A disk that fills
+
+
+@pytest.mark.parametrize("name", ["rollouts", "evals", "checkpoints"])
+def test_a_file_in_place_of_a_folder_is_named(name: str, tmp_path: Path) -> None:
+    stopped = opened(tmp_path)
+    stopped.release()
+    (stopped.dir / name).write_text("")
+    with pytest.raises(RunFailed) as failed:
+        run(tmp_path)
+    said = rf"{stopped.dir}: {stopped.dir}/{name}\S* cannot be written \(\w[\w ]+\): move it away, and run the same .*"
+    assert re.fullmatch(said, str(failed.value))
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    """The limit on the size of a file acts like a full disk: the weights of step 2 do not fit, after those of step 1.
+    Then the same command completes the run."""
+    real, limits = Worker.save, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save(self: Worker, folder: Path) -> None:
+        if "step_000002" in str(folder):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 15, limits[1]))
+        real(self, folder)
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Worker, "save", save)
+            with pytest.raises(RunFailed) as failed:
+                run(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (folder,) = tmp_path.iterdir()
+    assert str(failed.value) == (
+        f"{folder}: a file is too large: free some space or set run.root to another disk, and the same command resumes "
+        "from step_000001."
     )
-    status = json.loads((folder / "status.json").read_text())
-    assert status["state"] == "failed" and "NonFinite" in status["reason"]
-    assert not (folder / "checkpoints").exists()
+    assert print_error(failed.value) == 1
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step_000001"]  # no half checkpoint
+    assert not is_locked(folder)
+    assert run(tmp_path) == folder and json.loads((folder / "status.json").read_text())["state"] == "finished"
+
+
+def test_a_disk_that_takes_not_even_the_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write_rollouts(*_: Any) -> None:
+        monkeypatch.setattr("simplerl.runs.folder.write_text", full)
+        full()
+
+    monkeypatch.setattr(Run, "write_rollouts", write_rollouts)
+    with pytest.raises(RunFailed, match=r"the disk is full: free some space .* and the same command starts again"):
+        run(tmp_path)
+
+
+def test_a_run_whose_last_status_cannot_be_written_is_not_finished(tmp_path: Path) -> None:
+    stopped = opened(tmp_path)
+    stopped.set_status("running")
+    (stopped.dir / "status.json").unlink()
+    (stopped.dir / "status.json").mkdir()
+    with pytest.raises(ConfigError, match=r"status\.json cannot be read"):
+        stopped.close("finished")
+    stopped.close("failed")
+    assert not is_locked(stopped.dir)
+
+
+# Secrets
+
+
+def test_secrets_reach_the_function_but_no_file(tmp_path: Path) -> None:
+    raw = composed(tmp_path, "tracking=wandb", "tracking.mode=offline", "train.steps=1", "evals.every=0")
+    raw.reward = {
+        "_target_": "light_rewards.judged",
+        "_partial_": True,
+        "api_key": "sk-12345",
+        "eos_token": "<e>",
+        "auth": {"password": 98765, "user": "me"},
+    }
+    folder = run_experiment(raw, "reward.api_key=sk-12345,+reward.auth.password=98765,+reward.eos_token=<e>,seed=0")
+    assert folder.name.startswith("reward.eos_token-_e_seed-0-")
+    config = yaml.safe_load((folder / "config.yaml").read_text())["reward"]
+    assert config["api_key"] == "(hidden)" == config["auth"]["password"]
+    assert config["eos_token"] == "<e>" and config["auth"]["user"] == "me"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert [path for path in files if b"sk-12345" in path.read_bytes() or b"98765" in path.read_bytes()] == []
+    assert run_experiment(raw, "other") == folder  # resumed: hidden values are not compared
+
+
+def test_no_shipped_setting_is_taken_for_a_secret() -> None:
+    settings: Any = OmegaConf.to_container(composed(Path("runs")), resolve=True)
+    assert hide_secrets(settings) == settings
+
+
+SECRETS = """token key api_key apiKey API_KEY OPENAI_KEY hf_token access_token auth-token password db_password passwd
+secret client_secret secret_key judge.credentials a.b.private_key wandb_api_key"""
+
+
+@pytest.mark.parametrize("key", SECRETS.split())
+def test_a_secret_is_recognized_by_its_key(key: str) -> None:
+    assert is_secret(f"reward.{key}")
+    assert hide_in_overrides([f"+reward.{key}='a=b,c'", "seed=1"]) == [f"+reward.{key}=(hidden)", "seed=1"]
+    last = key.rpartition(".")[2]
+    nested = "+judge={{url: 'http://a:1', {0}: {1}, limit: 3, more: [{{{0}: {1}}}]}}"
+    assert hide_in_overrides([nested.format(last, "'a, b'")]) == [nested.format(last, "(hidden)")]
+    assert hide_secrets({"reward": [{last: "abc", "limit": 3}]}) == {"reward": [{last: "(hidden)", "limit": 3}]}
+
+
+def test_other_keys_are_shown() -> None:
+    keys = "max_new_tokens eos_token stop_tokens tokens_per_micro_batch keys monkey tokenizer stop_token keep keyword"
+    assert not [key for key in keys.split() if is_secret(f"sampling.{key}")]
 
 
 # Signals, to the real command

@@ -70,7 +70,7 @@ def test_a_refill_trains_on_groups_with_spread_alone(tmp_path: Path) -> None:
 
 def test_a_teacher_with_another_vocabulary_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "other"
-    tiny.policy(vocab_size=300).save_pretrained(other)
+    tiny.policy(vocab_size=400).save_pretrained(other)
     AutoTokenizer.from_pretrained(ROOT / "assets/micro_base").save_pretrained(other)
     tokenizer = json.loads((other / "tokenizer.json").read_text())
     tokenizer["added_tokens"].append({**tokenizer["added_tokens"][-1], "id": 299, "content": "<another>"})

@@ -59,6 +59,32 @@ def test_bootstrap_within_items() -> None:
     assert bootstrap_within_items([0, 1]).se is None
 
 
+@pytest.mark.parametrize("kind", ["binary", "few values", "lengths", "rare"])
+def test_many_items_have_the_bootstrap_interval_without_resampling_each(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    values = {
+        "binary": rng.random(11_000) < 0.4,
+        "few values": rng.binomial(8, 0.3, 11_000) / 8,
+        "lengths": rng.lognormal(5, 1, 11_000),
+        "rare": np.arange(11_000) < 2,  # a normal interval would reach below 0
+    }[kind]
+    fast = bootstrap_mean(values)
+    monkeypatch.setattr("simplerl.evals.statistics.MANY_ITEMS", 10**9)
+    slow = bootstrap_mean(values, resamples=2000)
+    assert slow.se is not None and slow.low is not None and slow.high is not None
+    assert fast.mean == slow.mean and fast.se == pytest.approx(slow.se, rel=0.08)
+    assert (fast.low, fast.high) == pytest.approx((slow.low, slow.high), abs=0.2 * slow.se)
+    assert fast.low is not None and fast.low >= 0
+
+
+def test_many_items_sampled_again() -> None:
+    values = (np.random.default_rng(0).random((11_000, 4)) < 0.5).astype(float)
+    # Half of the answers are correct: the variance of the mean is at most 0.25 / 44,000, and 3/4 of it within items.
+    assert bootstrap_within_items(values).se == pytest.approx(math.sqrt(0.75 * 0.25 / 44_000), rel=0.03)
+
+
 def test_one_item_has_no_standard_error() -> None:
     found = bootstrap_mean([1.0])
     assert (found.mean, found.se, found.low, found.high) == (1.0, None, None, None)

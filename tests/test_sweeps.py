@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,12 +24,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from simplerl.config import register
 from simplerl.config.load import load
+from simplerl.errors import ConfigError
 from simplerl.runs.folder import run_folder
 from simplerl.runs.provenance import Usage, reserved_devices, total_slurm_cpus
+from simplerl.runs.status import record_refusal
+from simplerl.sweeps import commands, manifest
 from simplerl.sweeps.launch import follow_runs
-from simplerl.sweeps.manifest import SweepRun
+from simplerl.sweeps.manifest import Sweep, SweepRun
 from simplerl.sweeps.slurm import QueuedJob, SlurmError
-from simplerl.sweeps.states import state_of
+from simplerl.sweeps.states import last_row, state_of
 
 SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 
@@ -173,6 +178,159 @@ def test_following_survives_a_busy_controller_and_jobs_that_have_ended(
     assert "squeue failed: Socket timed out. Trying again." in said and "pending" in said
 
 
+# Damaged and foreign folders
+
+
+def written(root: Path, name: str, *runs: SweepRun, cwd: Path = ROOT) -> Sweep:
+    sweep = Sweep(root / ".sweeps" / name, str(cwd), runs=list(runs))
+    sweep.folder.mkdir(parents=True)
+    sweep.write()
+    return sweep
+
+
+@pytest.mark.parametrize("status", ["", '{"state": "runn', "[]", '{"id": 3}', '{"state": 5}', None])
+def test_one_damaged_run_does_not_hide_the_others(
+    status: str | None,
+    small_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    if status is None:
+        (damaged / "status.json").mkdir()
+    else:
+        (damaged / "status.json").write_text(status)
+    sweep = written(tmp_path, "it", entry(small_run), entry(damaged))
+    state = state_of(sweep.runs[1], None)
+    assert state.state == "damaged" and state.note.startswith(f"{damaged}/status.json ") and not state.needs_start
+    assert commands.show_all(tmp_path) == 0 == commands.show(sweep, as_json=True)
+    printed = capsys.readouterr().out
+    assert "1 finished, 1 damaged" in printed and '"state": "finished"' in printed
+    assert commands.show(sweep) == 0 and "1 finished, 1 damaged" in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "signal", lambda *_: None)
+        assert commands.resume(sweep) == 0
+    printed = capsys.readouterr().out
+    assert f"Left out: {damaged}/status.json " in printed and "Nothing to resume" in printed
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"runs": []}',
+        '{"cwd": "/", "created": "now", "runs": [{"folder": "x"}]}',
+        '{"cwd": "/", "created": "now", "runs": [3]}',
+        '{"cwd": 3, "created": "now", "runs": []}',
+    ],
+)
+def test_a_damaged_sweep_is_named_and_left_out(content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    written(tmp_path, "good", entry(tmp_path / "run"))
+    bad = written(tmp_path, "bad", entry(tmp_path / "run")).folder / "sweep.json"
+    bad.write_text(content)
+    assert [sweep.name for sweep in manifest.all_sweeps(tmp_path)] == ["good"]
+    assert f"Left out: {bad} " in caplog.text and manifest.find("good", tmp_path).name == "good"
+    with pytest.raises(ConfigError, match=r"bad/sweep.json is damaged \(.*\): remove it"):
+        manifest.find("bad", tmp_path)
+
+
+def test_only_our_own_program_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+
+    def start(command: list[str], **_: Any) -> Any:
+        started.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("simplerl.sweeps.commands.subprocess.run", start)
+    before = signal.getsignal(signal.SIGINT)
+    evil = tmp_path / "train.py"
+    evil.write_text("raise SystemExit('stolen')")
+    strangers = {
+        "another program": (["-c", "print(1)"], ROOT, "is not"),
+        "a file of that name": (
+            ["train.py", "-m"],
+            tmp_path,
+            "is not .*/train.py: start its command yourself",
+        ),
+        "its full path": ([str(evil)], ROOT, "is not"),
+        "a folder that is gone": ([str(ROOT / "train.py")], tmp_path / "gone", "gone is missing"),
+        "a secret": (["train.py", "-m", "+reward.api_key=sk-1"], ROOT, "the value of .reward.api_key was not stored"),
+    }
+    for name, (command, cwd, said) in strangers.items():
+        run = SweepRun(["seed=0"], str(tmp_path / "run"), command, "local")
+        with pytest.raises(ConfigError, match=said):
+            commands.resume(written(tmp_path, name, run, cwd=cwd))
+    assert started == [] and "sk-1" not in (tmp_path / ".sweeps/a secret/sweep.json").read_text()
+    assert commands.resume(written(tmp_path, "ours", entry(tmp_path / "run"))) == 0
+    assert started == [[sys.executable, str(ROOT / "train.py"), f"hydra.sweep.dir='{tmp_path}/.sweeps/ours'"]]
+    signal.signal(signal.SIGINT, before)
+
+
+HOLD = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print('held', flush=True); input()"
+
+
+@pytest.mark.parametrize("named", ["itself", "another of ours", "another program", "nobody", "everybody", "init"])
+def test_only_the_process_of_the_run_is_cancelled(
+    named: str, small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The status.json of a folder that came from elsewhere may name any process."""
+    folder = shutil.copytree(small_run, tmp_path / "run")
+    other = tmp_path / "other.lock"
+
+    def hold(lock: Path, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", HOLD, str(lock), *arguments]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        return process
+
+    ours, elsewhere, stranger = hold(folder / ".lock", "train.py"), hold(other, "train.py"), hold(other.with_suffix(""))
+    pids = {"itself": ours.pid, "another of ours": elsewhere.pid, "another program": stranger.pid, "nobody": 0}
+    pid = (pids | {"everybody": -1, "init": 1})[named]
+    status = {**json.loads((folder / "status.json").read_text()), "state": "running", "pid": pid}
+    (folder / "status.json").write_text(json.dumps(status))
+    commands.cancel(written(tmp_path, "it", entry(folder)))
+    said = capsys.readouterr().out
+    for process in (elsewhere, stranger, *([] if named == "itself" else [ours])):
+        assert process.poll() is None
+        process.kill()
+    if named == "itself":
+        assert ours.wait(10) == -signal.SIGTERM and "will save and exit" in said
+    else:
+        assert f"process {pid} is not the train.py that holds its .lock: not stopped." in said
+
+
+def test_a_refused_run_is_reported_as_refused(small_run: Path, tmp_path: Path) -> None:
+    new, old = tmp_path / "new", shutil.copytree(small_run, tmp_path / "old")
+    for folder in (new, old):
+        record_refusal(folder, {"api_key": "sk-1"}, ConfigError("data.path=a?key=sk-1 does not exist: correct it."))
+        state = state_of(entry(folder), None)
+        assert (state.state, state.needs_start) == ("refused", True)
+        assert state.note == "data.path=a?key=(hidden) does not exist: correct it."
+    assert state_of(entry(old), None).attempts == 1
+    with open(old / ".lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        record_refusal(old, {}, ConfigError("is in use by another process"))
+    assert state_of(entry(old), None).note.startswith("data.path=")
+
+
+def test_metrics_are_read_from_the_end(tmp_path: Path) -> None:
+    """Even if the file is too large to be read."""
+    path = tmp_path / "metrics.jsonl"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+        file.seek(0, 2)
+        for step in range(3000):
+            row = {"step": step, "phase": "rl", "reward/mean": step / 10}
+            row |= {"eval/mean/accuracy": 0.5} if step == 0 else {}
+            file.write(b"\n" + json.dumps(row).encode())
+        file.write(b'\n{"step": 3000, "reward/mean"')
+    assert last_row(path, "reward/mean")["step"] == 2999 and last_row(path, "eval/mean/accuracy")["step"] == 0
+
+
 def test_hours_of_a_slurm_job(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [total_slurm_cpus(text) for text in ("8", "8(x2)", "8(x2),4", "128(x16)")] == [8, 16, 20, 2048]
     for name, value in {
@@ -193,8 +351,11 @@ def test_a_local_sweep_is_recorded_and_can_be_resumed(tmp_path: Path) -> None:
     sweep = ["-m", *SMALL, f"model.path={model()}", f"run.root={tmp_path}", "train.steps=1", "evals.every=0"]
     sweep += ["train.policy.lr=0.0001,1e+30", "train.policy.grad_clip=1e9", "train.policy.warmup_fraction=0"]
 
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+
     def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
     refused = python("train.py", *sweep, "train.minibatch_size=8,7")
     assert refused.returncode == 1 and not list(tmp_path.glob(".sweeps/*"))
@@ -206,12 +367,24 @@ def test_a_local_sweep_is_recorded_and_can_be_resumed(tmp_path: Path) -> None:
     report = python("-m", "analysis.report", f"{tmp_path}/.sweeps/lr", "--out", str(tmp_path / "report.html"))
     assert report.returncode == 0 and (tmp_path / "report.html").exists(), report.stderr
     table = python("sweep.py", "status", "lr", "--root", str(tmp_path)).stdout
-    assert "lr  (1 finished, 1 failed)" in table and "train.policy.lr=1e+30" in table and "NonFinite" in table
+    assert "lr  (1 finished, 1 failed)" in table and "train.policy.lr=1e+30" in table and "NonFinite: " in table
     assert "lr" in python("sweep.py", "status", "--root", str(tmp_path)).stdout
     again = python("sweep.py", "resume", "lr", "--root", str(tmp_path))
     assert again.returncode == 1 and "train.policy.lr=0.0001: already finished" in again.stdout
     assert "train.policy.lr=1e+30: failed, resumes" in again.stdout
+    judge = ["reward._target_=light_rewards.judged", "+reward.api_key=sk-123", "+reward.auth={password: pw-123}"]
+    context = ["prompt.max_tokens=400,500", f"hydra.sweep.dir={tmp_path}/.sweeps/long"]
+    bad = python("train.py", *sweep[:-3], *judge, *context)
+    assert bad.returncode == 1 and "Sweep long: 2 refused" in bad.stdout, bad.stdout + bad.stderr
+    table = python("sweep.py", "status", "long", "--root", str(tmp_path)).stdout
+    assert "long  (2 refused)" in table and "prompt.max_tokens=400 + sampling" in table
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"-123" in path.read_bytes()]
+    assert list(tmp_path.rglob("*-123*")) == []
+    resumed = python("sweep.py", "resume", "long", "--root", str(tmp_path))
+    assert resumed.returncode == 2 and resumed.stderr == (
+        "long: the value of +reward.api_key was not stored: start the same command again with it.\n"
+    )
     nothing = python("sweep.py", "cancel", "lr", "--root", str(tmp_path))
     assert nothing.stdout.strip() == "SLURM jobs cancelled: none"
     unknown = python("sweep.py", "status", "other", "--root", str(tmp_path))
-    assert unknown.returncode == 2 and "Sweeps there: lr." in unknown.stderr
+    assert unknown.returncode == 2 and "Sweeps there: lr, long." in unknown.stderr

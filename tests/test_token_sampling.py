@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 import torch
 
+from simplerl.errors import NonFinite
 from simplerl.samplers.token_sampling import sample_tokens, uniforms
 from simplerl.types import Sampling
 
@@ -66,3 +67,22 @@ def test_top_k_and_top_p_keep_the_most_likely_tokens(sampling: Sampling, kept: l
     want = {[0.05, 0.3, 0.5, 0.15].index(p): p / sum(kept) for p in kept}
     assert {token: count / 1000 for token, count in have.items()} == pytest.approx(want, abs=2e-3)
     assert logprobs.exp().tolist() == pytest.approx([want[token] for token in tokens.tolist()], abs=1e-5)
+
+
+SAMPLINGS = [Sampling(0.0), Sampling(1.0), Sampling(0.7), Sampling(1.0, top_p=0.9), Sampling(1.0, top_k=3)]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("vocabulary", [40, 5000])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_refused(value: float, vocabulary: int, sampling: Sampling) -> None:
+    """They used to give the token id `vocabulary`. One -inf is a token that cannot be sampled; all are a fault."""
+    logits, uniform = torch.zeros(3, vocabulary), torch.full((3,), 0.5, dtype=torch.float64)
+    logits[0, 0] = -math.inf
+    tokens, logprobs = sample_tokens(logits, uniform, sampling)
+    assert int(tokens.max()) < vocabulary and bool(torch.isfinite(logprobs).all())
+    logits[1, 7] = value
+    with pytest.raises(NonFinite, match="a logit of the sampled model is not finite"):
+        sample_tokens(logits, uniform, sampling)
+    with pytest.raises(NonFinite):
+        sample_tokens(torch.full((3, vocabulary), -math.inf), uniform, sampling)

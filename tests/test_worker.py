@@ -27,7 +27,8 @@ from simplerl.algorithms.losses import (
 from simplerl.config import Aggregation, KLConfig, KLEstimator, KLPlace, OptimizerConfig, Precision
 from simplerl.engine.batching import minibatches, token_weights
 from simplerl.engine.models import Critic, output_weight
-from simplerl.engine.worker import NonFinite, UpdatePlan, Worker
+from simplerl.engine.worker import UpdatePlan, Worker
+from simplerl.errors import NonFinite
 from simplerl.types import Batch
 
 # Adam's first steps are the signs of the gradients, whose last bits would then count as much as their first ones;

@@ -24,7 +24,8 @@ from simplerl.algorithms.losses import Loss
 from simplerl.cluster.health import Limits, Process, this_process, thread_stacks, wait_for_results
 from simplerl.cluster.layout import Sharding
 from simplerl.cluster.weights import Bucket, buckets
-from simplerl.engine.worker import NonFinite, UpdateMixin, Worker
+from simplerl.engine.worker import UpdateMixin, Worker
+from simplerl.errors import NonFinite
 from simplerl.types import Batch
 
 logger = logging.getLogger(__name__)

@@ -34,10 +34,10 @@ from simplerl.engine.optimizer import (
     TorchStepper,
     adamw,
     learning_rate,
-    read_step,
+    read_moments,
     write_step,
 )
-from simplerl.engine.tensors import TensorFiles, shard_name, write_index
+from simplerl.engine.tensors import shard_name, write_index
 from simplerl.engine.worker import Forward
 
 
@@ -212,8 +212,8 @@ class DeepSpeedStepper:
                 yield f"{key}.{name}", deepspeed.utils.safe_get_full_optimizer_state(parameter, key)
 
     def load(self, folder: Path) -> None:
-        self.step_count = read_step(folder)
-        tensors = TensorFiles(folder, OPTIMIZER)
+        shapes = {name: getattr(parameter, "ds_shape", parameter.shape) for name, parameter in self.names.items()}
+        self.step_count, tensors = read_moments(folder, shapes)
         if not self.step_count:
             return
         # This rank's shard of the master weights, as the optimizer holds it: flat tensors.

@@ -21,7 +21,9 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from simplerl.config import ModelConfig, Precision
+from simplerl.engine.tensors import nonfinite_tensor
 from simplerl.errors import ConfigError
+from simplerl.io.files import reading
 
 transformers_logging.disable_progress_bar()
 logger = logging.getLogger(__name__)
@@ -52,10 +54,18 @@ AttentionMaskInterface.register("sdpa_float32", sdpa_mask)
 
 
 def load_tokenizer(model: ModelConfig) -> Any:
-    """Load the tokenizer of a model. Raises ConfigError if it is missing or cannot be loaded."""
+    """Load the tokenizer of a model. Raises ConfigError if it is missing, cannot be loaded, or has token ids that the
+    model's embedding lacks."""
     tokenizer = _from_hub(AutoTokenizer, model)
     if not tokenizer("1")["input_ids"]:  # transformers creates an empty one if a folder has none
         raise ConfigError(f"model.path={model.path} contains no tokenizer: save the tokenizer to the model's folder.")
+    rows, largest = load_hf_config(model).get_text_config().vocab_size, max(tokenizer.get_vocab().values())
+    if largest >= rows:
+        raise ConfigError(
+            f"model.path={model.path}: its tokenizer has token ids up to {largest}, but its embedding has {rows} rows: "
+            f"use the tokenizer that the model was trained with, or call resize_token_embeddings({largest + 1}) and "
+            "save the model."
+        )
     return tokenizer
 
 
@@ -104,6 +114,11 @@ def _load(kind: Any, model: ModelConfig, precision: Precision, device: str) -> A
         raise ConfigError(f"model.path={model.path}: the weights cannot be loaded ({reason}).") from error
     if missing := sorted(report["missing_keys"]):
         raise ConfigError(f"model.path={model.path}: {len(missing)} weights are missing, such as {missing[0]}.")
+    if broken := nonfinite_tensor(loaded.named_parameters()):
+        raise ConfigError(
+            f"model.path={model.path}: weight {broken} is not finite, as after training that has diverged: choose "
+            "another model or an earlier checkpoint."
+        )
     return loaded
 
 
@@ -121,6 +136,11 @@ def _check_linear_head(policy: PreTrainedModel, path: str) -> None:
     hidden = policy.base_model(tokens, use_cache=False).last_hidden_state
     ours = hidden @ output_weight(policy).T
     theirs = policy(tokens, use_cache=False).logits
+    if not bool(torch.isfinite(theirs).all()):
+        raise ConfigError(
+            f"model.path={path}: its logits are not finite, because its weights are too large, as after training that "
+            "has diverged: choose another model or an earlier checkpoint."
+        )
     if not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3):
         raise ConfigError(
             f"model.path={path}: {type(policy).__name__} changes its logits after the output layer (soft-capping, "
@@ -161,9 +181,22 @@ class Critic(nn.Module):
         if seed is None and not head.exists():
             raise ConfigError(f"{model.path} is not a saved critic: {VALUE_HEAD} is missing.")
         if head.exists():
-            with torch.no_grad():
-                critic.value_head.weight.copy_(load_file(head)["weight"])
+            critic._load_head(head)
         return critic
+
+    @torch.no_grad()
+    def _load_head(self, path: Path) -> None:
+        with reading(path, "choose another model or an earlier checkpoint"):
+            try:
+                weight = load_file(path)["weight"]
+            except (SafetensorError, KeyError) as error:
+                raise ValueError(str(error)) from error
+            if weight.shape != self.value_head.weight.shape:
+                expected = tuple(self.value_head.weight.shape)
+                raise ValueError(f"its shape is {tuple(weight.shape)}, not {expected}")
+            if nonfinite_tensor([("weight", weight)]):
+                raise ValueError("it is not finite")
+        self.value_head.weight.copy_(weight)
 
 
 class _TokenLogprobs(torch.autograd.Function):

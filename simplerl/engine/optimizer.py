@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from simplerl.config import OptimizerConfig, Schedule
 from simplerl.engine.tensors import TensorFiles
+from simplerl.errors import ConfigError
+from simplerl.io.files import read_json
 
 OPTIMIZER, STEP_FILE = "optimizer", "optimizer.json"  # optimizer*.safetensors has tensors <moment>.<parameter name>
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -84,18 +86,18 @@ class TorchStepper:
 
     def save(self, folder: Path) -> None:
         tensors = {}
-        for name, parameter in self.names.items():
+        for name, parameter in self.names.items() if self.step_count else ():
+            state = self.optimizer.state.get(parameter)  # None: it has had no gradient
             for key in MOMENTS:
-                if parameter in self.optimizer.state:
-                    tensors[f"{key}.{name}"] = self.optimizer.state[parameter][key].cpu()
+                tensors[f"{key}.{name}"] = (torch.zeros_like(parameter) if state is None else state[key]).detach().cpu()
         save_file(tensors, folder / f"{OPTIMIZER}.safetensors")
         write_step(folder, self.step_count)
 
     def load(self, folder: Path) -> None:
-        self.step_count = read_step(folder)
-        tensors = TensorFiles(folder, OPTIMIZER)
-        for name, parameter in self.names.items():
-            if f"exp_avg.{name}" in tensors:
+        shapes = {name: parameter.shape for name, parameter in self.names.items()}
+        self.step_count, tensors = read_moments(folder, shapes)
+        if self.step_count:
+            for name, parameter in self.names.items():
                 self.optimizer.state[parameter] = {
                     "step": torch.tensor(float(self.step_count), device=parameter.device),  # required by fused AdamW
                     **{key: tensors[f"{key}.{name}"].to(parameter.device) for key in MOMENTS},
@@ -106,5 +108,15 @@ def write_step(folder: Path, step: int) -> None:
     (folder / STEP_FILE).write_text(json.dumps({"optimizer_step": step}))
 
 
-def read_step(folder: Path) -> int:
-    return int(json.loads((folder / STEP_FILE).read_text())["optimizer_step"])
+def read_moments(folder: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[int, TensorFiles]:
+    """Return the number of optimizer steps taken, and the saved moments, whose names and shapes must be those of the
+    parameters: fused AdamW would write past the end of a smaller tensor. Raises ConfigError."""
+    step: int = read_json(folder / STEP_FILE, kinds={"optimizer_step": int})["optimizer_step"]
+    tensors = TensorFiles(folder, OPTIMIZER)
+    expected = {f"{key}.{name}": tuple(shapes[name]) for name in shapes for key in MOMENTS} if step else {}
+    found = {name: tensors.shape(name) for name in tensors.names}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            wanted, shape = (str(x.get(name, "absent")) for x in (expected, found))
+            raise ConfigError(f"{folder}/{OPTIMIZER}.safetensors: {name} is {shape}, not {wanted}: remove this folder.")
+    return step, tensors

@@ -10,13 +10,15 @@ File names and index follow Hugging Face, so `from_pretrained` reads both forms.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
+
+from simplerl.io.files import read_json
 
 _CHUNK = 1 << 20  # elements per chunk of a checksum
 _CHUNK_FACTOR = 0x9E3779B97F4A7C15
@@ -40,7 +42,8 @@ class TensorFiles:
     def __init__(self, folder: Path, stem: str) -> None:
         index = folder / f"{stem}.safetensors.index.json"
         if index.exists():
-            self._files = {name: folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+            files = read_json(index, kinds={"weight_map": dict})["weight_map"]
+            self._files = {name: folder / file for name, file in files.items()}
         else:
             path = folder / f"{stem}.safetensors"
             with safe_open(path, "pt") as file:
@@ -50,13 +53,25 @@ class TensorFiles:
     def names(self) -> list[str]:
         return list(self._files)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._files
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor without reading it."""
+        with safe_open(self._files[name], "pt") as file:
+            return tuple(file.get_slice(name).get_shape())
 
     def __getitem__(self, name: str) -> Tensor:
         with safe_open(self._files[name], "pt") as file:
             tensor: Tensor = file.get_tensor(name)
             return tensor
+
+
+@torch.no_grad()
+def nonfinite_tensor(named: Iterable[tuple[str, Tensor]]) -> str:
+    """Return the name of the first tensor with an infinite or NaN element, or with elements so large that their squares
+    overflow, as after an update with an absurd learning rate; "" if there is none.
+
+    All tensors are visited, because reading a sharded weight is collective over its ranks."""
+    broken = [name for name, tensor in named if not bool(torch.isfinite(tensor.float().norm()))]
+    return broken[0] if broken else ""
 
 
 @lru_cache(maxsize=2)

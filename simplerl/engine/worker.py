@@ -23,15 +23,9 @@ from simplerl.config import Aggregation, OptimizerConfig, Precision
 from simplerl.engine.batching import micro_batches, minibatches, token_weights
 from simplerl.engine.models import Critic, output_weight, token_logprobs
 from simplerl.engine.optimizer import Stepper, TorchStepper
+from simplerl.engine.tensors import nonfinite_tensor
+from simplerl.errors import NonFinite
 from simplerl.types import Batch
-
-
-class NonFinite(RuntimeError):
-    """A loss or gradient is infinite or NaN. `batch` is the minibatch on which it occurred."""
-
-    def __init__(self, what: str, batch: Batch) -> None:
-        super().__init__(f"{what} is not finite")
-        self.what, self.batch = what, batch
 
 
 @dataclass(frozen=True)
@@ -248,7 +242,10 @@ class Worker(UpdateMixin):
                 yield name, parameter.detach()
 
     def save(self, folder: Path) -> None:
-        """Save a Hugging Face folder with the model, the tokenizer (if any) and the optimizer state (if trainable)."""
+        """Save a Hugging Face folder with the model, the tokenizer (if any) and the optimizer state (if trainable).
+        Raises NonFinite, before anything is written, if a weight is not finite."""
+        if broken := nonfinite_tensor(self.named_weights()):
+            raise NonFinite(f"weight {broken} of {folder.name}")
         self.ranks.save(self.model, folder)
         if self.tokenizer is not None and self.ranks.is_main:
             self.tokenizer.save_pretrained(folder)

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from simplerl.config import EvalsConfig
+from simplerl.config.secrets import hide_secrets
 from simplerl.evals.behaviour import TEXT_METRICS
 from simplerl.evals.statistics import (
     Array,
@@ -35,7 +36,7 @@ from simplerl.evals.statistics import (
     majority_vote_accuracy,
     pass_at_k,
 )
-from simplerl.io.files import atomic_file, write_text
+from simplerl.io.files import atomic_file, read_parquet, write_text
 from simplerl.runs.rollout_table import SCHEMA, rollout_table
 from simplerl.types import FINISH_LENGTH, FINISH_STOP, Prompt, Rollout
 
@@ -74,7 +75,7 @@ def evaluate(
         "sampling": asdict(evals.sampling),
         "stop": asdict(evals.format.stop),
         "reward": grader.name,
-        "reward_keywords": grader.keywords,
+        "reward_keywords": hide_secrets(grader.keywords),
         "reward_source": grader.source,
         "weights": weights,
         "seed": seed,
@@ -141,7 +142,8 @@ def _samples_table(items: Sequence[_Item], rollouts: Sequence[Rollout], step: in
 def _read_rows(out: Path | None) -> pa.Table:
     """Return all rows that earlier attempts wrote to a folder."""
     files = [] if out is None else [*sorted((out / "parts").glob("*.parquet")), out / "samples.parquet"]
-    tables = [pq.read_table(file, schema=SAMPLES_SCHEMA) for file in files if file.exists()]
+    remedy = "remove it, and the same command samples its responses again"
+    tables = [read_parquet(file, remedy, schema=SAMPLES_SCHEMA) for file in files if file.exists()]
     return pa.concat_tables([SAMPLES_SCHEMA.empty_table(), *tables])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
@@ -22,16 +20,18 @@ from simplerl.data.task import Task, check_model_available, check_rewards, prepa
 from simplerl.engine.models import context_length, load_hf_config, load_tokenizer
 from simplerl.errors import ConfigError
 from simplerl.evals.evaluate import Stream, evaluate
+from simplerl.io.files import read_json, read_yaml
 from simplerl.io.tables import Table, text_cells
 from simplerl.rewards.pool import Grader
 from simplerl.runs.folder import run_folder
+from simplerl.runs.status import AGAIN
 
 logger = logging.getLogger(__name__)
 
 
 def show(folder: Path) -> None:
     """Print the table of results of an evaluation."""
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = read_json(folder / "results.json", AGAIN, {"sets": dict, "mean": dict, "weights": str, "samples": int})
     # Do not squeeze the table into the 80 columns that rich assumes for a log file.
     console = Console(width=None if Console().is_terminal else 160)
     console.print(results_table(results))
@@ -89,7 +89,7 @@ def compare_prompts(config: Config) -> None:
     for folder in Path(config.model.path).resolve().parents:
         trained = folder / "config.yaml"
         if (folder / "status.json").exists() and trained.exists():
-            trained_with = yaml.safe_load(trained.read_text(encoding="utf-8"))["prompt"]["name"]
+            trained_with = read_yaml(trained, AGAIN, {"prompt": dict})["prompt"].get("name")
             prompt = (config.evals.prompt or config.prompt).name
             if prompt != trained_with:
                 message = "%s was trained with prompt=%s but is evaluated with prompt=%s."

@@ -23,6 +23,8 @@ from simplerl.rewards.numeric import parse_number
 RESAMPLES = 10_000
 LEVEL = 0.95
 Z = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
+MANY_ITEMS = 10_000  # of a benchmark, above which resamples are not made item by item
+FEW_VALUES = 64
 _CHUNK = 4_000_000  # random numbers generated at a time, to limit memory
 
 Array = NDArray[np.float64]
@@ -64,8 +66,16 @@ def _chunks(resamples: int, numbers: int) -> list[int]:
 
 
 def _resampled_means(items: Array, rng: np.random.Generator, resamples: int) -> Array:
-    """Return [R] means of N values sampled with replacement from `items` [N]."""
+    """Return [R] means of N values sampled with replacement from `items` [N].
+
+    For many items the sums are sampled at once: exactly, as multinomial counts of the distinct values, if those are
+    few; otherwise from the normal distribution to which the mean of so many values converges."""
     count = len(items)
+    if count > MANY_ITEMS:
+        values, counts = np.unique(items, return_counts=True)
+        if len(values) <= FEW_VALUES:
+            return rng.multinomial(count, counts / count, size=resamples) @ values / count
+        return rng.normal(items.mean(), items.std() / math.sqrt(count), size=resamples)
     return np.concatenate(
         [items[rng.integers(0, count, size=(rows, count))].mean(1) for rows in _chunks(resamples, count)]
     )
@@ -83,6 +93,10 @@ def bootstrap_within_items(values: ArrayLike) -> Interval:
     if samples < 2:
         return Interval(float(array.mean()), None, None, None)
     rng = np.random.default_rng(0)
+    if count > MANY_ITEMS:
+        spread = math.sqrt(float(array.var(1).sum()) / samples) / count
+        resampled = rng.normal(array.mean(), spread, size=RESAMPLES).clip(array.min(), array.max())
+        return _percentile_interval(float(array.mean()), resampled)
     means = []
     for rows in _chunks(RESAMPLES, array.size):
         chosen = rng.integers(0, samples, size=(rows, count, samples))

@@ -1,7 +1,13 @@
-"""Checkpoints of a run: `<folder>/step_<step>`, complete if it holds state.json. A checkpoint is written atomically."""
+"""Checkpoints of a run: `<folder>/step_<step>`, complete if it holds state.json. A checkpoint is written atomically.
+
+state.json records the step, the state of the training loop, and size and digest of every file of the checkpoint. A
+checkpoint whose files differ from that record is refused, so that no run silently resumes from an edited config.json,
+truncated weights, or the step of another run.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -16,6 +22,8 @@ from simplerl.io.files import atomic_folder, read_json
 
 STATE = "state.json"  # in every complete checkpoint
 CHECKPOINT = re.compile(r"[.]?step_\d{6,}")  # with a leading dot: a checkpoint that was being written
+_KINDS = {"step": int, "state": dict | None, "files": dict, "digest": str}
+_HASHED_BYTES = 1 << 26  # of a larger file only the size is recorded
 
 
 def write_checkpoint(
@@ -30,26 +38,63 @@ def write_checkpoint(
     if not (checkpoint / STATE).exists():
         with atomic_folder(checkpoint) as folder:
             write(folder)
-            (folder / STATE).write_text(json.dumps({"step": step, "state": state}))
+            names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+            record = {"step": step, "state": state, "files": {name: _fingerprint(folder / name) for name in names}}
+            (folder / STATE).write_text(json.dumps({**record, "digest": _digest(record)}))
     return checkpoint
+
+
+def _fingerprint(path: Path) -> list[Any]:
+    """Return the size of a file in bytes, and its digest unless it is large."""
+    size = path.stat().st_size
+    return [size, hashlib.sha256(path.read_bytes()).hexdigest()[:16] if size <= _HASHED_BYTES else None]
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()[:16]
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return the complete checkpoints in a folder, oldest first."""
-    return sorted(path for path in folder.glob("step_*") if CHECKPOINT.fullmatch(path.name) and (path / STATE).exists())
+    found = (path for path in folder.glob("step_*") if CHECKPOINT.fullmatch(path.name) and (path / STATE).exists())
+    return sorted(found, key=lambda path: int(path.name.partition("_")[2]))
 
 
-def last_checkpoint(folder: Path) -> tuple[Path | None, int]:
-    """Return the newest complete checkpoint and its step, or (None, 0) if there is none."""
+def last_checkpoint(folder: Path, steps: int | None = None) -> tuple[Path | None, int]:
+    """Return the newest complete checkpoint and its step, or (None, 0) if there is none. Raises ConfigError if its
+    files are not those that were saved, or its step exceeds the `steps` of the run."""
     complete = checkpoints(folder)
     if not complete:
         return None, 0
-    return complete[-1], int(read_json(complete[-1] / STATE)["step"])
+    last = complete[-1]
+    step = verify_checkpoint(last)
+    with loading_checkpoint(last):
+        if int(last.name.partition("_")[2]) != step:
+            raise ConfigError(f"{STATE} is of step {step}")
+        if steps is not None and step > steps:
+            raise ConfigError(f"{STATE} is of step {step}, but the run has {steps} steps")
+    return last, step
+
+
+def verify_checkpoint(checkpoint: Path) -> int:
+    """Return the step of a checkpoint. Raises ConfigError if one of its files has changed since it was saved."""
+    with loading_checkpoint(checkpoint):
+        record = read_json(checkpoint / STATE, kinds=_KINDS)
+        digest = record.pop("digest")
+        if digest != _digest(record):
+            raise ConfigError(f"{STATE} has changed since it was saved")
+        for name, saved in record["files"].items():
+            path = checkpoint / name
+            if not path.is_file():
+                raise ConfigError(f"{name} is missing")
+            if _fingerprint(path) != saved:
+                raise ConfigError(f"{name} has changed since it was saved")
+    return int(record["step"])
 
 
 def saved_state(checkpoint: Path | None) -> dict[str, Any] | None:
     """Return the state of the loop that was saved with a checkpoint, or None without one."""
-    return None if checkpoint is None else read_json(checkpoint / STATE).get("state")
+    return None if checkpoint is None else read_json(checkpoint / STATE, kinds=_KINDS)["state"]
 
 
 @contextmanager
@@ -60,10 +105,10 @@ def loading_checkpoint(checkpoint: Path | None) -> Iterator[None]:
     """
     try:
         yield
-    except (ConfigError, OSError, KeyError, json.JSONDecodeError, SafetensorError) as error:
+    except (ConfigError, OSError, KeyError, ValueError, SafetensorError) as error:
         if checkpoint is None:
             raise
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = str(error).strip().splitlines()[0].partition(": remove ")[0].partition(": choose ")[0].rstrip(".")
         raise ConfigError(
             f"{checkpoint} is damaged ({reason}): remove it, and the same command resumes from the previous checkpoint."
         ) from error

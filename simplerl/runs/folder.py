@@ -23,7 +23,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,12 +33,14 @@ import yaml
 
 from simplerl.config import Config
 from simplerl.config.schema import result_neutral_keys
+from simplerl.config.secrets import hide_in_label, hide_secrets
 from simplerl.errors import ConfigError
 from simplerl.io.files import atomic_file, read_json, read_jsonl, read_yaml, write_text
 from simplerl.rewards.pool import source_digest
 from simplerl.runs.checkpoints import CHECKPOINT, STATE, checkpoints, write_checkpoint
 from simplerl.runs.provenance import Usage, differ, environment
 from simplerl.runs.rollout_table import rollout_table
+from simplerl.runs.status import AGAIN, read_status
 from simplerl.runs.tracking import Tracker
 from simplerl.types import Rollout
 
@@ -50,6 +52,10 @@ INTERRUPTED = 75  # exit status after saving on a stop signal (EX_TEMPFAIL: try 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 NOT_HASHED = ("run", "tracking", "choices")  # groups of settings that do not change what a run computes
 CHANGEABLE = ("backend", "sampler")  # groups that may differ when a run is resumed by run.dir
+CUT = "remove that line, or the file"
+_CONFIG_KINDS = {"seed": int, "run": dict, "choices": dict}  # the first and the last of the settings
+METRICS_KINDS = {"phase": str, "step": int}
+_ENVIRONMENT_KINDS = {"python": str, "packages": dict, "earlier": list | None}
 
 
 class Interrupted(Exception):
@@ -66,7 +72,7 @@ def run_folder(resolved: dict[str, Any], label: str, kind: str = "") -> Path:
     digest = hashlib.sha256(json.dumps([settings, kind] if kind else settings, sort_keys=True).encode()).hexdigest()[:8]
     if found := sorted(root.glob(f"*-{digest}")):
         return found[0]
-    label = re.sub(r"[^A-Za-z0-9.-]+", "_", label.replace("=", "-")).strip("_")
+    label = re.sub(r"[^A-Za-z0-9.-]+", "_", hide_in_label(label, resolved).replace("=", "-")).strip("_")
     if len(label) > MAX_LABEL:  # keep the end, where sweeps put what they vary, such as the seed
         label = f"{label[: MAX_LABEL // 2]}..{label[-MAX_LABEL // 2 :]}"
     return root / f"{label or 'default'}-{digest}"
@@ -104,25 +110,32 @@ class Run:
             self._lock_folder()
         except OSError as error:
             raise ConfigError(f"{self.dir} cannot be written ({error.strerror}): set run.root or run.dir.") from error
-        known = self.dir / "config.yaml"
-        if known.exists():
-            _check_same_run(read_yaml(known), resolved, self.dir)
-        self.attempt = self.status().get("attempt", -1) + 1
-        self.usage = Usage.after(self.status())
+        try:
+            known = self.dir / "config.yaml"
+            if os.path.lexists(known):
+                _check_same_run(read_yaml(known, AGAIN, _CONFIG_KINDS), hide_secrets(resolved), self.dir)
+            status = self.status()
+        except ConfigError:
+            self.release()
+            raise
+        self.attempt = status.get("attempt", -1) + 1
+        self.usage = Usage.after(status)
+        self.phase, self.step = "rl", 0  # of the next line of metrics.jsonl
         self.stop_signal: int | None = None
         self.tracker: Tracker | None = None
 
     def start(self) -> None:
         """Start a new attempt: write config.yaml and environment.json, and open the tracker."""
-        write_text(self.dir / "config.yaml", yaml.safe_dump(self.resolved, sort_keys=False, allow_unicode=True))
+        written = hide_secrets(self.resolved)
+        write_text(self.dir / "config.yaml", yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
         self._write_environment()
-        self.tracker = Tracker(self.config.tracking, self.dir, self.resolved)
+        self.tracker = Tracker(self.config.tracking, self.dir, written)
 
     def _write_environment(self) -> None:
         """Write environment.json. Environments of earlier attempts that differ are kept under the key "earlier"."""
         path, now = self.dir / "environment.json", self._environment()
-        before = read_json(path) if path.exists() else now
-        earlier = before.pop("earlier", [])
+        before = read_json(path, AGAIN, _ENVIRONMENT_KINDS) if os.path.lexists(path) else now
+        earlier = before.pop("earlier", None) or []
         if differ(before, now):
             logger.warning("code, packages or reward function have changed since the last attempt: see %s", path)
             earlier.append(before)
@@ -135,7 +148,7 @@ class Run:
     def changed(self) -> bool:
         """Whether code, packages or reward function have changed since the last attempt."""
         path = self.dir / "environment.json"
-        return path.exists() and differ(read_json(path), self._environment())
+        return path.exists() and differ(read_json(path, AGAIN, _ENVIRONMENT_KINDS), self._environment())
 
     def _lock_folder(self) -> None:
         """Lock the folder. Raises ConfigError if another process holds the lock."""
@@ -154,8 +167,7 @@ class Run:
 
     def status(self) -> dict[str, Any]:
         """Return the content of status.json, or {} if there is none."""
-        path = self.dir / "status.json"
-        return read_json(path) if path.exists() else {}
+        return read_status(self.dir)
 
     @property
     def finished(self) -> bool:
@@ -170,8 +182,10 @@ class Run:
         write_text(self.dir / "status.json", json.dumps(status, indent=1))
 
     def close(self, state: str, **more: Any) -> None:
-        """Write the final status, close the tracker and unlock the folder."""
-        self.set_status(state, **more)
+        """Write the final status, close the tracker and unlock the folder. Unless the run has finished, a failure to
+        write the status, as on a full disk, must not hide why the run has ended."""
+        with suppress(*(() if state == "finished" else (OSError, ConfigError))):
+            self.set_status(state, **more)
         if self.tracker is not None:
             self.tracker.close(exit_code={"finished": 0, "interrupted": INTERRUPTED}.get(state, 1))
         self.release()
@@ -216,15 +230,18 @@ class Run:
         """Start or resume a phase at `step`: remove its metrics from `step` on, and later evaluations, which this
         attempt writes again."""
         path = self.dir / "metrics.jsonl"
-        if path.exists():
-            kept = [json.dumps(row) + "\n" for row in read_jsonl(path) if row["phase"] != phase or row["step"] < step]
-            write_text(path, "".join(kept))
+        if os.path.lexists(path):
+            with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as kept:
+                for row in read_jsonl(path, CUT, METRICS_KINDS):
+                    if row["phase"] != phase or row["step"] < step:
+                        kept.write(json.dumps(row) + "\n")
         if phase == "rl":
             for folder in (self.dir / "evals").glob("step_*"):
                 if folder > self.eval_folder(step):
                     shutil.rmtree(folder)
         if step:
             logger.info("resuming from step %d", step)
+        self.phase, self.step = phase, step
         self.set_status("running", phase=phase, step=step)
 
     def log(self, phase: str, step: int, metrics: dict[str, float]) -> None:
@@ -234,22 +251,29 @@ class Run:
             file.write(json.dumps(row) + "\n")
         if self.tracker is not None:
             self.tracker.log(phase, step, metrics)
+        self.step = step + 1
         self.set_status("running", phase=phase, step=step)
 
     def write_summary(self, model: str) -> None:
         """Write summary.json: first and last evaluation, last training step, and total time."""
-        rows = read_jsonl(self.dir / "metrics.jsonl")
-        evals = [row for row in rows if "eval/mean/accuracy" in row]
-        steps = [row for row in rows if "reward/mean" in row]
+        first_evaluation, last_evaluation, last_step = dict[str, Any](), dict[str, Any](), dict[str, Any]()
+        steps, seconds = 0, 0.0
+        for row in read_jsonl(self.dir / "metrics.jsonl", CUT, METRICS_KINDS):
+            seconds += sum(row.get(f"time/{part}", 0.0) for part in ("step", "evaluate", "save"))
+            if "eval/mean/accuracy" in row:
+                last_evaluation = {key: value for key, value in row.items() if key.startswith("eval/") or key == "step"}
+                first_evaluation = first_evaluation or last_evaluation
+            if "reward/mean" in row:
+                last_step, steps = row, steps + 1
         summary = {
             "choices": self.config.choices,
             "seed": self.config.seed,
             "model": model,
-            "steps": len(steps),
-            "seconds": sum(row.get(f"time/{part}", 0.0) for row in rows for part in ("step", "evaluate", "save")),
-            "first_evaluation": _only(evals[:1], "eval/"),
-            "last_evaluation": _only(evals[-1:], "eval/"),
-            "last_step": _only(steps[-1:], ""),
+            "steps": steps,
+            "seconds": seconds,
+            "first_evaluation": first_evaluation,
+            "last_evaluation": last_evaluation,
+            "last_step": last_step,
         }
         write_text(self.dir / "summary.json", json.dumps(summary, indent=1))
 
@@ -285,26 +309,9 @@ class Run:
         import torch
 
         path = self.dir / "nonfinite.pt"
-        torch.save({"what": what, **tensors}, path)
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
+            torch.save({"what": what, **tensors}, file)
         return path
-
-
-def is_locked(folder: Path) -> bool:
-    """Return whether a process is writing the run folder, on this machine or on one that shares its file locks."""
-    import fcntl
-
-    if not (folder / ".lock").exists():
-        return False
-    with open(folder / ".lock") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def _only(rows: list[dict[str, Any]], prefix: str) -> dict[str, Any]:
-    return {key: value for row in rows for key, value in row.items() if key.startswith(prefix) or key == "step"}
 
 
 def _check_same_run(known: dict[str, Any], resolved: dict[str, Any], folder: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from simplerl.errors import NonFinite
 from simplerl.types import Sampling
 
 _GOLDEN = 0x9E3779B97F4A7C15  # SplitMix64's increment and multipliers
@@ -97,13 +98,21 @@ def _top_k_top_p(logits: Tensor, top_p: float, top_k: int) -> tuple[Tensor, Tens
     return values, ids
 
 
+def _check_finite(peak: Tensor) -> None:
+    """Raise NonFinite unless the largest logit of every row is finite, which excludes NaN and inf in all of them."""
+    if not bool(torch.isfinite(peak).all()):
+        raise NonFinite("a logit of the sampled model")
+
+
 def sample_tokens(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Return tokens [R] sampled from float32 logits [R, V] with uniform numbers [R], and their float32 log-probs.
 
     Log-probs are under the distribution that was sampled from (temperature, then top-k, then top-p, then
-    renormalised). For greedy decoding (temperature 0) they are under the plain softmax.
+    renormalised). For greedy decoding (temperature 0) they are under the plain softmax. Raises NonFinite if a logit is
+    infinite or NaN.
     """
     if sampling.temperature == 0:
+        _check_finite(logits.amax(-1))
         tokens = logits.argmax(-1)
         return tokens, logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
     if sampling.temperature != 1:
@@ -112,6 +121,7 @@ def sample_tokens(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[
     if sampling.top_p < 1 or 0 < sampling.top_k < logits.shape[-1]:
         logits, ids = _top_k_top_p(logits, sampling.top_p, sampling.top_k)
     peak = logits.amax(-1, keepdim=True)
+    _check_finite(peak)
     index, total = _sample_index((logits - peak).exp_(), uniform)
     index = index[:, None]
     logprobs = (logits.gather(-1, index) - peak)[:, 0] - total.log()

@@ -16,13 +16,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from simplerl.io.files import read_json
+from simplerl.config.secrets import HIDDEN
+from simplerl.errors import ConfigError
 from simplerl.io.tables import Cell, Table, text_cells
+from simplerl.runs.status import read_status
 from simplerl.sweeps import manifest, slurm
 from simplerl.sweeps.manifest import Sweep, SweepRun, labels
 from simplerl.sweeps.slurm import QueuedJob, SlurmError
 from simplerl.sweeps.states import RunState, state_of
 
+LINE = 60  # characters of the last line in the table
 COLOURS = {
     "finished": "green",
     "running": "cyan",
@@ -30,12 +33,14 @@ COLOURS = {
     "requeued": "yellow",
     "interrupted": "magenta",
     "failed": "red",
+    "refused": "red",
+    "damaged": "red",
 }
 
 
 def states_of(sweep: Sweep, jobs: Mapping[str, QueuedJob] | None) -> list[tuple[SweepRun, RunState]]:
     """Return the runs of a sweep with their states. jobs: SLURM's queue, or None without SLURM."""
-    known = manifest.jobs_of(sweep.folder.parent.parent)
+    known = manifest.jobs_of(sweep.folder.parent.parent) if jobs else {}
     return [(run, state_of(run, jobs, known.get(run.folder, ()))) for run in sweep.runs]
 
 
@@ -88,12 +93,43 @@ def cancel(sweep: Sweep) -> int:
 
 
 def _stop_local_process(run: SweepRun) -> None:
-    status = read_json(Path(run.folder) / "status.json")
+    """Send SIGTERM to the process that status.json names, if it really is the one that runs this folder."""
+    status = read_status(Path(run.folder))
     if status["host"] != socket.gethostname():
         print(f"{run.folder} runs on {status['host']}: cancel it there.")
-        return
-    os.kill(status["pid"], signal.SIGTERM)
-    print(f"Process {status['pid']} will save and exit: {run.folder}")
+    elif not runs_folder(status["pid"], Path(run.folder)):
+        print(f"{run.folder}: process {status['pid']} is not the train.py that holds its .lock: not stopped.")
+    else:
+        os.kill(status["pid"], signal.SIGTERM)
+        print(f"Process {status['pid']} will save and exit: {run.folder}")
+
+
+def runs_folder(pid: int, folder: Path) -> bool:
+    """Return whether a process of this machine runs our train.py and holds the lock of the run folder. The status.json
+    of a folder that came from elsewhere may name any process."""
+    process = Path("/proc") / str(pid)
+    try:
+        arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")[1:]
+        cwd = (process / "cwd").readlink()
+        is_ours = any((cwd / argument).resolve() == manifest.TRAIN for argument in arguments if argument)
+        holds_lock = any(file.exists() and file.samefile(folder / ".lock") for file in (process / "fd").iterdir())
+        return pid > 0 and is_ours and holds_lock
+    except OSError:  # no such process, or one of another user
+        return False
+
+
+def checked_command(sweep: Sweep, command: Sequence[str]) -> list[str]:
+    """Return the arguments of Python that repeat the command of a sweep. Raises ConfigError unless it is train.py of
+    this project, without hidden values: the sweep.json of a folder that came from elsewhere may hold any command."""
+    script, *arguments = command
+    if (Path(sweep.cwd) / script).resolve() != manifest.TRAIN:
+        raise ConfigError(f"{sweep.folder}/sweep.json: {script} is not {manifest.TRAIN}: start its command yourself.")
+    if not Path(sweep.cwd).is_dir():
+        raise ConfigError(f"{sweep.folder}/sweep.json: the folder {sweep.cwd} is missing: start the command elsewhere.")
+    if hidden := [argument for argument in arguments if HIDDEN in argument]:
+        key = hidden[0].partition("=")[0]
+        raise ConfigError(f"{sweep.name}: the value of {key} was not stored: start the same command again with it.")
+    return [str(manifest.TRAIN), *arguments]
 
 
 def resume(sweep: Sweep) -> int:
@@ -104,11 +140,15 @@ def resume(sweep: Sweep) -> int:
     running_here = any(state.state == "running" and state.job is None for _, state in rows)
     unfinished = [run for run, state in rows if state.needs_start and not (running_here and state.state == "pending")]
     commands = {tuple(run.command): None for run in unfinished}  # each command once, in order
+    for _, state in rows:
+        if state.state == "damaged":
+            print(f"Left out: {state.note}")
     if not commands:
-        print("Nothing to resume: every run is finished, queued or running.")
+        print("Nothing to resume: every run is finished, queued, running or left out.")
     status = 0
+    signal.signal(signal.SIGINT, lambda *_: None)  # on Ctrl-C the run saves and ends, and so do we
     for command in commands:
-        again = list(command)
+        again = checked_command(sweep, command)
         if not any(argument.startswith("hydra.sweep.dir=") for argument in again):
             again.append(f"hydra.sweep.dir='{sweep.folder}'")
         print(f"$ {shlex.join(['python', *again])}", flush=True)
@@ -122,7 +162,7 @@ def resume(sweep: Sweep) -> int:
 def sweep_table(sweep: Sweep, runs: Sequence[tuple[SweepRun, RunState]]) -> Table:
     """Return one row per run: state and SLURM job, progress, last reward and accuracy, hours, last log line.
 
-    Hours are GPU hours, or CPU hours if no run used a GPU."""
+    Hours are GPU hours, or CPU hours if no run used a GPU. Long reasons are shown in full below the table."""
     uses_gpus = any(state.gpu_hours for _, state in runs)
     names = labels([run for run, _ in runs])
     rows = []
@@ -134,13 +174,15 @@ def sweep_table(sweep: Sweep, runs: Sequence[tuple[SweepRun, RunState]]) -> Tabl
                 "" if state.reward is None else f"{state.reward:+.2f}",
                 "" if state.accuracy is None else f"{state.accuracy:.1%}",
                 f"{state.gpu_hours if uses_gpus else state.cpu_hours:.2f}",
-                state.note,
+                state.note if len(state.note) <= LINE else f"{state.note[:LINE]}…",
             ]
         )
         rows.append([Cell(names[run.folder]), Cell(f"{state.state}{job}", style=COLOURS[state.state]), *cells])
     caption = f"{sweep.name}  ({count_states([state for _, state in runs])})"
     columns = ["run", "state", "step", "reward", "accuracy", "GPU-h" if uses_gpus else "CPU-h", "last line"]
-    return Table("sweep", caption, columns, rows, align="llrrrrl", boxed=False, truncate_last=True)
+    faulty = [(names[run.folder], state) for run, state in runs if state.state in ("failed", "refused", "damaged")]
+    notes = [f"{name}: {state.note}" for name, state in faulty if len(state.note) > LINE]
+    return Table("sweep", caption, columns, rows, notes=notes, align="llrrrrl", boxed=False, truncate_last=True)
 
 
 def count_states(states: Sequence[RunState]) -> str:

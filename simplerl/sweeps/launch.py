@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from simplerl.config.load import load
+from simplerl.config.secrets import hide_in_overrides
 from simplerl.errors import ConfigError
 from simplerl.runs.folder import run_folder
 from simplerl.sweeps import manifest
@@ -58,6 +60,7 @@ def open_sweep(folder: Path, runs: Sequence[PlannedRun], launcher: str) -> tuple
     """Create or read the sweep in `folder`, add these runs to it, and return it with their entries."""
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "multirun.yaml").unlink(missing_ok=True)  # Hydra's record, which shows passwords; sweep.json replaces it
     known = (folder / "sweep.json").exists()
     sweep = manifest.read(folder) if known else Sweep(folder, str(Path.cwd()))
     entries = [sweep.add(SweepRun(run.overrides, str(run.job.folder), list(sys.argv), launcher)) for run in runs]
@@ -114,6 +117,7 @@ def launch_slurm(
     print(f"Status: {_sweep_command('status', folder)}    Cancel: {_sweep_command('cancel', folder)}", flush=True)
     if not wait or not submitted:
         return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         follow_runs(entries, poll_s, manifest.jobs_of(root))
     except KeyboardInterrupt:
@@ -136,7 +140,7 @@ def _check(runs: Sequence[PlannedRun], resources: Resources | None = None) -> No
             if resources is not None:
                 check_backend(run.job, resources)
         except ConfigError as error:
-            raise ConfigError(f"{' '.join(run.overrides)}: {error}") from error
+            raise ConfigError(f"{' '.join(hide_in_overrides(run.overrides))}: {error}") from error
 
 
 def _submit(
@@ -154,6 +158,7 @@ def _submit(
         if state.needs_start:
             chosen[entry.folder] = (entry, run.job)
     if chosen:
+        (sweep.folder / "jobs").mkdir(mode=0o700, exist_ok=True)  # the pickled jobs hold passwords, if there are any
         ids = submit([job for _, job in chosen.values()], resources, sweep.name, sweep.folder / "jobs")
         for (entry, _), (job, log) in zip(chosen.values(), ids, strict=True):
             entry.job, entry.log = job, log

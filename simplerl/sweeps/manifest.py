@@ -6,6 +6,7 @@ The states of the runs are not in it: they are read from the run folders and SLU
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,20 +14,33 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from simplerl.config.secrets import hide_in_overrides
 from simplerl.errors import ConfigError
-from simplerl.io.files import read_json, write_text
+from simplerl.io.files import read_json, reading, write_text
 
+logger = logging.getLogger(__name__)
 FOLDER = ".sweeps"  # under run.root
+TRAIN = Path(__file__).resolve().parents[2] / "train.py"
+REMEDY = "remove it, and start the same command again with hydra.sweep.dir=FOLDER"
 
 
 @dataclass
 class SweepRun:
     overrides: list[str]
     folder: str  # absolute path
-    command: list[str]  # sys.argv of the sweep
+    command: list[str]  # sys.argv of the sweep; `sweep.py resume` runs no other program than train.py
     launcher: str  # local | slurm
     job: str | None = None  # SLURM id of the last submission
     log: str | None = None  # log file of that job
+
+    def __post_init__(self) -> None:
+        """Hide passwords and access tokens. Raises ValueError if a value has another type, as in a foreign file."""
+        lists = all(isinstance(x, list) and all(isinstance(y, str) for y in x) for x in (self.overrides, self.command))
+        if not (lists and self.command and all(isinstance(x, str) for x in (self.folder, self.launcher))):
+            raise ValueError("a run needs overrides, folder, command and launcher")
+        if not all(isinstance(x, str | None) for x in (self.job, self.log)):
+            raise ValueError("job and log of a run are text")
+        self.overrides, self.command = hide_in_overrides(self.overrides), hide_in_overrides(self.command)
 
 
 @dataclass
@@ -62,25 +76,38 @@ def labels(runs: Sequence[SweepRun]) -> dict[str, str]:
 
 
 def read(folder: Path) -> Sweep:
-    content = read_json(folder / "sweep.json")
-    runs = [SweepRun(**run) for run in content["runs"]]
+    """Return the sweep in a folder. Raises ConfigError if its sweep.json is damaged or not one of ours."""
+    path = folder / "sweep.json"
+    content = read_json(path, REMEDY, {"cwd": str, "created": str, "runs": list})
+    with reading(path, REMEDY):
+        try:
+            runs = [SweepRun(**run) for run in content["runs"]]
+        except TypeError as error:
+            raise ValueError(f"a run is not as expected: {error}") from error
     return Sweep(folder, content["cwd"], content["created"], runs)
 
 
 def all_sweeps(root: Path) -> list[Sweep]:
-    """Return the sweeps under `root` and under its direct subfolders, such as runs/debug, oldest first."""
-    found = [read(path.parent) for place in ("", "*/") for path in root.glob(f"{place}{FOLDER}/*/sweep.json")]
+    """Return the sweeps under `root` and under its direct subfolders, such as runs/debug, oldest first. A sweep whose
+    sweep.json is damaged is named in a warning and left out."""
+    found = []
+    for path in sorted(path for place in ("", "*/") for path in root.glob(f"{place}{FOLDER}/*/sweep.json")):
+        try:
+            found.append(read(path.parent))
+        except ConfigError as error:
+            logger.warning("Left out: %s", error)
     return sorted(found, key=lambda sweep: (sweep.created, sweep.name))
 
 
 def find(name: str, root: Path) -> Sweep:
     """Return a sweep by its name under `root`, or by its folder. Raises ConfigError if there is none."""
+    for folder in (root / FOLDER / name, Path(name)):
+        if (folder / "sweep.json").exists():
+            return read(folder)
     sweeps = all_sweeps(root)
     for sweep in reversed(sweeps):
         if sweep.name == name:
             return sweep
-    if (Path(name) / "sweep.json").exists():
-        return read(Path(name))
     known = ", ".join(sweep.name for sweep in sweeps) or "none"
     raise ConfigError(
         f"There is no sweep {name} under {root}. Sweeps there: {known}. Use --root for sweeps of another run.root."
@@ -88,7 +115,7 @@ def find(name: str, root: Path) -> Sweep:
 
 
 def jobs_of(root: Path) -> dict[str, list[str]]:
-    """Return run folder -> ids of all jobs submitted for it by any sweep under `root`."""
+    """Return run folder -> ids of all jobs submitted for it by any sweep under `root`, which reads all their files."""
     jobs: dict[str, list[str]] = {}
     for sweep in all_sweeps(root):
         for run in sweep.runs:

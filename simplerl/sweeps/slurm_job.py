@@ -23,11 +23,12 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from simplerl.cluster import allocation
+from simplerl.errors import ConfigError
 from simplerl.sweeps.slurm import being_preempted
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class RunJob:
 
     def _run(self) -> str:
         from simplerl.experiment import run_experiment
-        from simplerl.runs.folder import Interrupted, is_locked
+        from simplerl.runs.folder import Interrupted
+        from simplerl.runs.status import is_locked, record_refusal
 
         allocation.command_is_restartable = True
         deadline = time.monotonic() + LOCK_PATIENCE
@@ -69,6 +71,11 @@ class RunJob:
             time.sleep(1)
         try:
             return str(run_experiment(self.raw, self.label))
+        except ConfigError as error:
+            settings: Any = OmegaConf.to_container(self.raw, resolve=True)
+            record_refusal(self.folder, settings, error)
+            print(f"Configuration: {error}", flush=True)
+            sys.exit(2)
         except Interrupted as stop:
             print(f"Saved after {stop}.", flush=True)
             if str(stop) == signal.SIGUSR2.name or being_preempted(os.environ["SLURM_JOB_ID"]):
