@@ -277,7 +277,7 @@ class Config:
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    sampler: Any = MISSING  # partial: (policy model | None, tokenizer, ModelConfig) -> Sampler
+    sampler: Any = MISSING  # partial: (function that returns the policy, tokenizer, ModelConfig) -> Sampler
     evals: EvalsConfig = field(default_factory=EvalsConfig)
     grading: GradingConfig = field(default_factory=GradingConfig)
     backend: Any = MISSING  # partial: (Config, Task) -> Backend
