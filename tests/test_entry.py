@@ -15,8 +15,7 @@ from micro_runs import ROOT
 
 from simplerl.cli import hydra_error_message
 from simplerl.config import all_settings, register
-from simplerl.config.files import options
-from simplerl.config.hints import FOREIGN, option_keys
+from simplerl.config.hints import FOREIGN, option_keys, options
 from simplerl.config.load import load
 
 MISTAKES = {

@@ -19,7 +19,7 @@ from simplerl.algorithms.kl import token_rewards
 from simplerl.algorithms.losses import TokenOutput
 from simplerl.backends.roles import POLICY, role_specs, role_updates
 from simplerl.config import Config, RoleKind, UpdateTime
-from simplerl.config.files import option_file, role_that_gives
+from simplerl.config.hints import option_file, role_that_gives
 from simplerl.engine.batching import collate_rollouts
 from simplerl.engine.worker import UpdatePlan
 from simplerl.errors import ConfigError, require

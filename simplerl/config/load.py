@@ -21,7 +21,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from simplerl.config import Config, OptimizerConfig
 from simplerl.config.checks import check_finite, check_fit, check_known, check_values
-from simplerl.config.files import PARTS, option_file
+from simplerl.config.hints import PARTS, option_file
 from simplerl.errors import ConfigError, require
 from simplerl.types import Bounds
 
