@@ -23,9 +23,11 @@ from hydra.errors import CompactHydraException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from simplerl.cluster import allocation
-from simplerl.config import all_settings, register
+from simplerl.config import register
+from simplerl.config.hints import file_mistake, unknown_key
 from simplerl.config.secrets import hide_in_overrides
 from simplerl.errors import ConfigError, NonFinite, RunFailed
 
@@ -88,7 +90,7 @@ def hydra_command(command: str, show: Callable[[Path], None], label: str = "") -
     os.environ[FULL_ERRORS] = "1"  # makes Hydra raise its errors instead of printing them
     try:
         main()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         by_hydra = not isinstance(error, ValueError) or any(x in str(error) for x in ("Only one of", "Config group"))
         if show_full_errors or not by_hydra:
             raise
@@ -128,35 +130,24 @@ def hydra_error_message(error: Exception) -> str:
     if "Config group override must be a string" in text:
         return "A group takes the name of an option, such as evals=none: python train.py --help lists the options."
     if found := re.search(r"Could not override '(.+?)'", text):
-        return _unknown_key(found[1])
+        value = re.search(r"use \+\S+?=(.*)", text)
+        return unknown_key(found[1], value[1].strip() if value else "VALUE")
     if found := re.search(r"Could not find '(.+)/(.+?)'[^\0]*Available options in '.+?':([^:]+?)Config search", text):
         group, option, options = found[1], found[2], found[3].split()
         near = get_close_matches(option, options, 1)
         suggestion = f"did you mean {near[0]}? Valid" if near else "valid"
         return f"{group}={option} is unknown: {suggestion} options are {', '.join(options)}."
-    if found := re.search(r"Error merging override algorithm\.(kl|shape)=(\w+)$", text.strip()):
-        return f"The parts of an algorithm are groups: write algorithm/{found[1]}={found[2]}."
+    if mistake := _mistake(text, error):
+        return mistake
     if text.startswith("Error merging override ") and "\n" not in text.strip():
         text = text.removeprefix("Error merging override ").strip() + f":\n{error.__cause__}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip() and not NOISE.match(line))
 
 
-def _unknown_key(key: str) -> str:
-    """Return an error message that suggests the most similar key of the same group, or keys of that name elsewhere."""
-    keys, path = list(all_settings()), key.split(".")
-    for depth, name in enumerate(path):
-        prefix = "".join(f"{part}." for part in path[:depth])
-        if prefix + name in keys:
-            continue
-        siblings = [one for one in keys if one.startswith(prefix) and one.count(".") == depth]
-        near = get_close_matches(name, [one.removeprefix(prefix) for one in siblings], 1)
-        if near:
-            return f"{key} is unknown: did you mean {prefix}{near[0]}?"
-        elsewhere = [one for one in keys if one.rsplit(".", 1)[-1] == path[-1]]
-        if elsewhere:
-            return f"{key} is unknown: did you mean {' or '.join(elsewhere)}?"
-        if siblings:
-            return f"{key} is unknown: valid keys are {', '.join(siblings)}."
-        break
-    extra = f"to pass an extra keyword to a function write +{key}=VALUE"
-    return f"{key} is unknown: python train.py --cfg job shows all keys; {extra}."
+def _mistake(text: str, error: Exception) -> str | None:
+    """Return a sentence about an unknown key or option, or about a YAML file; None if it is another mistake."""
+    if isinstance(error, YAMLError):
+        return f"A YAML file cannot be read: {' '.join(text.split())}: correct its indentation."
+    if found := re.search(r"Error merging override algorithm\.(kl|shape)=(\S+)$", text.strip()):
+        return f"The parts of an algorithm are groups: write algorithm/{found[1]}={found[2]}."
+    return file_mistake(text)

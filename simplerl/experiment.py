@@ -30,12 +30,14 @@ def run_experiment(raw: DictConfig, label: str) -> Path:
     # Imported here so that `load` can refuse a configuration before torch and transformers are imported.
     import torch
 
+    from simplerl.backends.rehearsal import rehearse
     from simplerl.data.task import prepare_task
     from simplerl.runs.folder import Interrupted, Run
 
     resolved: dict[str, Any] = OmegaConf.to_container(raw, resolve=True, enum_to_str=True)  # type: ignore[assignment]
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
+    rehearse(config)
     task = prepare_task(config)
     backend = config.backend(config, task)
     run = Run(config, resolved, label)

@@ -3,13 +3,20 @@ with it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import yaml
 from hydra import compose, initialize_config_dir
 
-from simplerl.config import Config, KLPlace, OptimizerConfig, RoleKind, register
+from simplerl.algorithms import advantages, losses
+from simplerl.backends.rehearsal import rehearse
+from simplerl.config import Config, OptimizerConfig, RoleKind, register
 from simplerl.config.load import load
+from simplerl.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,7 +29,32 @@ def configured(*overrides: str) -> Config:
 
 # Parts of an algorithm that do not go with the others of PPO or GRPO.
 ALONE = {("advantage", "none"), ("loss", "none")}
-TEACHER = [f"algorithm.roles.teacher.model={ROOT}/assets/micro_base"]
+
+
+def with_defaults(name: str) -> list[dict[str, Any]]:
+    """Return the YAML of conf/algorithm/<name>.yaml and of the files in its defaults."""
+    node: Any = yaml.safe_load((ROOT / f"conf/algorithm/{name}.yaml").read_text()) or {}
+    others = [one for one in node.get("defaults", []) if one != "_self_"]
+    paths = [one.removeprefix("/algorithm/") if one.startswith("/") else f"{Path(name).parent}/{one}" for one in others]
+    return [node, *(file for path in paths for file in with_defaults(path))]
+
+
+def chosen_parts(algorithm: str) -> dict[str, str]:
+    """Return the options that conf/algorithm/<algorithm>.yaml chooses, by part."""
+    parts: dict[str, str] = {}
+    for one in yaml.safe_load((ROOT / f"conf/algorithm/{algorithm}.yaml").read_text())["defaults"]:
+        if isinstance(one, dict):
+            parts |= {key.removeprefix("override "): option for key, option in one.items()}
+        elif one != "_self_":
+            parts |= chosen_parts(one)
+    return parts
+
+
+def required_models(name: str) -> list[str]:
+    """Return overrides for the roles whose model the user must name (`model: ""`)."""
+    roles = [(role, spec) for file in with_defaults(name) for role, spec in file.get("roles", {}).items()]
+    required = [role for role, spec in roles if spec.get("model") == ""]
+    return [f"algorithm.roles.{role}.model={ROOT}/assets/micro_base" for role in required]
 
 
 def parts() -> list[tuple[str, str]]:
@@ -34,19 +66,18 @@ def parts() -> list[tuple[str, str]]:
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
 @pytest.mark.parametrize(("part", "option"), [one for one in parts() if one not in ALONE])
 def test_every_part_composes_with_every_other(algorithm: str, part: str, option: str) -> None:
-    own = TEACHER if option == "teacher" else []
-    config = configured(f"algorithm={algorithm}", f"algorithm/{part}={option}", *own).algorithm
+    own = required_models(f"{part}/{option}")
+    whole = configured(f"algorithm={algorithm}", f"algorithm/{part}={option}", *own)
+    config = whole.algorithm
     assert config.advantage is not None and config.loss is not None and config.rollouts is not None
-    trained = {name for name, role in config.roles.items() if role.loss is not None}
-    # A role is there when a part needs it, and only then.
-    advantage = option if part == "advantage" else {"ppo": "gae", "grpo": "group"}[algorithm]
-    assert ("critic" in config.roles) == advantage.startswith("gae")
-    assert ("reference" in config.roles) == (config.kl.place is not KLPlace.none or advantage == "prime")
-    assert trained == {name for name in config.roles if name in ("critic", "prm")}
-    assert (config.state is not None) == (advantage == "moving_baseline")
-    if (part, option) in (("advantage", "group"), ("rollouts", "refill"), ("shape", "kimi_length")):
-        assert config.needs.group
-    assert config.needs.sampler_logprobs == (config.correction is not None)
+    chosen = chosen_parts(algorithm) | {part: option}
+    files = [file for chosen_part, name in chosen.items() for file in with_defaults(f"{chosen_part}/{name}")]
+    # A role, a state or a need is there when a chosen part's file brings it, and only then.
+    assert set(config.roles) == {name for file in files for name in file.get("roles", {})}
+    assert config.state == next((file["state"] for file in files if "state" in file), None)
+    needs = {name for file in files for name, value in file.get("needs", {}).items() if value}
+    assert needs == {name for name, value in vars(config.needs).items() if value}
+    rehearse(whole)
 
 
 def test_another_advantage_drops_the_critic() -> None:
@@ -82,3 +113,67 @@ def test_the_optimizer_of_a_role_is_whole() -> None:
     prm = configured("algorithm=prime").algorithm.roles["prm"]
     assert prm.optimizer == OptimizerConfig(lr=1e-6, grad_clip=10.0)
     assert configured("train.critic.lr=0.125").algorithm.roles["critic"].optimizer.lr == 0.125
+
+
+# mistake -> (overrides, the part that is replaced, its function, words of the message)
+MISTAKES: dict[str, tuple[str, str, Any, list[str]]] = {
+    "field that no role gives": (
+        "grpo",
+        "advantage",
+        advantages.gae,
+        ["the column values", "/algorithm/role/critic to"],
+    ),
+    "extra column that no role gives": (
+        "grpo",
+        "advantage",
+        advantages.teacher_advantage,
+        [
+            "the column teacher_logprobs",
+            "there are correct",
+            "/algorithm/role/teacher to the defaults of conf/algorithm/",
+        ],
+    ),
+    "column of no role at all": ("grpo", "advantage", lambda b: b.extra["novelty"], ["roles.NAME.column: novelty in"]),
+    "signature": ("reinforce", "advantage", advantages.group_relative, ["takes 1 positional argument but 2"]),
+    "no state returned": ("reinforce", "advantage", lambda b, s: b, ["must return (batch, state)"]),
+    "state of tensors": ("reinforce", "advantage", lambda b, s: (b.with_(advantages=b.mask), {"x": b.mask}), ["JSON"]),
+    "nothing returned": ("grpo", "advantage", lambda b: None, ["must return a batch"]),
+    "no advantages": ("grpo", "advantage", lambda b: b, ["must set the advantages"]),
+    "a number per response": (
+        "grpo",
+        "advantage",
+        lambda b: b.with_(advantages=b.reward),
+        ["must be [B, T]", "[16, 7]"],
+    ),
+    "correction without metrics": ("grpo", "correction", lambda b: b, ["must return (batch, metrics)"]),
+    "loss of a scalar": ("grpo", "loss", lambda o, b: (o.logprobs.mean(), {}), ["the loss must be [b, T]"]),
+    "loss without metrics": ("grpo", "loss", lambda o, b: o.logprobs, ["must return (loss, metrics)"]),
+    "loss of another output": ("grpo", "loss", losses.clipped_value, ["algorithm.loss (simplerl.algorithms.losses."]),
+    "loss without gradient": (
+        "dapo",
+        "loss",
+        lambda o, b: (o.logprobs.detach(), {}),
+        ["does not depend on the model's"],
+    ),
+    "stage without a return": ("grpo", "shape", {"mine": lambda r: None}, ["algorithm.shape.mine", "list of rollouts"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_a_function_is_found_before_a_model_loads(mistake: str) -> None:
+    algorithm, part, function, words = MISTAKES[mistake]
+    config = configured(f"algorithm={algorithm}")
+    with pytest.raises(ConfigError) as caught:
+        rehearse(replace(config, algorithm=replace(config.algorithm, **{part: function})))
+    message = str(caught.value)
+    assert message.startswith(f"algorithm.{part}") and message.endswith(".") and "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf/algorithm").glob("*.yaml")))
+def test_every_algorithm_passes_the_rehearsal(name: str) -> None:
+    state = torch.random.get_rng_state()
+    models = [one for part, option in chosen_parts(name).items() for one in required_models(f"{part}/{option}")]
+    rehearse(configured(f"algorithm={name}", *models))
+    assert torch.equal(torch.random.get_rng_state(), state)

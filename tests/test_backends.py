@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import tiny
 import torch
 from transformers import PreTrainedModel
 
+from simplerl.backends import local
 from simplerl.backends.local import LocalBackend
 from simplerl.config import ModelConfig, Precision
 from simplerl.config.load import load
@@ -20,24 +22,25 @@ from simplerl.data.task import prepare_task
 from simplerl.engine.models import load_policy, load_tokenizer, model_at
 
 
-def given(policy: PreTrainedModel | None, _: Any, model: ModelConfig) -> tuple[PreTrainedModel | None, ModelConfig]:
-    return policy, model
+def given(policy: Callable[[], PreTrainedModel], _: Any, model: ModelConfig) -> tuple[PreTrainedModel, ModelConfig]:
+    return policy(), model
 
 
-def engine(policy: PreTrainedModel | None, _: Any, model: ModelConfig) -> tuple[PreTrainedModel | None, ModelConfig]:
-    return policy, model
-
-
-engine.reads_weights = True  # type: ignore[attr-defined]  # as vLLM does
+def engine(policy: Callable[[], PreTrainedModel], _: Any, model: ModelConfig) -> tuple[None, ModelConfig]:
+    return None, model
 
 
 @pytest.mark.parametrize("sampler", [given, engine])
-def test_a_sampler_alone_is_given_weights_unless_it_reads_them(sampler: Any, tmp_path: Path) -> None:
+def test_a_sampler_that_reads_the_weights_itself_loads_no_policy(
+    sampler: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+    monkeypatch.setattr(local, "load_policy", lambda *arguments: loaded.append(arguments) or load_policy(*arguments))
     config = load(micro_runs.composed(tmp_path))
-    policy, model = LocalBackend(replace(config, sampler=partial(sampler)), prepare_task(config)).sampler(
-        config.model.path
-    )  # type: ignore[misc]
-    assert (policy is None) == (sampler is engine)
+    backend = LocalBackend(replace(config, sampler=partial(sampler)), prepare_task(config))
+    policy, model = backend.sampler(config.model.path)  # type: ignore[misc]
+    assert len(loaded) == (sampler is given)
+    assert policy is None or not any(parameter.requires_grad for parameter in policy.parameters())
     assert model == config.model
 
 

@@ -71,7 +71,7 @@ BY_HYDRA = {
         "not a valid bool",
     ),
     "value outside an enum": (["algorithm.kl.place=sometimes"], "algorithm.kl.place=sometimes", "none, reward, loss"),
-    "unknown option": (["reward=stric"], "Could not find 'reward/stric'", "lenient\n\tstrict"),
+    "unknown option": (["reward=stric"], "Could not find 'reward/stric'", "lenient\n\t"),
     "unknown group": (["rewards=strict"], "rewards", "Key 'rewards' not in 'Config'"),
     "unknown experiment": (["experiment=simplerl_one"], "Could not find 'experiment/simplerl_one'", "simplerl_zero"),
 }

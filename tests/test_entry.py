@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from micro_runs import ROOT
+
+from simplerl.cli import hydra_error_message
+from simplerl.config import all_settings, register
+from simplerl.config.hints import FOREIGN, option_keys, options
+from simplerl.config.load import load
 
 MISTAKES = {
     "key": (["train.stpes=3"], "train.stpes is unknown: did you mean train.steps?"),
@@ -23,8 +31,7 @@ MISTAKES = {
     ),
     "keyword": (
         ["reward.wrng=1"],
-        "reward.wrng is unknown: python train.py --cfg job shows all keys; "
-        "to pass an extra keyword to a function write",
+        "reward.wrng is unknown: did you mean reward.wrong?",
     ),
     "value in place of a group": (
         ["algorithm.kl=k3_loss"],
@@ -32,7 +39,7 @@ MISTAKES = {
     ),
     "option": (
         ["reward=lenien"],
-        "reward=lenien is unknown: did you mean lenient? Valid options are binary, lenient, strict.",
+        f"reward=lenien is unknown: did you mean lenient? Valid options are {', '.join(options('reward'))}.",
     ),
     "type": (["train.steps=abc"], "train.steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),
     "grammar": (["algorithm=[ppo"], "no viable alternative at input '[ppo'"),
@@ -69,3 +76,128 @@ def test_ctrl_c_during_the_imports_ends_quietly(command: list[str], tmp_path: Pa
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def composed(*overrides: str, conf: Path = ROOT / "conf") -> str:
+    """Return the message about a bad command line, or "" if it is accepted."""
+    register()
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            load(compose("config", [f"model.path={ROOT}/assets/micro_base", *overrides]))
+    except Exception as error:
+        return hydra_error_message(error)
+    return ""
+
+
+# bad override -> the override that its message proposes
+REMEDIES = {
+    "advantage=group": "algorithm/advantage=group",
+    "kl=k3_loss": "algorithm/kl=k3_loss",
+    "algorithm.kl=k3_loss": "algorithm/kl=k3_loss",
+    "loss=clip_higher": "algorithm/loss=clip_higher",
+    "correction=truncated_importance": "algorithm/correction=truncated_importance",
+    "shape=[kimi_length]": "algorithm/shape=[kimi_length]",
+    "algorithm.shape=[kimi_length,soft_overlong]": "algorithm/shape=[kimi_length,soft_overlong]",
+    "algorithm.advantage=group": "algorithm/advantage=group",
+    "rollouts=refill": "algorithm/rollouts=refill",
+    "algorithm/role=critic": "+algorithm/role=critic",
+    "evals.reward=strict": "+reward@evals.reward=strict",
+    "reward@evals.reward=strict": "+reward@evals.reward=strict",
+    "rollout.ahead=1 backend=ray_cpu": "algorithm/correction=truncated_importance",
+    "algorithm.kl.place=none": "algorithm/kl=k1_reward",
+}
+
+
+@pytest.mark.parametrize("bad", REMEDIES)
+def test_the_override_that_a_message_proposes_is_accepted(bad: str) -> None:
+    message, remedy = composed(*bad.split()), REMEDIES[bad]
+    assert re.search(rf"(write|with|set|as) {re.escape(remedy)}", message), message
+    assert composed(remedy) == ""
+
+
+NAMES = {
+    "beta=0.1": "algorithm.kl.coef",
+    "train.learning_rate=1": "train.policy.lr",
+    "kl_coef=0.1": "algorithm.kl.coef",
+    "micro_batch_size=4": "train.tokens_per_micro_batch",
+    "actor_rollout_ref.rollout.n=8": "train.samples_per_prompt",
+    "lam=0.9": "algorithm.advantage.lam",
+    "clip=0.1": "algorithm.roles.critic.loss.clip",
+    "reward.unboxd=1": "reward.unboxed",
+    "algorithm.advantage.gama=1": "algorithm.advantage.gamma",
+}
+
+
+@pytest.mark.parametrize("override", NAMES)
+def test_names_of_other_libraries_and_typos_lead_to_our_key(override: str) -> None:
+    assert re.search(rf"{re.escape(NAMES[override])}( here\.|\?)$", composed(override))
+    assert "belongs to reward=strict" in composed("reward=lenient", "reward.unboxed=-1")
+
+
+def test_the_table_of_other_libraries_equals_the_hints() -> None:
+    text = (ROOT / "README.md").read_text()
+    table = re.search(r"\| TRL, verl \| here \|\n\|---\|---\|\n((?:\|.*\n)+)", text)
+    assert table is not None
+    rows = [row.strip("|").split(" | ") for row in table[1].splitlines()]
+    names = {
+        name: set(re.findall(r"`(.+?)`", ours)) for theirs, ours in rows for name in re.findall(r"`(.+?)`", theirs)
+    }
+    assert set(names) == set(FOREIGN)
+    keys = {*all_settings(), *option_keys(), "algorithm/advantage"}
+    for name, ours in FOREIGN.items():
+        assert ours in names[name] and (ours in keys or composed(ours) == ""), name
+
+
+TARGET = "_target_: simplerl.algorithms.advantages.group_relative"
+PART = f"# @package algorithm\nadvantage:\n  {TARGET}\n  _partial_: true\n"
+STAGE = "_target_: simplerl.algorithms.shaping.kimi_length"
+FILES: dict[str, tuple[dict[str, str], str]] = {
+    "no package": ({"algorithm/advantage/mine": PART.split("\n", 1)[1]}, "write `# @package algorithm` as the first"),
+    "no package nor part": (
+        {"algorithm/advantage/mine": f"{TARGET}\nneeds: {{group: true}}"},
+        "nest the keys of the func",
+    ),
+    "no part": ({"algorithm/advantage/mine": f"# @package algorithm\n{TARGET}"}, "nest it below `advantage:`"),
+    "no partial": ({"algorithm/advantage/mine": PART.replace("  _partial_: true\n", "")}, "no `_partial_: true`: add"),
+    "typo of the target": ({"algorithm/advantage/mine": PART.replace("_target_", "_taget_")}, "write `_target_`"),
+    "typo of a need": ({"algorithm/advantage/mine": f"{PART}needs: {{gruop: true}}"}, "did you mean group?"),
+    "need without a value": (
+        {"algorithm/advantage/mine": f"{PART}needs: group"},
+        "with the keys group, sampler_logprobs",
+    ),
+    "typo of a role": (
+        {"algorithm/advantage/mine": f"{PART}defaults: [/algorithm/role/critc]"},
+        "did you mean critic?",
+    ),
+    "role without a slash": (
+        {"algorithm/advantage/mine": f"{PART}defaults: [role/critic]"},
+        "write /algorithm/role/critic",
+    ),
+    "stage without a name": (
+        {"algorithm/shape/mine": f"# @package algorithm\nshape:\n  {STAGE}"},
+        "a stage has a name",
+    ),
+    "stage without a package": ({"algorithm/shape/mine": f"shape:\n  x:\n    {STAGE}"}, "write `# @package algorithm`"),
+    "typo of the shape": (
+        {"algorithm/shape/mine": f"# @package algorithm\nshap:\n  x: {STAGE}"},
+        "did you mean shape?",
+    ),
+    "reward too deep": ({"reward/mine": "reward:\n  _target_: simplerl.rewards.strict"}, "remove the line `reward:`"),
+    "bad indentation": ({"reward/mine": "_target_: a.b\n _partial_: true"}, "correct its indentation"),
+}
+
+
+@pytest.mark.parametrize("mistake", FILES)
+def test_a_mistake_in_a_yaml_file_is_named_with_its_remedy(mistake: str, tmp_path: Path) -> None:
+    files, words = FILES[mistake]
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    for name, text in files.items():
+        (tmp_path / f"conf/{name}.yaml").write_text(text)
+    message = composed(f"{Path(next(iter(files))).parent}=mine", conf=tmp_path / "conf")
+    assert words in message and "\n" not in message and re.search(r"\.yaml", message), message
+
+
+def test_an_unknown_option_in_a_list_of_stages() -> None:
+    assert composed("algorithm/shape=[kimi_lenght]").startswith(
+        "algorithm/shape=kimi_lenght is unknown: did you mean ki"
+    )

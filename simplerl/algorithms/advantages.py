@@ -220,17 +220,15 @@ def remax(batch: Batch) -> Batch:
     return _per_token(batch, rollout_returns(batch) - batch.extra["greedy_reward"].double())
 
 
-def gdpo(batch: Batch, *, weights: dict[str, float] | None = None) -> Batch:
+def gdpo(batch: Batch, *, weights: dict[str, float]) -> Batch:
     """Estimate advantages from reward parts that are normalized apart: each part minus its group mean, divided by its
     group's standard deviation plus 1e-6; their weighted sum, normalized over the batch's tokens (GDPO,
     arXiv:2601.05242). The KL penalty in the reward is not used.
 
-    weights: weight of each part by name; None: 1 for all. Reads the columns `reward/<part>` [B], which a reward with
-    several parts provides."""
-    parts = {name.removeprefix("reward/"): x for name, x in batch.extra.items() if name.startswith("reward/")}
+    weights: weight of each part by name. Reads the columns `reward/<part>` [B], which a reward with parts provides."""
     total = torch.zeros(len(batch), dtype=torch.float64, device=batch.mask.device)
-    for name, weight in (weights or dict.fromkeys(parts, 1.0)).items():
-        total = total + weight * _normalized_in_group(parts[name].double(), batch.group)
+    for name, weight in weights.items():
+        total = total + weight * _normalized_in_group(batch.extra[f"reward/{name}"].double(), batch.group)
     advantages = _per_token(batch, total).advantages
     assert advantages is not None
     return batch.with_(advantages=whitened(advantages, batch.mask))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from simplerl.backends.roles import POLICY, Roles, build_worker, role_builder, role_specs
 from simplerl.config import Config, OptimizerConfig
@@ -66,16 +67,18 @@ class LocalBackend:
                 models[name] = build(device=self.device)
                 if saved:
                     models[name].load_optimizer(saved)
-        sampler = config.sampler(models[POLICY].model, self.task.tokenizer, model_at(config.model, start))
+        sampler = config.sampler(lambda: models[POLICY].model, self.task.tokenizer, model_at(config.model, start))
         roles = Roles(models, specs, sampler)
         roles.sync()
         return roles
 
     def sampler(self, path: str) -> Sampler:
-        make, model, policy = self.config.sampler, model_at(self.config.model, path), None
-        if not getattr(make.func, "reads_weights", False):
-            policy = load_policy(model, self.config.train.precision, self.device).requires_grad_(False)
-        return make(policy, self.task.tokenizer, model)  # type: ignore[no-any-return]
+        model = model_at(self.config.model, path)
+
+        def policy() -> PreTrainedModel:
+            return load_policy(model, self.config.train.precision, self.device).requires_grad_(False)
+
+        return self.config.sampler(policy, self.task.tokenizer, model)  # type: ignore[no-any-return]
 
 
 def local(config: Config, task: Task) -> LocalBackend:

@@ -59,7 +59,7 @@ def time_ours(
         optimizer=optimizer,
         total_steps=steps,
     )
-    sampler = local_sampler(model, tokenizer, ModelConfig(path), precision=precision.value)
+    sampler = local_sampler(lambda: model, tokenizer, ModelConfig(path), precision=precision.value)
     texts = questions(responses // SAMPLES)
     prompts = [Prompt(Problem(str(i), t, ""), t, tuple(tokenizer(t)["input_ids"])) for i, t in enumerate(texts)]
     plan = UpdatePlan(responses, 1, Aggregation.sequence_mean, tokens)

@@ -270,8 +270,9 @@ class RayBackend:
     def _sampler(self, path: str, pool: EnginePool | None) -> Sampler:
         if pool is None:
             model = model_at(self.config.model, path)
-            policy = load_policy(model, self.config.train.precision, "cpu").requires_grad_(False)
-            return self.config.sampler(policy, self.task.tokenizer, model)  # type: ignore[no-any-return]
+            precision = self.config.train.precision
+            policy = partial(load_policy, model, precision, "cpu")
+            return self.config.sampler(lambda: policy().requires_grad_(False), self.task.tokenizer, model)  # type: ignore[no-any-return]
         return SleepingEngines(pool) if self.layout.shared is Shared.all else pool
 
     def sampler(self, path: str) -> Sampler:

@@ -31,10 +31,11 @@ MIN_TEMPERATURE = 0.01  # lower temperatures make logits overflow; 0 is greedy
 MAX_SEED = 2**31 - 1
 
 
-def check_known(node: DictConfig, prefix: str = "") -> None:
-    """Refuse keys that were added with `+key=value` but do not exist in the schema. Keywords of functions are checked
-    in `simplerl.config.load`."""
+def check_known(node: DictConfig, prefix: str = "", given: DictConfig | None = None) -> None:
+    """Refuse keys that were added with `+key=value` but do not exist in the schema; those of `given`, if it is to be
+    merged into `node`. Keywords of functions are checked in `simplerl.config.load`."""
     kind = OmegaConf.get_type(node)
+    node = node if given is None else given
     if is_dataclass(kind):
         known = [field.name for field in fields(kind)]
         for name in map(str, node):

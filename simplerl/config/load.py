@@ -21,6 +21,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from simplerl.config import Config, OptimizerConfig
 from simplerl.config.checks import check_finite, check_fit, check_known, check_values
+from simplerl.config.hints import PARTS, option_file
 from simplerl.errors import ConfigError, require
 from simplerl.types import Bounds
 
@@ -43,17 +44,16 @@ def load(raw: DictConfig) -> Config:
     try:
         missing = sorted(OmegaConf.missing_keys(raw))
         if missing:
-            raise ConfigError(f"{missing[0]} has no value: set it on the command line or choose an experiment.")
-        for part in ("advantage", "loss", "correction", "rollouts"):
-            if isinstance(option := raw.algorithm[part], str):
-                raise ConfigError(
-                    f"algorithm.{part}={option} is a value, but the parts of an algorithm are groups: write "
-                    f"algorithm/{part}={option}."
-                )
+            file = option_file(missing[0], raw.choices)
+            remedy = f"set it in {file}" if missing[0].endswith(".column") else "set it on the command line"
+            raise ConfigError(f"{missing[0]} has no value: {remedy} or choose an experiment.")
+        check_nodes(raw)
         check_known(raw)
-        for role in raw.algorithm.roles.values():
+        for name, role in raw.algorithm.roles.items():
             if role.optimizer is not None:
-                role.optimizer = OmegaConf.merge(OmegaConf.structured(OptimizerConfig), role.optimizer)
+                known = OmegaConf.structured(OptimizerConfig)
+                check_known(known, f"algorithm.roles.{name}.optimizer.", role.optimizer)
+                role.optimizer = OmegaConf.merge(known, role.optimizer)
         check_finite(OmegaConf.to_container(raw, resolve=True))
         check_values(OmegaConf.to_object(raw))  # type: ignore[arg-type]
         check_functions(raw)
@@ -83,15 +83,60 @@ def _import_error_message(error: InstantiationException) -> str:
     return f"{setting} cannot be imported: {reason}.{remedy}"
 
 
-def check_functions(raw: DictConfig) -> None:
-    """Check the keywords of all configured functions. Functions that need torch and transformers are imported last, so
-    that a bad keyword of a reward is refused at once. Raises ConfigError."""
+def _functions(raw: DictConfig) -> dict[str, int]:
+    """Return the keys of all configurable functions, with the number of their positional arguments."""
     algorithm = raw.algorithm
     functions = {f"evals.sets.{name}": 0 for name in raw.evals.sets} | POSITIONAL_ARGUMENTS
     functions |= {f"algorithm.shape.{name}": 1 for name in algorithm.shape}
     functions |= {f"algorithm.roles.{name}.loss": 2 for name in algorithm.roles}
-    functions["algorithm.advantage"] = 1 if algorithm.state is None else 2
-    for key, arguments in functions.items():
+    return functions | {"algorithm.advantage": 1 if algorithm.state is None else 2}
+
+
+def check_nodes(raw: DictConfig) -> None:
+    """Refuse configured functions whose YAML is not `_target_` with `_partial_: true`. Raises ConfigError."""
+    if "_target_" in raw.algorithm.shape:
+        file = option_file("algorithm.shape", raw.choices)
+        raise ConfigError(f"{file}: a stage has a name: nest `_target_` below `shape:` and below a name of its own.")
+    for key in _functions(raw):
+        node = OmegaConf.select(raw, key)
+        if node is not None:
+            _check_node(key, node, raw)
+
+
+def _check_node(key: str, node: Any, raw: DictConfig) -> None:
+    if not isinstance(node, DictConfig):
+        path = key.split(".")
+        if path[0] == "algorithm" and path[1] in PARTS and len(path) == 2:
+            raise ConfigError(
+                f"{key}={node} is a value, but the parts of an algorithm are groups: write {path[0]}/{path[1]}={node}."
+            )
+        remedy = f"write +reward@evals.reward={node}" if key == "evals.reward" else f"set {key}._target_ in a YAML file"
+        raise ConfigError(f"{key}={node} is a value, but names a function: {remedy}.")
+    file = option_file(key, raw.choices)
+    if "_target_" not in node:
+        last, keys = key.rsplit(".", 1)[-1], list(map(str, node))
+        near = get_close_matches("_target_", keys, 1)
+        fault = f"name the function of {key} by `_target_: module.function`, and add `_partial_: true`"
+        if near:
+            fault = f"{near[0]} is unknown: write `_target_`"
+        elif key.startswith("algorithm.") and (last in keys or key == "algorithm.shape.shape"):
+            file = option_file(".".join(key.split(".")[:2]), raw.choices)
+            fault = f"{key} is in the wrong place: write `# @package algorithm` as the first line of the file"
+        elif last in keys:
+            fault = f"the keys below `{last}:` are one level too deep: remove the line `{last}:` and the indentation"
+        raise ConfigError(f"{file}: {fault}.")
+    if key.startswith("algorithm.") and (outer := [name for name in ("needs", "roles", "state") if name in node]):
+        raise ConfigError(
+            f"{file}: {outer[0]} is in the wrong place: write `# @package algorithm` as the first line of the file and "
+            f"nest the keys of the function below `{key.split('.')[1]}:`."
+        )
+    require(node.get("_partial_") is True, f"{file}: {key} has no `_partial_: true`: add this line below `_target_`.")
+
+
+def check_functions(raw: DictConfig) -> None:
+    """Check the keywords of all configured functions. Functions that need torch and transformers are imported last, so
+    that a bad keyword of a reward is refused at once. Raises ConfigError."""
+    for key, arguments in _functions(raw).items():
         node = OmegaConf.select(raw, key)
         if node is not None:
             _check_function(key, instantiate(node, _convert_="object"), arguments)

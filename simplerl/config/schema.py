@@ -154,6 +154,7 @@ class AlgorithmConfig:
     kl: KLConfig = field(default_factory=KLConfig)
     correction: Any = None  # partial: (Batch) -> (Batch, metrics)
     rollouts: Any = None  # partial: (RolloutSource, step, State) -> (rollouts, State)
+    rollout_columns: list[str] = field(default_factory=list)  # columns [B] that it gives, in `Rollout.extra`
     shape: dict[str, Any] = field(default_factory=dict)  # name -> partial: (rollouts) -> rollouts, after grading
     roles: dict[str, RoleConfig] = field(default_factory=dict)  # models besides the policy
     state: dict[str, Any] | None = None  # initial state of the advantage function
@@ -250,7 +251,7 @@ class Config:
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    sampler: Any = MISSING  # partial: (policy model | None, tokenizer, ModelConfig) -> Sampler
+    sampler: Any = MISSING  # partial: (function that returns the policy, tokenizer, ModelConfig) -> Sampler
     evals: EvalsConfig = field(default_factory=EvalsConfig)
     grading: GradingConfig = field(default_factory=GradingConfig)
     backend: Any = MISSING  # partial: (Config, Task) -> Backend

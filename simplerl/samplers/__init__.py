@@ -19,10 +19,10 @@ class Sampler(Protocol):
 
         def my_sampler(policy, tokenizer, model, *, max_rows=256) -> Sampler: ...
 
-    `policy` is the transformers model being trained, `tokenizer` its tokenizer, and `model` a `ModelConfig` whose
-    path holds config and tokenizer for an engine that builds its own model. A sampler for evaluation alone is built
-    by the same function; if the function has the attribute `reads_weights = True`, it then receives `policy=None` and
-    must read the weights from `model.path`.
+    `policy` is a function without arguments that returns the transformers model to sample from (in training, the one
+    being trained); `tokenizer` is its tokenizer, and `model` a `ModelConfig` whose path holds config, tokenizer and
+    initial weights. An engine that reads the weights itself does not call `policy`, so that no model is loaded twice
+    for an evaluation.
 
     The two methods are never called at the same time, but possibly from different threads.
     `simplerl.samplers.local.LocalSampler` is the reference implementation.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, Protocol
@@ -197,7 +197,7 @@ def _rollout(row: _Row, rule: StopRule) -> Rollout:
 
 
 def local_sampler(
-    policy: PreTrainedModel,
+    policy: Callable[[], PreTrainedModel],
     tokenizer: PreTrainedTokenizerBase,
     model: ModelConfig,
     *,
@@ -206,4 +206,4 @@ def local_sampler(
     max_cache_gib: Gibibytes = 8.0,
 ) -> LocalSampler:
     """Build the sampler of `sampler=local`. `model` is unused: the policy itself has the architecture."""
-    return LocalSampler(policy, tokenizer, precision=precision, max_rows=max_rows, max_cache_gib=max_cache_gib)
+    return LocalSampler(policy(), tokenizer, precision=precision, max_rows=max_rows, max_cache_gib=max_cache_gib)

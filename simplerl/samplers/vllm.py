@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -137,7 +137,7 @@ def _process_state_restored() -> Iterator[None]:
 
 
 def vllm_sampler(
-    policy: PreTrainedModel | None,
+    policy: Callable[[], PreTrainedModel],
     tokenizer: PreTrainedTokenizerBase,
     model: ModelConfig,
     *,
@@ -147,9 +147,7 @@ def vllm_sampler(
     eager: bool | None = None,
     engine: dict[str, Any] | None = None,
 ) -> VllmSampler:
-    """Build the sampler of `sampler=vllm`; see `VllmSampler` and `EngineSettings` for the arguments."""
+    """Build the sampler of `sampler=vllm`; see `VllmSampler` and `EngineSettings` for the arguments. `policy` is not
+    called: the engine reads the weights at the path of `model`."""
     settings = {"precision": precision, "cache_gib": cache_gib, "max_rows": max_rows, "eager": eager}
-    return VllmSampler(policy, tokenizer, model, engine=engine or {}, **settings)
-
-
-vllm_sampler.reads_weights = True  # type: ignore[attr-defined]  # if policy is None
+    return VllmSampler(None, tokenizer, model, engine=engine or {}, **settings)

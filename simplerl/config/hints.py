@@ -1,0 +1,197 @@
+"""Remedies for what Hydra refuses: an unknown key on the command line, and a mistake in a YAML file of conf/."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from simplerl.config import schema
+from simplerl.config.schema import AlgorithmConfig, all_settings
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+PARTS = ("advantage", "loss", "kl", "correction", "rollouts", "shape")  # nested groups of conf/algorithm/
+# Names of TRL and verl -> ours; the table of README.md lists the same.
+FOREIGN = {
+    "learning_rate": "train.policy.lr",
+    "actor.optim.lr": "train.policy.lr",
+    "train_batch_size": "train.prompts_per_step",
+    "num_generations": "train.samples_per_prompt",
+    "rollout.n": "train.samples_per_prompt",
+    "ppo_mini_batch_size": "train.minibatch_size",
+    "per_device_train_batch_size": "train.tokens_per_micro_batch",
+    "ppo_micro_batch_size_per_gpu": "train.tokens_per_micro_batch",
+    "max_completion_length": "sampling.max_new_tokens",
+    "max_response_length": "sampling.max_new_tokens",
+    "adv_estimator": "algorithm/advantage",
+    "loss_type": "algorithm.aggregation",
+    "loss_agg_mode": "algorithm.aggregation",
+    "beta": "algorithm.kl.coef",
+    "kl_loss_coef": "algorithm.kl.coef",
+    "kl_ctrl.kl_coef": "algorithm.kl.coef",
+    "use_kl_loss": "algorithm/kl=k3_loss",
+    "kl_loss_type": "algorithm/kl=k3_loss",
+    "use_kl_in_reward": "algorithm/kl=k1_reward",
+    "kl_penalty": "algorithm/kl=k1_reward",
+    "epsilon": "algorithm.loss.clip_low",
+    "epsilon_high": "algorithm.loss.clip_high",
+    "clip_ratio_low": "algorithm.loss.clip_low",
+    "clip_ratio_high": "algorithm.loss.clip_high",
+    "cliprange_value": "algorithm.roles.critic.loss.clip",
+}
+PACKAGE = "# @package algorithm"
+
+
+def option_keys() -> dict[str, list[str]]:
+    """Return the dotted keys that the YAML files of conf/ set, with the options (group=option) that set each."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(CONF.rglob("*.yaml")):
+        group = str(path.parent.relative_to(CONF))
+        if path.relative_to(CONF).parts[0] not in ("config.yaml", "hydra", "experiment", "local", "debug", "oddity"):
+            prefix = "algorithm" if path.read_text(encoding="utf-8").startswith(PACKAGE) else group.replace("/", ".")
+            for key in _leaves(OmegaConf.to_container(OmegaConf.load(path), resolve=False), f"{prefix}."):
+                found.setdefault(key, []).append(f"{group}={path.stem}")
+    return found
+
+
+def _leaves(node: Any, prefix: str) -> list[str]:
+    names = [name for name in node if str(name)[0] not in "_/" and name != "defaults"] if isinstance(node, dict) else []
+    return [key for name in names for key in (f"{prefix}{name}", *_leaves(node[name], f"{prefix}{name}."))]
+
+
+def unknown_key(key: str, value: str = "VALUE") -> str:
+    """Return a sentence about a key that does not exist, with the key or group that was probably meant."""
+    leaf = key.rsplit(".", 1)[-1]
+    if "@" in key or "/" in key:
+        return _unknown_group(key, value)
+    if leaf in PARTS and key in (leaf, f"algorithm.{leaf}"):
+        return f"{key} is unknown: the parts of an algorithm are groups: write algorithm/{leaf}={value}."
+    given = option_keys()
+    if key in given:
+        return (
+            f"{key} is unknown to the chosen option: it belongs to {', '.join(given[key])}; to pass it to a function "
+            f"of your own write +{key}={value}."
+        )
+    ours = [ours for name, ours in FOREIGN.items() if key == name or key.endswith(f".{name}") or leaf == name]
+    if not ours and len(leaf) > 6:
+        ours = [ours for name, ours in FOREIGN.items() if leaf in name]
+    if ours:
+        return f"{key} is called {' or '.join(dict.fromkeys(ours))} here."
+    return _nearest(key, value, list(dict.fromkeys([*all_settings(), *given])))
+
+
+def _unknown_group(key: str, value: str) -> str:
+    group = key.partition("@")[0]
+    if (CONF / group).is_dir():
+        return f"{key} is not set by the chosen options: add it with +{key}={value}."
+    groups = [str(path.relative_to(CONF)) for path in sorted(CONF.rglob("*")) if path.is_dir()]
+    near = get_close_matches(group, groups, 1)
+    return f"{group} is unknown: " + (f"did you mean {near[0]}?" if near else f"valid groups are {', '.join(groups)}.")
+
+
+def _nearest(key: str, value: str, keys: list[str]) -> str:
+    """Suggest the most similar key of the same group, or keys of that name elsewhere."""
+    path = key.split(".")
+    for depth, name in enumerate(path):
+        prefix = "".join(f"{part}." for part in path[:depth])
+        if prefix + name in keys:
+            continue
+        siblings = [one for one in keys if one.startswith(prefix) and one.count(".") == depth]
+        near = get_close_matches(name, [one.removeprefix(prefix) for one in siblings], 1)
+        elsewhere = [one for one in keys if one.rsplit(".", 1)[-1] == path[-1]]
+        if near:
+            return f"{key} is unknown: did you mean {prefix}{near[0]}?"
+        if elsewhere:
+            return f"{key} is unknown: did you mean {' or '.join(elsewhere)}?"
+        settings = [one for one in siblings if one in all_settings()]
+        if settings:
+            return f"{key} is unknown: valid keys are {', '.join(settings)}."
+        break
+    extra = f"to pass an extra keyword to a function write +{key}={value}"
+    return f"{key} is unknown: python train.py --cfg job shows all keys; {extra}."
+
+
+def file_mistake(text: str) -> str | None:
+    """Return a sentence about a mistake in a YAML file, from Hydra's message about it; None if it is about none."""
+    if found := re.search(r"In '(.+?)': Could not load '(.+)/(.+?)'", text):
+        return _unknown_option(*found.groups())
+    if found := re.search(r"In '(.+?)': [^\0]*Key '(.+?)' not in '(\w+)'", text):
+        return _key_of_file(*found.groups())
+    if found := re.search(r"In '(.+?)': [^\0]*: (\w+) is not a subclass of (\w+)\. value: (.*)", text):
+        file, _, kind, value = found.groups()
+        if kind == "RoleConfig":
+            return f"conf/{file}.yaml: {value} is no role: nest its keys below a name, as roles: NAME: column: ..."
+        return (
+            f"conf/{file}.yaml: {value} must be a mapping with the keys {', '.join(_keys(kind))}, such as KEY: VALUE."
+        )
+    return None
+
+
+def _unknown_option(file: str, group: str, option: str) -> str:
+    if (CONF / "algorithm/role" / f"{option}.yaml").is_file() and group.endswith("role"):
+        return f"conf/{file}.yaml: {group}/{option} is unknown: write /algorithm/role/{option} in its defaults."
+    near = get_close_matches(option, options(group), 1)
+    suggestion = f"did you mean {near[0]}? Valid" if near else "valid"
+    where = "" if "/" not in file or group == "algorithm/shape" else f"conf/{file}.yaml: "
+    return f"{where}{group}={option} is unknown: {suggestion} options are {', '.join(options(group))}."
+
+
+def _keys(kind: str) -> list[str]:
+    known = getattr(schema, kind, None)
+    return [field.name for field in fields(known)] if is_dataclass(known) else []
+
+
+def _key_of_file(file: str, key: str, kind: str) -> str:
+    path, algorithm = f"conf/{file}.yaml", [field.name for field in fields(AlgorithmConfig)]
+    nested = file.startswith("algorithm/") and file.count("/") == 2
+    if nested and (key in algorithm or key == "algorithm") and key not in _keys(kind):
+        return f"{path}: {key} is in the wrong place: write `{PACKAGE}` as the first line of the file."
+    if key in ("_target_", "_partial_"):
+        remedy = f"nest it below `{file.split('/')[1]}:`" if nested else "remove `# @package ...` from the file"
+        return f"{path}: {key} is in the wrong place: {remedy}."
+    near = get_close_matches(key, _keys(kind), 1)
+    remedy = f"did you mean {near[0]}?" if near else f"valid keys are {', '.join(_keys(kind))}."
+    return f"{path}: the key {key} is unknown: {remedy}"
+
+
+def option_file(key: str, choices: Mapping[str, str]) -> str:
+    """Return the YAML file of the option that sets `key`, such as conf/reward/strict.yaml for reward.wrong. Where the
+    option is unknown, the file's name is OPTION.yaml."""
+    path = key.split(".")
+    nested = path[0] == "algorithm" and len(path) > 1
+    group = f"algorithm/{path[1]}" if nested and path[1] in PARTS else path[0]
+    option = choices.get(group, "OPTION")
+    if nested and path[1] == "roles":
+        group, option = "algorithm/role", path[2]
+    if group == "algorithm/shape" and len(path) > 2:
+        option = path[2]
+    return f"conf/{group}/{option}.yaml"
+
+
+def role_that_gives(column: str) -> str | None:
+    """Return the option of conf/algorithm/role/ that has a role with this column."""
+    for path in sorted((CONF / "algorithm/role").glob("*.yaml")):
+        roles = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        found = roles.get("roles") if isinstance(roles, dict) else None
+        if isinstance(found, dict) and any(isinstance(r, dict) and r.get("column") == column for r in found.values()):
+            return path.stem
+    return None
+
+
+def rollouts_that_give(column: str) -> str | None:
+    """Return the option of conf/algorithm/rollouts/ whose rollouts have this column."""
+    for path in sorted((CONF / "algorithm/rollouts").glob("*.yaml")):
+        option = OmegaConf.load(path)
+        if isinstance(option, DictConfig) and column in option.get("rollout_columns", []):
+            return path.stem
+    return None
+
+
+def options(group: str) -> list[str]:
+    """Return the options of a group of conf/, such as algorithm/kl."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
