@@ -75,6 +75,13 @@ class Schedule(Enum):
     cosine = "cosine"
 
 
+class TooLong(Enum):
+    """What becomes of an evaluation item whose prompt leaves no room for a response."""
+
+    wrong = "wrong"  # an empty response is graded
+    exclude = "exclude"
+
+
 class TrackingMode(Enum):
     disabled = "disabled"
     offline = "offline"
@@ -97,6 +104,8 @@ class PromptConfig:
     template: str | None = None  # text with {question} and {shots}; null: the model's own chat template
     system: str | None = None  # system message; chat template only
     user: str = "{question}"  # user message; chat template only
+    date: str = "2024-07-26"  # the day on which chat templates that insert a date are rendered
+    variables: dict[str, Any] = field(default_factory=dict)  # variables of the chat template, such as enable_thinking
     shot: str = ""  # template of one few-shot example, with {question} and {answer}
     shots: list[dict[str, str]] = field(default_factory=list)  # few-shot examples, which replace {shots}
     response: str = "{solution}"  # template of SFT targets, with {question}, {solution} and {answer}
@@ -231,6 +240,7 @@ class EvalsConfig:
     )  # rollout steps between evaluations (also at step 0 and after the last); 0: never
     limit: int | None = setting(None, minimum=1)  # use only the first problems of each set
     samples: int = setting(1, minimum=1)  # responses per problem
+    too_long: TooLong = TooLong.wrong  # items whose prompt leaves no room for a response
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.0))
     prompt: PromptConfig | None = None  # null: the training prompt
     reward: Any = None  # partial: (response, Problem) -> Score; null: the training reward
