@@ -314,7 +314,9 @@ def result_neutral_keys() -> set[str]:
 
 def register() -> None:
     """Register the schema, the sweeps and the resolver `quotient` with Hydra; call before composing."""
-    ConfigStore.instance().store(name="schema", node=Config)
+    schema = OmegaConf.structured(Config)
+    OmegaConf.set_struct(schema.prompt.variables, False)  # its keys are the chat template's
+    ConfigStore.instance().store(name="schema", node=schema)
     for path in sorted(SWEEPS.glob("*.yaml")):  # Hydra would find the group `sweep` only in conf/sweep/
         ConfigStore.instance().store(group="sweep", name=path.stem, node=OmegaConf.load(path), package="_global_")
     # Keeps the product of two settings constant in a sweep: ${quotient:128,${train.samples_per_prompt}}.

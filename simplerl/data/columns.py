@@ -8,13 +8,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from simplerl.data.readers import is_chat, setting
+from simplerl.data.readers import RowError, is_chat, setting
 from simplerl.errors import ConfigError
 from simplerl.rewards.extract import last_boxed
+from simplerl.types import Problem
+
+# Converts a row to a problem, given the data set's name and the row's index from 0. Raises RowError.
+RowParser = Callable[["dict[str, Any] | RowError", str, int], Problem]
 
 SHORT_ANSWER = 300  # characters; a longer text without \boxed{} or #### is a solution whose answer cannot be found
 
@@ -137,7 +141,7 @@ def chat_turns(value: list[Mapping[str, Any]]) -> list[tuple[str, str]]:
         texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError(f"has a {role} turn that is not text")
-        turns.append((_ROLES.get(role, role), "".join(texts).strip()))
+        turns.append((_ROLES.get(role, role), "".join(map(str, texts)).strip()))
     return turns
 
 
@@ -210,8 +214,10 @@ USUAL: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "answer": (
         ("answer",),
-        ("gold", "target", "label", "gt_answer", "final_answer", "expected_answer", "ground_truth_answer")
-        + ("ground_truth", "reward_model.ground_truth"),
+        (
+            *("gold", "target", "label", "gt_answer", "final_answer", "expected_answer", "ground_truth_answer"),
+            *("ground_truth", "reward_model.ground_truth"),
+        ),
         ("solution", "completion", "response", "output"),
         ("messages", "conversations", "conversation"),
     ),
@@ -254,3 +260,57 @@ def _has_field(row: Mapping[str, Any], name: str) -> bool:
         return "." in name and value_of(row, name) is not None
     except KeyError:
         return False
+
+
+def row_parser(
+    columns: Mapping[str, str],
+    answer_of: Callable[[Any], str],
+    solution_of: Callable[[Any], str],
+    level_of: Callable[[Any], str],
+    remove: Sequence[str],
+    keep_system: bool,
+    extra: Sequence[str] | None,
+) -> RowParser:
+    """Return the function that converts a row to a problem by these columns and extraction rules."""
+
+    def value(row: dict[str, Any], key: str, column: str) -> Any:
+        try:
+            return value_of(row, column)
+        except KeyError as error:
+            present = ", ".join(map(repr, row)) or "none"
+            raise RowError(
+                f"{setting(key)}={column} names a column that this row does not have (its columns: {present})"
+            ) from error
+
+    def field(row: dict[str, Any], key: str, rule: Callable[[Any], Any]) -> Any:
+        try:
+            return rule(value(row, f"columns.{key}", columns[key]))
+        except RowError:
+            raise
+        except ValueError as error:
+            raise RowError(f"the {key} (column {columns[key]!r}) {error}") from error
+
+    def optional(row: dict[str, Any], key: str, rule: Callable[[Any], str]) -> str | None:
+        if key not in columns or is_missing(value(row, f"columns.{key}", columns[key])):
+            return None
+        return str(field(row, key, rule))
+
+    def parse(row: dict[str, Any] | RowError, name: str, index: int) -> Problem:
+        if isinstance(row, RowError):
+            raise row
+        question, system = field(row, "question", question_and_system)
+        for text in remove:
+            question = question.replace(text, "")
+        names = extra if extra is not None else [name for name in row if name not in columns.values()]
+        return Problem(
+            id=optional(row, "id", as_text) or f"{name}/{index}",
+            question=question.strip(),
+            answer=field(row, "answer", lambda gold: "" if is_missing(gold) else answer_of(assistant_text(gold))),
+            source=name,
+            level=optional(row, "level", level_of),
+            solution=optional(row, "solution", lambda text: solution_of(assistant_text(text))),
+            system=system if keep_system else None,
+            extra={name: value(row, "extra", name) for name in names},
+        )
+
+    return parse

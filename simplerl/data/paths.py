@@ -168,8 +168,9 @@ def _hub_dataset(name: str, split: str, arguments: dict[str, Any]) -> Iterator[L
         data = datasets.load_dataset(name, split=split, **arguments)
     except Exception as error:  # of the network, of the Hub, and of the libraries that read its files
         raise ConfigError(
-            f"The Hub data set {name} (split {split}) cannot be loaded: {_first_line(error)} Correct {setting('path')}, "
-            f"{setting('split')} or {setting('hub')}, or download the files and set {setting('path')} to their folder."
+            f"The Hub data set {name} (split {split}) cannot be loaded: {_first_line(error)} Correct "
+            f"{setting('path')}, {setting('split')} or {setting('hub')}, or download the files and set "
+            f"{setting('path')} to their folder."
         ) from error
     return _numbered(name, data)
 

@@ -205,8 +205,8 @@ def _check_prompt(config: PromptConfig, tokenizer: Any) -> None:
         raise ConfigError(f"prompt.date={config.date} is not a date: write it as prompt.date=2024-07-26.") from None
     if config.variables and config.template is not None:
         raise ConfigError(
-            f"{where}: prompt.variables is for the model's chat template, but prompt.template is set: choose prompt=chat "
-            "or remove the variables."
+            f"{where}: prompt.variables is for the model's chat template, but prompt.template is set: choose "
+            "prompt=chat or remove the variables."
         )
     key, text = ("user", config.user) if config.template is None else ("template", config.template)
     if "{question}" not in text:

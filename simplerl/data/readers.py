@@ -96,8 +96,8 @@ def _reported(file: Path, rows: Iterator[Row]) -> Iterator[Row]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(";")[0]
         if number:
             raise ConfigError(
-                f"{location_of(file, number)} is the last that can be read ({reason}): the file is damaged after it, so "
-                "copy or write the file again."
+                f"{location_of(file, number)} is the last that can be read ({reason}): the file is damaged after it, "
+                "so copy or write it again."
             ) from error
         kind = file_format(file)[1:].capitalize()
         raise ConfigError(f"{file} is not a valid {kind} file ({reason}): copy or write it again.") from error
@@ -220,7 +220,14 @@ def _complete_rows(text: str) -> int:
 
 
 def _rows_in_object(path: Path, content: dict[str, Any]) -> list[Any]:
-    """Return the rows of a JSON object: its only list of objects, its columns ({"question": [...], ...}), or itself."""
+    """Return the rows of a JSON object: its columns ({"question": [...], ...}), its only list of objects, or itself."""
+    columns = {key: list(value.values()) if isinstance(value, dict) else value for key, value in content.items()}
+    nested = all(isinstance(value, dict) for value in content.values())
+    flat = all(isinstance(value, list) for value in content.values()) and not any(map(is_chat, content.values()))
+    if len(content) > 1 and (nested or flat) and len({len(value) for value in columns.values()}) == 1:
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        if not all(isinstance(value, dict) for row in rows for value in row.values()):
+            return rows
     lists = {
         key: value
         for key, value in content.items()
@@ -232,11 +239,6 @@ def _rows_in_object(path: Path, content: dict[str, Any]) -> list[Any]:
         )
     if lists:
         return next(iter(lists.values()))
-    columns = {key: list(value.values()) if isinstance(value, dict) else value for key, value in content.items()}
-    nested = all(isinstance(value, dict) for value in content.values())
-    flat = all(isinstance(value, list) and not is_chat(value) for value in content.values())
-    if len(content) > 1 and (nested or flat) and len({len(value) for value in columns.values()}) == 1:
-        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return [content]
 
 

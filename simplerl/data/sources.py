@@ -15,7 +15,7 @@ import logging
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -27,13 +27,11 @@ from simplerl.data.columns import (
     GUESS,
     LEVELS,
     SOLUTIONS,
+    RowParser,
     as_text,
-    assistant_text,
     guess_columns,
-    is_missing,
     plain_level,
-    question_and_system,
-    value_of,
+    row_parser,
 )
 from simplerl.data.paths import Located, read_rows
 from simplerl.data.readers import RowError, setting
@@ -45,9 +43,6 @@ log = logging.getLogger(__name__)
 REQUIRED, OPTIONAL = ("question", "answer"), ("solution", "level", "id")
 COUNTS = ("rows", "bad", "other_level", "duplicates", "conflicts", "ungradable", "kept")
 LOGGED_ROWS = 3  # how many skipped or ungradable rows the log names
-
-# Converts a row to a problem, given the data set's name and the row's index from 0. Raises RowError.
-RowParser = Callable[["dict[str, Any] | RowError", str, int], Problem]
 
 
 class Problems(list[Problem]):
@@ -122,13 +117,12 @@ def load_problems(
     _check_choice("duplicates", duplicates, ("drop", "keep"))
     name = source or re.sub(r"[.*].*", "", Path(path).name) or "data"
     rows, named = _guessed(path, read_rows(path, split, hub, encoding), named)
-    parser = _row_parser(
+    parser = row_parser(
         named, ANSWERS[answer_from], SOLUTIONS[solution_from], LEVELS[level_from], remove, system == "keep", extra
     )
     report: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
-    found = _parse_rows(path, rows, parser, name, report, on_bad_row, ungradable)
-    if answer_from == "text":
-        found = _refuse_solutions(path, found)
+    found: Iterable[Problem] = _parse_rows(path, rows, parser, name, report, on_bad_row, ungradable)
+    found = _refuse_solutions(path, found) if answer_from == "text" else found
     chosen = _of_levels(path, found, levels, report)
     return _finish(path, _deduplicate(chosen, report, drop=duplicates == "drop"), report, shuffle_seed, limit)
 
@@ -155,7 +149,7 @@ def benchmark(*, name: str, path: str | None, ungradable: str = "keep", limit: i
     rule = BENCHMARKS[name]
     keys = ("question", "answer", "level", "solution")
     columns = {key: column for key in keys if (column := getattr(rule, key)) is not None}
-    parse = _row_parser(columns, ANSWERS[rule.answer_from], as_text, plain_level, (), True, None)
+    parse = row_parser(columns, ANSWERS[rule.answer_from], as_text, plain_level, (), True, None)
     report: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
     found = list(_parse_rows(file, read_rows(file), parse, name, report, "", ungradable))
     if report["rows"] != rule.items:
@@ -285,60 +279,6 @@ def _check_choice(key: str, value: str, choices: Iterable[str]) -> None:
         near = (get_close_matches(str(value), options, 1) or options)[0]
         key = key if key == "name" else setting(key)
         raise ConfigError(f"{key}={value} is unknown: choose one of {', '.join(options)}, such as {key}={near}.")
-
-
-def _row_parser(
-    columns: Mapping[str, str],
-    answer_of: Callable[[Any], str],
-    solution_of: Callable[[Any], str],
-    level_of: Callable[[Any], str],
-    remove: Sequence[str],
-    keep_system: bool,
-    extra: Sequence[str] | None,
-) -> RowParser:
-    """Return the function that converts a row to a problem by these columns and extraction rules."""
-
-    def value(row: dict[str, Any], key: str, column: str) -> Any:
-        try:
-            return value_of(row, column)
-        except KeyError as error:
-            present = ", ".join(map(repr, row)) or "none"
-            raise RowError(
-                f"{setting(key)}={column} names a column that this row does not have (its columns: {present})"
-            ) from error
-
-    def field(row: dict[str, Any], key: str, rule: Callable[[Any], Any]) -> Any:
-        try:
-            return rule(value(row, f"columns.{key}", columns[key]))
-        except RowError:
-            raise
-        except ValueError as error:
-            raise RowError(f"the {key} (column {columns[key]!r}) {error}") from error
-
-    def optional(row: dict[str, Any], key: str, rule: Callable[[Any], str]) -> str | None:
-        if key not in columns or is_missing(value(row, f"columns.{key}", columns[key])):
-            return None
-        return str(field(row, key, rule))
-
-    def parse(row: dict[str, Any] | RowError, name: str, index: int) -> Problem:
-        if isinstance(row, RowError):
-            raise row
-        question, system = field(row, "question", question_and_system)
-        for text in remove:
-            question = question.replace(text, "")
-        names = extra if extra is not None else [name for name in row if name not in columns.values()]
-        return Problem(
-            id=optional(row, "id", as_text) or f"{name}/{index}",
-            question=question.strip(),
-            answer=field(row, "answer", lambda gold: "" if is_missing(gold) else answer_of(assistant_text(gold))),
-            source=name,
-            level=optional(row, "level", level_of),
-            solution=optional(row, "solution", lambda text: solution_of(assistant_text(text))),
-            system=system if keep_system else None,
-            extra={name: value(row, "extra", name) for name in names},
-        )
-
-    return parse
 
 
 def _deduplicate(problems: Iterable[Problem], report: Counter[str], drop: bool) -> list[Problem]:

@@ -242,8 +242,8 @@ def prepare_evals(config: Config, tokenizer: Any, context: int) -> EvalSets:
         if len(too_long[name]) == len(rendered):
             raise ConfigError(
                 f"evals.sets.{name}: every prompt is longer than the {limit} tokens that "
-                f"evals.sampling.max_new_tokens={sampling.max_new_tokens} leaves in the context of {config.model.path}: "
-                f"lower it{_context_hint(config.model)}."
+                f"evals.sampling.max_new_tokens={sampling.max_new_tokens} leaves in the context of "
+                f"{config.model.path}: lower it{_context_hint(config.model)}."
             )
         if too_long[name]:
             fate = "are excluded" if excludes else "count as wrong; evals.too_long=exclude leaves them out"
