@@ -72,8 +72,16 @@ class PromptFormat:
 
     def _check_chat_template(self) -> None:
         """Refuse a chat template that drops the question or the system message, or a variable that it does not read."""
+        where = f"prompt={self.config.name}"
+        template = self.tokenizer.get_chat_template()
+        for name in self.config.variables:
+            if not re.search(rf"\b{re.escape(name)}\b", template) or name in _RESERVED:
+                raise ConfigError(
+                    f"{where}: the chat template of {self._model} does not read prompt.variables.{name}: correct the "
+                    f"name, or remove it with ~prompt.variables.{name}."
+                )
         probe = Problem("probe", "What is 12 + 34?", "46")
-        where, text = f"prompt={self.config.name}", " ".join(self._chat(probe).split())
+        text = " ".join(self._chat(probe).split())
         if probe.question not in text:
             raise ConfigError(
                 f"{where}: the rendered prompt does not hold the question, so the chat template of {self._model} does "
@@ -83,13 +91,6 @@ class PromptFormat:
             raise ConfigError(
                 f"{where}: the chat template of {self._model} drops the system message: set prompt.system=null."
             )
-        template = self.tokenizer.get_chat_template()
-        for name in self.config.variables:
-            if not re.search(rf"\b{re.escape(name)}\b", template) or name in _RESERVED:
-                raise ConfigError(
-                    f"{where}: the chat template of {self._model} does not read prompt.variables.{name}: correct the "
-                    f"name, or remove it with ~prompt.variables.{name}."
-                )
 
     @property
     def _model(self) -> str:
