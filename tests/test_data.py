@@ -21,9 +21,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from simplerl.config import register
+from simplerl.config.load import load as load_config
 from simplerl.data.benchmarks import BENCHMARKS
 from simplerl.data.readers import settings_under
 from simplerl.data.sources import benchmark, load_problems
+from simplerl.data.task import prepare_task
 from simplerl.errors import ConfigError
 from simplerl.types import Problem
 
@@ -573,6 +575,24 @@ def test_the_remedy_of_a_message_works_when_pasted(name: str, tmp_path: Path) ->
         problems(*given)
     assert "\n" not in str(error.value)
     assert problems(*given, remedy_in(str(error.value), given))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "sampling.max_new_tokens=200",
+        "evals.sampling.max_new_tokens=256",
+        "evals.sampling.max_new_tokens=250",
+        "train.passes=0.0001 train.steps=null",
+        "warmup=micro_corpus warmup.data.count=8",
+    ],
+)
+def test_remedies_of_lengths_and_counts(given: str) -> None:
+    base = ["data.count=64", "evals.sets.micro.count=4", "train.prompts_per_step=16", *given.split()]
+    with pytest.raises(ConfigError) as error:
+        prepare_task(load_config(composed(*base)))
+    (remedy,) = re.findall(r"such as ([\w.]+=\d+)", str(error.value))
+    prepare_task(load_config(composed(*base, remedy)))
 
 
 def test_remedies_of_evaluation_sets_and_of_the_warm_up(tmp_path: Path) -> None:

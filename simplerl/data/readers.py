@@ -56,6 +56,8 @@ def read_file(file: Path, encoding: str | None = None) -> Iterator[Row]:
     """
     if file_format(file) not in READERS:
         raise ConfigError(f"{file} has an unsupported format: use {', '.join(READERS)}, a data set folder or a Hub id.")
+    if file.parent.is_file():
+        raise ConfigError(f"{file.parent} is a file, but {file.name} is read in a folder: name {file.parent.parent}.")
     if not file.is_file():
         raise ConfigError(f"{file} does not exist: correct the path (relative paths start at {Path.cwd()}).")
     if encoding is not None:

@@ -214,8 +214,15 @@ def _check_context(config: Config, context: int) -> None:
     if prompt + response > context:
         raise ConfigError(
             f"prompt.max_tokens={prompt} + sampling.max_new_tokens={response} = {prompt + response} exceeds the "
-            f"context of {config.model.path} ({context} tokens): lower one of them{_context_hint(config.model)}."
+            f"context of {config.model.path} ({context} tokens): lower one of them, such as "
+            f"{_shorter('sampling.max_new_tokens', context - prompt, 'prompt.max_tokens', context - response)}"
+            f"{_context_hint(config.model)}."
         )
+
+
+def _shorter(key: str, room: int, other: str, other_room: int) -> str:
+    """Return an override of `key`, or of `other` if nothing is left for `key`, that fits the context."""
+    return f"{key}={room}" if room > 0 else f"{other}={max(other_room, 1)}"
 
 
 def _context_hint(model: ModelConfig) -> str:
@@ -230,7 +237,8 @@ def prepare_evals(config: Config, tokenizer: Any, context: int) -> EvalSets:
     if config.evals.sets and sampling.max_new_tokens >= context:
         raise ConfigError(
             f"evals.sampling.max_new_tokens={sampling.max_new_tokens} leaves no room for a prompt in the context of "
-            f"{config.model.path} ({context} tokens): lower it{_context_hint(config.model)}."
+            f"{config.model.path} ({context} tokens): lower it, such as "
+            f"evals.sampling.max_new_tokens={max(context // 2, 1)}{_context_hint(config.model)}."
         )
     excludes = config.evals.too_long is TooLong.exclude
     for name, source in config.evals.sets.items():
@@ -243,7 +251,9 @@ def prepare_evals(config: Config, tokenizer: Any, context: int) -> EvalSets:
             raise ConfigError(
                 f"evals.sets.{name}: every prompt is longer than the {limit} tokens that "
                 f"evals.sampling.max_new_tokens={sampling.max_new_tokens} leaves in the context of "
-                f"{config.model.path}: lower it{_context_hint(config.model)}."
+                f"{config.model.path}: lower it, such as "
+                f"evals.sampling.max_new_tokens={max(context - min(len(one.token_ids) for one in rendered), 1)}"
+                f"{_context_hint(config.model)}."
             )
         if too_long[name]:
             fate = "are excluded" if excludes else "count as wrong; evals.too_long=exclude leaves them out"
@@ -265,7 +275,8 @@ def _schedule(config: Config, prompts: int) -> TrainingSchedule:
     steps = train.steps if train.steps is not None else int((train.passes or 0) * steps_per_pass + 1e-9)
     if steps < 1:
         raise ConfigError(
-            f"train.passes={train.passes} is less than one step of {train.prompts_per_step} prompts: raise it."
+            f"train.passes={train.passes} is less than one step of {train.prompts_per_step} prompts: raise it, such as "
+            "train.passes=1."
         )
     return TrainingSchedule(
         prompts, train.prompts_per_step, train.samples_per_prompt, train.minibatch_size, train.epochs, steps
@@ -308,6 +319,6 @@ def _documents(config: Config, format: PromptFormat, limit: int) -> list[tuple[t
     if len(documents) < config.warmup.minibatch_size:
         raise ConfigError(
             f"warmup.minibatch_size={config.warmup.minibatch_size} exceeds the {len(documents)} usable documents: "
-            "lower it or choose more data."
+            f"lower it, such as warmup.minibatch_size={max(len(documents), 1)}, or choose more data."
         )
     return documents
