@@ -491,6 +491,30 @@ def test_text_that_a_table_cannot_hold_is_one_bad_row(tmp_path: Path) -> None:
     assert [p.answer for p in load(tmp_path / "d.parquet", on_bad_row="skip")] == ["7"]
 
 
+CASES: dict[str, tuple[dict[str, Any], list[str]]] = {  # settings, gold answers
+    "messages.parquet": ({}, ["1", "3", "5", "7"]),
+    "messages.jsonl": (
+        {"columns": {"question": "prompt", "answer": "reward_model.ground_truth"}},
+        ["1", "3", "5", "7"],
+    ),
+    "messages_with_system.jsonl": ({"answer_from": "last_box"}, ["1", "2", "3"]),
+    "shards": ({}, ["1", "2", "2", "3"]),
+    "shards/*.parquet": ({}, ["1", "2", "2", "3"]),
+    "box_without_braces.jsonl": ({"answer_from": "last_box"}, ["7", "8"]),
+    "null_golds.jsonl": ({"ungradable": "exclude"}, ["1"]),
+    "rows_in_an_object.json": ({}, ["1", "2"]),
+    "decimals.parquet": ({}, ["3.50", "12"]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_files_in_forms_of_others(name: str, shared: Path) -> None:
+    if not (shared / "cases/data").is_dir():
+        pytest.skip(f"needs the cases of other people: {shared}/cases/data is absent")
+    settings, answers = CASES[name]
+    assert [p.answer for p in load_problems(path=str(shared / "cases/data" / name), **settings)] == answers
+
+
 # Folders and patterns
 
 
