@@ -32,3 +32,8 @@ def generation(response: Response, problem: Problem) -> Score:
     """Report how the response was generated: the reward is the sum of its tokens."""
     parts = {"length": float(len(response.tokens)), "truncated": float(response.truncated)}
     return Score(float(sum(response.tokens)), response.tokens[:1] == (7,), response.finish_reason, response, parts)
+
+
+def from_column(response: str, problem: Problem, *, column: str) -> Score:
+    """Return the problem's value in another column of the data."""
+    return Score(float(problem.extra[column]), correct=True, status="equal")

@@ -9,9 +9,11 @@ import logging
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import light_rewards
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
@@ -27,6 +29,7 @@ from simplerl.data.readers import settings_under
 from simplerl.data.sources import benchmark, load_problems
 from simplerl.data.task import prepare_task
 from simplerl.errors import ConfigError
+from simplerl.rewards.pool import Grader
 from simplerl.types import Problem
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -457,6 +460,9 @@ def test_other_columns_reach_the_reward(tmp_path: Path) -> None:
     assert load(path)[0].extra == {"tests": [1, 2], "info": {"index": 3}}
     assert load(path, extra=["info.index"])[0].extra == {"info.index": 3}
     assert load(path, extra=[])[0].extra == {}
+    path = write(tmp_path / "weights.jsonl", lines({**row, "weight": 0.25}))
+    with Grader(partial(light_rewards.from_column, column="weight")) as grader:
+        assert [score.reward for score in grader.grade_pairs([("x", load(path)[0])])] == [0.25]
 
 
 @pytest.mark.parametrize(
