@@ -1,20 +1,8 @@
-"""Row and column names of tables 1 to 3 of the SimpleRL blog post; the numbers are in `simplerl.data.benchmarks`."""
+"""Row names of tables 1 to 3 of the SimpleRL blog post; numbers and headings are in `simplerl.data.benchmarks`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-HEADINGS = {
-    "aime24": "AIME 2024",
-    "math500": "MATH 500",
-    "amc23": "AMC",
-    "minerva_math": "Minerva Math",
-    "olympiadbench": "OlympiadBench",
-    "gsm8k": "GSM8K",
-    "gaokao2023en": "GaoKao 2023 En",
-    "college_math": "College Math",
-    "mean": "Avg.",
-}
 
 # The row's name in the blog post's table -> its key in `simplerl.data.benchmarks`.
 TABLE_1 = {

@@ -26,7 +26,6 @@ from analysis.curves import in_percent, metric_label
 from analysis.estimates import Estimate, mean_over_seeds, published_estimate, significantly_best
 from analysis.frames import Frames, assemble
 from analysis.published_tables import (
-    HEADINGS,
     ROW_OF_EXPERIMENT,
     TABLE_1,
     TABLE_2,
@@ -36,7 +35,7 @@ from analysis.published_tables import (
     row_in_table,
 )
 from analysis.sources import load
-from simplerl.data.benchmarks import PUBLISHED, SUITE5, SUITE8
+from simplerl.data.benchmarks import HEADINGS, PUBLISHED, SUITE5, SUITE8
 from simplerl.io.tables import Cell, Table, markdown, text_cells, write
 
 AVERAGES = {"five": SUITE5, "eight": SUITE8}

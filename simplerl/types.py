@@ -49,6 +49,7 @@ class Problem:
     source: str = ""
     level: str | None = None
     solution: str | None = None
+    system: str | None = None  # system message of the question's chat
     extra: dict[str, Any] = field(default_factory=dict, compare=False)  # other columns of the row, for rewards
 
 

@@ -72,3 +72,8 @@ def judged(response: str, problem: Problem, *, api_key: str, auth: dict[str, Any
     """Score like `digits`, if the secrets of a remote judge have arrived."""
     assert (api_key, auth["password"]) == ("sk-12345", 98765)
     return digits(response, problem)
+
+
+def from_column(response: str, problem: Problem, *, column: str) -> Score:
+    """Return the problem's value in another column of the data."""
+    return Score(float(problem.extra[column]), correct=True, status="equal")

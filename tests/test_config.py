@@ -358,7 +358,7 @@ def test_malformed_row(tmp_path: Path) -> None:
     rows = [{"question": "1 + 1?", "answer": "2"}, {"question": "2 + 2?"}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(
-        ConfigError, match=r"rows.jsonl, line 2: columns.answer=answer names a column that this row does"
+        ConfigError, match=r"rows.jsonl, line 2: data.columns.answer=answer names a column that this row does"
     ):
         prepare_task(configured("data=jsonl", f"data.path={file}"))
 

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 import logging
+import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import light_rewards
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 
+from simplerl.config import register
+from simplerl.config.load import load as load_config
 from simplerl.data.benchmarks import BENCHMARKS
+from simplerl.data.readers import settings_under
 from simplerl.data.sources import benchmark, load_problems
+from simplerl.data.task import prepare_task
 from simplerl.errors import ConfigError
+from simplerl.rewards.pool import Grader
 from simplerl.types import Problem
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,6 +69,23 @@ def save_dataset(path: Path, splits: bool) -> Path:
     return path
 
 
+def write_csv(path: Path, delimiter: str = ",", encoding: str = "utf-8") -> Path:
+    with path.open("w", newline="", encoding=encoding) as file:
+        writer = csv.DictWriter(file, ["question", "answer"], delimiter=delimiter, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(ROWS)
+    return path
+
+
+def write_shards(path: Path) -> Path:
+    """Eleven shards, of which part-10 comes last, one row in each but the first."""
+    path.mkdir()
+    for number in range(11):
+        rows = {1: ROWS[:1], 2: ROWS[1:2], 10: ROWS[2:]}.get(number, [])
+        write(path / f"part-{number}.jsonl", lines(*rows))
+    return path
+
+
 FORMATS = {
     "list.json": lambda p: write(p, json.dumps(ROWS)),
     "lines.json": lambda p: write(p, lines(*ROWS)),
@@ -63,6 +93,15 @@ FORMATS = {
     "table.parquet": lambda p: (pq.write_table(pa.Table.from_pylist(ROWS), p), p)[1],
     "file.arrow": lambda p: write_arrow(p, stream=False),
     "stream.arrow": lambda p: write_arrow(p, stream=True),
+    "table.csv": write_csv,
+    "excel.csv": lambda p: write_csv(p, ";", "utf-8-sig"),
+    "table.tsv": lambda p: write_csv(p, "\t", "utf-16"),
+    "lines.jsonl.gz": lambda p: write(p, gzip.compress(lines(*ROWS))),
+    "table.csv.gz": lambda p: write(p, gzip.compress(write_csv(p).read_bytes())),
+    "object.json": lambda p: write(p, json.dumps({"version": 1, "data": ROWS})),
+    "columns.json": lambda p: write(p, json.dumps({name: [row[name] for row in ROWS] for name in ROWS[0]})),
+    "pandas.json": lambda p: write(p, json.dumps({n: {str(i): r[n] for i, r in enumerate(ROWS)} for n in ROWS[0]})),
+    "shards": write_shards,
     "dataset": lambda p: save_dataset(p, splits=False),
     "splits": lambda p: save_dataset(p, splits=True),
 }
@@ -126,54 +165,92 @@ def test_answer_and_solution_rules(tmp_path: Path) -> None:
 
 
 GOOD = {"question": "Q?", "answer": "1"}
-BAD_FILES: dict[str, tuple[str, str | bytes, dict[str, Any], str]] = {
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def damaged_parquet(path: Path) -> Path:
+    """A file whose footer is whole and whose pages are not."""
+    pq.write_table(pa.Table.from_pylist([{**GOOD, "question": f"{i}?"} for i in range(5000)]), path)
+    content = bytearray(path.read_bytes())
+    content[4:2000] = b"\xff" * 1996
+    return write(path, bytes(content))
+
+
+BAD_FILES: dict[str, tuple[str, Any, dict[str, Any], str]] = {
     "not JSON": ("d.jsonl", lines(GOOD) + b'\n{"question": ', {}, "d.jsonl, line 2: it is not valid JSON"),
     "not an object": ("d.jsonl", lines(GOOD, [1, 2]), {}, "d.jsonl, line 2: it is not an object with named columns"),
     "no such column": (
         "d.json", json.dumps([GOOD, {"prompt": "Q?", "answer": "1"}]), {},
-        "d.json, row 2: columns.question=question names a column that this row does not have",
+        "d.json, row 2: data.columns.question=question names a column that this row does not have",
     ),
     "empty question": ("d.jsonl", lines({**GOOD, "question": "  "}), {}, "line 1: the question (column 'question') is"),
     "question no text": ("d.jsonl", lines({**GOOD, "question": 3}), {}, "the question (column 'question') is not text"),
-    "null answer": ("d.jsonl", lines({**GOOD, "answer": None}), {}, "the answer (column 'answer') is empty (null)"),
+    "null answer": ("d.jsonl", lines({**GOOD, "answer": None}), {}, "d.jsonl, line 1: the answer is empty; correct it"),
     "empty answer": ("d.jsonl", b"\n" + lines({**GOOD, "answer": " "}), {}, "line 2: the answer is empty; correct it"),
     "list answer": ("d.jsonl", lines({**GOOD, "answer": ["1"]}), {}, "(column 'answer') is a list, not text"),
-    "NaN answer": ("d.jsonl", '{"question": "Q?", "answer": NaN}', {}, "line 1: the answer (column 'answer') is nan"),
+    "NaN answer": ("d.jsonl", '{"question": "Q?", "answer": NaN}', {}, "line 1: the answer is empty; correct it"),
+    "infinite": ("d.jsonl", '{"question": "Q?", "answer": Infinity}', {}, "the answer (column 'answer') is inf"),
     "no hashes": ("d.jsonl", lines(GOOD), {"answer_from": "after_hashes"}, "the answer (column 'answer') has no ####"),
     "no box": ("d.jsonl", lines(GOOD), {"answer_from": "last_box"}, r"the answer (column 'answer') has no \boxed{}"),
     "not UTF-8": ("d.jsonl", lines(GOOD) + b'\n{"question": "\xff?"}', {}, "line 2: it is not UTF-8 text"),
     "no rows": ("d.jsonl", "\n", {}, "d.jsonl has no usable rows"),
-    "one object": ("d.json", json.dumps({"data": [GOOD]}), {}, "holds one object, not a list of rows"),
-    "broken JSON list": ("d.json", "[{]", {}, "d.json is not valid JSON: Expecting property name"),
+    "two lists": ("d.json", json.dumps({"a": [GOOD], "b": [GOOD]}), {}, "holds several lists of rows (a, b)"),
+    "a number": ("d.json", "3", {}, "d.json does not hold a list of rows"),
+    "broken JSON list": ("d.json", f"[{json.dumps(GOOD)}, {{]", {}, "d.json is not valid JSON after row 1: Expecting"),
+    "short CSV row": ("d.csv", 'question,answer\n"A, B?",1\nC?', {}, "row 2: it does not have as many fields"),
+    "open quote": ("d.csv", 'question,answer\nA?,1\n"B?,2\nC?,3', {}, "d.csv, row 1 is the last that can be read"),
+    "truncated gz": (
+        "d.jsonl.gz", gzip.compress(b"".join(lines({**GOOD, "n": i}) + b"\n" for i in range(9000)))[:-3000], {},
+        " is the last that can be read (Compressed file ended before the end-of-stream marker",
+    ),
+    "no gz": ("d.csv.gz", "question,answer", {}, "d.csv.gz is not a valid Csv file (Not a gzipped file"),
+    "damaged Parquet": ("d.parquet", damaged_parquet, {}, "d.parquet is not a valid Parquet file"),
+    "two user turns": (
+        "d.jsonl", lines({**GOOD, "question": [{"role": "user", "content": c} for c in "ab"]}), {},
+        "line 1: the question (column 'question') is a chat with 2 user turns",
+    ),
+    "image": (
+        "d.jsonl", lines({**GOOD, "question": [{"role": "user", "content": [{"type": "image"}]}]}), {},
+        "(column 'question') has a user turn that is not text",
+    ),
+    "tool turn": (
+        "d.jsonl", lines({**GOOD, "question": [{"role": "tool", "content": "x"}]}), {}, "is a chat with a tool turn",
+    ),
+    "chat without an answer": (
+        "d.jsonl", lines({**GOOD, "answer": [user("x")]}), {}, "is a chat without an assistant turn",
+    ),
     "endless number": ("d.jsonl", '{"question": "Q?", "answer": ' + "9" * 5000 + "}", {}, "line 1: it cannot be read"),
     "endless number in a list": ("d.json", '[{"answer": ' + "9" * 5000 + "}]", {}, "d.json cannot be read: Exceeds"),
     "not Parquet": ("d.parquet", "PAR0", {}, "d.parquet is not a valid Parquet file"),
     "not Arrow": ("d.arrow", "ARROWED", {}, "d.arrow is not a valid Arrow file"),
-    "unknown format": ("d.csv", "question,answer", {}, "d.csv has an unsupported format"),
+    "unknown format": ("d.xml", "<question>", {}, "d.xml has an unsupported format"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_bad_files_raise_a_one_line_error(name: str, tmp_path: Path) -> None:
     file, content, keywords, message = BAD_FILES[name]
+    path = content(tmp_path / file) if callable(content) else write(tmp_path / file, content)
     with pytest.raises(ConfigError) as error:
-        load(write(tmp_path / file, content), **keywords)
+        load(path, **keywords)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
-    "no answer column": ({"columns": {"question": "q"}}, "columns.answer is missing"),
-    "unknown column": ({"columns": {**COLUMNS, "hint": "h"}}, "columns.hint is unknown"),
-    "null column": ({"columns": {"question": "q", "answer": None}}, "columns.answer is missing"),
-    "column by number": ({"columns": {"question": "q", "answer": 1}}, "columns.answer=1 must be a column name"),
-    "levels without column": ({"levels": [3]}, "levels needs columns.level"),
+    "unknown column": ({"columns": {**COLUMNS, "hint": "h"}}, "data.columns.hint is unknown"),
+    "extra column": ({"extra": ["hint"]}, "line 1: data.extra=hint names a column that this row does not have"),
+    "column by number": ({"columns": {"question": "q", "answer": 1}}, "data.columns.answer=1 must be a column name"),
+    "levels without column": ({"levels": [3]}, "data.levels needs the column of the level"),
     "no such level": (
         {"levels": [9], "columns": {**COLUMNS, "level": "level"}}, "its levels, which are 3, 4, 5",
     ),
-    "answer_from": ({"answer_from": "hashes"}, "answer_from=hashes is unknown: choose one of text"),
-    "on_bad_row": ({"on_bad_row": "ignore"}, "on_bad_row=ignore is unknown: choose one of raise, skip"),
-    "limit": ({"limit": 0}, "limit=0 keeps no problem"),
+    "answer_from": ({"answer_from": "hashes"}, "data.answer_from=hashes is unknown: choose one of text"),
+    "on_bad_row": ({"on_bad_row": "ignore"}, "data.on_bad_row=ignore is unknown: choose one of raise, skip"),
+    "limit": ({"limit": 0}, "data.limit=0 keeps no problem"),
     "split of a file": ({"split": "train"}, "is a single file"),
 }  # fmt: skip
 
@@ -195,13 +272,14 @@ def test_absent_files(path: str, message: str) -> None:
         load_problems(path=path, columns=COLUMNS)
 
 
-def test_a_folder_without_a_saved_data_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"datasets.save_to_disk did not write"):
+def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "README.md", "#")
+    with pytest.raises(ConfigError, match=r"holds no data files \(.json, .jsonl"):
         load(tmp_path)
 
 
 def test_a_missing_split_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"has no split 'test': choose one of train"):
+    with pytest.raises(ConfigError, match=r"has no split 'test': set data.split=train"):
         load(save_dataset(tmp_path / "d", splits=True), split="test")
 
 
@@ -226,7 +304,7 @@ def test_skipped_rows_are_logged_and_counted(tmp_path: Path, caplog: pytest.LogC
         found = load_problems(path=str(path), columns=COLUMNS, on_bad_row="skip")
     assert [p.answer for p in found] == ["1", "3"]
     assert (found.report["rows"], found.report["bad"], found.report["kept"]) == (4, 2, 2)
-    assert "d.jsonl, line 2: columns.answer=answer names a column that this row does not have" in caplog.text
+    assert "d.jsonl, line 2: data.columns.answer=answer names a column that this row does not have" in caplog.text
     with pytest.raises(ConfigError, match=r"line 1: it is not an object.*no row is usable"):
         load(write(tmp_path / "all.jsonl", "5"), on_bad_row="skip")
 
@@ -235,6 +313,12 @@ def test_ungradable_rows_are_refused_kept_or_excluded(tmp_path: Path) -> None:
     path = write(tmp_path / "d.jsonl", lines(GOOD, {"question": "No gold?", "answer": ""}))
     assert [p.answer for p in load(path, ungradable="keep")] == ["1", ""]
     assert [p.answer for p in load(path, ungradable="exclude")] == ["1"]
+    nulls = b'{"question": "A?", "answer": NaN}\n{"question": "B?", "answer": null}'
+    path = write(tmp_path / "n.jsonl", nulls)
+    assert [p.answer for p in load(path, ungradable="keep", answer_from="last_box")] == ["", ""]
+    nested = write(tmp_path / "nested.jsonl", lines({"question": "A?", "reward_model": None}))
+    columns = {"answer": "reward_model.ground_truth"}
+    assert load(nested, columns=columns, ungradable="keep")[0].answer == ""
 
 
 # The real files
@@ -271,7 +355,7 @@ FIRST = {  # copied from the files by hand
 }
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", FIRST)
 def test_benchmarks(name: str, shared: Path) -> None:
     rule = BENCHMARKS[name]
     found = benchmark(name=name, path=str(shared / "data/benchmarks"))
@@ -293,36 +377,373 @@ def test_empty_golds_are_excluded_only_on_request(shared: Path) -> None:
 def test_benchmark_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"evals.path is not set: set it to the folder that holds amc23.jsonl"):
         benchmark(name="amc23", path=None)
-    with pytest.raises(ConfigError, match=r"name=amc24 is unknown: choose one of gsm8k, math500"):
+    with pytest.raises(ConfigError, match=r"name=amc24 is unknown: choose one of aime24, math500.* such as name=amc23"):
         benchmark(name="amc24", path=str(tmp_path))
     write(tmp_path / "gsm8k.jsonl", lines({"question": "Q?", "answer": "no mark"}))
-    with pytest.raises(ConfigError, match=r"gsm8k.jsonl, line 1: the answer \(column 'answer'\) has no ####"):
+    with pytest.raises(ConfigError, match=r"line 1: the answer \(column 'answer'\) has no ####; correct it.$"):
         benchmark(name="gsm8k", path=str(tmp_path))
+
+
+def composed(*overrides: str) -> DictConfig:
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def problems(*overrides: str, key: str = "data") -> list[Problem]:
+    """Load the problems under a key of the configuration, as a run does."""
+    with settings_under(key):
+        return list(instantiate(OmegaConf.select(composed(*overrides), key), _convert_="object")())
 
 
 def test_a_custom_held_out_file(tmp_path: Path) -> None:
     """evals=heldout reads it like the training file; worked solutions as gold answers are refused."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from simplerl.config import register
-    from simplerl.config.load import load
-
     rows = [{"q": f"What is {i} + 1?", "a": f"It is {i + 1}.\n#### {i + 1}"} for i in range(4)]
     for name in ("train", "test"):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     own = ["data=jsonl", f"data.path={tmp_path}/train.jsonl", "data.columns.question=q", "data.columns.answer=a"]
     own += ["evals=heldout", f"evals.path={tmp_path}/test.jsonl"]
-
-    def config(*overrides: str) -> Any:
-        register()
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            raw = compose("config", overrides=[*own, *overrides])
-        OmegaConf.set_struct(raw, False)
-        return load(raw)
-
     with pytest.raises(ConfigError, match=r"4 of 4 answers are worked solutions .* set data.answer_from=after_hashes"):
-        config().data()
-    read = config("data.answer_from=after_hashes")
-    assert [problem.answer for problem in read.data()] == ["1", "2", "3", "4"]
-    assert [problem.answer for problem in read.evals.sets["heldout"]()] == ["1", "2", "3", "4"]
+        problems(*own)
+    for key in ("data", "evals.sets.heldout"):
+        read = problems(*own, "data.answer_from=after_hashes", key=key)
+        assert [problem.answer for problem in read] == ["1", "2", "3", "4"]
+
+
+# Chats, guessed columns and extra columns
+
+
+CHATS: dict[str, tuple[dict[str, Any], str | None]] = {  # a row, and the system turn
+    "text": ({"question": "Q?", "answer": "7"}, None),
+    "verl": ({"prompt": [user("Q?")], "reward_model": {"ground_truth": "7", "style": "rule"}}, None),
+    "verl as JSON text": ({"prompt": [user("Q?")], "reward_model": '{"ground_truth": "7"}'}, None),
+    "TRL": ({"prompt": [user("Q?")], "completion": [{"role": "assistant", "content": "7"}]}, None),
+    "messages": ({"messages": [user(" Q?"), {"role": "assistant", "content": "7 "}]}, None),
+    "ShareGPT": (
+        {
+            "conversations": [
+                {"from": "system", "value": "S"}, {"from": "human", "value": "Q?"}, {"from": "gpt", "value": "7"}
+            ]
+        },
+        "S",
+    ),
+    "parts": ({"Problem": [{"role": "user", "content": [{"type": "text", "text": "Q?"}]}], "Answer": 7}, None),
+    "system": ({"query": [{"role": "system", "content": "S"}, user("Q?")], "solution": "7"}, "S"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_chats_and_usual_columns_need_no_settings(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    row, system = CHATS[name]
+    path = write(tmp_path / "d.jsonl", lines(row))
+    with caplog.at_level(logging.INFO):
+        (problem,) = load_problems(path=str(path))
+    assert (problem.question, problem.answer, problem.system) == ("Q?", "7", system)
+    assert "guessed the columns question = " in caplog.text
+    assert load_problems(path=str(path), system="drop")[0].system is None
+
+
+def test_only_unambiguous_columns_are_guessed(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "d.jsonl", lines({"question": "Q?", "prompt": "P", "answer": "7", "solution": r"\boxed{7}"})
+    )
+    (problem,) = load_problems(path=str(path), columns={"solution": "guess", "level": "guess"})
+    assert (problem.question, problem.answer, problem.solution, problem.level) == ("Q?", "7", r"\boxed{7}", None)
+    path = write(tmp_path / "two.jsonl", lines({"question": "Q?", "gold": "7", "target": "8"}))
+    with pytest.raises(ConfigError, match=r"gold and target may each hold the answer: set data.columns.answer=gold or"):
+        load_problems(path=str(path))
+
+
+def test_other_columns_reach_the_reward(tmp_path: Path) -> None:
+    row = {"question": "Q?", "answer": "1", "tests": [1, 2], "info": {"index": 3}}
+    path = write(tmp_path / "d.jsonl", lines(row))
+    assert load(path)[0].extra == {"tests": [1, 2], "info": {"index": 3}}
+    assert load(path, extra=["info.index"])[0].extra == {"info.index": 3}
+    assert load(path, extra=[])[0].extra == {}
+    path = write(tmp_path / "weights.jsonl", lines({**row, "weight": 0.25}))
+    with Grader(partial(light_rewards.from_column, column="weight")) as grader:
+        assert [score.reward for score in grader.grade_pairs([("x", load(path)[0])])] == [0.25]
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        (r"so $x = \boxed 7$.", "7"),
+        (r"so $x = \boxed\frac12$, as \boxed{1} is not", "1"),
+        (r"\boxed{1}, no, $\boxed 12$ units", "12"),
+        ("\\boxed 8.\nDone.", "8"),
+        (r"\(\boxed 9\) is it", "9"),
+        (r"\boxed {\frac{1}{2}}", r"\frac{1}{2}"),
+    ],
+)
+def test_boxes_without_braces(solution: str, answer: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", lines({"question": "Q?", "answer": solution}))
+    assert load(path, answer_from="last_box")[0].answer == answer
+
+
+def test_decimals(tmp_path: Path) -> None:
+    table = pa.table({"question": ["A?", "B?"], "answer": pa.array(["3.50", "12.00"]).cast(pa.decimal128(4, 2))})
+    pq.write_table(table, tmp_path / "d.parquet")
+    assert [p.answer for p in load(tmp_path / "d.parquet")] == ["3.50", "12"]
+
+
+def test_text_that_a_table_cannot_hold_is_one_bad_row(tmp_path: Path) -> None:
+    answers = pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff7")]
+    )
+    pq.write_table(pa.table({"question": ["A?", "B?"], "answer": answers}), tmp_path / "d.parquet")
+    with pytest.raises(ConfigError, match=r"d.parquet, row 1: it has a value that cannot be read"):
+        load(tmp_path / "d.parquet")
+    assert [p.answer for p in load(tmp_path / "d.parquet", on_bad_row="skip")] == ["7"]
+
+
+CASES: dict[str, tuple[dict[str, Any], list[str]]] = {  # settings, gold answers
+    "messages.parquet": ({}, ["1", "3", "5", "7"]),
+    "messages.jsonl": (
+        {"columns": {"question": "prompt", "answer": "reward_model.ground_truth"}},
+        ["1", "3", "5", "7"],
+    ),
+    "messages_with_system.jsonl": ({"answer_from": "last_box"}, ["1", "2", "3"]),
+    "shards": ({}, ["1", "2", "2", "3"]),
+    "shards/*.parquet": ({}, ["1", "2", "2", "3"]),
+    "box_without_braces.jsonl": ({"answer_from": "last_box"}, ["7", "8"]),
+    "null_golds.jsonl": ({"ungradable": "exclude"}, ["1"]),
+    "rows_in_an_object.json": ({}, ["1", "2"]),
+    "decimals.parquet": ({}, ["3.50", "12"]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_files_in_forms_of_others(name: str, shared: Path) -> None:
+    if not (shared / "cases/data").is_dir():
+        pytest.skip(f"needs the cases of other people: {shared}/cases/data is absent")
+    settings, answers = CASES[name]
+    assert [p.answer for p in load_problems(path=str(shared / "cases/data" / name), **settings)] == answers
+
+
+# Folders and patterns
+
+
+def folder_of(path: Path, *names: str) -> Path:
+    for name in names:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(path / name, lines({"question": f"{name}?", "answer": "1"}))
+    return path
+
+
+def test_a_folder_with_splits_and_a_pattern(tmp_path: Path) -> None:
+    folder = folder_of(
+        tmp_path / "d", "data/train-00000-of-00002.jsonl", "data/train-00001-of-00002.jsonl", "data/test.jsonl"
+    )
+    write(folder / "README.md", "# card")
+    assert len(load(folder)) == 2
+    assert [p.question for p in load(folder, split="test")] == ["data/test.jsonl?"]
+    assert len(load(folder / "**/t*.jsonl")) == 3
+    with pytest.raises(ConfigError, match=r"matches no file: correct the pattern"):
+        load(tmp_path / "*.parquet")
+
+
+@pytest.mark.parametrize("names", [("aime24.jsonl", "aime25.jsonl"), ("a.jsonl", "b.jsonl"), ("x.jsonl", "x.json")])
+def test_a_folder_of_different_data_sets_is_refused(names: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"holds files that are not shards of one data set"):
+        load(folder_of(tmp_path / "d", *names))
+
+
+def test_one_of_several_shards_is_pointed_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = folder_of(tmp_path / "d", "train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl")
+    assert len(load(folder / "train-00000-of-00002.jsonl")) == 1
+    assert "is one of 2 shards: name their folder to read all of them" in caplog.text
+
+
+# The remedies of messages
+
+
+LATIN = "question,answer\nWieviel kostet ein Café?,7\n".encode("latin-1")
+SOLVED = {"question": "Q?", "answer": "It is 7.\n#### 7"}
+LEVEL = {**GOOD, "level": 3}
+REMEDIES: dict[str, tuple[Any, list[str]]] = {  # files or the content of d.jsonl, and overrides
+    "bad row": (lines(GOOD, 5), []),
+    "column that a row lacks": (lines(GOOD, {"question": "R?"}), []),
+    "null gold": (lines(GOOD, {"question": "R?", "answer": None}), []),
+    "hashes": (lines(SOLVED), []),
+    "boxes": (lines({"question": "Q?", "answer": r"\boxed{7}"}), []),
+    "unknown rule": (lines(SOLVED), ["data.answer_from=hashes"]),
+    "unknown choice": (lines(GOOD), ["data.on_bad_row=skp"]),
+    "no limit": (lines(GOOD), ["data.limit=0"]),
+    "levels without column": (lines(LEVEL), ["data.levels=[3]"]),
+    "absent level": (lines(LEVEL), ["data.columns.level=level", "data.levels=[9]"]),
+    "split of a file": (lines(GOOD), ["data.split=test"]),
+    "unknown encoding": (lines(GOOD), ["data.encoding=latin-42"]),
+    "Latin-1 lines": ('{"question": "Café?", "answer": 1}'.encode("latin-1"), []),
+    "Windows lines": ('{"question": "“Café”?", "answer": 1}'.encode("cp1252"), []),
+    "Latin-1 CSV": ({"d.csv": LATIN}, []),
+    "ambiguous": (lines({"problem": "Q?", "prompt": "P", "answer": "1"}), []),
+    "unusual": (lines({"frage": "Q?", "answer": "1"}), []),
+    "unrelated files": ({"d/a.jsonl": lines(GOOD), "d/b.jsonl": lines(GOOD)}, []),
+    "missing shards": ({"d/train-00000-of-00002.jsonl": lines(GOOD)}, []),
+    "absent split": ({"d/train.jsonl": lines(GOOD), "d/dev.jsonl": lines(GOOD)}, ["data.split=test"]),
+    "no splits": ({"d/part-0.jsonl": lines(GOOD), "d/part-1.jsonl": lines(GOOD)}, ["data.split=test"]),
+}
+
+
+def remedy_in(message: str, given: list[str]) -> str:
+    """Return the first override that a message proposes and that was not given."""
+    found = re.findall(r"(?:set|with|or|as) '?((?:data|evals)\.[\w.]+=(?:\[[^\]]*\]|[^\s'])+)", message)
+    found = [match.rstrip(".,;:)") for match in found]
+    return next(one for one in found if one not in given)
+
+
+@pytest.mark.parametrize("name", REMEDIES)
+def test_the_remedy_of_a_message_works_when_pasted(name: str, tmp_path: Path) -> None:
+    content, overrides = REMEDIES[name]
+    files = content if isinstance(content, dict) else {"d.jsonl": content}
+    for file, text in files.items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        write(tmp_path / file, text)
+    given = ["data=jsonl", f"data.path={tmp_path / next(iter(files)).partition('/')[0]}", *overrides]
+    with pytest.raises(ConfigError) as error:
+        problems(*given)
+    assert "\n" not in str(error.value)
+    assert problems(*given, remedy_in(str(error.value), given))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "sampling.max_new_tokens=200",
+        "evals.sampling.max_new_tokens=256",
+        "evals.sampling.max_new_tokens=250",
+        "train.passes=0.0001 train.steps=null",
+        "warmup=micro_corpus warmup.data.count=8",
+    ],
+)
+def test_remedies_of_lengths_and_counts(given: str) -> None:
+    base = ["data.count=64", "evals.sets.micro.count=4", "train.prompts_per_step=16", *given.split()]
+    with pytest.raises(ConfigError) as error:
+        prepare_task(load_config(composed(*base)))
+    (remedy,) = re.findall(r"such as ([\w.]+=\d+)", str(error.value))
+    prepare_task(load_config(composed(*base, remedy)))
+
+
+def test_remedies_of_evaluation_sets_and_of_the_warm_up(tmp_path: Path) -> None:
+    file = write(tmp_path / "d.jsonl", lines(GOOD, 5))
+    held_out = ["evals=heldout", f"evals.path={file}"]
+    with pytest.raises(ConfigError, match=r"skip such rows with evals.sets.heldout.on_bad_row=skip"):
+        problems(*held_out, key="evals.sets.heldout")
+    assert problems(*held_out, "evals.sets.heldout.on_bad_row=skip", key="evals.sets.heldout")
+    warmup = ["warmup=qwq_distill", f"warmup.data.path={file}"]
+    with pytest.raises(ConfigError, match=r"skip such rows with warmup.data.on_bad_row=skip"):
+        problems(*warmup, key="warmup.data")
+    folder = folder_of(tmp_path / "suite", "amc23.jsonl")
+    write(folder / "amc23.jsonl", lines({"problem": "Q?", "answer": 1}))
+    suite = ["evals=suite8", f"evals.path={folder / 'amc23.jsonl'}"]
+    with pytest.raises(ConfigError, match=r"is a file, but the benchmark amc23 reads amc23.jsonl in a folder") as error:
+        problems(*suite, key="evals.sets.amc23")
+    assert problems(*suite, remedy_in(str(error.value), suite), key="evals.sets.amc23")
+
+
+# Public data sets: the columns that they publish, with rows of our own
+
+
+DAPO = (
+    "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
+    "$Answer (without quotes) where $Answer is the answer to the problem.\n\n{}\n\nRemember to put your answer on its "
+    'own line after "Answer:".'
+)
+REASONED = {"role": "assistant", "content": "<think>\n3 and 4\n</think>\nIt is \\boxed{7}."}
+# Option -> the file's name, a row for the question {q}, its answer 7, and its solution or None.
+PUBLIC: dict[str, tuple[str, Any, str | None]] = {
+    "simplerl_sft": (
+        "sft.json", lambda q: {"problem": q, "answer": "7", "response": "Wait, \\boxed{7}."}, "Wait, \\boxed{7}."
+    ),
+    "dapo_17k": (
+        "dapo-math-17k.parquet",
+        lambda q: {
+            "data_source": "math_dapo", "prompt": [user(DAPO.format(q))], "ability": "MATH",
+            "reward_model": {"ground_truth": "7", "style": "rule-lighteval/MATH_v2"}, "extra_info": {"index": q},
+        },
+        None,
+    ),
+    "deepscaler": (
+        "deepscaler.json", lambda q: {"problem": q, "answer": "7", "solution": "3 and 4."}, "3 and 4."
+    ),
+    "big_math": (
+        "train.parquet",
+        lambda q: {"problem": q, "answer": "7", "source": "gsm8k", "domain": ["Algebra"], "llama8b_solve_rate": 0.5},
+        None,
+    ),
+    "orz_57k": (
+        "orz_math_57k_collected.json",
+        lambda q: [{"from": "human", "value": q}, {"from": "assistant", "ground_truth": {"value": "7"}}],
+        None,
+    ),
+    "openr1": (
+        "train.parquet",
+        lambda q: {
+            "problem": q, "solution": "3 and 4.", "answer": "7", "problem_type": "Algebra",
+            "question_type": "math-word-problem", "source": "olympiads", "uuid": q, "generations": ["x", "y"],
+            "correctness_math_verify": [True, False], "messages": [user(q), REASONED],
+        },
+        REASONED["content"],
+    ),
+    "verl": (
+        "train.parquet",
+        lambda q: {
+            "data_source": "lighteval/MATH", "prompt": [user(q)], "ability": "math",
+            "reward_model": {"style": "rule", "ground_truth": "7"}, "extra_info": {"split": "train", "index": 0},
+        },
+        None,
+    ),
+    "verl_gsm8k": (
+        "train.parquet",
+        lambda q: {
+            "data_source": "openai/gsm8k",
+            "prompt": [user(f'{q} Let\'s think step by step and output the final answer after "####".')],
+            "ability": "math", "reward_model": {"style": "rule", "ground_truth": "7"},
+            "extra_info": {"split": "train", "index": 0, "answer": "<<3+4=7>>7\n#### 7", "question": q},
+        },
+        "7",
+    ),
+    "trl": (
+        "train.jsonl", lambda q: {"prompt": [user(q)], "completion": [REASONED]}, REASONED["content"]
+    ),
+    "gsm8k": (
+        "train.jsonl", lambda q: {"question": q, "answer": "3+4=<<3+4=7>>7\n#### 7"}, "3+4=7"
+    ),
+    "math": (
+        "train.jsonl", lambda q: {"problem": q, "level": "Level 1", "type": "Algebra", "solution": "So $\\boxed{7}$."},
+        "So $\\boxed{7}$.",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_data_sets_load_by_one_option(name: str, tmp_path: Path) -> None:
+    file, row, solution = PUBLIC[name]
+    rows = [row(f"What is {i} + {7 - i}?") for i in range(3)]
+    path = tmp_path / file
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        write(path, json.dumps(rows) if path.suffix == ".json" else lines(*rows))
+    found = problems(f"data={name}", f"data.path={path}")
+    assert [problem.question for problem in found] == [f"What is {i} + {7 - i}?" for i in range(3)]
+    assert {problem.answer for problem in found} == {"7"}
+    assert {problem.solution for problem in found} == {solution}
+
+
+def test_the_forms_of_trl_and_math(tmp_path: Path) -> None:
+    """TRL also has plain texts and columns of golds; MATH is also published with a column of answers."""
+    for option, row in {
+        "trl": {"prompt": "Q?", "completion": "It is 7.\n#### 7"},
+        "data.path=x data=trl": {"prompt": [user("Q?")], "ground_truth": 7, "tests": 1},
+        "math": {"problem": "Q?", "solution": r"\boxed{8}", "answer": "7", "subject": "Algebra", "level": 1},
+    }.items():
+        path = write(tmp_path / "d.jsonl", lines(row))
+        name = option.rpartition("=")[2]
+        assert [problem.answer for problem in problems(f"data={name}", f"data.path={path}")] == ["7"]
+
+
+def test_the_authors_distilled_set_is_one_option_of_the_warm_up() -> None:
+    node = composed("warmup=qwq_distill", "data@warmup.data=simplerl_sft").warmup.data
+    assert (node.path, node.columns.solution, node.on_bad_row) == ("AndrewZeng/SimpleRL-SFT", "guess", "skip")

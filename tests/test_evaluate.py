@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -89,6 +90,23 @@ def run(
 ) -> dict[str, float]:
     config = EvalsConfig(samples=2, sampling=SamplingConfig(temperature=1.0))
     return evaluate(sampler, grader, evals, config, seed=3, step=5, out=out, **keywords)
+
+
+def test_items_without_room_for_a_response_count_as_wrong(
+    sampler: CountingSampler, grader: Grader, tokenizer: Any, tmp_path: Path
+) -> None:
+    evals = two_sets(tokenizer)
+    first = evals.prompts["one"][0].problem.id
+    evals = replace(evals, too_long={"one": [first], "two": []})
+    metrics = run(sampler, grader, evals, tmp_path / "a")
+    assert [f"one:{first}" in asked for asked in sampler.asked] == [False]
+    rows = pq.read_table(tmp_path / "a/samples.parquet").to_pylist()
+    assert [(row["response"], row["correct"], row["finish_reason"]) for row in rows[:2]] == [("", False, "length")] * 2
+    one = json.loads((tmp_path / "a/results.json").read_text())["sets"]["one"]
+    assert (one["items"], one["too_long"], one["too_long_excluded"]) == (4, [first], False)
+    (tmp_path / "b/parts").mkdir(parents=True)  # resumed after the empty responses were written
+    pq.write_table(pq.read_table(tmp_path / "a/samples.parquet").slice(0, 3), tmp_path / "b/parts/000000.parquet")
+    assert run(sampler, grader, evals, tmp_path / "b") == metrics
 
 
 def test_files_and_metrics(sampler: CountingSampler, grader: Grader, tokenizer: Any, tmp_path: Path) -> None:

@@ -303,6 +303,7 @@ def write_rows(file: Path, columns: Mapping[str, str], answer_from: str, count: 
     """Sums in the columns that a recipe's data has, with the answer where its rule looks for it."""
     forms = {
         "text": "{}",
+        "final": "{}",
         "after_hashes": "The sum is {0}.\n#### {0}",
         "last_box": "So \\boxed{{{}}}.",
         "without_dollars": "${}$",

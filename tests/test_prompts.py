@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from simplerl.config import PromptConfig
+from simplerl.config import Config, EvalsConfig, ModelConfig, PromptConfig, SamplingConfig, TooLong
 from simplerl.data.prompts import PromptFormat, fill, prepare_prompts
+from simplerl.data.task import EvalSets, prepare_evals
 from simplerl.errors import ConfigError
 from simplerl.micro.tokenizer import build
 from simplerl.types import Problem
 
-CONF = Path(__file__).resolve().parent.parent / "conf" / "prompt"
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf" / "prompt"
 # Braces, LaTeX and placeholder names in a question must be copied unchanged.
 TRICKY = Problem(
     "p1", r"Let $f(x)=\frac{1}{2}x$, {answer}, {shots} \1. Is {question} 3?", "3", solution="It is {answer}."
@@ -207,6 +209,71 @@ def test_a_model_without_chat_template_is_refused(llama: Any) -> None:
         PromptFormat(config("chat"), llama)
 
 
+TEMPLATES = {
+    "no system": "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    "{% for m in messages %}{{ m['content'] }}{% endfor %}",
+    "system dropped": "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}",
+    "dated": "{{ strftime_now('%d %b %Y') }} {% for m in messages %}{{ m['content'] }}{% endfor %}",
+    "parts": "{% for m in messages %}{% for part in m['content'] %}{{ part['text'] }}{% endfor %}{% endfor %}",
+    "fails": "{{ messages[0]['content'] + 1 }}",
+    "thinking": "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}",
+}
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {  # template, changes of prompt=chat, message
+    "system refused": ("no system", {"system": "Be brief."}, "(no system turn): set prompt.system=null"),
+    "system dropped": ("system dropped", {"system": "Be brief."}, "drops the system message: set prompt.system=null"),
+    "question dropped": ("parts", {}, "does not hold the question"),
+    "failing template": ("fails", {}, "refuses a prompt without a system message"),
+    "no date": ("dated", {"date": "today"}, "prompt.date=today is not a date: write it as prompt.date=2024-07-26"),
+    "unread variable": (
+        "thinking",
+        {"variables": {"enable_thought": False}},
+        "does not read prompt.variables.enable",
+    ),
+    "reserved variable": ("thinking", {"variables": {"messages": []}}, "does not read prompt.variables.messages"),
+}
+
+
+def chat_format(template: str, **changes: Any) -> PromptFormat:
+    tokenizer = build()
+    tokenizer.chat_template = TEMPLATES[template]
+    return PromptFormat(replace(config("chat"), user="{question}", **changes), tokenizer)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_chat_templates_that_do_not_fit_are_refused(name: str) -> None:
+    template, changes, message = REFUSED[name]
+    with pytest.raises(ConfigError) as error:
+        chat_format(template, **changes)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_date_of_a_chat_template_is_that_of_the_configuration() -> None:
+    assert chat_format("dated").render(TRICKY).text == f"26 Jul 2024 {TRICKY.question}"
+    assert chat_format("dated", date="2025-02-01").render(TRICKY).text.startswith("01 Feb 2025 ")
+
+
+def test_variables_reach_the_chat_template(qwen: Any) -> None:
+    plain, short = chat_format("thinking"), chat_format("thinking", variables={"enable_thinking": False})
+    assert short.render(TRICKY).text == plain.render(TRICKY).text + "<think></think>"
+    with pytest.raises(ConfigError, match=r"choose prompt=chat or remove the variables"):
+        PromptFormat(replace(config("micro"), variables={"enable_thinking": False}), qwen)
+
+
+def test_system_turns_of_the_data(chat_tokenizer: Any, qwen: Any) -> None:
+    problem = replace(TRICKY, system="Be brief.")
+    chat = PromptFormat(config("chat"), chat_tokenizer).render(problem).text
+    assert chat.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n")
+    for format, message in {
+        PromptFormat(config("micro"), qwen): r"\('Be brief.'\), for which prompt.template has no place",
+        PromptFormat(replace(config("chat"), system="S"), chat_tokenizer): r"and prompt.system is another",
+        chat_format("no system"): r"\(no system turn\): set data.system=drop",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            format.render(problem)
+
+
 def test_a_chat_prompt_needs_the_question(chat_tokenizer: Any) -> None:
     with pytest.raises(ConfigError, match=r"prompt.user has no \{question\}"):
         PromptFormat(PromptConfig(name="chat", user="Hi"), chat_tokenizer)
@@ -240,3 +307,24 @@ def test_problems_that_utf8_cannot_hold_are_left_out(field: str, qwen: Any, capl
     prompts, _ = prepare_prompts([Problem("a", "1?", "1"), bad], format, context=50, max_new_tokens=16)
     assert [prompt.problem.id for prompt in prompts] == ["a"]
     assert "1 problems have a lone surrogate" in caplog.text
+
+
+def test_long_evaluation_items_stay_unless_excluded(qwen: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Only the context limits the prompts of evaluations, not prompt.max_tokens."""
+    short, long = Problem("a", "1?", "1"), Problem("b", "x" * 80, "1")
+
+    def sets(problems: list[Problem], **changes: Any) -> EvalSets:
+        evals = EvalsConfig(sets={"s": lambda: problems}, sampling=SamplingConfig(max_new_tokens=20), **changes)
+        prompt = replace(config("micro"), max_tokens=10)
+        made = Config(model=ModelConfig(path=str(ROOT / "assets/micro_base")), prompt=prompt, evals=evals)
+        return prepare_evals(made, qwen, context=100)
+
+    kept = sets([short, Problem("m", "y" * 50, "1"), long])
+    assert [prompt.problem.id for prompt in kept.prompts["s"]] == ["a", "m", "b"]
+    assert kept.too_long == {"s": ["b"]}
+    assert "1 of 3 prompts leave no room for a response and count as wrong; evals.too_long=exclude" in caplog.text
+    excluded = sets([short, long], too_long=TooLong.exclude)
+    assert [prompt.problem.id for prompt in excluded.prompts["s"]] == ["a"]
+    assert (excluded.too_long, excluded.excludes_too_long) == ({"s": ["b"]}, True)
+    with pytest.raises(ConfigError, match=r"evals.sets.s: every prompt is longer than the 80 tokens that"):
+        sets([long])

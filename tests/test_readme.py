@@ -56,8 +56,10 @@ def blocks(text: str) -> list[tuple[str, str]]:
     """Return (path, code) of each code block: the path is the last one that the text before it names."""
     found, position = [], 0
     for match in re.finditer(r"```(?:python|yaml)?\n(.*?)```", text, re.DOTALL):
-        paths = re.findall(r"`((?:simplerl|conf|analysis)/\S+\.(?:py|yaml)|sums\.csv)`", text[position : match.start()])
-        paths += re.findall(r"data\.path=(sums\.csv)", text[position : match.start()])
+        paths = re.findall(
+            r"`((?:simplerl|conf|analysis)/\S+\.(?:py|yaml)|sums\.yaml)`", text[position : match.start()]
+        )
+        paths += re.findall(r"data\.path=(sums\.yaml)", text[position : match.start()])
         if paths:
             found.append((paths[-1], match[1]))
         position = match.end()
@@ -67,11 +69,10 @@ def blocks(text: str) -> list[tuple[str, str]]:
 IMPORTS = {  # as CONTRIBUTING.md says in words
     "simplerl/rewards/__init__.py": "from dataclasses import replace\nfrom simplerl.types import Response",
     "simplerl/algorithms/shaping.py": "from collections import Counter",
-    "simplerl/data/readers.py": "import csv",
+    "simplerl/data/readers.py": "import yaml",
 }
 TABLES = {  # the line after which a row is added
     "simplerl/data/benchmarks.py": "BENCHMARKS: dict[str, Benchmark] = {\n",
-    "analysis/published_tables.py": "HEADINGS = {\n",
 }
 
 
@@ -83,7 +84,8 @@ def inserted(old: str, name: str, code: str) -> str:
     if name in TABLES:
         return old.replace(TABLES[name], TABLES[name] + code, 1)
     if name.endswith("readers.py"):
-        return old.replace("_READERS = {", f'{code}\n\n_READERS = {{".csv": _csv, ', 1)
+        readers = "READERS: dict[str, Reader] = {"
+        return old.replace(readers, f'{code}\n\n{readers}".yaml": _yaml, ', 1)
     return f"{old}\n\n{code}" if old else code
 
 
@@ -109,12 +111,12 @@ def test_the_worked_examples_of_contributing(tmp_path: Path) -> None:
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "train.py", copy)
     names = apply_examples(copy)
-    assert len(names) == len(set(names)) == 17, names
+    assert len(names) == len(set(names)) == 16, names
     items = [{"question": f"{i} + 7?", "answer": i + 7} for i in range(300)]
     (copy / "svamp.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     overrides = (
         "debug=default train.steps=1 run.threads=1 reward=strict_ended evals=svamp evals.path=. algorithm=novelty "
-        "algorithm/shape=[distinct,soft_overlong] algorithm/rollouts=nearest_half data=jsonl data.path=sums.csv "
+        "algorithm/shape=[distinct,soft_overlong] algorithm/rollouts=nearest_half data=jsonl data.path=sums.yaml "
         "sampler=plain"
     )
     environment = os.environ | {"PYTHONPATH": str(copy)}

@@ -80,6 +80,13 @@ class Schedule(Enum):
     cosine = "cosine"
 
 
+class TooLong(Enum):
+    """What becomes of an evaluation item whose prompt leaves no room for a response."""
+
+    wrong = "wrong"  # an empty response is graded
+    exclude = "exclude"
+
+
 class TrackingMode(Enum):
     disabled = "disabled"
     offline = "offline"

@@ -26,6 +26,7 @@ from simplerl.config.choices import (
     RoleKind,
     Schedule,
     ScheduleLength,
+    TooLong,
     TrackingMode,
     UpdateTime,
 )
@@ -55,6 +56,8 @@ class PromptConfig:
     template: str | None = None  # text with {question} and {shots}; null: the model's own chat template
     system: str | None = None  # system message; chat template only
     user: str = "{question}"  # user message; chat template only
+    date: str = "2024-07-26"  # the day on which chat templates that insert a date are rendered
+    variables: dict[str, Any] = field(default_factory=dict)  # variables of the chat template, such as enable_thinking
     shot: str = ""  # template of one few-shot example, with {question} and {answer}
     shots: list[dict[str, str]] = field(default_factory=list)  # few-shot examples, which replace {shots}
     response: str = "{solution}"  # template of SFT targets, with {question}, {solution} and {answer}
@@ -202,6 +205,7 @@ class EvalsConfig:
     )  # rollout steps between evaluations (also at step 0 and after the last); 0: never
     limit: int | None = setting(None, minimum=1)  # use only the first problems of each set
     samples: int = setting(1, minimum=1)  # responses per problem
+    too_long: TooLong = TooLong.wrong  # items whose prompt leaves no room for a response
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.0))
     prompt: PromptConfig | None = None  # null: the training prompt
     reward: Any = None  # partial: (response, Problem) -> Score; null: the training reward
@@ -286,7 +290,9 @@ def _eos_token_id(path: str) -> int:
 def register() -> None:
     """Register the schema, the sweeps, and the resolvers `quotient` and `eos_token_id` with Hydra; call before
     composing."""
-    ConfigStore.instance().store(name="schema", node=Config)
+    schema = OmegaConf.structured(Config)
+    OmegaConf.set_struct(schema.prompt.variables, False)  # its keys are the chat template's
+    ConfigStore.instance().store(name="schema", node=schema)
     for path in sorted(SWEEPS.glob("*.yaml")):  # Hydra would find the group `sweep` only in conf/sweep/
         ConfigStore.instance().store(group="sweep", name=path.stem, node=OmegaConf.load(path), package="_global_")
     OmegaConf.register_new_resolver("eos_token_id", _eos_token_id, replace=True, use_cache=True)

@@ -1,7 +1,6 @@
-r"""The eight benchmarks: how to read their files and gold answers, and the accuracies that the authors published.
+r"""The benchmarks: how to read their files and gold answers, their headings in tables, and published accuracies.
 
-A gold answer is kept as the data set writes it (including LaTeX); normalising it is the grader's job. Known defects,
-which `simplerl.data.sources.benchmark` reports:
+Known defects, which `simplerl.data.sources.benchmark` reports:
 - gaokao2023en/167 and /192 (numbered from 0) have an empty gold answer, so no response to them can be graded.
 - math500/97 (`\text{east}`) and gaokao2023en/83 (`b > a > c`) become empty in the published grader, which strips
   `\text{}` and apparent units; it therefore accepts any answer. The other rules grade them normally.
@@ -11,68 +10,29 @@ which `simplerl.data.sources.benchmark` reports:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from simplerl.rewards.extract import last_boxed
-
-
-def as_text(value: Any) -> str:
-    """Return a string stripped, or a number in its shortest form (27.0 as "27"). Raises ValueError otherwise."""
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"is {_type_name(value)}, not text or a number")
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if not math.isfinite(value):
-        raise ValueError(f"is {value}")
-    return str(value)
-
-
-def _type_name(value: Any) -> str:
-    names = {type(None): "empty (null)", list: "a list", dict: "an object", bool: "true/false"}
-    return names.get(type(value), f"a {type(value).__name__}")
-
-
-def after_hashes(value: Any) -> str:
-    """Return the text after the last `####`, without thousands commas (GSM8K). Raises ValueError if there is none."""
-    _, mark, tail = as_text(value).rpartition("####")
-    if not mark:
-        raise ValueError("has no ####")
-    return tail.strip().replace(",", "")
-
-
-def last_box(value: Any) -> str:
-    r"""Return the content of the last \boxed{} of a solution (MATH). Raises ValueError if there is none."""
-    found = last_boxed(as_text(value))
-    if found is None:
-        raise ValueError(r"has no \boxed{}")
-    return found.strip()
-
-
-def without_dollars(value: Any) -> str:
-    """Return the answer without the `$` signs that delimit mathematics."""
-    return as_text(value).replace("$", "").strip()
-
-
-def first_without_dollars(value: Any) -> str:
-    """Return the first of a list of answers, without `$` (OlympiadBench). Raises ValueError for anything else."""
-    if not isinstance(value, list) or not value:
-        raise ValueError("is not a list of answers" if value != [] else "is an empty list")
-    return without_dollars(value[0])
-
-
-# The values of `answer_from`: how to extract the gold answer from the answer column.
-ANSWERS: dict[str, Callable[[Any], str]] = {
-    "text": as_text,
-    "after_hashes": after_hashes,
-    "last_box": last_box,
-    "without_dollars": without_dollars,
-    "first_without_dollars": first_without_dollars,
+# Models of the blog post's tables 1 and 3 (greedy, one sample) and their average over SUITE5 in per cent; copied, not
+# reproduced by us. The two tables disagree on SimpleRL-Zero: both rows are kept.
+_AVERAGES: dict[str, float | None] = {
+    "Qwen2.5-Math-7B": 30.2,
+    "Qwen2.5-Math-7B + 8K MATH SFT": 26.5,
+    "Qwen2.5-Math-7B + 8K QwQ distillation": 44.0,
+    "Qwen2.5-Math-7B-Instruct": 43.8,
+    "Llama-3.1-70B-Instruct": 35.7,
+    "rStar-Math-7B": None,
+    "Eurus-2-7B-PRIME": 48.9,
+    "SimpleRL-Zero": 48.8,
+    "SimpleRL-Zero (table 3)": 49.7,
+    "SimpleRL": 50.9,
 }
+
+
+def _blog_post(*accuracies: float | None) -> dict[str, float]:
+    """Return a benchmark's column of the blog post's tables, in the order of `_AVERAGES`."""
+    rows = zip(_AVERAGES, accuracies, strict=True)
+    return {model: accuracy for model, accuracy in rows if accuracy is not None}
 
 
 @dataclass(frozen=True)
@@ -83,42 +43,61 @@ class Benchmark:
     question: str
     answer: str
     answer_from: str
+    heading: str = ""  # in tables; "": its name
     level: str | None = None
     solution: str | None = None
     ungradable: tuple[int, ...] = ()  # rows, numbered from 0, whose gold answer is empty
+    averages: tuple[int, ...] = ()  # the averages it is part of: over 5 or 8 benchmarks
+    published: Mapping[str, float] = field(default_factory=dict)  # model -> accuracy in per cent
 
 
 BENCHMARKS: dict[str, Benchmark] = {
-    "gsm8k": Benchmark(1319, "question", "answer", "after_hashes"),
-    "math500": Benchmark(500, "problem", "solution", "last_box", level="level", solution="solution"),
-    "minerva_math": Benchmark(272, "problem", "solution", "last_box", level="type", solution="solution"),
-    "gaokao2023en": Benchmark(385, "question", "answer", "without_dollars", ungradable=(167, 192)),
-    "olympiadbench": Benchmark(675, "question", "final_answer", "first_without_dollars", level="subfield"),
-    "college_math": Benchmark(2818, "question", "answer", "without_dollars", level="data_topic"),
-    "aime24": Benchmark(30, "problem", "answer", "text", solution="solution"),
-    "amc23": Benchmark(40, "problem", "answer", "text"),
-}
+    "aime24": Benchmark(
+        30, "problem", "answer", "text", "AIME 2024", solution="solution", averages=(5, 8),
+        published=_blog_post(16.7, 3.3, 16.7, 13.3, 16.7, 26.7, 26.7, 33.3, 36.7, 26.7),
+    ),
+    "math500": Benchmark(
+        500, "problem", "solution", "last_box", "MATH 500", level="level", solution="solution", averages=(5, 8),
+        published=_blog_post(52.4, 54.6, 76.6, 79.8, 64.6, 78.4, 79.2, 77.2, 77.4, 82.4),
+    ),
+    "amc23": Benchmark(
+        40, "problem", "answer", "text", "AMC", averages=(5, 8),
+        published=_blog_post(52.5, 22.5, 55.0, 50.6, 30.1, 47.5, 57.8, 62.5, 62.5, 62.5),
+    ),
+    "minerva_math": Benchmark(
+        272, "problem", "solution", "last_box", "Minerva Math", level="type", solution="solution", averages=(5, 8),
+        published=_blog_post(12.9, 32.7, 34.9, 34.6, 35.3, None, 38.6, 33.5, 34.2, 39.7),
+    ),
+    "olympiadbench": Benchmark(
+        675, "question", "final_answer", "first_without_dollars", "OlympiadBench", level="subfield", averages=(5, 8),
+        published=_blog_post(16.4, 19.6, 36.9, 40.7, 31.9, 47.1, 42.1, 37.6, 37.5, 43.3),
+    ),
+    "gsm8k": Benchmark(1319, "question", "answer", "after_hashes", "GSM8K", averages=(8,)),
+    "gaokao2023en": Benchmark(
+        385, "question", "answer", "without_dollars", "GaoKao 2023 En", ungradable=(167, 192), averages=(8,)
+    ),
+    "college_math": Benchmark(
+        2818, "question", "answer", "without_dollars", "College Math", level="data_topic", averages=(8,)
+    ),
+}  # fmt: skip
 
-SUITE5 = ("aime24", "math500", "amc23", "minerva_math", "olympiadbench")  # the columns of the published tables
-SUITE8 = (*SUITE5, "gsm8k", "gaokao2023en", "college_math")
-# Accuracy in per cent on SUITE5 and on average (greedy, one sample), from tables 1 and 3 of the SimpleRL-Reason blog
-# post; copied, not reproduced by us. The two tables disagree on SimpleRL-Zero (48.8 and 49.7): both rows are kept.
-_PUBLISHED_ROWS: dict[str, tuple[float | None, ...]] = {
-    "Qwen2.5-Math-7B": (16.7, 52.4, 52.5, 12.9, 16.4, 30.2),
-    "Qwen2.5-Math-7B + 8K MATH SFT": (3.3, 54.6, 22.5, 32.7, 19.6, 26.5),
-    "Qwen2.5-Math-7B + 8K QwQ distillation": (16.7, 76.6, 55.0, 34.9, 36.9, 44.0),
-    "Qwen2.5-Math-7B-Instruct": (13.3, 79.8, 50.6, 34.6, 40.7, 43.8),
-    "Llama-3.1-70B-Instruct": (16.7, 64.6, 30.1, 35.3, 31.9, 35.7),
-    "rStar-Math-7B": (26.7, 78.4, 47.5, None, 47.1, None),
-    "Eurus-2-7B-PRIME": (26.7, 79.2, 57.8, 38.6, 42.1, 48.9),
-    "SimpleRL-Zero": (33.3, 77.2, 62.5, 33.5, 37.6, 48.8),
-    "SimpleRL-Zero (table 3)": (36.7, 77.4, 62.5, 34.2, 37.5, 49.7),
-    "SimpleRL": (26.7, 82.4, 62.5, 39.7, 43.3, 50.9),
-}
-PUBLISHED: dict[str, dict[str, float]] = {
-    model: {name: value for name, value in zip((*SUITE5, "mean"), values, strict=True) if value is not None}
-    for model, values in _PUBLISHED_ROWS.items()
-}
+SUITE5 = tuple(name for name, one in BENCHMARKS.items() if 5 in one.averages)  # the columns of the published tables
+SUITE8 = tuple(name for name, one in BENCHMARKS.items() if 8 in one.averages)
+HEADINGS = {name: one.heading or name for name, one in BENCHMARKS.items()} | {"mean": "Avg."}
+
+
+def _published() -> dict[str, dict[str, float]]:
+    """Return {model: {benchmark or "mean": accuracy in per cent}}; "mean" is over SUITE5."""
+    rows: dict[str, dict[str, float]] = {model: {} for model in _AVERAGES}
+    for name, one in BENCHMARKS.items():
+        for model, accuracy in one.published.items():
+            rows.setdefault(model, {})[name] = accuracy
+    return {
+        model: row if (mean := _AVERAGES.get(model)) is None else row | {"mean": mean} for model, row in rows.items()
+    }
+
+
+PUBLISHED = _published()
 # Lower-case model names whose published row has another name.
 _PUBLISHED_ALIASES = {
     "qwen-2.5-math-7b-simplerl-zero": "SimpleRL-Zero",

@@ -6,6 +6,7 @@ Templates are filled by replacing the known placeholders only, once and literall
 
 from __future__ import annotations
 
+import datetime
 import logging
 import re
 from collections import Counter
@@ -16,11 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from simplerl.config import OverLong, PromptConfig
+from simplerl.data.readers import setting
 from simplerl.errors import ConfigError
 from simplerl.rewards.returned import is_encodable
 from simplerl.types import Problem, Prompt, Stop
 
 logger = logging.getLogger(__name__)
+
+# What a chat template is given in any case.
+_RESERVED = ("messages", "add_generation_prompt", "tokenize", "strftime_now")
 
 
 def fill(template: str, **values: str) -> str:
@@ -68,19 +73,79 @@ class PromptFormat:
                 "set prompt.stop_tokens to the token that ends a response."
             )
         self.stop = Stop(ids=tuple(dict.fromkeys(ids)), strings=tuple(config.stop_strings))
+        if config.template is None:
+            self._check_chat_template()
+
+    def _check_chat_template(self) -> None:
+        """Refuse a chat template that drops the question or the system message, or a variable that it does not read."""
+        where = f"prompt={self.config.name}"
+        template = self.tokenizer.get_chat_template()
+        for name in self.config.variables:
+            if not re.search(rf"\b{re.escape(name)}\b", template) or name in _RESERVED:
+                raise ConfigError(
+                    f"{where}: the chat template of {self._model} does not read prompt.variables.{name}: correct the "
+                    f"name, or remove it with ~prompt.variables.{name}."
+                )
+        probe = Problem("probe", "What is 12 + 34?", "46")
+        text = " ".join(self._chat(probe).split())
+        if probe.question not in text:
+            raise ConfigError(
+                f"{where}: the rendered prompt does not hold the question, so the chat template of {self._model} does "
+                "not fit text messages: choose a prompt with a template, such as prompt=question_answer."
+            )
+        if self.config.system and " ".join(self.config.system.split()) not in text:
+            raise ConfigError(
+                f"{where}: the chat template of {self._model} drops the system message: set prompt.system=null."
+            )
+
+    @property
+    def _model(self) -> str:
+        return str(self.tokenizer.name_or_path)
 
     def text(self, problem: Problem) -> str:
         """Return the prompt as text, without the begin-of-text token that the tokenizer may add."""
+        if problem.system is not None:
+            self._check_system(problem)
         if self.config.template is not None:
             return fill(
                 _with_newline(self.config.template, self.config.final_newline),
                 question=problem.question,
                 shots=self._shots,
             )
+        return self._chat(problem)
+
+    def _chat(self, problem: Problem) -> str:
+        """Return the prompt that the model's chat template renders, on the day `prompt.date`."""
+        system = self.config.system if problem.system is None else problem.system
         messages = [{"role": "user", "content": fill(self.config.user, question=problem.question)}]
+        if system is not None:
+            messages.insert(0, {"role": "system", "content": system})
+        date = datetime.datetime.fromisoformat(self.config.date)
+        variables = {"strftime_now": date.strftime, **self.config.variables}
+        render = self.tokenizer.apply_chat_template
+        try:
+            return str(render(messages, tokenize=False, add_generation_prompt=True, **variables))
+        except Exception as error:  # whatever the template's code raises
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            remedy = "choose a prompt with a template, such as prompt=question_answer"
+            if system is not None:
+                remedy = "set prompt.system=null" if problem.system is None else f"set {setting('system')}=drop"
+            raise ConfigError(
+                f"prompt={self.config.name}: the chat template of {self._model} refuses a prompt "
+                f"{'with' if system is not None else 'without'} a system message ({reason}): {remedy}."
+            ) from error
+
+    def _check_system(self, problem: Problem) -> None:
+        """Refuse the system message of a problem that this prompt cannot render."""
+        where = f"prompt={self.config.name}: problem {problem.id} has a system message ({str(problem.system)[:40]!r})"
+        if self.config.template is not None:
+            raise ConfigError(
+                f"{where}, for which prompt.template has no place: choose prompt=chat, or set {setting('system')}=drop."
+            )
         if self.config.system is not None:
-            messages.insert(0, {"role": "system", "content": self.config.system})
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            raise ConfigError(
+                f"{where}, and prompt.system is another: set prompt.system=null, or set {setting('system')}=drop."
+            )
 
     def render(self, problem: Problem) -> Prompt:
         """Render one problem; for many, `render_all` is faster."""
@@ -105,7 +170,8 @@ class PromptFormat:
         if problem.solution is None and "{solution}" in self.config.response:
             raise ConfigError(
                 f"problem {problem.id} has no solution, which prompt.response uses: "
-                "set columns.solution of the data, or use only {answer} in prompt.response."
+                f"name its column, such as {setting('columns.solution')}=solution, or use only {{answer}} in "
+                "prompt.response."
             )
         return fill(
             self.config.response,
@@ -148,6 +214,15 @@ def _check_prompt(config: PromptConfig, tokenizer: Any) -> None:
         raise ConfigError(
             f"{where} uses the model's chat template, but {tokenizer.name_or_path} has none: "
             "choose a prompt with a template, such as prompt=question_answer."
+        )
+    try:
+        datetime.datetime.fromisoformat(config.date)
+    except ValueError:
+        raise ConfigError(f"prompt.date={config.date} is not a date: write it as prompt.date=2024-07-26.") from None
+    if config.variables and config.template is not None:
+        raise ConfigError(
+            f"{where}: prompt.variables is for the model's chat template, but prompt.template is set: choose "
+            "prompt=chat or remove the variables."
         )
     key, text = ("user", config.user) if config.template is None else ("template", config.template)
     if "{question}" not in text:

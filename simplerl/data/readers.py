@@ -1,14 +1,25 @@
-"""Read the rows of JSON, JSON Lines, Parquet and Arrow files, saved data sets and Hub data sets, with their numbers."""
+"""Read the rows of one file with their numbers: JSON, JSON Lines, CSV, TSV, Parquet and Arrow; text may be gzipped.
+
+A reader is a function (path, encoding) -> rows. It yields a row that cannot be used as a `RowError`, and raises
+ConfigError only for a file that cannot be used as a whole. `read_file` reports any other exception of a reader as a
+ConfigError that names the file and the last row that was read.
+"""
 
 from __future__ import annotations
 
+import codecs
+import csv
+import gzip
+import io
 import json
-import re
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from simplerl.errors import ConfigError
+from simplerl.errors import ConfigError, require
 
 
 class RowError(ValueError):
@@ -16,137 +27,284 @@ class RowError(ValueError):
 
 
 Row = tuple[int, "dict[str, Any] | RowError"]  # the number of a line or row, from 1, and its content
+Reader = Callable[[Path, "str | None"], Iterator[Row]]
+
+_key: ContextVar[str] = ContextVar("key of the data's settings", default="data")
 
 
-def read_rows(path: str, split: str | None = None, hub: Mapping[str, Any] | None = None) -> Iterator[Row]:
-    """Yield the rows of a file, a data set folder or a Hub data set in order, each with its number from 1.
+@contextmanager
+def settings_under(key: str) -> Iterator[None]:
+    """Let error messages name the settings of the data under `key`, such as `warmup.data`, instead of `data`."""
+    token = _key.set(key)
+    try:
+        yield
+    finally:
+        _key.reset(token)
 
-    A row that cannot be read is yielded as a RowError. Raises ConfigError if `path` itself cannot be read.
 
-    split: the split of a folder or Hub data set; None means "train" if there are several.
-    hub: further arguments of `datasets.load_dataset`.
+def setting(name: str) -> str:
+    """Return the full key of a setting of the data that is being loaded, as it is written on the command line."""
+    return f"{_key.get()}.{name}"
+
+
+def read_file(file: Path, encoding: str | None = None) -> Iterator[Row]:
+    """Yield the rows of one file in order, each with its number from 1.
+
+    A row that cannot be read is yielded as a RowError. Raises ConfigError if the file itself cannot be read.
+
+    encoding: of a text file; None means UTF-8 where the caller has no such setting.
     """
-    file = Path(path).expanduser()
-    if file.is_dir():
-        return _saved_dataset(file, split)
-    if file.exists() or file.suffix in _READERS:
-        if split or hub:
-            raise ConfigError(f"{path} is a single file, but split and hub apply to Hub data sets: set both to null.")
-        return read_file(file)
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) is None:
-        raise ConfigError(
-            f"{path} is neither an existing file or folder nor a Hub id: correct the path, or write owner/name."
-        )
-    return _hub_dataset(path, split or "train", dict(hub or {}))
-
-
-def read_file(file: Path) -> Iterator[Row]:
-    """Yield the rows of one JSON, JSON Lines, Parquet or Arrow file, like `read_rows`."""
-    if file.suffix not in _READERS:
-        raise ConfigError(
-            f"{file} has an unsupported format: use {', '.join(_READERS)}, a data set folder or a Hub id."
-        )
+    if file_format(file) not in READERS:
+        raise ConfigError(f"{file} has an unsupported format: use {', '.join(READERS)}, a data set folder or a Hub id.")
+    if file.parent.is_file():
+        raise ConfigError(f"{file.parent} is a file, but {file.name} is read in a folder: name {file.parent.parent}.")
     if not file.is_file():
         raise ConfigError(f"{file} does not exist: correct the path (relative paths start at {Path.cwd()}).")
-    return _READERS[file.suffix](file)
+    if encoding is not None:
+        try:
+            codecs.lookup(encoding)
+        except LookupError:
+            key = setting("encoding")
+            raise ConfigError(
+                f"{key}={encoding} is unknown: choose one such as {key}=latin-1 or {key}=utf-8."
+            ) from None
+    return _reported(file, READERS[file_format(file)](file, encoding))
+
+
+def file_format(file: Path) -> str:
+    """Return the suffix that decides how a file is read, such as ".jsonl" for "train.jsonl.gz"."""
+    suffixes = [suffix.lower() for suffix in file.suffixes]
+    if suffixes[-1:] == [".gz"] and suffixes[-2:-1] not in ([".parquet"], [".arrow"]):
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
 
 
 def location_of(path: str | Path, number: int) -> str:
     """Return "<path>, line <number>" for JSON Lines and "<path>, row <number>" otherwise, for error messages."""
-    return f"{path}, {'line' if str(path).endswith('.jsonl') else 'row'} {number}"
+    return f"{path}, {'line' if file_format(Path(path)) in LINES else 'row'} {number}"
+
+
+def _reported(file: Path, rows: Iterator[Row]) -> Iterator[Row]:
+    """Yield the rows of a reader, and report its exceptions as ConfigError."""
+    number = 0
+    try:
+        for number, row in rows:
+            yield number, row
+    except ConfigError:
+        raise
+    except PermissionError as error:
+        raise ConfigError(f"{file} cannot be read: you lack the permission; run chmod u+r {file}.") from error
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(";")[0]
+        if number:
+            raise ConfigError(
+                f"{location_of(file, number)} is the last that can be read ({reason}): the file is damaged after it, "
+                "so copy or write it again."
+            ) from error
+        kind = file_format(file)[1:].capitalize()
+        raise ConfigError(f"{file} is not a valid {kind} file ({reason}): copy or write it again.") from error
+
+
+def is_chat(value: Any) -> bool:
+    """Return whether a value is a list of chat messages: {role, content}, or {from, value} as in ShareGPT."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(one, Mapping) and ("role" in one or ("from" in one and "value" in one)) for one in value)
+    )
 
 
 def _object_or_error(row: Any) -> dict[str, Any] | RowError:
+    """Return a row as an object; a list of objects becomes one whose columns are "0", "1", ..."""
+    if isinstance(row, list) and row and all(isinstance(one, dict) for one in row):
+        return {str(index): one for index, one in enumerate(row)}
     return row if isinstance(row, dict) else RowError("it is not an object with named columns")
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file:  # as bytes, because text may contain other line separators (U+2028) in JSON strings
+# Text files
+
+
+def _open(path: Path) -> io.BufferedIOBase:
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def _is_utf8(path: Path, encoding: str | None) -> bool:
+    """Return whether a text file is to be read as UTF-8: not if it has the byte-order mark of UTF-16."""
+    with _open(path) as file:
+        marked = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return not marked and codecs.lookup(encoding or "utf-8").name in ("utf-8", "utf-8-sig")
+
+
+def _encoding_remedy(data: bytes, encoding: str | None) -> str:
+    """Return how to read bytes that are not UTF-8."""
+    if encoding is None:
+        return "save it as UTF-8"
+    windows = any(0x80 <= byte <= 0x9F for byte in data)  # printable in cp1252, control characters in Latin-1
+    return f"set {setting('encoding')}={'cp1252' if windows and _decodes(data, 'cp1252') else 'latin-1'}"
+
+
+def _decodes(data: bytes, encoding: str) -> bool:
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _text(path: Path, encoding: str | None) -> str:
+    """Return the content of a text file."""
+    with _open(path) as file:
+        data = file.read()
+    name = "utf-8-sig" if _is_utf8(path, encoding) else _other_encoding(encoding)
+    try:
+        return data.decode(name)
+    except UnicodeDecodeError as error:
+        line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
+        remedy = _encoding_remedy(data, encoding)
+        shown = "UTF-8" if name == "utf-8-sig" else name
+        raise ConfigError(f"{path}, line {line} is not {shown} text (byte 0x{byte:02x}): {remedy}.") from error
+
+
+def _other_encoding(encoding: str | None) -> str:
+    named = codecs.lookup(encoding or "utf-8").name
+    return "utf-16" if named in ("utf-8", "utf-8-sig") else named
+
+
+def _jsonl(path: Path, encoding: str | None) -> Iterator[Row]:
+    utf8 = _is_utf8(path, encoding)
+    # As bytes, because text may contain other line separators (U+2028) in JSON strings.
+    with _open(path) if utf8 else io.BytesIO(_text(path, encoding).encode("utf-8", "surrogatepass")) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
                 yield number, _object_or_error(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
             except UnicodeDecodeError:
-                yield number, RowError("it is not UTF-8 text")
+                yield number, RowError(f"it is not UTF-8 text ({_encoding_remedy(line, encoding)})")
             except json.JSONDecodeError as error:
                 yield number, RowError(f"it is not valid JSON ({error.msg} at column {error.colno})")
             except ValueError as error:  # an integer with thousands of digits
                 yield number, RowError(f"it cannot be read ({str(error).partition(';')[0]})")
 
 
-def _json(path: Path) -> Iterator[Row]:
+def _json(path: Path, encoding: str | None) -> Iterator[Row]:
+    text = _text(path, encoding)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: save it as UTF-8.") from error
-    try:
-        rows = json.loads(text)
+        content = json.loads(text)
     except json.JSONDecodeError as error:
         if text.lstrip()[:1] == "{":  # JSON Lines in a file named .json
-            yield from _jsonl(path)
+            yield from _jsonl(path, encoding)
             return
         raise ConfigError(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}; correct it."
+            f"{path} is not valid JSON after row {_complete_rows(text)}: {error.msg} at line {error.lineno}, column "
+            f"{error.colno}; correct it."
         ) from error
     except ValueError as error:
         raise ConfigError(
             f"{path} cannot be read: {str(error).partition(';')[0]}; write the number as text."
         ) from error
-    if not isinstance(rows, list):
-        found = "holds one object, not" if isinstance(rows, dict) else "does not hold"
-        raise ConfigError(f"{path} {found} a list of rows: write the rows as [{{...}}, {{...}}].")
+    rows = _rows_in_object(path, content) if isinstance(content, dict) else content
+    require(isinstance(rows, list), f"{path} does not hold a list of rows: write the rows as [{{...}}, {{...}}].")
     yield from ((number, _object_or_error(row)) for number, row in enumerate(rows, start=1))
 
 
-def _table(path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.ipc
+def _complete_rows(text: str) -> int:
+    """Return the number of complete rows at the beginning of a broken JSON list."""
+    decoder, position, count = json.JSONDecoder(), text.find("[") + 1, 0
+    while position:
+        rest = len(text) - len(text[position:].lstrip(" \t\r\n,"))
+        try:
+            _, position = decoder.raw_decode(text, rest)
+        except json.JSONDecodeError:
+            break
+        count += 1
+    return count
+
+
+def _rows_in_object(path: Path, content: dict[str, Any]) -> list[Any]:
+    """Return the rows of a JSON object: its columns ({"question": [...], ...}), its only list of objects, or itself."""
+    columns = {key: list(value.values()) if isinstance(value, dict) else value for key, value in content.items()}
+    nested = all(isinstance(value, dict) for value in content.values())
+    flat = all(isinstance(value, list) for value in content.values()) and not any(map(is_chat, content.values()))
+    if len(content) > 1 and (nested or flat) and len({len(value) for value in columns.values()}) == 1:
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        if not all(isinstance(value, dict) for row in rows for value in row.values()):
+            return rows
+    lists = {
+        key: value
+        for key, value in content.items()
+        if isinstance(value, list) and value and all(isinstance(one, dict) for one in value) and not is_chat(value)
+    }
+    if len(lists) > 1:
+        raise ConfigError(
+            f"{path} holds several lists of rows ({', '.join(lists)}): save the one that you want as a file of its own."
+        )
+    if lists:
+        return next(iter(lists.values()))
+    return [content]
+
+
+def _csv(path: Path, encoding: str | None) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)
+    text = _text(path, encoding)
+    header = text.partition("\n")[0]
+    delimiter = "," if file_format(path) == ".csv" and "," in header else "\t" if "\t" in header else ";"
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    for number, row in enumerate(rows, start=1):
+        complete = None not in row and None not in row.values()
+        yield number, row if complete else RowError("it does not have as many fields as the header")
+
+
+# Tables
+
+
+def _parquet(path: Path, _: str | None) -> Iterator[Row]:
     import pyarrow.parquet
 
+    with pyarrow.parquet.ParquetFile(path) as file:
+        yield from _numbered(file.iter_batches(1024))
+
+
+def _arrow(path: Path, _: str | None) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.ipc
+
+    with pa.memory_map(str(path)) as file:
+        try:
+            opened = pyarrow.ipc.open_file(file)
+            batches = (opened.get_batch(index) for index in range(opened.num_record_batches))
+        except pa.ArrowInvalid:  # `datasets` also writes the stream format as .arrow
+            file.seek(0)
+            batches = iter(pyarrow.ipc.open_stream(file))
+        yield from _numbered(batches)
+
+
+def _numbered(batches: Iterator[Any]) -> Iterator[Row]:
+    """Yield the rows of record batches; one that Python cannot represent is a RowError."""
+    number = 0
+    for batch in batches:
+        try:
+            rows: list[Any] = batch.to_pylist()
+        except (ValueError, OverflowError):  # such as text that is not UTF-8
+            rows = [_row_or_error(batch.slice(index, 1)) for index in range(len(batch))]
+        yield from enumerate(rows, start=number + 1)
+        number += len(batch)
+
+
+def _row_or_error(batch: Any) -> dict[str, Any] | RowError:
     try:
-        if path.suffix == ".parquet":
-            table = pyarrow.parquet.read_table(path)
-        else:
-            with pa.memory_map(str(path)) as file:
-                try:
-                    table = pyarrow.ipc.open_file(file).read_all()
-                except pa.ArrowInvalid:  # `datasets` also writes the stream format as .arrow
-                    file.seek(0)
-                    table = pyarrow.ipc.open_stream(file).read_all()
-    except (pa.ArrowInvalid, OSError) as error:
-        kind = path.suffix[1:].capitalize()
-        raise ConfigError(
-            f"{path} is not a valid {kind} file ({str(error).splitlines()[0]}): write it again."
-        ) from error
-    yield from enumerate(table.to_pylist(), start=1)
+        return dict(batch.to_pylist()[0])
+    except (ValueError, OverflowError) as error:
+        return RowError(f"it has a value that cannot be read ({str(error).splitlines()[0]})")
 
 
-_READERS = {".json": _json, ".jsonl": _jsonl, ".parquet": _table, ".arrow": _table}
-
-
-def _saved_dataset(path: Path, split: str | None) -> Iterator[Row]:
-    if not ((path / "dataset_dict.json").is_file() or (path / "state.json").is_file()):
-        raise ConfigError(f"{path} is a folder that datasets.save_to_disk did not write: name a file in it instead.")
-    import datasets
-
-    data = datasets.load_from_disk(str(path))
-    if isinstance(data, datasets.DatasetDict):
-        name = split or "train"
-        if name not in data:
-            raise ConfigError(f"{path} has no split {name!r}: choose one of {', '.join(map(str, data))}.")
-        data = data[name]
-    elif split:
-        raise ConfigError(f"{path} has no splits: set split to null.")
-    yield from enumerate(data, start=1)
-
-
-def _hub_dataset(name: str, split: str, arguments: dict[str, Any]) -> Iterator[Row]:
-    import datasets
-
-    try:
-        data = datasets.load_dataset(name, split=split, **arguments)
-    except (OSError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"The Hub data set {name} (split {split}) cannot be loaded: {reason}") from error
-    yield from enumerate(data, start=1)
+LINES = (".jsonl", ".ndjson")  # formats whose rows are lines
+READERS: dict[str, Reader] = {
+    ".json": _json,
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".parquet": _parquet,
+    ".arrow": _arrow,
+}

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from simplerl.config import Config, ModelConfig, PromptConfig, ScheduleLength
+from simplerl.config import Config, ModelConfig, PromptConfig, ScheduleLength, TooLong
 from simplerl.data.prompts import PromptFormat, generation_eos_ids, prepare_prompts, without_surrogates
+from simplerl.data.readers import settings_under
 from simplerl.engine.batching import permutation
 from simplerl.engine.models import context_length, load_hf_config, load_tokenizer, model_at
 from simplerl.errors import ConfigError
@@ -84,7 +85,10 @@ class EvalSets:
     prompts: dict[str, list[Prompt]]
     format: PromptFormat
     sampling: Sampling
-    too_long: dict[str, list[str]] = field(default_factory=dict)  # ids of problems left out because of their length
+    # Ids of problems whose prompt leaves no room for a response. They are not sampled: their response is empty, or
+    # they are not in `prompts` either if `excludes_too_long`.
+    too_long: dict[str, list[str]] = field(default_factory=dict)
+    excludes_too_long: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,8 @@ def prepare_task(config: Config) -> Task:
     prompts: list[Prompt] = []
     schedule = None
     if uses_rl:
-        prompts, counts = prepare_prompts(config.data(), format, context, sampling.max_new_tokens)
+        with settings_under("data"):
+            prompts, counts = prepare_prompts(config.data(), format, context, sampling.max_new_tokens)
         logger.info("training prompts: %s", ", ".join(f"{v} {k}" for k, v in counts.items()))
         _check_unique_ids("data", prompts)
         schedule = _schedule(config, len(prompts))
@@ -229,8 +234,15 @@ def _check_context(config: Config, context: int) -> None:
     if prompt + response > context:
         raise ConfigError(
             f"prompt.max_tokens={prompt} + sampling.max_new_tokens={response} = {prompt + response} exceeds the "
-            f"context of {config.model.path} ({context} tokens): lower one of them{_context_hint(config.model)}."
+            f"context of {config.model.path} ({context} tokens): lower one of them, such as "
+            f"{_shorter('sampling.max_new_tokens', context - prompt, 'prompt.max_tokens', context - response)}"
+            f"{_context_hint(config.model)}."
         )
+
+
+def _shorter(key: str, room: int, other: str, other_room: int) -> str:
+    """Return an override of `key`, or of `other` if nothing is left for `key`, that fits the context."""
+    return f"{key}={room}" if room > 0 else f"{other}={max(other_room, 1)}"
 
 
 def _context_hint(model: ModelConfig) -> str:
@@ -241,21 +253,34 @@ def prepare_evals(config: Config, tokenizer: Any, context: int) -> EvalSets:
     """Load and render the evaluation sets. Raises ConfigError if responses leave no room for prompts."""
     format = _format(config.evals.prompt or config.prompt, config.model, tokenizer)
     sampling = Sampling(**vars(config.evals.sampling))
-    prompts, too_long = {}, {}
+    prompts, too_long = {}, dict[str, list[str]]()
     if config.evals.sets and sampling.max_new_tokens >= context:
         raise ConfigError(
             f"evals.sampling.max_new_tokens={sampling.max_new_tokens} leaves no room for a prompt in the context of "
-            f"{config.model.path} ({context} tokens): lower it{_context_hint(config.model)}."
+            f"{config.model.path} ({context} tokens): lower it, such as "
+            f"evals.sampling.max_new_tokens={max(context // 2, 1)}{_context_hint(config.model)}."
         )
+    excludes = config.evals.too_long is TooLong.exclude
     for name, source in config.evals.sets.items():
-        problems: Sequence[Problem] = source()[: config.evals.limit]
-        prompts[name], _ = prepare_prompts(problems, format, context, sampling.max_new_tokens)
-        _check_unique_ids(f"evals.sets.{name}", prompts[name])
-        kept = {prompt.problem.id for prompt in prompts[name]}
-        too_long[name] = [problem.id for problem in problems if problem.id not in kept]
+        with settings_under(f"evals.sets.{name}"):
+            rendered = format.render_all(source()[: config.evals.limit])
+        _check_unique_ids(f"evals.sets.{name}", rendered)
+        limit = context - sampling.max_new_tokens
+        too_long[name] = [one.problem.id for one in rendered if len(one.token_ids) > limit]
+        if len(too_long[name]) == len(rendered):
+            raise ConfigError(
+                f"evals.sets.{name}: every prompt is longer than the {limit} tokens that "
+                f"evals.sampling.max_new_tokens={sampling.max_new_tokens} leaves in the context of "
+                f"{config.model.path}: lower it, such as "
+                f"evals.sampling.max_new_tokens={max(context - min(len(one.token_ids) for one in rendered), 1)}"
+                f"{_context_hint(config.model)}."
+            )
         if too_long[name]:
-            logger.warning("evals.sets.%s: %d prompts are too long and left out", name, len(too_long[name]))
-    return EvalSets(prompts, format, sampling, too_long)
+            fate = "are excluded" if excludes else "count as wrong; evals.too_long=exclude leaves them out"
+            message = "evals.sets.%s: %d of %d prompts leave no room for a response and %s"
+            logger.warning(message, name, len(too_long[name]), len(rendered), fate)
+        prompts[name] = [one for one in rendered if not excludes or len(one.token_ids) <= limit]
+    return EvalSets(prompts, format, sampling, too_long, excludes)
 
 
 def _schedule(config: Config, prompts: int) -> TrainingSchedule:
@@ -270,7 +295,8 @@ def _schedule(config: Config, prompts: int) -> TrainingSchedule:
     steps = train.steps if train.steps is not None else int((train.passes or 0) * steps_per_pass + 1e-9)
     if steps < 1:
         raise ConfigError(
-            f"train.passes={train.passes} is less than one step of {train.prompts_per_step} prompts: raise it."
+            f"train.passes={train.passes} is less than one step of {train.prompts_per_step} prompts: raise it, such as "
+            "train.passes=1."
         )
     passes = train.passes if train.schedule_length is ScheduleLength.passes else None
     sizes = train.prompts_per_step, train.samples_per_prompt, train.minibatch_size, train.epochs
@@ -282,6 +308,19 @@ def _warmup_documents(config: Config, tokenizer: Any, context: int) -> list[tupl
     counted in the log."""
     format = _format(config.warmup.prompt or config.prompt, config.model, tokenizer)
     limit = min(context, config.warmup.max_tokens)
+    with settings_under(_warmup_key(config)):
+        return _documents(config, format, limit)
+
+
+def _warmup_key(config: Config) -> str:
+    """Return the key of the warm-up's data: `data` if it is the training data (warmup=own_solutions)."""
+    return (
+        "data" if getattr(config.warmup.data, "keywords", 0) == getattr(config.data, "keywords", 1) else "warmup.data"
+    )
+
+
+def _documents(config: Config, format: PromptFormat, limit: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Load the warm-up's problems and return the documents of at most `limit` tokens."""
     documents = []
     problems: Sequence[Problem] = without_surrogates(config.warmup.data()[: config.warmup.limit])
     if config.warmup.correct_only:
@@ -300,6 +339,6 @@ def _warmup_documents(config: Config, tokenizer: Any, context: int) -> list[tupl
     if len(documents) < config.warmup.minibatch_size:
         raise ConfigError(
             f"warmup.minibatch_size={config.warmup.minibatch_size} exceeds the {len(documents)} usable documents: "
-            "lower it or choose more data."
+            f"lower it, such as warmup.minibatch_size={max(len(documents), 1)}, or choose more data."
         )
     return documents

@@ -11,6 +11,7 @@ from the complete table in a fixed order: a resumed evaluation produces the same
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 import time
@@ -88,8 +89,11 @@ def evaluate(
     tables = [done]
     if todo:
         by_id = {item.prompt.problem.id: item for item in todo}
-        prompts = [item.prompt for item in todo]
+        too_long = [item.prompt for item in todo if item.id in evals.too_long.get(item.name, ())]
+        prompts = [item.prompt for item in todo if item.id not in evals.too_long.get(item.name, ())]
+        empty = (Rollout(prompt, i, "", (), (), FINISH_LENGTH) for prompt in too_long for i in range(config.samples))
         stream = wrap_stream(sampler.generate(prompts, evals.sampling, evals.format.stop, config.samples, seed, step))
+        stream = itertools.chain(empty, stream if prompts else ())
         while rows := grader.grade(_take_seconds(stream, PART_SECONDS)):
             new = [r for r in rows if (by_id[r.prompt.problem.id].key, r.sample) not in have]
             tables.append(_samples_table([by_id[r.prompt.problem.id] for r in new], new, step))
@@ -98,8 +102,9 @@ def evaluate(
     table = _select_rows(pa.concat_tables(tables), items, config.samples)
     own = {"samples": config.samples, "prompt": evals.format.config.name}
     results = {**context, **own, **summarise(table, list(evals.prompts))}
-    for name, left_out in evals.too_long.items():
-        results["sets"][name]["too_long"] = left_out
+    for name, too_long_ids in evals.too_long.items():
+        results["sets"][name]["too_long"] = too_long_ids
+        results["sets"][name]["too_long_excluded"] = evals.excludes_too_long
     if out is not None:
         _write_results(out, table, results)
     return flat_metrics(results)

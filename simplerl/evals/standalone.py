@@ -153,7 +153,8 @@ def results_table(results: dict[str, Any]) -> Table:
 def _row(one: dict[str, Any], samples: int, published_accuracy: float | None) -> dict[str, str | None]:
     """Return the cells of one benchmark by column."""
     metrics, interval = one["metrics"], one["intervals"]["accuracy"]
-    problems = {"without gold": one.get("ungradable"), "too long, skipped": one.get("too_long")}
+    fate = "excluded" if one.get("too_long_excluded", True) else "counted as wrong"
+    problems = {"without gold": one.get("ungradable"), f"too long, {fate}": one.get("too_long")}
     remarks = "".join(f" ({len(ids)} {what})" for what, ids in problems.items() if ids)
     cells = {
         "items": f"{one.get('items', '')}{remarks}",

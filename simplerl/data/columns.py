@@ -1,0 +1,316 @@
+r"""Read the fields of a problem from the columns of a row: extraction rules, chat messages, and guessed column names.
+
+A gold answer is kept as the data set writes it (including LaTeX); normalising it is the grader's job.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from simplerl.data.readers import RowError, is_chat, setting
+from simplerl.errors import ConfigError
+from simplerl.rewards.extract import last_boxed
+from simplerl.types import Problem
+
+# Converts a row to a problem, given the data set's name and the row's index from 0. Raises RowError.
+RowParser = Callable[["dict[str, Any] | RowError", str, int], Problem]
+
+SHORT_ANSWER = 300  # characters; a longer text without \boxed{} or #### is a solution whose answer cannot be found
+
+
+# Rules for one value
+
+
+def as_text(value: Any) -> str:
+    """Return a string stripped, or a number in its shortest form (27.0 as "27"). Raises ValueError otherwise."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise ValueError(f"is {_type_name(value)}, not text or a number")
+    if not math.isfinite(value):
+        raise ValueError(f"is {value}")
+    if isinstance(value, Decimal):
+        return str(int(value)) if value == value.to_integral_value() else f"{value:f}"
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _type_name(value: Any) -> str:
+    names = {type(None): "empty (null)", list: "a list", dict: "an object", bool: "true/false"}
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def after_hashes(value: Any) -> str:
+    """Return the text after the last `####`, without thousands commas (GSM8K). Raises ValueError if there is none."""
+    _, mark, tail = as_text(value).rpartition("####")
+    if not mark:
+        raise ValueError("has no ####")
+    return tail.strip().replace(",", "")
+
+
+def last_box(value: Any) -> str:
+    r"""Return the content of the last \boxed{} of a solution (MATH), also of `\boxed 7`. Raises ValueError if there is
+    none."""
+    text = as_text(value)
+    bare = list(re.finditer(r"\\f?box(?:ed)?\s*(?![a-zA-Z{\s])([^$\n]*?)(?:[.,;]?\s*)(?:\$|\\\)|\\\]|\n|$)", text))
+    found = last_boxed(text)
+    if bare and (found is None or not re.search(r"\\f?box(?:ed)?\s*\{", text[bare[-1].end(1) :])):
+        found = bare[-1][1]
+    if found is None:
+        raise ValueError(r"has no \boxed{}")
+    return found.strip()
+
+
+def final(value: Any) -> str:
+    r"""Return the answer of a solution: the last \boxed{}, or else the text after ####, or else a short text itself.
+    Raises ValueError if there is none of these."""
+    text = as_text(value)
+    for rule in (last_box, after_hashes):
+        try:
+            return rule(text)
+        except ValueError:
+            continue
+    if len(text) > SHORT_ANSWER:
+        raise ValueError(r"is a long text without \boxed{} and ####")
+    return text
+
+
+def without_dollars(value: Any) -> str:
+    """Return the answer without the `$` signs that delimit mathematics."""
+    return as_text(value).replace("$", "").strip()
+
+
+def first_without_dollars(value: Any) -> str:
+    """Return the first of a list of answers, without `$` (OlympiadBench). Raises ValueError for anything else."""
+    if not isinstance(value, list) or not value:
+        raise ValueError("is not a list of answers" if value != [] else "is an empty list")
+    return without_dollars(value[0])
+
+
+def gsm8k_solution(value: Any) -> str:
+    """Return a GSM8K solution without its calculator annotations `<<6*7=42>>` and without its `####` line."""
+    return re.sub(r"<<[^<>]*>>", "", as_text(value)).rpartition("####")[0].strip()
+
+
+def gsm8k_level(value: Any) -> str:
+    """Return the number of calculator annotations `<<6*7=42>>` in a GSM8K solution, as a measure of difficulty."""
+    return str(as_text(value).count("<<"))
+
+
+def plain_level(value: Any) -> str:
+    """Return a level as text, without the prefix "Level " of MATH."""
+    return as_text(value).removeprefix("Level ")
+
+
+# The values of `answer_from`, `solution_from` and `level_from`: how to read the answer, solution and level columns.
+ANSWERS: dict[str, Callable[[Any], str]] = {
+    "text": as_text,
+    "final": final,
+    "after_hashes": after_hashes,
+    "last_box": last_box,
+    "without_dollars": without_dollars,
+    "first_without_dollars": first_without_dollars,
+}
+SOLUTIONS: dict[str, Callable[[Any], str]] = {"text": as_text, "gsm8k": gsm8k_solution}
+LEVELS: dict[str, Callable[[Any], str]] = {"text": plain_level, "gsm8k": gsm8k_level}
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value is null, NaN (which pandas writes for null) or blank."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+# Chat messages
+
+_ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "developer": "system"}
+
+
+def chat_turns(value: list[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return (role, text) of each message. Raises ValueError for content that is not text."""
+    turns = []
+    for message in value:
+        role = str(message.get("role", message.get("from")))
+        content = message.get("content", message.get("value"))
+        parts = content if isinstance(content, list) else [content]
+        texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"has a {role} turn that is not text")
+        turns.append((_ROLES.get(role, role), "".join(map(str, texts)).strip()))
+    return turns
+
+
+def question_and_system(value: Any) -> tuple[str, str | None]:
+    """Return the question and the system message of a text or of a chat with one user turn. Raises ValueError."""
+    if is_chat(value):
+        turns = chat_turns(value)
+        users = [text for role, text in turns if role == "user"]
+        systems = [text for role, text in turns if role == "system" and text]
+        others = sorted({role for role, _ in turns} - {"system", "user", "assistant"})
+        if others:
+            raise ValueError(f"is a chat with a {others[0]} turn, which prompts do not have")
+        if len(users) != 1:
+            raise ValueError(f"is a chat with {len(users)} user turns, but a prompt has one")
+        return _not_empty(users[0]), "\n".join(systems) or None
+    if not isinstance(value, str):
+        raise ValueError("is empty" if is_missing(value) else "is not text")
+    return _not_empty(value.strip()), None
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise ValueError("is empty")
+    return text
+
+
+def assistant_text(value: Any) -> Any:
+    """Return the last assistant turn of a chat; any other value unchanged. Raises ValueError if there is none."""
+    if not is_chat(value):
+        return value
+    texts = [text for role, text in chat_turns(value) if role == "assistant"]
+    if not texts:
+        raise ValueError("is a chat without an assistant turn")
+    return texts[-1]
+
+
+# Columns
+
+
+def value_of(row: Mapping[str, Any], column: str) -> Any:
+    """Return the value of a column, or of the nested field that "a.b" names. Raises KeyError.
+
+    A part of the name may be the index of a list ("0.value"); a field of null is null, and a text that holds a JSON
+    object has its fields."""
+    if column in row:
+        return row[column]
+    value: Any = row
+    for part in column.split("."):
+        if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                raise KeyError(column) from None
+        if isinstance(value, list) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif value is not None:
+            raise KeyError(column)
+    return value
+
+
+GUESS = "guess"  # a column name that stands for the usual ones
+# The usual names of each field, in groups: a name of an earlier group wins over those of later groups.
+USUAL: dict[str, tuple[tuple[str, ...], ...]] = {
+    "question": (
+        ("question",),
+        ("problem", "prompt", "query", "instruction", "input"),
+        ("messages", "conversations", "conversation"),
+    ),
+    "answer": (
+        ("answer",),
+        (
+            *("gold", "target", "label", "gt_answer", "final_answer", "expected_answer", "ground_truth_answer"),
+            *("ground_truth", "reward_model.ground_truth"),
+        ),
+        ("solution", "completion", "response", "output"),
+        ("messages", "conversations", "conversation"),
+    ),
+    "solution": (("solution",), ("completion", "response", "output"), ("messages", "conversations", "conversation")),
+    "level": (("level",), ("difficulty",)),
+    "id": (("id",), ("unique_id", "uuid", "problem_id")),
+}
+
+
+def guess_columns(row: Mapping[str, Any], wanted: Mapping[str, str], where: str) -> dict[str, str]:
+    """Return the columns with every `guess` replaced by the usual name that the row has, ignoring case.
+
+    An optional field that the row does not have is left out. Raises ConfigError if a question or answer has no usual
+    name, or if several names are equally usual."""
+    actual = {name.lower(): name for name in row}
+    columns = dict(wanted)
+    for key in [key for key, column in wanted.items() if column == GUESS]:
+        found: list[str] = []
+        for group in USUAL[key]:
+            found = found or [actual.get(name, name) for name in group if name in actual or _has_field(row, name)]
+        if len(found) > 1:
+            options = " or ".join(f"{setting('columns.' + key)}={name}" for name in found)
+            raise ConfigError(f"{where}: {' and '.join(found)} may each hold the {key}: set {options}.")
+        if found:
+            columns[key] = found[0]
+        elif key in ("question", "answer"):
+            have = ", ".join(map(repr, row)) or "none"
+            name = next(iter(row), "NAME")
+            raise ConfigError(
+                f"{where}: no column has a usual name of the {key} (its columns: {have}): set the right one, such as "
+                f"{setting('columns.' + key)}={name}."
+            )
+        else:
+            del columns[key]
+    return columns
+
+
+def _has_field(row: Mapping[str, Any], name: str) -> bool:
+    try:
+        return "." in name and value_of(row, name) is not None
+    except KeyError:
+        return False
+
+
+def row_parser(
+    columns: Mapping[str, str],
+    answer_of: Callable[[Any], str],
+    solution_of: Callable[[Any], str],
+    level_of: Callable[[Any], str],
+    remove: Sequence[str],
+    keep_system: bool,
+    extra: Sequence[str] | None,
+) -> RowParser:
+    """Return the function that converts a row to a problem by these columns and extraction rules."""
+
+    def value(row: dict[str, Any], key: str, column: str) -> Any:
+        try:
+            return value_of(row, column)
+        except KeyError as error:
+            present = ", ".join(map(repr, row)) or "none"
+            raise RowError(
+                f"{setting(key)}={column} names a column that this row does not have (its columns: {present})"
+            ) from error
+
+    def field(row: dict[str, Any], key: str, rule: Callable[[Any], Any]) -> Any:
+        try:
+            return rule(value(row, f"columns.{key}", columns[key]))
+        except RowError:
+            raise
+        except ValueError as error:
+            raise RowError(f"the {key} (column {columns[key]!r}) {error}") from error
+
+    def optional(row: dict[str, Any], key: str, rule: Callable[[Any], str]) -> str | None:
+        if key not in columns or is_missing(value(row, f"columns.{key}", columns[key])):
+            return None
+        return str(field(row, key, rule))
+
+    def parse(row: dict[str, Any] | RowError, name: str, index: int) -> Problem:
+        if isinstance(row, RowError):
+            raise row
+        question, system = field(row, "question", question_and_system)
+        for text in remove:
+            question = question.replace(text, "")
+        names = extra if extra is not None else [name for name in row if name not in columns.values()]
+        return Problem(
+            id=optional(row, "id", as_text) or f"{name}/{index}",
+            question=question.strip(),
+            answer=field(row, "answer", lambda gold: "" if is_missing(gold) else answer_of(assistant_text(gold))),
+            source=name,
+            level=optional(row, "level", level_of),
+            solution=optional(row, "solution", lambda text: solution_of(assistant_text(text))),
+            system=system if keep_system else None,
+            extra={name: value(row, "extra", name) for name in names},
+        )
+
+    return parse
