@@ -11,7 +11,8 @@ Importing this package is fast: sympy and math-verify are loaded by the first co
 from __future__ import annotations
 
 from simplerl.rewards.equality import judge
-from simplerl.rewards.extract import boxed_answer, cut_at_stop, lenient_answer
+from simplerl.rewards.extract import boxed_answer, cut_at_stop
+from simplerl.rewards.free_text import lenient_answer
 from simplerl.rewards.qwen import qwen_answer
 from simplerl.rewards.rules import EQUAL, NO_ANSWER, PUBLISHED_RULES, Rule
 from simplerl.types import Problem, Score
@@ -64,7 +65,7 @@ def lenient(response: str, problem: Problem, *, rule: Rule = "math_verify") -> S
     """Score 1 if the final answer is correct wherever it is written, otherwise 0.
 
     The answer is taken from the last box, else after "the answer is", else it is the last number: see
-    `simplerl.rewards.extract`. Keywords and parts as in `strict`.
+    `simplerl.rewards.free_text`. Keywords and parts as in `strict`.
     """
     published = rule in PUBLISHED_RULES
     answer = qwen_answer(response, problem.source) if published else lenient_answer(response)
