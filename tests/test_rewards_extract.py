@@ -160,22 +160,6 @@ def test_lenient_finds_the_answer_anywhere(response: str, answer: str | None) ->
 
 
 @pytest.mark.parametrize(
-    ("response", "answer"),
-    [
-        ("final answer is $3$. I hope it is correct. \\boxed{4}", "3"),
-        ("\\boxed{4} the answer is 5", "4"),
-        ("\\boxed{\\frac{1}{2}", "\\frac{1}{2}"),
-        ("boxed 7$ done", "7"),
-        ("the answer is 12.", "12"),
-        ("we count 3, then 1,234", "1234"),
-        ("nothing", None),
-    ],
-)
-def test_qwen_extraction_order(response: str, answer: str | None) -> None:
-    assert qwen_answer(response) == answer
-
-
-@pytest.mark.parametrize(
     "text",
     [
         "\\boxed{" * 100_000,
@@ -275,24 +259,6 @@ def test_lenient_takes_no_part_of_an_answer(response: str, gold: str) -> None:
 def test_lenient_takes_several_items_as_one_answer() -> None:
     assert lenient("The answer is $5$ or $6$.", Problem(id="p", question="", answer="5,6")).correct
     assert lenient("it is sqrt(2)", Problem(id="p", question="", answer="\\sqrt{2}")).correct
-
-
-@pytest.mark.parametrize(
-    ("response", "reward", "status"),
-    [
-        (r"\boxed{0.5}", 1.0, "equal"),
-        (r"so \boxed{\frac{1}{2}", 1.0, "equal"),
-        (r"so \boxed 0.5$", 1.0, "equal"),
-        ("the word boxed 1/2", 1.0, "equal"),
-        (r"\boxed{3}", -0.5, "different"),
-        (r"\boxed{}", -0.5, "no_answer"),
-        ("The answer is 1/2.", -1.0, "no_answer"),
-        (r"1/2</s>\boxed{0.5}", -1.0, "no_answer"),
-    ],
-)
-def test_strict_with_rule_qwen_extracts_as_published(response: str, reward: float, status: str) -> None:
-    score = strict(response, PROBLEM, rule="qwen")
-    assert (score.reward, score.status) == (reward, status)
 
 
 def test_a_gold_answer_that_no_parser_reads_is_reported() -> None:
