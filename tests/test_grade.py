@@ -49,7 +49,12 @@ def test_rows_come_back_in_order_with_their_verdicts(tmp_path: Path, capsys: pyt
 def test_rule_reward_and_bare(tmp_path: Path) -> None:
     source, target = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
     grade.main([str(source), str(target), "reward=lenient", "rule=qwen"])
-    assert [row["reward"] for row in read(target)] == [1.0, 1.0, 1.0, 0.0]  # an empty gold answer takes only an empty answer
+    assert [row["reward"] for row in read(target)] == [
+        1.0,
+        1.0,
+        1.0,
+        0.0,
+    ]  # an empty gold answer takes only an empty answer
     bare = write(tmp_path / "bare.jsonl", [{"response": "0.5", "answer": "1/2"}, {"response": "2", "answer": "1/2"}])
     grade.main([str(bare), str(target), "--bare", "reward=simplerl.rewards.binary"])
     assert [row["reward"] for row in read(target)] == [1.0, 0.0]

@@ -11,7 +11,6 @@ import pytest
 from simplerl.rewards import binary, lenient, strict
 from simplerl.rewards.extract import boxed_answer, cut_at_stop, last_boxed
 from simplerl.rewards.free_text import lenient_answer
-from simplerl.rewards.qwen import qwen_answer
 from simplerl.types import Problem
 
 STRICT = [
@@ -181,12 +180,12 @@ def test_lenient_finds_the_answer_anywhere(response: str, answer: str | None) ->
     ],
 )
 def test_extraction_is_linear(text: str) -> None:
-    """Extraction from half a million characters is fast; a quadratic algorithm would take minutes of CPU time."""
+    """Extraction from 200,000 characters is fast; a quadratic algorithm would take minutes of CPU time."""
+    text = text[:200_000]
     start = time.process_time()
     boxed_answer(text)
     lenient_answer(text)
-    qwen_answer(text)
-    assert time.process_time() - start < 20
+    assert time.process_time() - start < 10
 
 
 MARKS = (

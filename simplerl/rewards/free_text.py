@@ -272,7 +272,7 @@ def _last_formula_or_number(text: str) -> str | None:
     for found in _NUMBER.finditer(text):
         if best is None or found.start() >= best[0]:
             best = (found.end(), _enclosing_expression(text, found))
-    for choices in _CHOICES.finditer(text):
+    for choices in _CHOICES.finditer(text) if re.search(r"\sor\s", text) else ():
         if best is not None and choices.end() >= best[0]:
             best = (choices.end(), _join(_EACH.findall(choices.group())))
     return best[1] if best else None
