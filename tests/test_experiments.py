@@ -165,8 +165,7 @@ def test_simplerl_zero_is_the_published_run() -> None:
 
     assert config.reward.func.__name__ == "strict"
     assert config.reward.keywords == {
-        "correct": 1.0, "wrong": -0.5, "unboxed": -1.0, "rule": "qwen_train", "environment": "training",
-        "fbox": False
+        "correct": 1.0, "wrong": -0.5, "unboxed": -1.0, "rule": "qwen_train", "fbox": False
     }  # fmt: skip
     evals = config.evals
     assert sorted(evals.sets) == sorted((*SUITE5, "gsm8k", "gaokao2023en", "college_math"))
