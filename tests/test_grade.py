@@ -65,7 +65,12 @@ def test_a_lone_surrogate_costs_its_row_only(tmp_path: Path) -> None:
 def test_rule_reward_and_bare(tmp_path: Path) -> None:
     source, target = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
     grade.main([str(source), str(target), "reward=lenient", "rule=qwen"])
-    assert [row["reward"] for row in read(target)] == [1.0, 1.0, 1.0, 1.0]
+    assert [row["reward"] for row in read(target)] == [
+        1.0,
+        1.0,
+        1.0,
+        0.0,
+    ]  # an empty gold answer takes only an empty answer
     bare = write(tmp_path / "bare.jsonl", [{"response": "0.5", "answer": "1/2"}, {"response": "2", "answer": "1/2"}])
     grade.main([str(bare), str(target), "--bare", "reward=simplerl.rewards.binary"])
     assert [row["reward"] for row in read(target)] == [1.0, 0.0]
@@ -308,10 +313,10 @@ def test_audit_of_rollouts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     audit.main([str(path)])
     report = (tmp_path / "step.audit.md").read_text()
     assert "| math_verify | 25.00 % | 1 | 2 | 1 | 0 | 0 |" in report
-    assert "| qwen | 75.00 % | 3 | 0 | 1 | 0 | 0 |" in report
-    assert "## Disagreements (4)" in report
+    assert "| qwen | 50.00 % | 2 | 1 | 1 | 0 | 0 |" in report
+    assert "## Disagreements (3)" in report
     assert "## Gold answers not equal to themselves (1)\n" in report and "| s | p3 |  | no_answer |" in report
-    assert "4 disagreements, 1 gold answers not equal to themselves" in capsys.readouterr().out
+    assert "3 disagreements, 1 gold answers not equal to themselves" in capsys.readouterr().out
 
 
 def test_audit_lists_a_row_on_which_any_two_rules_disagree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
 
 import pytest
 
 from simplerl.rewards import binary, lenient, strict
-from simplerl.rewards.extract import boxed_answer, cut_at_stop, last_boxed, lenient_answer
-from simplerl.rewards.qwen import qwen_answer
+from simplerl.rewards.extract import boxed_answer, cut_at_stop, last_boxed
+from simplerl.rewards.free_text import lenient_answer
 from simplerl.types import Problem
 
 STRICT = [
@@ -59,7 +61,10 @@ def test_fbox_counts_in_solutions_and_on_request() -> None:
         (r"The answer is 4. So \boxed{5}", "5"),
         (r"so \boxed{5", "5"),
         ("The answer is 6. Wait, no. The answer is 5.", "5"),
-        ("The answer is (B).", "(B)"),
+        ("The answer is (B).", "B"),
+        ("The answer is (A) or (B).", "(A) or (B)"),
+        ("The answer is A, B.", "A, B"),
+        ("The answer is C_5.", "C_5"),
         ("The final answer is: $\\frac{3}{4}$. I hope it is correct.", r"\frac{3}{4}"),
         ("**Answer:** 42", "42"),
         ("Answer:\n 42 apples", "42 apples"),
@@ -103,28 +108,54 @@ def test_fbox_counts_in_solutions_and_on_request() -> None:
         ("The answer is 1,234 or 2,345", "1,234, 2,345"),
         ("x is 3 or 4.", "3, 4"),
         ("The answer is $\\frac{1}{2}$ and we are done", r"\frac{1}{2}"),
+        # headings
+        ("#### Step 1\nWe get 3.\n#### Step 2\nSo there are 8.", "8"),
+        ("#### 2. Multiply\nWe get 6.", "6"),
+        ("There are 8.\n\n#### Conclusion:\nThere are 8 apples", "8"),
+        ("#### 20 dollars", "20 dollars"),
+        ("## Step 3", None),
+        # tags
+        ("<think>The answer is 9.</think><answer>(3, 4)</answer>", "(3, 4)"),
+        ("<answer>1</answer> no <answer>\n2\n</answer>", "2"),
+        ("<answer>x^2 + 3x + 1</answer>", "x^2 + 3x + 1"),
+        ("<answer>So there are 4 bags and 12 items.</answer>", "12"),
+        (r"<answer>so \boxed{\frac{1}{2}}</answer>", r"\frac{1}{2}"),
+        (r"<answer>5</answer> \boxed{6}", "6"),
+        ("<answer></answer> There are 5.", "5"),
+        # options
+        ("Option A is wrong. The correct option is (B).", "B"),
+        ("Therefore, (A) is the correct option.", "A"),
+        ("So **D** is correct.", "D"),
+        ("Statement B is correct. The total is 8.", "8"),
+        ("Option A is not correct.", None),
+        ("The correct options are A and C.", None),
+        ("故选：C", "C"),
+        # other scripts
+        ("答：一共有35个。", "35"),
+        ("Ответ: 15 яблок.", "15"),
+        ("정답은 24입니다.", "24"),
+        ("价格是5万元", "5万"),
+        ("It costs 5 million dollars", "5 million"),
+        # two notations
+        ("The answer is $\\frac{1}{2}$, or 0.5.", r"\frac{1}{2}"),
+        ("The answer is 0.5 (or $\\frac12$).", r"\frac12"),
+        ("The answer is 50%, or 1/2.", "1/2"),
+        ("The answer is 1/3, or 0.333.", "1/3"),
+        ("The answer is $\\frac{1}{2}$, or 0.6.", r"\frac{1}{2}, 0.6"),
+        ("The answer is 2.5 or 2.4", "2.5, 2.4"),
+        # powers of ten
+        ("The answer is 2.5 × 10^-3 mol.", r"2.5\times10^{-3}"),
+        ("It weighs 6.02 x 10⁻²³ kg", r"6.02\times10^{-23}"),
+        # lists of formulas
+        (r"The answer is $\left(1, 2\right)$ and $\left(3, 4\right)$.", r"\left(1, 2\right), \left(3, 4\right)"),
+        (r"The roots are $\sqrt{2}$, $1$, and $-\sqrt{2}$.", r"\sqrt{2}, 1, -\sqrt{2}"),
+        ("The roots are real, so k = 5.", "5"),
         ("no numeric answer", None),
         ("  \n ", None),
     ],
 )
 def test_lenient_finds_the_answer_anywhere(response: str, answer: str | None) -> None:
     assert lenient_answer(response) == answer
-
-
-@pytest.mark.parametrize(
-    ("response", "answer"),
-    [
-        ("final answer is $3$. I hope it is correct. \\boxed{4}", "3"),
-        ("\\boxed{4} the answer is 5", "4"),
-        ("\\boxed{\\frac{1}{2}", "\\frac{1}{2}"),
-        ("boxed 7$ done", "7"),
-        ("the answer is 12.", "12"),
-        ("we count 3, then 1,234", "1234"),
-        ("nothing", None),
-    ],
-)
-def test_qwen_extraction_order(response: str, answer: str | None) -> None:
-    assert qwen_answer(response) == answer
 
 
 @pytest.mark.parametrize(
@@ -149,17 +180,39 @@ def test_qwen_extraction_order(response: str, answer: str | None) -> None:
     ],
 )
 def test_extraction_is_linear(text: str) -> None:
-    """Extraction from half a million characters is fast; a quadratic algorithm would take minutes of CPU time."""
+    """Extraction from 200,000 characters is fast; a quadratic algorithm would take minutes of CPU time."""
+    text = text[:200_000]
     start = time.process_time()
     boxed_answer(text)
     lenient_answer(text)
-    qwen_answer(text)
-    assert time.process_time() - start < 20
+    assert time.process_time() - start < 10
 
 
-def test_stop_strings_end_the_text() -> None:
-    assert cut_at_stop("a<|endoftext|>b</s>") == "a"
-    assert cut_at_stop("a</b>") == "a</b>"
+MARKS = (
+    *("</s>", "<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"),
+    *("<|header_start|>", "<|start_header_id|>", "<end_of_turn>", "<start_of_turn>", "<eos>", "<|end|>", "<|user|>"),
+    *(
+        "<|return|>",
+        "<|EOT|>",
+        "<｜end▁of▁sentence｜>",
+        "<｜User｜>",
+        "<|END_OF_TURN_TOKEN|>",
+        "[/INST]",
+        "[|endofturn|]",
+    ),
+    *("<|role_end|>", "<|im_user|>", "<seed:eos>", "<|end_of_role|>"),
+)
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_end_marks_of_all_families_end_the_response(mark: str) -> None:
+    assert cut_at_stop(f"a{mark}b</s>") == "a"
+    assert boxed_answer(rf"\boxed{{5}}{mark} \boxed{{7}}") == "5"
+
+
+@pytest.mark.parametrize("text", ["</b>", "<|end_of_thought|>", "</think>", "if x<end then |x|>2", "<answer>", "[eq]"])
+def test_other_tags_do_not_end_the_response(text: str) -> None:
+    assert cut_at_stop(f"a{text}b") == f"a{text}b"
 
 
 EMPTY = ["", " ", r"\,", r"\text{}", "$$", "{}", ".", r"\quad", r"{ \; }", r"\mathrm{ }"]
@@ -207,24 +260,6 @@ def test_lenient_takes_several_items_as_one_answer() -> None:
     assert lenient("it is sqrt(2)", Problem(id="p", question="", answer="\\sqrt{2}")).correct
 
 
-@pytest.mark.parametrize(
-    ("response", "reward", "status"),
-    [
-        (r"\boxed{0.5}", 1.0, "equal"),
-        (r"so \boxed{\frac{1}{2}", 1.0, "equal"),
-        (r"so \boxed 0.5$", 1.0, "equal"),
-        ("the word boxed 1/2", 1.0, "equal"),
-        (r"\boxed{3}", -0.5, "different"),
-        (r"\boxed{}", -0.5, "no_answer"),
-        ("The answer is 1/2.", -1.0, "no_answer"),
-        (r"1/2</s>\boxed{0.5}", -1.0, "no_answer"),
-    ],
-)
-def test_strict_with_rule_qwen_extracts_as_published(response: str, reward: float, status: str) -> None:
-    score = strict(response, PROBLEM, rule="qwen")
-    assert (score.reward, score.status) == (reward, status)
-
-
 def test_a_gold_answer_that_no_parser_reads_is_reported() -> None:
     unread = Problem(id="p", question="", answer="\\heartsuit(x^{2}")
     assert strict(r"\boxed{y+z}", unread).parts["gold_unread"] == 1
@@ -238,3 +273,11 @@ def test_strict_values_are_keywords() -> None:
     assert strict(r"\boxed{1/2}", PROBLEM, correct=2).reward == 2
     assert strict(r"\boxed{1/2}", PROBLEM, rule="exact").status == "different"
     assert strict(r"\fbox{1/2}", PROBLEM, fbox=True).status == "equal"
+
+
+def test_lenient_cases_after_public_reports(shared: Path) -> None:
+    rows = [json.loads(line) for line in (shared / "cases/grading_lenient.jsonl").read_text().splitlines()]
+    scores = [lenient(row["response"], Problem(row["id"], "", row["answer"])) for row in rows]
+    wrong = [row["id"] for row, score in zip(rows, scores, strict=True) if score.correct != row["expected"]]
+    assert wrong == []
+    assert {score.status for score in scores} <= {"equal", "different", "no_answer"}

@@ -19,9 +19,10 @@ from dataclasses import replace
 
 from simplerl.rewards.adapters import trl, verl
 from simplerl.rewards.equality import judge
-from simplerl.rewards.extract import boxed_answer, cut_at_stop, lenient_answer
+from simplerl.rewards.extract import boxed_answer, cut_at_stop
+from simplerl.rewards.free_text import lenient_answer
 from simplerl.rewards.qwen import qwen_answer
-from simplerl.rewards.rules import EQUAL, NO_ANSWER, PUBLISHED_RULES, Rule
+from simplerl.rewards.rules import EQUAL, NO_ANSWER, PUBLISHED_RULES, Environment, Rule
 from simplerl.types import Problem, Score
 
 __all__ = ["binary", "lenient", "strict", "think_format", "trl", "verl", "weighted"]
@@ -40,6 +41,7 @@ def strict(
     unboxed: float = -1.0,
     rule: Rule = "math_verify",
     fbox: bool = False,
+    environment: Environment = "training",
 ) -> Score:
     r"""Score a response by the published rule, which reads only the last \boxed{}.
 
@@ -50,6 +52,7 @@ def strict(
     published: `unboxed` applies only if the word "boxed" is absent, an unterminated box is accepted, and
     "final answer is $...$. I hope" takes precedence over a box.
     fbox: also accept \fbox{}, which the published rule does not.
+    environment: packages that rule=qwen_train follows, see `simplerl.rewards.qwen`; other rules ignore it.
 
     `Score.parts` has boxed, 1 if an answer was boxed, and gold_unread, 1 if no parser could read the gold answer.
     """
@@ -59,7 +62,7 @@ def strict(
     else:
         answer = boxed_answer(response, fbox=fbox)
         boxed = answer is not None
-    verdict = judge(answer or "", problem.answer, rule=rule, source=problem.source)
+    verdict = judge(answer or "", problem.answer, rule=rule, source=problem.source, environment=environment)
     parts = {"boxed": float(boxed), "gold_unread": float(verdict.gold_unread)}
     if verdict.status == NO_ANSWER and (rule not in PUBLISHED_RULES or not boxed):
         return Score(unboxed, False, NO_ANSWER, None, parts | {"boxed": 0.0})
@@ -67,21 +70,30 @@ def strict(
     return Score(correct if is_correct else wrong, is_correct, verdict.status, answer, parts)
 
 
-def binary(response: str, problem: Problem, *, rule: Rule = "math_verify", fbox: bool = False) -> Score:
+def binary(
+    response: str,
+    problem: Problem,
+    *,
+    rule: Rule = "math_verify",
+    fbox: bool = False,
+    environment: Environment = "training",
+) -> Score:
     r"""Score 1 if the last \boxed{} holds the correct answer, otherwise 0. Keywords and parts as in `strict`."""
-    return strict(response, problem, correct=1.0, wrong=0.0, unboxed=0.0, rule=rule, fbox=fbox)
+    return strict(response, problem, correct=1.0, wrong=0.0, unboxed=0.0, rule=rule, fbox=fbox, environment=environment)
 
 
-def lenient(response: str, problem: Problem, *, rule: Rule = "math_verify") -> Score:
+def lenient(
+    response: str, problem: Problem, *, rule: Rule = "math_verify", environment: Environment = "training"
+) -> Score:
     """Score 1 if the final answer is correct wherever it is written, otherwise 0.
 
     The answer is taken from the last box, else after "the answer is", else it is the last number: see
-    `simplerl.rewards.extract`. Keywords and parts as in `strict`.
+    `simplerl.rewards.free_text`. Keywords and parts as in `strict`.
     """
     published = rule in PUBLISHED_RULES
     answer = qwen_answer(response, problem.source) if published else lenient_answer(response)
     boxed = float(boxed_answer(response) is not None)
-    verdict = judge(answer or "", problem.answer, rule=rule, source=problem.source)
+    verdict = judge(answer or "", problem.answer, rule=rule, source=problem.source, environment=environment)
     is_correct = verdict.status == EQUAL
     parts = {"boxed": boxed, "gold_unread": float(verdict.gold_unread)}
     return Score(float(is_correct), is_correct, verdict.status, answer, parts)

@@ -25,7 +25,7 @@ from functools import lru_cache
 from simplerl.rewards.comparison import Comparator, Unfinished
 from simplerl.rewards.normalize import equality_key, normalize
 from simplerl.rewards.qwen import qwen_equal
-from simplerl.rewards.rules import DIFFERENT, EQUAL, NO_ANSWER, PUBLISHED_RULES, Verdict, check_rule
+from simplerl.rewards.rules import DIFFERENT, EQUAL, NO_ANSWER, PUBLISHED_RULES, Environment, Verdict, check_rule
 from simplerl.rewards.symbolic import math_verify_status
 
 MAX_CHARACTERS = 2000  # a longer answer is correct only if it is the same string as the gold answer
@@ -36,32 +36,38 @@ def compare(answer: str, gold: str, *, rule: str = "math_verify", source: str = 
     """Return the status of comparing an answer with a gold answer.
 
     EQUAL, DIFFERENT, NO_ANSWER (the answer is empty), TIMEOUT or FAILED. Nothing equals an empty gold answer, except
-    under the published rules, where everything does. source: the problem's data set, for data sets with their own
+    an empty answer under the published rules. source: the problem's data set, for data sets with their own
     conventions. Raises ConfigError for an unknown rule.
     """
     return judge(answer, gold, rule=rule, source=source).status
 
 
-def judge(answer: str, gold: str, *, rule: str = "math_verify", source: str = "") -> Verdict:
-    """Compare as `compare` does, and also report whether the gold answer could be read."""
-    check_rule(rule)
+def judge(
+    answer: str, gold: str, *, rule: str = "math_verify", source: str = "", environment: Environment = "training"
+) -> Verdict:
+    """Compare as `compare` does, and also report whether the gold answer could be read.
+
+    environment: whose packages the rule qwen_train follows, see `simplerl.rewards.qwen`.
+    """
+    check_rule(rule, environment)
     answer = answer.strip()
     if not answer:
-        return Verdict(NO_ANSWER)
+        return Verdict(EQUAL if rule in PUBLISHED_RULES and not gold.strip() else NO_ANSWER)
     try:
-        return _judge(answer, gold.strip(), rule, source)
+        return _judge(answer, gold.strip(), rule, source, environment)
     except Unfinished as unfinished:
         return Verdict(unfinished.status)
 
 
 @lru_cache(maxsize=65536)
-def _judge(answer: str, gold: str, rule: str, source: str) -> Verdict:  # noqa: PLR0911 - cheapest test first
-    if answer == gold and rule != "qwen_train":
+def _judge(answer: str, gold: str, rule: str, source: str, environment: Environment) -> Verdict:  # noqa: PLR0911 - cheapest test first
+    if answer == gold and rule not in PUBLISHED_RULES:
         return Verdict(EQUAL)
     if len(answer) > MAX_CHARACTERS or (not gold and rule not in PUBLISHED_RULES):
         return Verdict(DIFFERENT)
     if rule in PUBLISHED_RULES:
-        return Verdict(EQUAL if qwen_equal(answer, gold, source, gold_as_written=rule == "qwen_train") else DIFFERENT)
+        training = environment if rule == "qwen_train" else None
+        return Verdict(EQUAL if qwen_equal(answer, gold, source, training=training) else DIFFERENT)
     a, g = normalize(answer), _normalize_gold(gold)
     if not re.sub(r"[\s{}.,;:$]", "", a):
         return Verdict(NO_ANSWER)

@@ -85,8 +85,8 @@ class Grader:
         self.name = reward_name(reward)
         self.keywords: dict[str, Any] = dict(reward.keywords) if isinstance(reward, partial) else {}
         uses_math_grader = function in MATH_REWARDS
-        if uses_math_grader and "rule" in self.keywords:
-            check_rule(self.keywords["rule"])
+        if uses_math_grader:
+            check_rule(self.keywords.get("rule", "math_verify"), self.keywords.get("environment", "training"))
         payload = _pickled(reward)
         self.source = source_digest(reward)
         wrong = inspect.signature(reward).parameters.get("wrong")

@@ -14,6 +14,8 @@ from simplerl.errors import ConfigError
 EQUAL, DIFFERENT, NO_ANSWER, TIMEOUT, FAILED = "equal", "different", "no_answer", "timeout", "failed"
 Rule = Literal["math_verify", "qwen", "exact", "qwen_train"]
 RULES: tuple[Rule, ...] = get_args(Rule)
+Environment = Literal["training", "evaluation"]  # whose packages the rule qwen_train follows, see `qwen`
+ENVIRONMENTS: tuple[Environment, ...] = get_args(Environment)
 PUBLISHED_RULES: tuple[Rule, ...] = ("qwen", "qwen_train")
 
 
@@ -28,7 +30,8 @@ class Verdict:
     gold_unread: bool = False
 
 
-def check_rule(rule: str) -> None:
-    """Raise ConfigError if `rule` is not one of RULES."""
-    if rule not in RULES:
-        raise ConfigError(f"rule={rule} is unknown: choose one of {', '.join(RULES)}.")
+def check_rule(rule: str, environment: str = "training") -> None:
+    """Raise ConfigError if `rule` is not one of RULES, or `environment` not one of ENVIRONMENTS."""
+    for name, value, known in (("rule", rule, RULES), ("environment", environment, ENVIRONMENTS)):
+        if value not in known:
+            raise ConfigError(f"{name}={value} is unknown: choose one of {', '.join(known)}.")

@@ -33,8 +33,16 @@ COLUMNS: dict[str, tuple[pa.DataType, Callable[[Rollout, Score], Any]]] = {
 SCHEMA = pa.schema([("step", pa.int32()), *((name, kind) for name, (kind, _) in COLUMNS.items())])
 
 
+def _encodable(text: str | None) -> str | None:
+    """Return the text with "?" in place of lone surrogates, which UTF-8 cannot encode."""
+    return None if text is None else text.encode("utf-8", "replace").decode("utf-8")
+
+
 def rollout_table(rollouts: Sequence[Rollout], step: int) -> pa.Table:
     """Return graded rollouts of one step as a table, one row each, in order."""
     graded = [(rollout, score_of(rollout)) for rollout in rollouts]
     columns = {name: [value(*pair) for pair in graded] for name, (_, value) in COLUMNS.items()}
+    for name, (kind, _) in COLUMNS.items():
+        if kind == pa.string():
+            columns[name] = [_encodable(text) for text in columns[name]]
     return pa.table({"step": [step] * len(graded), **columns}, schema=SCHEMA)
