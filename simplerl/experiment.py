@@ -29,42 +29,43 @@ def run_experiment(raw: DictConfig, label: str) -> Path:
     # Imported here so that `load` can refuse a configuration before torch and transformers are imported.
     import torch
 
+    from simplerl.data.inputs import input_digests
     from simplerl.data.task import prepare_task
     from simplerl.engine.worker import NonFinite
-    from simplerl.runs.folder import Interrupted, Run
+    from simplerl.runs.folder import Run
 
     resolved: dict[str, Any] = OmegaConf.to_container(raw, resolve=True, enum_to_str=True)  # type: ignore[assignment]
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     task = prepare_task(config)
     backend = config.backend(config, task)
-    run = Run(config, resolved, label)
-    if run.finished:
-        logger.info("%s is already finished: nothing to do.", run.dir)
-        if run.changed:
-            logger.warning("Code, packages or reward function have changed since: remove the folder to run it again.")
-        run.release()
+    run = Run(config, resolved, label, inputs=input_digests(config, resolved, task))
+    if run.already_finished():
         return run.dir
     logger.info("run folder: %s", run.dir)
-    try:
-        with run.catching_signals():
-            run.start()
-            run.set_status("running", steps=steps_by_phase(config, task))
+    announce_evaluation_rule(config)
+    with run.recorded():
+        run.set_status("running", steps=steps_by_phase(config, task))
+        try:
             run_phases(config, task, run, backend)
-    except Interrupted as signal:
-        run.close("interrupted", reason=str(signal))
-        raise
-    except KeyboardInterrupt:
-        run.close("interrupted", reason="second Ctrl-C")
-        raise
-    except BaseException as error:
-        if isinstance(error, NonFinite):
+        except NonFinite as error:
             path = run.save_nonfinite(str(error), vars(error.batch))
             logger.error("%s: the batch was saved to %s", error, path)
-        run.close("failed", reason=f"{type(error).__name__}: {error}")
-        raise
-    run.close("finished")
+            raise
     return run.dir
+
+
+def announce_evaluation_rule(config: Config) -> None:
+    """Print a line if the training reward is not of this package but evaluations are graded by a rule that is."""
+    if config.evals.reward is None or not config.evals.sets:
+        return
+    trains, grades = config.reward.func, config.evals.reward.func
+    if grades.__module__.startswith("simplerl.") and not trains.__module__.startswith("simplerl."):
+        logger.info(
+            "evaluations are graded by %s, not by the training reward: reward@evals.reward=%s grades them by it.",
+            grades.__name__,
+            config.choices.get("reward", "NAME"),
+        )
 
 
 def steps_by_phase(config: Config, task: Task) -> dict[str, int]:

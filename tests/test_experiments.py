@@ -195,7 +195,8 @@ def test_simplerl_adds_the_warm_up_alone() -> None:
 @pytest.mark.parametrize("evals", ["none", "math500", "suite8"])
 def test_published_runs_take_other_evaluations(experiment: str, evals: str) -> None:
     config = loaded(f"experiment={experiment}", f"evals={evals}", "evals.path=data/benchmarks")
-    assert config.evals.reward is None and config.evals.prompt is None
+    assert (config.evals.reward.func.__name__, config.evals.reward.keywords["rule"]) == ("strict", "math_verify")
+    assert config.evals.prompt is None
 
 
 def test_models_of_table_1_are_asked_in_their_own_words() -> None:
@@ -204,6 +205,7 @@ def test_models_of_table_1_are_asked_in_their_own_words() -> None:
         config = loaded(f"experiment={name}")
         assert config.prompt.template is None  # the model's chat template
         assert config.evals.prompt is None
+        assert (config.evals.reward.func.__name__, config.evals.reward.keywords) == ("lenient", {"rule": "qwen"})
         assert config.algorithm.advantage is None
         assert config.warmup.data is None
     assert loaded("experiment=eval_eurus").prompt.system == EURUS_SYSTEM

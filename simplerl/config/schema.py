@@ -233,7 +233,8 @@ class EvalsConfig:
     samples: int = setting(1, minimum=1)  # responses per problem
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.0))
     prompt: PromptConfig | None = None  # null: the training prompt
-    reward: Any = None  # partial: (response, Problem) -> Score; null: the training reward
+    # partial: (response, Problem) -> Score, the rule of evaluation, strict unless set; null: the training reward alone
+    reward: Any = None
 
 
 @dataclass
@@ -262,6 +263,7 @@ class RunConfig:
     save_every: int = setting(10, minimum=1)  # rollout steps between checkpoints
     keep: int = setting(2, minimum=1)  # number of newest checkpoints to keep
     device: str = "auto"  # cpu | cuda | cuda:<index> | auto
+    allow_changed: bool = False  # resume a run, or keep a finished one, although its data, weights or code changed
     threads: int | None = setting(None, minimum=1)  # CPU threads of PyTorch; null: PyTorch's default
 
 

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from simplerl.errors import ConfigError
-from simplerl.rewards import binary, lenient, strict
+from simplerl.rewards import FIXED_RULES, WithFixedRules, binary, lenient, strict
 from simplerl.rewards.rules import FAILED, TIMEOUT, check_rule
 from simplerl.rewards.symbolic import math_verify_alone
 from simplerl.rewards.units import WORD_LIST
@@ -68,8 +68,9 @@ class Grader:
         function = _function(reward)
         self.name = f"{function.__module__}.{function.__qualname__}"
         self.keywords: dict[str, Any] = dict(reward.keywords) if isinstance(reward, partial) else {}
-        uses_math_grader = function in MATH_REWARDS
-        if uses_math_grader and "rule" in self.keywords:
+        self.fixed_rules = list(FIXED_RULES) if isinstance(reward, WithFixedRules) else []
+        uses_math_grader = function in MATH_REWARDS or isinstance(reward, WithFixedRules)
+        if function in MATH_REWARDS and "rule" in self.keywords:
             check_rule(self.keywords["rule"])
         payload = self._pickled(reward)
         self.source = source_digest(reward)
