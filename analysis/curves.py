@@ -40,7 +40,9 @@ def in_percent(name: str) -> bool:
     if name == "reward/correct":
         return True
     leaf = name.rpartition("/")[2].removesuffix(".max")
-    return leaf.endswith(("_share", "_fraction", "accuracy", "_match")) or leaf.startswith(("pass@", "maj@"))
+    return leaf.endswith(
+        ("_share", "_fraction", "accuracy", "accuracy_strict", "accuracy_lenient", "_match")
+    ) or leaf.startswith(("pass@", "maj@"))
 
 
 def metric_label(name: str) -> str:

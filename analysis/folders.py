@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ import yaml
 from analysis.run_data import RunData, flatten_config, parse_number
 from simplerl.runs.rollout_table import SCHEMA
 
+EVALUATION = "evaluation"  # `kind` of the folders of evaluate.py
+# The settings that evaluate.py uses; the rest of its configuration is that of a training run which is not run.
+_EVALUATED = re.compile(r"(choices\.)?(model|prompt|evals|sampler|seed|experiment|reward@evals\.reward)(\.|$)")
 RESPONSE_COLUMNS = [name for name in SCHEMA.names if name not in ("tokens", "logprobs")]  # all but per-token ones
 
 
@@ -23,6 +27,9 @@ def read_run_folder(folder: Path, notes: list[str]) -> RunData:
     """Return one run; unreadable lines of metrics.jsonl are skipped and counted in `notes`."""
     config = flatten_config(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
     status = read_json(folder / "status.json")
+    kind = str(status.get("kind", ""))
+    if kind == EVALUATION:
+        config = {key: value for key, value in config.items() if _EVALUATED.match(key)}
     run = folder.resolve().name
     metrics = read_metrics(folder / "metrics.jsonl", run, notes)
     return RunData(
@@ -36,6 +43,7 @@ def read_run_folder(folder: Path, notes: list[str]) -> RunData:
         created=read_json(folder / "environment.json").get("started"),
         seconds=float(metrics["time/step"].sum()) if metrics is not None and "time/step" in metrics else None,
         attempts=1 + int(status.get("attempt", 0)),
+        kind=kind,
     )
 
 

@@ -376,6 +376,7 @@ def test_vllm_evaluates_the_same_weights(tmp_path: Path) -> None:
     for sampler in ("local", "vllm"):
         command = [sys.executable, "evaluate.py", f"run.dir={tmp_path / sampler}", f"sampler={sampler}", *greedy]
         subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        responses.append(pq.read_table(tmp_path / sampler / "evals/step_000000/samples.parquet")["response"].to_pylist())
+        samples = tmp_path / sampler / "evals/step_000000/samples.parquet"
+        responses.append(pq.read_table(samples)["response"].to_pylist())
     assert responses[0] == responses[1]
     assert len(set(responses[0])) > 4
