@@ -96,10 +96,10 @@ def weights_digest(model: ModelConfig) -> str:
     return whole.hexdigest()[:16]
 
 
-def _hub_commit(model: ModelConfig) -> str:
+def _hub_commit(model: ModelConfig, cache: str | None = None) -> str:
     from huggingface_hub import try_to_load_from_cache
 
-    file = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
+    file = try_to_load_from_cache(model.path, "config.json", cache, model.revision)
     parts = Path(file).parts if isinstance(file, str) else ()
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else model.revision or "main"
 
