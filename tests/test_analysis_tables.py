@@ -305,6 +305,23 @@ def test_a_paired_comparison_by_hand(tmp_path: Path) -> None:
     assert "| x | 40 | 25.0 | 75.0 | +50.0 |" in text and "| yes | 20 : 0 |" in text
 
 
+def test_evaluations_by_different_rules_are_compared_by_one(tmp_path: Path) -> None:
+    def by(rule: str, right: list[bool]) -> Path:
+        settings = {"reward": f"simplerl.rewards.{rule}", "reward_keywords": {"rule": "math_verify"}}
+        folder = write_evaluation(tmp_path / rule, {"x": right}, **settings)
+        rows = pd.read_parquet(folder / "samples.parquet").assign(correct_lenient=[True, True, False, False])
+        rows.to_parquet(folder / "samples.parquet")
+        return folder
+
+    first, second = by("strict", [True, False, False, False]), by("lenient", [True, True, False, False])
+    with pytest.raises(SourceError, match=r"A is graded by .*strict by rule math_verify and B by .*--by lenient"):
+        compare.compare(first, second)
+    found = compare.compare(first, second, "lenient").sets["x"]
+    assert (found.first, found.second) == (0.5, 0.5)
+    with pytest.raises(SourceError, match=r"strict has no verdicts by the rule strict: evaluate it again"):
+        compare.compare(first, second, "strict")
+
+
 def test_three_items_that_all_flip_are_not_significant(tmp_path: Path) -> None:
     first = write_evaluation(tmp_path / "a", {"x": [False] * 3, "y": [False] * 30})
     second = write_evaluation(tmp_path / "b", {"x": [True] * 3, "y": [True] * 30})
