@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from analysis import aha, compare
-from analysis.arms import select_runs
+from analysis.arms import evaluation_rule, select_runs
 from analysis.estimates import (
     Estimate,
     differ_significantly,
@@ -58,6 +58,32 @@ def rows_of(found: list[RunData]) -> dict[str, dict[str, list[Cell]]]:
         table.name: {str(row[0].value): row[1:] for row in table.rows}
         for table in build_tables(*select_runs(assemble(found)))
     }
+
+
+def test_accuracies_by_different_rules_are_marked_and_not_compared() -> None:
+    """The rule is that of `evals.reward`; if that is null, it is the training reward, as in version 0.1.0."""
+    finals = (0.9, 0.8, 0.7, 0.4, 0.4)
+    qwen = {"evals.reward._target_": "simplerl.rewards.lenient", "evals.reward.rule": "qwen"}
+    ours = {"evals.reward._target_": "simplerl.rewards.strict", "evals.reward.rule": "math_verify"}
+    null = {"evals.reward": None, "reward._target_": "my_rewards.brief"}
+    runs = [
+        replace(run := run_of(name, finals, 0, se=0.001), config=run.config | rule)
+        for name, rule in (("a", qwen), ("b", ours), ("c", null))
+    ]
+    frames, arms = select_runs(assemble(runs))
+    assert [evaluation_rule(frames, arm.runs) for arm in arms.arms] == [
+        "lenient (qwen)", "strict (math_verify)", "my_rewards.brief"
+    ]  # fmt: skip
+    assert any(note.startswith("Runs are evaluated by different rules") for note in arms.notes)
+    table, *_, ablation = build_tables(frames, arms)
+    own = table.rows[-3:]
+    assert [cell.text() != "-" for row in own for cell in [row[7]]] == [True, False, False]  # delta published
+    assert [row[-1].text() for row in own] == [row[-1].text() for row in ablation.rows]
+    assert not any(cell.bold for one in (table, ablation) for row in one.rows for cell in row)
+
+    alone, *_, ablation = build_tables(*select_runs(assemble(runs[:1])))
+    assert any(cell.bold for cell in alone.rows[-1]) and alone.columns[-1] == "graded by"
+    assert "Accuracy: graded by lenient (qwen)." in ablation.notes and ablation.columns[-1] == "step"
 
 
 def texts(cells: list[Cell]) -> list[str]:

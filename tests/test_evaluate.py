@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from micro_runs import composed
+from omegaconf import OmegaConf
 from rich.console import Console
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -25,13 +27,16 @@ from simplerl.config.load import load
 from simplerl.data.benchmarks import published_accuracy
 from simplerl.data.prompts import PromptFormat
 from simplerl.data.task import EvalSets, prepare_evals
+from simplerl.errors import ConfigError
 from simplerl.evals import evaluate as module
 from simplerl.evals.evaluate import evaluate, evaluation_reward, flat_metrics, set_metrics
-from simplerl.evals.standalone import compare_prompts, results_table
+from simplerl.evals.standalone import compare_prompts, evaluate_model, results_table
+from simplerl.experiment import run_experiment
 from simplerl.micro.tokenizer import build
 from simplerl.micro.world import problems
 from simplerl.rewards import FIXED_RULES, WithFixedRules, lenient, strict
 from simplerl.rewards.pool import Grader
+from simplerl.runs.folder import Run
 from simplerl.samplers.local import LocalSampler
 from simplerl.types import Problem, Prompt, Rollout, Sampling, Stop
 
@@ -242,6 +247,42 @@ def test_a_rule_that_raises_does_not_change_the_score(monkeypatch: pytest.Monkey
     problem = Problem("1", "What is 1 + 1?", "2")
     score = WithFixedRules.of(partial(strict, wrong=-2.0))(r"\boxed{3}", problem)
     assert (score.reward, score.parts["correct_strict"], score.parts["correct_lenient"]) == (-2.0, 0.0, 0.0)
+
+
+def test_a_run_is_evaluated_by_another_rule_than_its_reward(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    raw = composed(tmp_path, "train.steps=1")
+    raw.evals.reward = {"_target_": "simplerl.rewards.strict", "_partial_": True}
+    raw.choices = {"reward": "digits"}
+    folder = run_experiment(raw, "test")
+    assert "graded by strict, not by the training reward: reward@evals.reward=digits" in caplog.text
+    assert "share" in json.loads(pq.read_table(folder / "rollouts/step_000000.parquet")["parts"][0].as_py())
+    for step in (0, 1):
+        results = json.loads((folder / f"evals/step_00000{step}/results.json").read_text())
+        assert (results["reward"], results["fixed_rules"]) == ("simplerl.rewards.strict", ["strict", "lenient"])
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert all("eval/micro/accuracy_lenient" in line for line in lines)
+
+
+def test_evaluate_leaves_the_folder_of_a_run(tmp_path: Path) -> None:
+    """It is locked while in use, and neither a run nor an evaluation is written into a folder of the other kind."""
+    raw = composed(tmp_path, "evals.sets.micro.count=2", f"run.dir={tmp_path}/one")
+    config, resolved = load(raw.copy()), OmegaConf.to_container(raw, resolve=True, enum_to_str=True)
+    other = Run(config, resolved, "test", "evaluation")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="one is in use by another process"):
+        evaluate_model(raw.copy(), "test")
+    other.release()
+    folder = evaluate_model(raw.copy(), "test")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".lock", "config.yaml", "environment.json", "evals", "metrics.jsonl", "status.json", "summary.json"
+    ]  # fmt: skip
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["kind"]) == ("finished", "evaluation")
+    written = (folder / "evals/step_000000/results.json").stat().st_mtime_ns
+    assert evaluate_model(raw.copy(), "test") == folder
+    assert (folder / "evals/step_000000/results.json").stat().st_mtime_ns == written
+    with pytest.raises(ConfigError, match=r"holds an evaluation, not a training run: choose another folder"):
+        run_experiment(raw.copy(), "test")
 
 
 def row(item: int, sample: int, correct: bool, length: int, extracted: str | None, **more: Any) -> dict[str, Any]:
