@@ -164,8 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--step", type=int, help="in run folders, use the evaluation at this step (default: the last)")
     parser.add_argument("--by", choices=FIXED_RULES, help="the rule that judges both (default: that of both)")
     chosen = parser.parse_args(arguments)
-    folders = [find_evaluation(path, chosen.step) for path in (chosen.first, chosen.second)]
-    print(markdown(comparison_table(compare(*folders, chosen.by), str(folders[0]), str(folders[1]))))
+    first, second = (find_evaluation(path, chosen.step) for path in (chosen.first, chosen.second))
+    print(markdown(comparison_table(compare(first, second, chosen.by), str(first), str(second))))
     return 0
 
 

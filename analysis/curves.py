@@ -29,6 +29,8 @@ LABELS = {
     "rollout/entropy": "entropy (nats per token)",
     "rollout/kl": "KL to the reference (per token)",
     "eval/mean/accuracy": "held-out accuracy (%)",
+    "eval/mean/accuracy_strict": "held-out accuracy, strict rule (%)",
+    "eval/mean/accuracy_lenient": "held-out accuracy, lenient rule (%)",
     "eval/mean/response_length": "held-out response length (tokens)",
 }
 

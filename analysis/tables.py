@@ -115,11 +115,13 @@ def _missing_start_note(frames: Frames, arms: Arms, sets: Sequence[str]) -> list
     return [f"Without a gain since step 0 (not evaluated there): {'; '.join(missing)}."] if missing else []
 
 
-def _estimate_cell(estimate: Estimate | None, seeds: int, **style: Any) -> Cell:
-    """Return the estimate's cell, with the remark "n=..." if it has fewer seeds than the row."""
+def _estimate_cell(estimate: Estimate | None, seeds: int, *, percent: bool = False, **style: Any) -> Cell:
+    """Return the estimate's cell, with the remark "n=..." if it has fewer seeds than the row. percent: it is a fraction
+    in per cent, so its interval ends at 0 and 100."""
     if estimate is None:
         return Cell(**style)
-    return Cell(estimate.quantity(), remark=f"n={estimate.n}" if estimate.n != seeds else "", **style)
+    quantity = estimate.quantity((0.0, 100.0)) if percent else estimate.quantity()
+    return Cell(quantity, remark=f"n={estimate.n}" if estimate.n != seeds else "", **style)
 
 
 # Published tables
@@ -155,7 +157,10 @@ def accuracy_table(
     best = [significantly_best(column) if len(rules) == 1 else None for column in by_column]
     body = []
     for index, (title, seeds, estimates, tail) in enumerate(shown):
-        cells = [_estimate_cell(one, seeds, bold=top == index) for one, top in zip(estimates, best, strict=True)]
+        cells = [
+            _estimate_cell(one, seeds, percent=True, bold=top == index)
+            for one, top in zip(estimates, best, strict=True)
+        ]
         body.append([Cell(title), *cells, *tail])
     bold_note = BOLD_NOTE if len(rules) == 1 else OTHER_RULES_NOTE
     notes = [INTERVAL_NOTE, PUBLISHED_NOTE, bold_note, *_missing_start_note(frames, arms, sets)] if own else []
@@ -216,7 +221,9 @@ def ablation_table(frames: Frames, arms: Arms, metrics: Sequence[str] = ()) -> T
     for index, arm in enumerate(arms.arms):
         seeds = len(arm.runs)
         values = [
-            _estimate_cell(column[index], seeds, digits=_digits(name, column), bold=top == index)
+            _estimate_cell(
+                column[index], seeds, percent=in_percent(name), digits=_digits(name, column), bold=top == index
+            )
             for name, column, top in zip(names, estimates, best, strict=True)
         ]
         gain = [_estimate_cell(gain_estimate(frames, arm, sets), seeds, signed=True)] if sets else []

@@ -86,6 +86,20 @@ def test_accuracies_by_different_rules_are_marked_and_not_compared() -> None:
     assert "Accuracy: graded by lenient (qwen)." in ablation.notes and ablation.columns[-1] == "step"
 
 
+def test_the_interval_of_a_small_benchmark_ends_at_0_and_100() -> None:
+    """None of four questions of one's own is answered: the accuracy is between 0 and 49 %, not 0.0 ± 49.0."""
+    metrics = {"eval/heldout/accuracy": 0.0, "eval/heldout/accuracy_se": 0.4899 / 1.96, "reward/mean": -0.5}
+    run = RunData(
+        "r", "r", "finished", "folder", "", {"seed": 0}, metrics=pd.DataFrame({"phase": "rl", "step": [0], **metrics})
+    )
+    table = build_tables(*select_runs(assemble([run])))[-1]
+    column = table.columns.index("heldout accuracy (%)")
+    assert table.rows[0][column].text() == "0.0 [0.0, 49.0]"
+    assert "0.0 {[}0.0, 49.0{]}" in latex(table) and "0.0 [0.0, 49.0]" in markdown(table)
+    row = next(csv.DictReader(as_csv(table).splitlines()))
+    assert (row["heldout accuracy (%) low"], row["heldout accuracy (%) high"]) == ("0", "48.9891")
+
+
 def texts(cells: list[Cell]) -> list[str]:
     return [cell.text() for cell in cells]
 
@@ -227,7 +241,7 @@ def test_seeds_without_a_benchmark_are_not_averaged_and_marked() -> None:
     cells = rows_of([*runs[:2], lacking])["table1"]["reward=strict"]
     # AIME: 89 and 91, their spread 1.414 over sqrt 2 under t(1); the average 63.8 and 64.2 of the same two.
     assert texts(cells) == [
-        *("90.0 ± 12.7 (n=2)", "80.0 ± 2.3", "70.0 ± 2.3", "40.0 ± 2.3", "40.0 ± 2.3", "64.0 ± 2.5 (n=2)"),
+        *("90.0 [77.3, 100.0] (n=2)", "80.0 ± 2.3", "70.0 ± 2.3", "40.0 ± 2.3", "40.0 ± 2.3", "64.0 ± 2.5 (n=2)"),
         *("+15.2 ± 2.5 (n=2)", "+54.0 ± 2.5 (n=2)", "3"),
     ]
     table = build_tables(*select_runs(assemble([*runs[:2], lacking])))[0]
