@@ -168,8 +168,8 @@ def _rule_notes(frames: Frames, arms: Sequence[Arm]) -> list[str]:
             by_rule.setdefault(rule, []).append(arm.label)
     if len(by_rule) < 2:
         return []
-    found = "; ".join(f"{rule}: {', '.join(labels)}" for rule, labels in by_rule.items())
-    return [f"{RULES_DIFFER} ({found}), so compare accuracy_strict or accuracy_lenient instead of accuracy."]
+    found = "; ".join(f"{' and '.join(labels)} by {rule}" for rule, labels in by_rule.items())
+    return [f"{RULES_DIFFER} ({found}): compare accuracy_strict or accuracy_lenient instead of accuracy."]
 
 
 def _runs_without_settings(frames: Frames) -> dict[str, str]:
