@@ -239,7 +239,7 @@ class EvalsConfig:
 
 @dataclass
 class GradingConfig:
-    workers: int = setting(1, minimum=1, changes_results=False)  # worker processes
+    workers: int = setting(1, minimum=1, changes_results=False)  # processes for training, and as many for evaluations
     # Time limit of one answer; the worker process is then killed and the answer counts as timed out.
     seconds_per_answer: float = setting(8.0, minimum=0.1, changes_results=False)
     memory_gib: float = setting(2.0, minimum=0.25, changes_results=False)  # address space of one worker process
