@@ -1,6 +1,7 @@
 """Evaluate a model or checkpoint: python evaluate.py model.path=DIR evals=suite8 evals.path=DIR evals.limit=16
 
-The configuration is that of train.py; prompt, reward, sampler and evals are used, the rest is not.
+The configuration is that of train.py, of which model, prompt, sampler and evals are used. Answers are graded by
+`evals.reward` (reward@evals.reward=lenient). The folder is like a run's, so tables and figures show it beside runs.
 """
 
 from pathlib import Path

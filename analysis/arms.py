@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
+from analysis.folders import EVALUATION
 from analysis.frames import Frames
 
 # Settings that say where, when and how a run was observed, not what it computes.
@@ -17,6 +19,8 @@ NOT_AXES = re.compile(
     r"|slurm\..*|.*(?:job_id|git_sha|commit|hostname))$"
 )
 RUN = "run"  # the axis of runs whose settings are unknown
+RULES_DIFFER = "Runs are evaluated by different rules"
+REWARDS = "simplerl.rewards"
 FAILED_STATES = ("failed", "crashed", "killed", "preempted")
 
 
@@ -68,7 +72,7 @@ def _find_axes(config: pd.DataFrame, notes: list[str]) -> list[str]:
     for key in candidates:
         partition = _partition(config[key])
         group = key.split(".")[0]
-        choices = [axis for axis in axes if axis in (f"choices.{group}", f"{group}.name")]
+        choices = [axis for axis in axes if axis in (f"choices.{group}", f"{group}.name") or _brings(axis, key)]
         if any(_refines(partitions[axis], partition) for axis in choices):
             continue
         same = next((axis for axis in axes if partitions[axis] == partition), None)
@@ -78,6 +82,12 @@ def _find_axes(config: pd.DataFrame, notes: list[str]) -> list[str]:
         axes.append(key)
         partitions[key] = partition
     return axes
+
+
+def _brings(axis: str, key: str) -> bool:
+    """Return whether a choice with a package, such as choices.reward@evals.reward, sets `key`."""
+    package = axis.partition("@")[2]
+    return bool(package) and key.startswith(f"{package}.")
 
 
 def _partition(column: pd.Series) -> tuple[int, ...]:
@@ -97,8 +107,13 @@ def short_name(axis: str) -> str:
 
 def group_runs(frames: Frames) -> Arms:
     """Group runs by the settings that differ between them; arms have the order in which their first runs were found.
-
-    Each run whose settings are unknown is an arm of its own."""
+    Each run whose settings are unknown is an arm of its own. Evaluations of evaluate.py are grouped among themselves,
+    as most settings of a training run do not concern them."""
+    kinds = frames.runs["kind"]
+    evaluations = [str(run) for run in kinds.index if kinds[run] == EVALUATION]
+    others = [str(run) for run in kinds.index if kinds[run] != EVALUATION]
+    if evaluations and others:
+        return _join(group_runs(frames.select(others)), group_runs(frames.select(evaluations)), frames)
     notes: list[str] = []
     unknown = _runs_without_settings(frames)
     axes = _find_axes(frames.config.drop(index=list(unknown)), notes)
@@ -124,7 +139,46 @@ def group_runs(frames: Frames) -> Arms:
             f"{'; '.join(groups_of_runs)}: means over runs that a grouped chart does not distinguish, so n and the "
             "interval are unknown. Export the chart without grouping, or name run folders or wandb:ENTITY/PROJECT."
         )
-    return Arms(axes, arms, notes)
+    return Arms(axes, arms, [*notes, *_rule_notes(frames, arms)])
+
+
+def _join(trained: Arms, evaluated: Arms, frames: Frames) -> Arms:
+    """Return the arms of training runs, followed by those of evaluations, which have their label as the axis RUN."""
+    axes = [*(axis for axis in trained.axes if axis != RUN), RUN]
+    empty = dict.fromkeys(axes)
+    own = None if len(axes) > 1 else trained.arms[0].label
+    arms = [replace(arm, values=empty | {RUN: own} | arm.values) for arm in trained.arms]
+    arms += [replace(arm, values=empty | {RUN: arm.label}) for arm in evaluated.arms]
+    seen = [note for part in (trained, evaluated) for note in part.notes if not note.startswith(RULES_DIFFER)]
+    return Arms(axes, arms, [*seen, *_rule_notes(frames, arms)])
+
+
+def evaluation_rule(frames: Frames, runs: Sequence[str]) -> str | None:
+    """Return by which rule the runs of an arm are evaluated, such as "strict (math_verify)"; None if unknown.
+
+    It is `evals.reward` or, if that is null, the training reward."""
+    for run in runs:
+        row = frames.config.loc[run]
+        key = "evals.reward"
+        if is_missing(row.get(f"{key}._target_")) and key in row.index:
+            key = "reward"
+        if not is_missing(target := row.get(f"{key}._target_")):
+            module, _, name = str(target).rpartition(".")
+            rule = row.get(f"{key}.rule")
+            return f"{name if module == REWARDS else target}{'' if is_missing(rule) else f' ({rule})'}"
+    return None
+
+
+def _rule_notes(frames: Frames, arms: Sequence[Arm]) -> list[str]:
+    """Return a note if the arms are evaluated by different rules."""
+    by_rule: dict[str, list[str]] = {}
+    for arm in arms:
+        if (rule := evaluation_rule(frames, arm.runs)) is not None:
+            by_rule.setdefault(rule, []).append(arm.label)
+    if len(by_rule) < 2:
+        return []
+    found = "; ".join(f"{' and '.join(labels)} by {rule}" for rule, labels in by_rule.items())
+    return [f"{RULES_DIFFER} ({found}): compare accuracy_strict or accuracy_lenient instead of accuracy."]
 
 
 def _runs_without_settings(frames: Frames) -> dict[str, str]:
@@ -145,7 +199,14 @@ def _label(values: dict[str, Any], frames: Frames, runs: list[str]) -> str:
         return str(values[RUN])
     settings = {axis: value for axis, value in values.items() if axis != RUN}
     if settings:
-        return ", ".join(f"{short_name(axis)}={'-' if value is None else value}" for axis, value in settings.items())
+        kind = "evaluation, " if frames.runs.at[runs[0], "kind"] == EVALUATION else ""
+        return kind + ", ".join(
+            f"{short_name(axis)}={'-' if value is None else value}" for axis, value in settings.items()
+        )
+    if frames.runs.at[runs[0], "kind"] == EVALUATION:
+        named = ("choices.experiment", "choices.model", "model.path")
+        found = [frames.config.at[runs[0], key] for key in named if key in frames.config]
+        return f"evaluation of {next((one for one in found if not is_missing(one) and one != 'None'), runs[0])}"
     rewards = {key: frames.config.at[runs[0], key] for key in ("choices.reward", "reward.name") if key in frames.config}
     known = [f"{short_name(key)}={value}" for key, value in rewards.items() if not is_missing(value)]
     return known[0] if known else str(frames.runs.at[runs[0], "name"])

@@ -1,4 +1,4 @@
-"""Compare two evaluations item by item: python -m analysis.compare A B [--step S]
+"""Compare two evaluations item by item: python -m analysis.compare A B [--step S] [--by strict]
 
 A and B are evaluation folders (results.json, samples.parquet), their results.json, or run folders, of which the last
 evaluation (or that of --step) is used. The difference B - A on each benchmark comes with a 95 % interval from a paired
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,9 @@ from analysis.folders import evaluation_folders, naming, read_json, read_respons
 from analysis.run_data import SourceError
 from simplerl.evals.statistics import Array, Interval, bounded_mean_of_sets, paired_difference
 from simplerl.io.tables import Table, markdown, text_cells
+from simplerl.rewards import FIXED_RULES
 
-SETTINGS = ("prompt", "sampling", "stop", "reward", "reward_keywords")  # a note names those that differ
+SETTINGS = ("prompt", "sampling", "stop", "reward_keywords")  # a note names those that differ
 COLUMNS = ["set", "problem_id", "question", "gold", "sample", "correct"]
 
 
@@ -63,21 +65,16 @@ def find_evaluation(path: Path, step: int | None = None) -> Path:
     return folders[max(folders) if step is None else step]
 
 
-def _read_samples(folder: Path) -> pd.DataFrame:
-    file = folder / "samples.parquet"
-    with naming(file):
-        table = read_responses(file, COLUMNS)
-        if absent := set(COLUMNS) - set(table):
-            raise ValueError(f"it has no column {min(absent)}")
-    return table
+def compare(first: Path, second: Path, by: str | None = None) -> Comparison:
+    """Compare two evaluation folders on the items that both have; a note counts the others. by: one of FIXED_RULES,
+    instead of the rule of each evaluation.
 
-
-def compare(first: Path, second: Path) -> Comparison:
-    """Compare two evaluation folders on the items that both have; a note counts the others.
-
-    Raises SourceError if they share no item, or if an item has different questions or answers in the two."""
-    one, two = _read_samples(first), _read_samples(second)
+    Raises SourceError if the two are graded by different rules or share no item, or if an item has different questions
+    or answers in them."""
     settings = [read_json(folder / "results.json") for folder in (first, second)]
+    if by is None:
+        _require_equal_rules(settings)
+    one, two = (_read_correct(folder, by) for folder in (first, second))
     notes = [f"{key} differs between A and B." for key in SETTINGS if settings[0].get(key) != settings[1].get(key)]
     sets: dict[str, SetComparison] = {}
     differences: list[Array] = []
@@ -95,6 +92,30 @@ def compare(first: Path, second: Path) -> Comparison:
     if not sets:
         raise SourceError(f"{first} and {second} share no item: compare evaluations of the same benchmarks.")
     return Comparison(sets, bounded_mean_of_sets(differences, -1.0, 1.0), notes)
+
+
+def _read_correct(folder: Path, by: str | None) -> pd.DataFrame:
+    """Return the responses, whose column `correct` is the verdict of the rule `by` if that is given."""
+    file, columns = folder / "samples.parquet", COLUMNS if by is None else [*COLUMNS, f"correct_{by}"]
+    with naming(file):
+        rows = read_responses(file, columns)
+        if absent := set(COLUMNS) - set(rows):
+            raise ValueError(f"it has no column {min(absent)}")
+    if by is None:
+        return rows
+    if f"correct_{by}" not in rows or rows[f"correct_{by}"].isna().any():
+        raise SourceError(f"{folder} has no verdicts by the rule {by}: evaluate it again, or leave out --by.")
+    return rows.assign(correct=rows[f"correct_{by}"].astype(bool))
+
+
+def _require_equal_rules(settings: Sequence[dict[str, Any]]) -> None:
+    """Refuse evaluations by different rules, of which one may accept what the other does not."""
+    rules = [(one.get("reward"), (one.get("reward_keywords") or {}).get("rule")) for one in settings]
+    if rules[0] != rules[1]:
+        names = [" by rule ".join(str(part) for part in rule if part) for rule in rules]
+        raise SourceError(
+            f"A is graded by {names[0]} and B by {names[1]}: compare both by one rule with --by strict or --by lenient."
+        )
 
 
 def _require_equal_questions(name: str, mine: pd.DataFrame, other: pd.DataFrame) -> None:
@@ -145,9 +166,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("first", type=Path, metavar="A", help="run or evaluation folder, or its results.json")
     parser.add_argument("second", type=Path, metavar="B", help="the other one")
     parser.add_argument("--step", type=int, help="in run folders, use the evaluation at this step (default: the last)")
+    parser.add_argument("--by", choices=FIXED_RULES, help="the rule that judges both (default: that of both)")
     chosen = parser.parse_args(arguments)
-    folders = [find_evaluation(path, chosen.step) for path in (chosen.first, chosen.second)]
-    print(markdown(comparison_table(compare(*folders), str(folders[0]), str(folders[1]))))
+    first, second = (find_evaluation(path, chosen.step) for path in (chosen.first, chosen.second))
+    print(markdown(comparison_table(compare(first, second, chosen.by), str(first), str(second))))
     return 0
 
 

@@ -29,6 +29,8 @@ LABELS = {
     "rollout/entropy": "entropy (nats per token)",
     "rollout/kl": "KL to the reference (per token)",
     "eval/mean/accuracy": "held-out accuracy (%)",
+    "eval/mean/accuracy_strict": "held-out accuracy, strict rule (%)",
+    "eval/mean/accuracy_lenient": "held-out accuracy, lenient rule (%)",
 }
 
 # Metrics
@@ -39,7 +41,9 @@ def in_percent(name: str) -> bool:
     if name == "reward/correct":
         return True
     leaf = name.rpartition("/")[2].removesuffix(".max")
-    return leaf.endswith(("_share", "_fraction", "accuracy", "_match")) or leaf.startswith(("pass@", "maj@"))
+    return leaf.endswith(
+        ("_share", "_fraction", "accuracy", "accuracy_strict", "accuracy_lenient", "_match")
+    ) or leaf.startswith(("pass@", "maj@"))
 
 
 def metric_label(name: str) -> str:

@@ -36,9 +36,10 @@ class Estimate:
         """Half-width of the 95 % interval; None if unknown."""
         return None if self.se is None else max(t_quantile(self.df) * self.se, Z * self.item_se)
 
-    def quantity(self) -> Quantity:
-        """Return the value for a table cell; published numbers are shown without an interval."""
-        return Quantity(self.mean, self.half_width if self.n else None, self.n)
+    def quantity(self, limits: tuple[float, float] = (-math.inf, math.inf)) -> Quantity:
+        """Return the value for a table cell; published numbers are shown without an interval. limits: the values that
+        are possible."""
+        return Quantity(self.mean, self.half_width if self.n else None, self.n, limits)
 
 
 def mean_over_seeds(values: Sequence[float], item_errors: Sequence[float | None] = ()) -> Estimate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -19,6 +20,9 @@ from simplerl.io.files import read_parquet
 from simplerl.runs.rollout_table import SCHEMA
 
 MAX_STEP = 2**53
+EVALUATION = "evaluation"  # `kind` of the folders of evaluate.py
+# The settings that evaluate.py uses; the rest of its configuration is that of a training run which is not run.
+_EVALUATED = re.compile(r"(choices\.)?(model|prompt|evals|sampler|seed|experiment|reward@evals\.reward)(\.|$)")
 RESPONSE_COLUMNS = [name for name in SCHEMA.names if name not in ("tokens", "logprobs")]  # all but per-token ones
 
 
@@ -43,6 +47,9 @@ def read_run_folder(folder: Path, notes: list[str]) -> RunData:
     run = folder.resolve().name
     config = flatten_config(files.read_yaml(folder / "config.yaml"))
     status, environment = (_read_optional(folder / name, run, notes) for name in ("status.json", "environment.json"))
+    kind = str(status.get("kind", ""))
+    if kind == EVALUATION:
+        config = {key: value for key, value in config.items() if _EVALUATED.match(key)}
     attempt, state, started = parse_number(status.get("attempt")), status.get("state"), environment.get("started")
     metrics = read_metrics(folder / "metrics.jsonl", run, notes)
     return RunData(
@@ -56,6 +63,7 @@ def read_run_folder(folder: Path, notes: list[str]) -> RunData:
         created=started if isinstance(started, str) else None,
         seconds=float(metrics["time/step"].sum()) if metrics is not None and "time/step" in metrics else None,
         attempts=1 + int(attempt or 0),
+        kind=kind,
     )
 
 

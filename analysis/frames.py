@@ -1,6 +1,6 @@
 """The tables that all of this package reads, whatever source the numbers came from.
 
-    runs      one row per run, index `run` (its id): name, state, source, where, created, seconds, attempts
+    runs      one row per run, index `run` (its id): name, state, source, where, created, seconds, attempts, kind
     config    one row per run, same index: a column for each dotted setting, None if the run lacks it
     metrics   one row per (run, phase, step): a column for each metric, NaN if it was not logged
     summary   one row per run: the last value of each metric, for sources that know only this
@@ -11,6 +11,7 @@ Runs are identified by id, never by name, and rows by the suite's own step, neve
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -112,7 +113,9 @@ def assemble(found: Sequence[RunData], notes: Iterable[str] = ()) -> Frames:
             sources = " and ".join(dict.fromkeys(f"{part.source} {part.where}" for part in parts))
             notes.append(f"{run}: merged from {len(parts)} parts ({sources}).")
     facts = [_facts(run, parts) for run, parts in by_id.items()]
-    runs = pd.DataFrame(facts, columns=["run", "name", "state", "source", "where", "created", "seconds", "attempts"])
+    runs = pd.DataFrame(
+        facts, columns=["run", "name", "state", "source", "where", "created", "seconds", "attempts", "kind"]
+    )
     # Later parts take precedence.
     configs = [{key: value for part in parts for key, value in part.config.items()} for parts in by_id.values()]
     summaries = [{key: value for part in parts for key, value in part.summary.items()} for parts in by_id.values()]
@@ -138,6 +141,7 @@ def _facts(run: str, parts: list[RunData]) -> dict[str, Any]:
         "created": next((part.created for part in parts if part.created), None),
         "seconds": max(seconds) if seconds else None,
         "attempts": max(part.attempts for part in parts),
+        "kind": next((part.kind for part in parts if part.kind), ""),
     }
 
 
@@ -153,7 +157,9 @@ def _join_metrics(by_id: dict[str, list[RunData]], notes: list[str]) -> pd.DataF
         return pd.DataFrame({"run": pd.Categorical([]), "phase": pd.Categorical([]), "step": pd.Series(dtype="int64")})
     table = pd.concat(tables, ignore_index=True)
     codes = np.repeat(np.arange(len(tables)), [len(one) for one in tables])
-    table.insert(0, "run", pd.Categorical.from_codes(codes, categories=pd.Index(owners)))
+    with warnings.catch_warnings():  # runs with different metrics: a copy only to please pandas costs memory
+        warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
+        table.insert(0, "run", pd.Categorical.from_codes(codes, categories=pd.Index(owners)))
     table["phase"] = table["phase"].astype("category")
     return table
 

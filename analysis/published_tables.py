@@ -22,6 +22,7 @@ TABLE_3 = {
     "Qwen2.5-7B-SimpleRL-Zero": "SimpleRL-Zero (table 3)",
     "Qwen2.5-7B-SimpleRL": "SimpleRL",
 }
+PUBLISHED_RULE = "lenient (qwen)"  # how the authors evaluate, as `analysis.arms.evaluation_rule` writes it
 TWO_ZERO_ROWS = (
     "The blog post's SimpleRL-Zero row differs between tables 1 and 3 (averages 48.8 and 49.7); each table shows its "
     "own."

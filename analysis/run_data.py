@@ -36,6 +36,7 @@ class RunData:
     created: str | None = None
     seconds: float | None = None
     attempts: int = 1
+    kind: str = ""  # "evaluation" if evaluate.py wrote the folder
 
 
 def temporary_id(name: str, occurrence: int) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from analysis.arms import Arm, Arms, select_runs, short_name
+from analysis.arms import Arm, Arms, evaluation_rule, select_runs, short_name
 from analysis.commands import (
     add_run_arguments,
     comma_separated,
@@ -26,6 +26,7 @@ from analysis.curves import in_percent, metric_label
 from analysis.estimates import Estimate, mean_over_seeds, published_estimate, significantly_best
 from analysis.frames import Frames, assemble
 from analysis.published_tables import (
+    PUBLISHED_RULE,
     ROW_OF_EXPERIMENT,
     TABLE_1,
     TABLE_2,
@@ -39,6 +40,7 @@ from simplerl.data.benchmarks import HEADINGS, PUBLISHED, SUITE5, SUITE8
 from simplerl.io.tables import Cell, Table, markdown, text_cells, write
 
 AVERAGES = {"five": SUITE5, "eight": SUITE8}
+FIXED_ACCURACIES = ("accuracy_strict", "accuracy_lenient")  # of the same responses, whatever `evals.reward` is
 BEHAVIOUR = ("response_length", "truncated_share", "box_share", "code_share", "reflection_share")
 LOWER_IS_BETTER = ("loss", "truncated_share", "no_answer_fraction", "timeout_fraction", "failed_fraction", "repetition")
 NEUTRAL = ("response_length", "code_share", "reflection_share", "box_share", "entropy", "kl", "lr", "step")
@@ -52,6 +54,10 @@ INTERVAL_NOTE = (
 )
 PUBLISHED_NOTE = (
     "Δ published: ± covers the error of our runs only, not that of the published row; bold takes both into account."
+)
+OTHER_RULES_NOTE = (
+    "Rows are graded by different rules, so no accuracy is bold, and Δ published is left out where the rule is not the "
+    "published one."
 )
 BOLD_NOTE = "Bold: best of its column and significantly different from every other row (95 %)."
 
@@ -67,7 +73,7 @@ def metric_estimate(frames: Frames, arm: Arm, name: str) -> Estimate | None:
     found = {run: scale * value for run in arm.runs if (value := _late_value(frames, run, name)) is not None}
     if not found:
         return None
-    errors = [frames.last_value(run, f"{name}_se") if name.endswith("/accuracy") else None for run in found]
+    errors = [frames.last_value(run, f"{name}_se") if _is_accuracy(name) else None for run in found]
     return mean_over_seeds(list(found.values()), [scale * error if error else None for error in errors])
 
 
@@ -76,6 +82,10 @@ def _late_value(frames: Frames, run: str, name: str) -> float | None:
     if name.startswith(OF_BATCH) and len(curve):
         return float(curve.iloc[-min(LAST_STEPS, max(len(curve) // 4, 1)) :].mean())
     return frames.last_value(run, name)
+
+
+def _is_accuracy(name: str) -> bool:
+    return name.rpartition("/")[2] in ("accuracy", *FIXED_ACCURACIES)
 
 
 def _mean_accuracy(frames: Frames, run: str, sets: Sequence[str], *, at_start: bool = False) -> float | None:
@@ -125,11 +135,13 @@ def _missing_start_note(frames: Frames, arms: Arms, sets: Sequence[str]) -> list
     return [f"Without a gain since step 0 (not evaluated there): {'; '.join(missing)}."] if missing else []
 
 
-def _estimate_cell(estimate: Estimate | None, seeds: int | None, **style: Any) -> Cell:
-    """Return the estimate's cell, with the remark "n=..." if it has fewer seeds than the row (None: unknown)."""
+def _estimate_cell(estimate: Estimate | None, seeds: int | None, *, percent: bool = False, **style: Any) -> Cell:
+    """Return the estimate's cell, with the remark "n=..." if it has fewer seeds than the row (None: unknown).
+    percent: it is a fraction in per cent, so its interval ends at 0 and 100."""
     if estimate is None:
         return Cell(**style)
-    return Cell(estimate.quantity(), remark=f"n={estimate.n}" if seeds not in (None, estimate.n) else "", **style)
+    quantity = estimate.quantity((0.0, 100.0)) if percent else estimate.quantity()
+    return Cell(quantity, remark=f"n={estimate.n}" if seeds not in (None, estimate.n) else "", **style)
 
 
 # Published tables
@@ -141,29 +153,41 @@ def accuracy_table(
     """Return a table of published rows followed by one row per arm.
 
     `rows` maps the title of each published row to its key. The columns are the benchmarks, their average, its
-    difference from the published row `against` (default: that of the arm's experiment), its gain since step 0, and the
-    number of seeds."""
-    columns = ["model", *(HEADINGS[one] for one in sets), HEADINGS["mean"], "Δ published", "Δ base", "n"]
-    no_gain = [Cell(), Cell(), Cell("published")]
+    difference from the published row `against` (default: that of the arm's experiment), its gain since step 0, the
+    number of seeds, and the rule that graded the row, if that is known for some arm."""
+    columns = ["model", *(HEADINGS[one] for one in sets), HEADINGS["mean"], "Δ published", "Δ base", "n", "graded by"]
+    no_gain = [Cell(), Cell(), Cell("published"), Cell(PUBLISHED_RULE)]
     shown: list[tuple[str, int | None, list[Estimate | None], list[Cell]]]
     shown = [(title, 0, _published_row(key, sets), no_gain) for title, key in rows.items()]
+    rules = {PUBLISHED_RULE}
     own = [arm for arm in arms.arms if any(metric_estimate(frames, arm, f"eval/{one}/accuracy") for one in sets)]
     for arm in own:
         mean = average_estimate(frames, arm, sets)
         published = _published_average(frames, arm, rows, against) if tuple(sets) == SUITE5 else None
+        rule = evaluation_rule(frames, arm.runs) or PUBLISHED_RULE
+        rules.add(rule)
+        if rule != PUBLISHED_RULE:
+            published = None
         difference = None if mean is None or published is None else replace(mean, mean=mean.mean - published)
         seeds = arm.seeds(frames)
         gains = [_estimate_cell(one, seeds, signed=True) for one in (difference, gain_estimate(frames, arm, sets))]
         estimates = [*(metric_estimate(frames, arm, f"eval/{one}/accuracy") for one in sets), mean]
-        shown.append((arm.label, seeds, estimates, [*gains, *text_cells([seeds])]))
-    best = [significantly_best(column) for column in zip(*(estimates for _, _, estimates, _ in shown), strict=True)]
+        known_rule = Cell(evaluation_rule(frames, arm.runs))
+        shown.append((arm.label, seeds, estimates, [*gains, *text_cells([seeds]), known_rule]))
+    by_column = list(zip(*(estimates for _, _, estimates, _ in shown), strict=True))
+    best = [significantly_best(column) if len(rules) == 1 else None for column in by_column]
     body = []
     for index, (title, seeds, estimates, tail) in enumerate(shown):
-        cells = [_estimate_cell(one, seeds, bold=top == index) for one, top in zip(estimates, best, strict=True)]
+        cells = [
+            _estimate_cell(one, seeds, percent=True, bold=top == index)
+            for one, top in zip(estimates, best, strict=True)
+        ]
         body.append([Cell(title), *cells, *tail])
-    notes = [INTERVAL_NOTE, PUBLISHED_NOTE, BOLD_NOTE, *_missing_start_note(frames, arms, sets)] if own else []
-    if not own:
-        columns, body = columns[: len(sets) + 2], [row[: len(sets) + 2] for row in body]
+    bold_note = BOLD_NOTE if len(rules) == 1 else OTHER_RULES_NOTE
+    notes = [INTERVAL_NOTE, PUBLISHED_NOTE, bold_note, *_missing_start_note(frames, arms, sets)] if own else []
+    kept = len(columns) if any(evaluation_rule(frames, arm.runs) for arm in own) else len(columns) - 1
+    kept = kept if own else len(sets) + 2
+    columns, body = columns[:kept], [row[:kept] for row in body]
     return Table(name, caption, columns, body, (len(rows) - 1,), [*notes, TWO_ZERO_ROWS])
 
 
@@ -194,7 +218,9 @@ def ablation_metrics(frames: Frames) -> list[str]:
     wanted = [f"eval/{name}/accuracy" for name in sets]
     wanted += ["eval/mean/accuracy"] if len(sets) != 1 else []
     shown_set = "mean" if "eval/mean/response_length" in known else sets[0] if sets else "mean"
-    wanted += [*(f"eval/{shown_set}/{leaf}" for leaf in BEHAVIOUR), "reward/mean"]
+    rules = {evaluation_rule(frames, [str(run)]) for run in frames.runs.index}
+    fixed = [name for name in FIXED_ACCURACIES if rules != {name.replace("accuracy_", "") + " (math_verify)"}]
+    wanted += [*(f"eval/{shown_set}/{leaf}" for leaf in (*fixed, *BEHAVIOUR)), "reward/mean"]
     found = [name for name in wanted if name in known]
     others = [name for name in dict.fromkeys(known) if name.startswith("eval/")]
     return found or others or list(dict.fromkeys(known))
@@ -209,29 +235,39 @@ def ablation_table(frames: Frames, arms: Arms, metrics: Sequence[str] = ()) -> T
     names = find_metrics(metrics, known) or ablation_metrics(frames)
     axes = [short_name(axis) for axis in arms.axes] or ["run"]
     estimates = [[metric_estimate(frames, arm, name) for arm in arms.arms] for name in names]
-    best = [_best_row(name, column) for name, column in zip(names, estimates, strict=True)]
+    rules = {arm.label: evaluation_rule(frames, arm.runs) for arm in arms.arms}
+    one_rule = len({rule for rule in rules.values() if rule is not None}) < 2
+    best = [_best_row(name, column, one_rule) for name, column in zip(names, estimates, strict=True)]
     sets = frames.benchmarks()
     rows = []
     for index, arm in enumerate(arms.arms):
         seeds = arm.seeds(frames)
         values = [
-            _estimate_cell(column[index], seeds, digits=_digits(name, column), bold=top == index)
+            _estimate_cell(
+                column[index], seeds, percent=in_percent(name), digits=_digits(name, column), bold=top == index
+            )
             for name, column, top in zip(names, estimates, best, strict=True)
         ]
         gain = [_estimate_cell(gain_estimate(frames, arm, sets), seeds, signed=True)] if sets else []
         settings = text_cells(arm.values.values()) or [Cell(arm.label)]
-        rows.append([*settings, *values, *gain, *text_cells([seeds, frames.last_step(arm.runs)])])
+        graded = [] if one_rule else [Cell(rules[arm.label])]
+        rows.append([*settings, *values, *gain, *text_cells([seeds, frames.last_step(arm.runs)]), *graded])
     columns = [*axes, *map(metric_label, names), *(["Δ accuracy from step 0"] if sets else []), "n", "step"]
+    columns += [] if one_rule else ["graded by"]
     caption = "Runs by the settings that differ" if arms.axes else "The run"
-    notes = [INTERVAL_NOTE, BOLD_NOTE, *([BATCH_NOTE] if any(name.startswith(OF_BATCH) for name in names) else [])]
-    notes += [*arms.notes, *_missing_start_note(frames, arms, sets)]
+    known_rules = [f"Accuracy: graded by {rule}." for rule in dict.fromkeys(rules.values()) if rule and one_rule]
+    of_batch = [BATCH_NOTE] if any(name.startswith(OF_BATCH) for name in names) else []
+    notes = [INTERVAL_NOTE, BOLD_NOTE, *of_batch, *known_rules, *arms.notes]
+    notes += _missing_start_note(frames, arms, sets)
     return Table("runs", f"{caption}; values at the last step.", columns, rows, (), notes)
 
 
-def _best_row(name: str, column: Sequence[Estimate | None]) -> int | None:
+def _best_row(name: str, column: Sequence[Estimate | None], one_rule: bool) -> int | None:
     """Return the row that is significantly best; None for metrics that have no better or worse, such as lengths and
-    rewards of different reward functions."""
+    rewards of different reward functions, or accuracies by different rules."""
     leaf = name.rpartition("/")[2]
+    if not one_rule and leaf.startswith(("accuracy", "pass@", "maj@")) and leaf not in FIXED_ACCURACIES:
+        return None
     if leaf in NEUTRAL or name.startswith(("time/", "reward/mean")) or re.search("length|reward", leaf):
         return None
     return significantly_best(column, higher=leaf not in LOWER_IS_BETTER)

@@ -24,7 +24,7 @@ class LocalLauncher(BasicLauncher):
         from simplerl.sweeps.launch import launch_local, plan_runs, print_summary
 
         assert self.hydra_context is not None and self.config is not None
-        if self.config.hydra.job.name == "evaluate":  # makes no run folders to record
+        if self.config.hydra.job.name == "evaluate":  # sweeps of evaluations are not recorded
             Path(self.config.hydra.sweep.dir, "multirun.yaml").unlink(missing_ok=True)  # shows passwords
             return super().launch(job_overrides, initial_job_idx)
         setup_globals()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from simplerl.config import Config
 from simplerl.config.load import load
-from simplerl.errors import NonFinite, RunFailed
+from simplerl.errors import NonFinite
 
 if TYPE_CHECKING:
     from simplerl.backends import Backend
@@ -31,8 +32,9 @@ def run_experiment(raw: DictConfig, label: str) -> Path:
     import torch
 
     from simplerl.backends.rehearsal import rehearse
+    from simplerl.data.inputs import input_digests
     from simplerl.data.task import prepare_task
-    from simplerl.runs.folder import Interrupted, Run
+    from simplerl.runs.folder import Run
 
     resolved: dict[str, Any] = OmegaConf.to_container(raw, resolve=True, enum_to_str=True)  # type: ignore[assignment]
     if config.run.threads is not None:
@@ -40,32 +42,14 @@ def run_experiment(raw: DictConfig, label: str) -> Path:
     rehearse(config)
     task = prepare_task(config)
     backend = config.backend(config, task)
-    run = Run(config, resolved, label)
-    if run.finished:
-        logger.info("%s is already finished: nothing to do.", run.dir)
-        if run.changed:
-            logger.warning("Code, packages or reward function have changed since: remove the folder to run it again.")
-        run.release()
+    run = Run(config, resolved, label, inputs=input_digests(config, resolved, task))
+    if run.already_finished():
         return run.dir
     logger.info("run folder: %s", run.dir)
-    try:
-        with run.catching_signals():
-            run.start()
-            run.set_status("running", steps=steps_by_phase(config, task))
-            run_phases(config, task, run, backend)
-    except Interrupted as signal:
-        run.close("interrupted", reason=str(signal))
-        raise
-    except KeyboardInterrupt:
-        run.close("interrupted", reason="second Ctrl-C")
-        raise
-    except BaseException as error:
-        explained = explain_failure(error, config, run)
-        run.close("failed", reason=f"{type(error).__name__}: {explained or error}")
-        if explained:
-            raise RunFailed(f"{run.dir}: {explained}") from error
-        raise
-    run.close("finished")
+    announce_evaluation_rule(config)
+    with run.recorded(partial(explain_failure, config=config, run=run)):
+        run.set_status("running", steps=steps_by_phase(config, task))
+        run_phases(config, task, run, backend)
     return run.dir
 
 
@@ -95,6 +79,19 @@ def explain_failure(error: BaseException, config: Config, run: Run) -> str:
     if isinstance(error, OSError) and str(error.filename or "").startswith(str(run.dir)):
         return f"{error.filename} cannot be written ({error.strerror}): move it away, and run the same command again."
     return ""
+
+
+def announce_evaluation_rule(config: Config) -> None:
+    """Print a line if the training reward is not of this package but evaluations are graded by a rule that is."""
+    if config.evals.reward is None or not config.evals.sets:
+        return
+    trains, grades = config.reward.func, config.evals.reward.func
+    if grades.__module__.startswith("simplerl.") and not trains.__module__.startswith("simplerl."):
+        logger.info(
+            "evaluations are graded by %s, not by the training reward: reward@evals.reward=%s grades them by it.",
+            grades.__name__,
+            config.choices.get("reward", "NAME"),
+        )
 
 
 def steps_by_phase(config: Config, task: Task) -> dict[str, int]:

@@ -8,7 +8,7 @@ chooses a step's rollouts, and `simplerl.runs` writes the run folder. Run it wit
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from simplerl.config import Config
 from simplerl.data.task import Task
 from simplerl.engine.batching import collate_rollouts
 from simplerl.engine.worker import UpdatePlan
-from simplerl.evals.evaluate import evaluate
+from simplerl.evals.evaluate import evaluate, evaluation_reward
 from simplerl.evals.metrics import batch_metrics, rollout_metrics
 from simplerl.rewards.pool import Grader
 from simplerl.rollouts import Prefetcher, RolloutSource
@@ -42,8 +42,12 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
     state = saved_state(checkpoint) or {"rollouts": {}, "algorithm": algorithm.state}
     roles = backend.roles(start, checkpoint)
     run.begin("rl", step)
-    with backend.grader(config.reward) as grader, StepProgress("rl", step, steps) as progress:
-        grader.check_stop = run.check_stop
+    with (
+        backend.grader(config.reward) as grader,
+        evaluation_grader(config, backend, grader) as judge,
+        StepProgress("rl", step, steps) as progress,
+    ):
+        grader.check_stop = judge.check_stop = run.check_stop
         source = rollout_source(config, task, roles.sampler, grader, run)
         prefetcher = Prefetcher(algorithm.rollouts, source, algorithm.shape, steps, config.rollout.ahead)
         try:
@@ -53,7 +57,7 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
                 if run.checkpoint_is_due(step):
                     with progress.stage("save"):
                         checkpoint = run.save(folder, step, roles.save, state)
-                metrics = evaluate_at(step, config, task, backend, roles.sampler, grader, run, progress)
+                metrics = evaluate_at(step, config, task, roles.sampler, judge, run, progress)
                 seed, updates = [config.seed, step], role_updates(algorithm, plan, step)
                 with progress.stage("sample"):
                     taken = prefetcher.take(step, state["rollouts"])
@@ -78,7 +82,7 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
             raise
         checkpoint = run.save(folder, step, roles.save, state)
         progress.begin()
-        metrics = evaluate_at(step, config, task, backend, roles.sampler, grader, run, progress)
+        metrics = evaluate_at(step, config, task, roles.sampler, judge, run, progress)
         run.log("rl", step, metrics | progress.times())
     return checkpoint
 
@@ -107,11 +111,20 @@ def rollout_source(config: Config, task: Task, sampler: Sampler, grader: Grader,
     return RolloutSource(task.prompts_at, sample, config.train.prompts_per_step)
 
 
+def evaluation_grader(
+    config: Config, backend: Backend, training_grader: Grader | None = None
+) -> AbstractContextManager[Grader]:
+    """Return the grader of evaluations, with worker processes of its own: by `evals.reward` and the fixed rules. If
+    `evals.reward` is null or the run has no evaluations, it is the training grader, of which nothing is started."""
+    if training_grader is not None and (config.evals.reward is None or not config.evals.every):
+        return nullcontext(training_grader)
+    return backend.grader(evaluation_reward(config))
+
+
 def evaluate_at(
     step: int,
     config: Config,
     task: Task,
-    backend: Backend,
     sampler: Sampler,
     grader: Grader,
     run: Run,
@@ -121,12 +134,10 @@ def evaluate_at(
     last = task.schedule.steps if task.schedule else 0
     if not config.evals.every or (step % config.evals.every and step != last):
         return {}
-    own_grader = config.evals.reward and backend.grader(config.evals.reward)
-    with progress.stage("evaluate"), own_grader or nullcontext(grader) as eval_grader:
-        eval_grader.check_stop = run.check_stop
+    with progress.stage("evaluate"):
         return evaluate(
             sampler,
-            eval_grader,
+            grader,
             task.evals,
             config.evals,
             config.seed,
@@ -140,7 +151,7 @@ def evaluate_only(config: Config, task: Task, backend: Backend, run: Run, model:
     """Evaluate the model of a run with algorithm=none, at step 0."""
     run.begin("rl", 0)
     sampler = backend.sampler(model)
-    with backend.grader(config.reward) as grader, StepProgress("evaluation", 0, 1) as progress:
-        metrics = evaluate_at(0, config, task, backend, sampler, grader, run, progress)
+    with evaluation_grader(config, backend) as grader, StepProgress("evaluation", 0, 1) as progress:
+        metrics = evaluate_at(0, config, task, sampler, grader, run, progress)
         run.log("rl", 0, metrics)
         progress.end(metrics)

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from analysis import aha, compare
-from analysis.arms import select_runs
+from analysis.arms import evaluation_rule, select_runs
 from analysis.estimates import (
     Estimate,
     differ_significantly,
@@ -58,6 +58,46 @@ def rows_of(found: list[RunData]) -> dict[str, dict[str, list[Cell]]]:
         table.name: {str(row[0].value): row[1:] for row in table.rows}
         for table in build_tables(*select_runs(assemble(found)))
     }
+
+
+def test_accuracies_by_different_rules_are_marked_and_not_compared() -> None:
+    """The rule is that of `evals.reward`; if that is null, it is the training reward, as in version 0.1.0."""
+    finals = (0.9, 0.8, 0.7, 0.4, 0.4)
+    qwen = {"evals.reward._target_": "simplerl.rewards.lenient", "evals.reward.rule": "qwen"}
+    ours = {"evals.reward._target_": "simplerl.rewards.strict", "evals.reward.rule": "math_verify"}
+    null = {"evals.reward": None, "reward._target_": "my_rewards.brief"}
+    runs = [
+        replace(run := run_of(name, finals, 0, se=0.001), config=run.config | rule)
+        for name, rule in (("a", qwen), ("b", ours), ("c", null))
+    ]
+    frames, arms = select_runs(assemble(runs))
+    assert [evaluation_rule(frames, arm.runs) for arm in arms.arms] == [
+        "lenient (qwen)", "strict (math_verify)", "my_rewards.brief"
+    ]  # fmt: skip
+    assert any(note.startswith("Runs are evaluated by different rules") for note in arms.notes)
+    table, *_, ablation = build_tables(frames, arms)
+    own = table.rows[-3:]
+    assert [cell.text() != "-" for row in own for cell in [row[7]]] == [True, False, False]  # delta published
+    assert [row[-1].text() for row in own] == [row[-1].text() for row in ablation.rows]
+    assert not any(cell.bold for one in (table, ablation) for row in one.rows for cell in row)
+
+    alone, *_, ablation = build_tables(*select_runs(assemble(runs[:1])))
+    assert any(cell.bold for cell in alone.rows[-1]) and alone.columns[-1] == "graded by"
+    assert "Accuracy: graded by lenient (qwen)." in ablation.notes and ablation.columns[-1] == "step"
+
+
+def test_the_interval_of_a_small_benchmark_ends_at_0_and_100() -> None:
+    """None of four questions of one's own is answered: the accuracy is between 0 and 49 %, not 0.0 ± 49.0."""
+    metrics = {"eval/heldout/accuracy": 0.0, "eval/heldout/accuracy_se": 0.4899 / 1.96, "reward/mean": -0.5}
+    run = RunData(
+        "r", "r", "finished", "folder", "", {"seed": 0}, metrics=pd.DataFrame({"phase": "rl", "step": [0], **metrics})
+    )
+    table = build_tables(*select_runs(assemble([run])))[-1]
+    column = table.columns.index("heldout accuracy (%)")
+    assert table.rows[0][column].text() == "0.0 [0.0, 49.0]"
+    assert "0.0 {[}0.0, 49.0{]}" in latex(table) and "0.0 [0.0, 49.0]" in markdown(table)
+    row = next(csv.DictReader(as_csv(table).splitlines()))
+    assert (row["heldout accuracy (%) low"], row["heldout accuracy (%) high"]) == ("0", "48.9891")
 
 
 def texts(cells: list[Cell]) -> list[str]:
@@ -201,7 +241,7 @@ def test_seeds_without_a_benchmark_are_not_averaged_and_marked() -> None:
     cells = rows_of([*runs[:2], lacking])["table1"]["reward=strict"]
     # AIME: 89 and 91, their spread 1.414 over sqrt 2 under t(1); the average 63.8 and 64.2 of the same two.
     assert texts(cells) == [
-        *("90.0 ± 12.7 (n=2)", "80.0 ± 2.3", "70.0 ± 2.3", "40.0 ± 2.3", "40.0 ± 2.3", "64.0 ± 2.5 (n=2)"),
+        *("90.0 [77.3, 100.0] (n=2)", "80.0 ± 2.3", "70.0 ± 2.3", "40.0 ± 2.3", "40.0 ± 2.3", "64.0 ± 2.5 (n=2)"),
         *("+15.2 ± 2.5 (n=2)", "+54.0 ± 2.5 (n=2)", "3"),
     ]
     table = build_tables(*select_runs(assemble([*runs[:2], lacking])))[0]
@@ -344,6 +384,23 @@ def test_a_paired_comparison_by_hand(tmp_path: Path) -> None:
     ]
     text = markdown(compare.comparison_table(found, "a", "b"))
     assert "| x | 40 | 25.0 | 75.0 | +50.0 |" in text and "| yes | 20 : 0 |" in text
+
+
+def test_evaluations_by_different_rules_are_compared_by_one(tmp_path: Path) -> None:
+    def by(rule: str, right: list[bool]) -> Path:
+        settings = {"reward": f"simplerl.rewards.{rule}", "reward_keywords": {"rule": "math_verify"}}
+        folder = write_evaluation(tmp_path / rule, {"x": right}, **settings)
+        rows = pd.read_parquet(folder / "samples.parquet").assign(correct_lenient=[True, True, False, False])
+        rows.to_parquet(folder / "samples.parquet")
+        return folder
+
+    first, second = by("strict", [True, False, False, False]), by("lenient", [True, True, False, False])
+    with pytest.raises(SourceError, match=r"A is graded by .*strict by rule math_verify and B by .*--by lenient"):
+        compare.compare(first, second)
+    found = compare.compare(first, second, "lenient").sets["x"]
+    assert (found.first, found.second) == (0.5, 0.5)
+    with pytest.raises(SourceError, match=r"strict has no verdicts by the rule strict: evaluate it again"):
+        compare.compare(first, second, "strict")
 
 
 def test_three_items_that_all_flip_are_not_significant(tmp_path: Path) -> None:

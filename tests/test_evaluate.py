@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from micro_runs import composed
+from omegaconf import OmegaConf
 from rich.console import Console
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -28,17 +28,28 @@ from simplerl.config.load import load
 from simplerl.data.benchmarks import published_accuracy
 from simplerl.data.prompts import PromptFormat
 from simplerl.data.task import EvalSets, prepare_evals
+from simplerl.errors import ConfigError
 from simplerl.evals import evaluate as module
-from simplerl.evals.evaluate import evaluate, flat_metrics, set_metrics
-from simplerl.evals.standalone import compare_prompts, results_table
+from simplerl.evals.evaluate import evaluate, evaluation_reward, flat_metrics, set_metrics
+from simplerl.evals.standalone import compare_prompts, evaluate_model, results_table
+from simplerl.experiment import run_experiment
 from simplerl.micro.tokenizer import build
 from simplerl.micro.world import problems
-from simplerl.rewards import lenient, strict
+from simplerl.rewards import FIXED_RULES, WithFixedRules, lenient, strict
 from simplerl.rewards.pool import Grader
+from simplerl.runs.folder import Run
 from simplerl.samplers.local import LocalSampler
-from simplerl.types import Prompt, Rollout, Sampling, Stop
+from simplerl.types import Problem, Prompt, Rollout, Sampling, Stop
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def loaded(*overrides: str) -> Config:
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return load(compose("config", [*overrides]))
+
+
 PROMPT = PromptConfig(name="micro", template="{question}\n", stop_strings=["##"])
 
 
@@ -203,14 +214,93 @@ def test_evaluation_uses_the_training_prompt(tokenizer: Any) -> None:
     assert prepare_evals(config, tokenizer, context=128).prompts["held"][0].text.startswith("Q: ")
 
 
-def test_evaluation_uses_the_training_reward(small_run: Path) -> None:
-    """Reward function, keywords and stop strings are those of training."""
-    config = yaml.safe_load((small_run / "config.yaml").read_text())
-    grader = Grader(instantiate(config["reward"]))
-    for path in sorted((small_run / "evals").glob("*/results.json")):
-        results = json.loads(path.read_text())
-        assert (results["reward"], results["reward_keywords"]) == (grader.name, grader.keywords)
-        assert results["stop"]["strings"] == config["prompt"]["stop_strings"]
+def test_all_arms_of_a_reward_ablation_are_evaluated_by_one_rule(
+    sampler: CountingSampler, tokenizer: Any, tmp_path: Path
+) -> None:
+    """The same responses have the same accuracies, whatever reward trains; strict and lenient are both reported."""
+    found = {}
+    for reward in ("strict", "lenient", "binary"):
+        rule = evaluation_reward(loaded(f"reward={reward}"))
+        with Grader(rule) as grader:
+            assert (grader.name, grader.keywords["rule"]) == ("simplerl.rewards.strict", "math_verify")
+            metrics = run(sampler, grader, two_sets(tokenizer), tmp_path / reward)
+        found[reward] = (metrics, (tmp_path / reward / "results.json").read_text())
+    assert found["strict"] == found["lenient"] == found["binary"]
+    assert {f"eval/{one}/accuracy{rule}" for one in ("one", "mean") for rule in ("", "_strict", "_lenient")} < set(
+        metrics
+    )
+
+
+@pytest.mark.parametrize("evals_reward", ["strict", "lenient"])
+def test_both_rules_judge_the_same_responses(evals_reward: str, tokenizer: Any, tmp_path: Path) -> None:
+    """A box counts for both rules, an answer without one for the lenient rule alone, and each is asked for once."""
+
+    class Scripted:
+        calls = 0
+
+        def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *_: Any) -> Iterator[Rollout]:
+            self.calls += 1
+            gold = [prompt.problem.answer for prompt in prompts]
+            texts = [rf"\boxed{{{gold[0]}}}", f"The answer is {gold[1]}.", r"\boxed{-7}", "No idea"]
+            for prompt, text in zip(prompts, texts, strict=True):
+                yield Rollout(prompt, 0, text, (5, 0), (0.0, 0.0), "stop")
+
+    format = PromptFormat(PROMPT, tokenizer)
+    evals = EvalSets({"one": format.render_all(problems("heldout", 4))}, format, Sampling(max_new_tokens=12))
+    sampler = Scripted()
+    with Grader(evaluation_reward(loaded(f"reward@evals.reward={evals_reward}"))) as grader:
+        metrics = evaluate(sampler, grader, evals, EvalsConfig(), seed=0, step=0, out=tmp_path)  # type: ignore[arg-type]
+    table = pq.read_table(tmp_path / "samples.parquet")
+    assert table["correct_strict"].to_pylist() == [True, False, False, False]
+    assert table["correct_lenient"].to_pylist() == [True, True, False, False]
+    assert table["correct"].equals(table[f"correct_{evals_reward}"])
+    assert metrics["eval/one/accuracy"] == metrics[f"eval/one/accuracy_{evals_reward}"]
+    assert (metrics["eval/one/accuracy_strict"], metrics["eval/one/accuracy_lenient"]) == (0.25, 0.5)
+    assert metrics["eval/mean/accuracy_lenient_se"] > 0 and sampler.calls == 1
+    assert not any("correct_" in parts for parts in table["parts"].to_pylist())
+
+
+def test_a_rule_that_raises_does_not_change_the_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FIXED_RULES, "lenient", lambda response, problem: 1 / 0)
+    problem = Problem("1", "What is 1 + 1?", "2")
+    score = WithFixedRules.of(partial(strict, wrong=-2.0))(r"\boxed{3}", problem)
+    assert (score.reward, score.parts["correct_strict"], score.parts["correct_lenient"]) == (-2.0, 0.0, 0.0)
+
+
+def test_a_run_is_evaluated_by_another_rule_than_its_reward(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    raw = composed(tmp_path, "train.steps=1")
+    raw.evals.reward = {"_target_": "simplerl.rewards.strict", "_partial_": True}
+    raw.choices = {"reward": "digits"}
+    folder = run_experiment(raw, "test")
+    assert "graded by strict, not by the training reward: reward@evals.reward=digits" in caplog.text
+    assert "share" in json.loads(pq.read_table(folder / "rollouts/step_000000.parquet")["parts"][0].as_py())
+    for step in (0, 1):
+        results = json.loads((folder / f"evals/step_00000{step}/results.json").read_text())
+        assert (results["reward"], results["fixed_rules"]) == ("simplerl.rewards.strict", ["strict", "lenient"])
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert all("eval/micro/accuracy_lenient" in line for line in lines)
+
+
+def test_evaluate_leaves_the_folder_of_a_run(tmp_path: Path) -> None:
+    """It is locked while in use, and neither a run nor an evaluation is written into a folder of the other kind."""
+    raw = composed(tmp_path, "evals.sets.micro.count=2", f"run.dir={tmp_path}/one")
+    config, resolved = load(raw.copy()), OmegaConf.to_container(raw, resolve=True, enum_to_str=True)
+    other = Run(config, resolved, "test", "evaluation")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="one is in use by another process"):
+        evaluate_model(raw.copy(), "test")
+    other.release()
+    folder = evaluate_model(raw.copy(), "test")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".lock", "config.yaml", "environment.json", "evals", "metrics.jsonl", "status.json", "summary.json"
+    ]  # fmt: skip
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["kind"]) == ("finished", "evaluation")
+    written = (folder / "evals/step_000000/results.json").stat().st_mtime_ns
+    assert evaluate_model(raw.copy(), "test") == folder
+    assert (folder / "evals/step_000000/results.json").stat().st_mtime_ns == written
+    with pytest.raises(ConfigError, match=r"holds an evaluation, not a training run: choose another folder"):
+        run_experiment(raw.copy(), "test")
 
 
 def row(item: int, sample: int, correct: bool, length: int, extracted: str | None, **more: Any) -> dict[str, Any]:
@@ -304,19 +394,17 @@ def test_table_shows_the_published_accuracy() -> None:
 
 
 def test_a_prompt_other_than_in_training_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    register()
     policy = tmp_path / "checkpoints/step_000001/policy"
     policy.mkdir(parents=True)
     (policy / "config.json").write_text("{}")
     (tmp_path / "status.json").write_text("{}")
     (tmp_path / "config.yaml").write_text("prompt: {name: simplerl_train}")
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        raw = compose("config", [f"model.path={policy}"])
-    compare_prompts(load(raw))
+    config = loaded(f"model.path={policy}")
+    compare_prompts(config)
     assert "was trained with prompt=simplerl_train but is evaluated with prompt=micro" in caplog.text
     caplog.clear()
     (tmp_path / "config.yaml").write_text("prompt: {name: micro}")
-    compare_prompts(load(raw))
+    compare_prompts(config)
     assert not caplog.text
 
 
@@ -327,9 +415,10 @@ def test_evaluate_py(tmp_path: Path) -> None:
     small = ["evals=micro", "evals.limit=4", "evals.samples=2", "evals.sampling.temperature=1.0"]
     done = subprocess.run([*command, *small], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "avg@2" in done.stdout
-    assert json.loads((tmp_path / "results.json").read_text())["sets"]["micro"]["items"] == 4
+    assert json.loads((tmp_path / "evals/step_000000/results.json").read_text())["sets"]["micro"]["items"] == 4
     for fault, sentence in {
         "evals=none": "evals has no benchmarks: choose some",
+        "reward=lenient": "evaluations are graded by evals.reward: write reward@evals.reward=lenient",
         "evals=gsm8k": "evals.path is not set: set it to the folder that holds gsm8k.jsonl",
     }.items():
         refused = subprocess.run([*command, fault], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -346,6 +435,7 @@ def test_vllm_evaluates_the_same_weights(tmp_path: Path) -> None:
     for sampler in ("local", "vllm"):
         command = [sys.executable, "evaluate.py", f"run.dir={tmp_path / sampler}", f"sampler={sampler}", *greedy]
         subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        responses.append(pq.read_table(tmp_path / sampler / "samples.parquet")["response"].to_pylist())
+        samples = tmp_path / sampler / "evals/step_000000/samples.parquet"
+        responses.append(pq.read_table(samples)["response"].to_pylist())
     assert responses[0] == responses[1]
     assert len(set(responses[0])) > 4

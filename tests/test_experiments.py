@@ -3,6 +3,7 @@ SimpleRL-Zero is held against the published numbers; sweeps keep what works."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -17,6 +18,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from analysis import tables
+from analysis.published_tables import TABLE_1
 from simplerl.config import (
     Aggregation,
     Config,
@@ -257,7 +260,8 @@ def test_simplerl_adds_the_warm_up_alone() -> None:
 @pytest.mark.parametrize("evals", ["none", "math500", "suite8"])
 def test_published_runs_take_other_evaluations(experiment: str, evals: str) -> None:
     config = loaded(f"experiment={experiment}", f"evals={evals}", "evals.path=data/benchmarks")
-    assert config.evals.reward is None and config.evals.prompt is None
+    assert (config.evals.reward.func.__name__, config.evals.reward.keywords["rule"]) == ("strict", "math_verify")
+    assert config.evals.prompt is None
 
 
 def test_models_of_table_1_are_asked_in_their_own_words() -> None:
@@ -266,6 +270,7 @@ def test_models_of_table_1_are_asked_in_their_own_words() -> None:
         config = loaded(f"experiment={name}")
         assert config.prompt.template is None  # the model's chat template
         assert config.evals.prompt is None
+        assert (config.evals.reward.func.__name__, config.evals.reward.keywords) == ("lenient", {"rule": "qwen"})
         assert config.algorithm.advantage is None
         assert config.warmup.data is None
     assert loaded("experiment=eval_eurus").prompt.system == EURUS_SYSTEM
@@ -335,6 +340,7 @@ def swapped(name: str, root: Path, model: Path, benchmarks: Path) -> DictConfig:
             file = root / f"{key}.jsonl"
             write_rows(file, node.columns, node.get("answer_from", "text"), 4)
             node.path, node.hub, node.split = str(file), None, None
+    raw.choices = {"experiment": name}
     if "path" in raw.evals:
         raw.evals.path = str(benchmarks)
     return raw
@@ -378,13 +384,43 @@ def test_runs_for_one_step(name: str, tmp_path: Path, long_micro: Path, benchmar
 def test_evaluates(name: str, tmp_path: Path, long_micro: Path, benchmarks: Path) -> None:
     raw = swapped(name, tmp_path, long_micro, benchmarks)
     folder = evaluate_model(raw, name)
-    results = json.loads((folder / "results.json").read_text())
+    results = json.loads((folder / "evals/step_000000/results.json").read_text())
     assert sorted(results["sets"]) == ["aime24", "amc23", "math500", "minerva_math", "olympiadbench"]
     assert all(one["items"] == 1 for one in results["sets"].values())
     assert (results["reward"], results["reward_keywords"]) == ("simplerl.rewards.lenient", {"rule": "qwen"})
-    for row in pq.read_table(folder / "samples.parquet").to_pylist():
+    for row in pq.read_table(folder / "evals/step_000000/samples.parquet").to_pylist():
         assert row["question"] in row["prompt"]
         assert row["prompt"].startswith(raw.prompt.get("system") or "")
+
+
+@pytest.mark.slow
+def test_a_baseline_stands_beside_a_trained_run_in_table_1(tmp_path: Path, long_micro: Path, benchmarks: Path) -> None:
+    """`evaluate.py experiment=eval_base` and `train.py experiment=simplerl_zero`, read by one command; a third row is
+    graded by another rule, which is not mixed with theirs."""
+    runs = tmp_path / "runs"
+    evaluate_model(swapped("eval_base", runs, long_micro, benchmarks), "eval_base")
+    run_experiment(swapped("simplerl_zero", runs, long_micro, benchmarks), "zero")
+    assert tables.main([str(runs), "--out", str(tmp_path)]) == 0
+    rows = read_table(tmp_path / "table1.csv")
+    own = {row["model"]: row for row in rows[len(TABLE_1) :]}
+    assert len(own) == 2 and "evaluation of eval_base" in own
+    for row in own.values():
+        assert row["graded by"] == rows[0]["graded by"] == "lenient (qwen)"
+        assert row["n"] == "1" and row["MATH 500"] and row["Avg."] and row["Δ published"]
+
+    other = swapped("eval_base", runs, long_micro, benchmarks)
+    other.evals.reward = {"_target_": "simplerl.rewards.strict", "_partial_": True, "rule": "math_verify"}
+    evaluate_model(other, "strict")
+    assert tables.main([str(runs), "--out", str(tmp_path)]) == 0
+    own = {row["graded by"]: row for row in read_table(tmp_path / "table1.csv")[len(TABLE_1) :]}
+    assert own["strict (math_verify)"]["Avg."] and not own["strict (math_verify)"]["Δ published"]
+    assert "graded by different rules" in (tmp_path / "table1.md").read_text()
+    assert "Runs are evaluated by different rules" in (tmp_path / "runs.md").read_text()
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.mark.slow

@@ -208,12 +208,13 @@ class EvalsConfig:
     too_long: TooLong = TooLong.wrong  # items whose prompt leaves no room for a response
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.0))
     prompt: PromptConfig | None = None  # null: the training prompt
-    reward: Any = None  # partial: (response, Problem) -> Score; null: the training reward
+    # partial: (response, Problem) -> Score, the rule of evaluation, strict unless set; null: the training reward alone
+    reward: Any = None
 
 
 @dataclass
 class GradingConfig:
-    workers: int = setting(1, minimum=1, changes_results=False)  # worker processes
+    workers: int = setting(1, minimum=1, changes_results=False)  # processes for training, and as many for evaluations
     # CPU time limit of one answer; its limit of wall time is 4 x as long. A worker process that exceeds one of them is
     # killed and the answer counts as timed out.
     seconds_per_answer: float = setting(8.0, minimum=0.1, changes_results=False)
@@ -240,6 +241,7 @@ class RunConfig:
     save_every: int = setting(10, minimum=1)  # rollout steps between checkpoints
     keep: int = setting(2, minimum=1)  # number of newest checkpoints to keep
     device: str = "auto"  # cpu | cuda | cuda:<index> | auto
+    allow_changed: bool = False  # resume a run, or keep a finished one, although its data, weights or code changed
     threads: int | None = setting(None, minimum=1)  # CPU threads of PyTorch; null: PyTorch's default
 
 

@@ -4,7 +4,11 @@ The prompts of all sets are sampled in one stream. Graded responses are written 
 a key that hashes everything its content depends on, so a killed evaluation can be resumed. All metrics are computed
 from the complete table in a fixed order: a resumed evaluation produces the same files.
 
-    out/samples.parquet    one row per response: set, key, and the columns of simplerl.runs.rollout_table
+Correct is what `evals.reward` says, whatever reward trains. The same responses are also judged by the strict and the
+lenient rule with their defaults (`simplerl.rewards.FIXED_RULES`), in the same call of the same worker process.
+
+    out/samples.parquet    one row per response: set, key, the verdicts correct_strict and correct_lenient, and the
+                           columns of simplerl.runs.rollout_table
     out/results.json       settings, and per set the metrics, their intervals, and items without a gold answer
 """
 
@@ -24,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from simplerl.config import EvalsConfig
+from simplerl.config import Config, EvalsConfig
 from simplerl.config.secrets import hide_secrets
 from simplerl.evals.behaviour import TEXT_METRICS
 from simplerl.evals.statistics import (
@@ -38,8 +42,9 @@ from simplerl.evals.statistics import (
     pass_at_k,
 )
 from simplerl.io.files import atomic_file, read_parquet, write_text
+from simplerl.rewards import FIXED_RULES, WithFixedRules
 from simplerl.runs.rollout_table import SCHEMA, rollout_table
-from simplerl.types import FINISH_LENGTH, FINISH_STOP, Prompt, Rollout
+from simplerl.types import FINISH_LENGTH, FINISH_STOP, Prompt, Reward, Rollout, score_of
 
 if TYPE_CHECKING:
     from simplerl.data.task import EvalSets
@@ -47,8 +52,17 @@ if TYPE_CHECKING:
     from simplerl.samplers import Sampler
 
 PART_SECONDS = 30.0  # interval between writing parts, and so the sampling time that a kill can lose
-SAMPLES_SCHEMA = pa.schema([("set", pa.string()), ("key", pa.string()), *SCHEMA])
+VERDICTS = tuple(f"correct_{name}" for name in FIXED_RULES)
+SAMPLES_SCHEMA = pa.schema(
+    [("set", pa.string()), ("key", pa.string()), *((name, pa.bool_()) for name in VERDICTS), *SCHEMA]
+)
 Stream = Iterator[Rollout]
+
+
+def evaluation_reward(config: Config) -> Reward:
+    """Return the rule by which evaluations are graded: `evals.reward` with the fixed rules or, if that is null, the
+    training reward alone."""
+    return config.reward if config.evals.reward is None else WithFixedRules.of(config.evals.reward)
 
 
 def evaluate(
@@ -65,6 +79,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Sample and grade all benchmarks, and return the metrics eval/<set>/<name> and eval/mean/<name>.
 
+    grader: grades by `evals.reward`, with the fixed rules if that is a `simplerl.rewards.WithFixedRules`.
     config: settings, of which only `samples` (per item) is used here.
     out: folder for responses and results, which is resumed if it exists; None writes nothing.
     weights: identifies the model's weights, to distinguish them from others evaluated into the same folder.
@@ -78,6 +93,7 @@ def evaluate(
         "reward": grader.name,
         "reward_keywords": hide_secrets(grader.keywords),
         "reward_source": grader.source,
+        "fixed_rules": grader.fixed_rules,
         "weights": weights,
         "seed": seed,
         "step": step,
@@ -114,7 +130,7 @@ class _Item:
     """One question of one set. During sampling the set's name is part of its id, as ids may repeat across sets."""
 
     def __init__(self, name: str, prompt: Prompt, context: dict[str, Any]) -> None:
-        self.name, self.id = name, prompt.problem.id
+        self.name, self.id, self.fixed_rules = name, prompt.problem.id, bool(context["fixed_rules"])
         self.prompt = replace(prompt, problem=replace(prompt.problem, id=f"{name}:{self.id}"))
         problem = prompt.problem
         decisive = [name, problem.id, problem.answer, problem.source, prompt.text, prompt.token_ids, context]
@@ -135,12 +151,18 @@ def _take_seconds(stream: Stream, seconds: float) -> Stream:
 
 def _samples_table(items: Sequence[_Item], rollouts: Sequence[Rollout], step: int) -> pa.Table:
     """Return the rows of samples.parquet for rollouts of these items, with the original problem ids."""
-    originals = [
-        replace(r, prompt=replace(r.prompt, problem=replace(r.prompt.problem, id=item.id)))
-        for item, r in zip(items, rollouts, strict=True)
-    ]
+    originals = []
+    columns: dict[str, list[Any]] = {"set": [], "key": []} | {name: [] for name in VERDICTS}
+    for item, rollout in zip(items, rollouts, strict=True):
+        score = score_of(rollout)
+        parts = {name: value for name, value in score.parts.items() if name not in VERDICTS}
+        problem = replace(rollout.prompt.problem, id=item.id)
+        prompt = replace(rollout.prompt, problem=problem)
+        originals.append(replace(rollout, prompt=prompt, score=replace(score, parts=parts)))
+        verdicts = {name: bool(score.parts.get(name)) if item.fixed_rules else None for name in VERDICTS}
+        for name, value in {"set": item.name, "key": item.key, **verdicts}.items():
+            columns[name].append(value)
     table = rollout_table(originals, step)
-    columns = {"set": [item.name for item in items], "key": [item.key for item in items]}
     return pa.table({**columns, **{name: table[name] for name in table.column_names}}, schema=SAMPLES_SCHEMA)
 
 
@@ -187,12 +209,14 @@ def summarise(table: pa.Table, names: Sequence[str] | None = None) -> dict[str, 
     """
     found = table["set"].to_pylist()
     names = list(dict.fromkeys(found)) if names is None else names
-    sets, correct = {}, []
+    sets: dict[str, Any] = {}
+    correct: dict[str, list[Array]] = {}
     for name in names:
         rows = table.filter(pa.array([other == name for other in found], pa.bool_())).to_pylist()
-        by_item = _item_matrix(rows, "correct")
-        correct.append(by_item)
-        items, samples = by_item.shape
+        by_item = {key: _item_matrix(rows, column) for key, column in accuracy_columns(rows).items()}
+        for key, matrix in by_item.items():
+            correct.setdefault(key, []).append(matrix)
+        items, samples = by_item["accuracy"].shape
         sets[name] = {
             "items": items,
             "samples": samples,
@@ -202,10 +226,8 @@ def summarise(table: pa.Table, names: Sequence[str] | None = None) -> dict[str, 
         }
     shared = [key for key in sets[names[0]]["metrics"] if all(key in sets[name]["metrics"] for name in names)]
     mean = {key: float(np.mean([sets[name]["metrics"][key] for name in names])) for key in shared}
-    return {
-        "sets": sets,
-        "mean": {"metrics": mean, "intervals": {"accuracy": asdict(bounded_mean_of_sets(correct))}},
-    }
+    intervals = {key: asdict(bounded_mean_of_sets(matrices)) for key, matrices in correct.items()}
+    return {"sets": sets, "mean": {"metrics": mean, "intervals": intervals}}
 
 
 def set_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -221,7 +243,8 @@ def set_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     stopped = np.array([row["finish_reason"] == FINISH_STOP for row in rows])
     texts = [row["response"] for row in rows]
     status = [row["status"] for row in rows]
-    metrics = {"accuracy": by_item.mean(), "reward": _item_matrix(rows, "reward").mean()}
+    metrics = {name: _item_matrix(rows, column).mean() for name, column in accuracy_columns(rows).items()}
+    metrics["reward"] = _item_matrix(rows, "reward").mean()
     for k in _pass_ks(samples):
         metrics[f"pass@{k}"] = pass_at_k(samples, by_item.sum(1), k).mean()
     if samples > 1:
@@ -238,13 +261,22 @@ def set_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
+def accuracy_columns(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return the accuracies that rows have, and their columns: accuracy, by `evals.reward`, and if the rows were judged
+    by the fixed rules, accuracy_strict and accuracy_lenient."""
+    fixed = {f"accuracy_{rule}": f"correct_{rule}" for rule in FIXED_RULES}
+    return {"accuracy": "correct"} | {name: column for name, column in fixed.items() if rows[0].get(column) is not None}
+
+
 def flat_metrics(results: dict[str, Any]) -> dict[str, float]:
-    """Return the results as metrics eval/<set>/<metric>, eval/<set>/accuracy_se and eval/mean/<metric>."""
+    """Return the results as metrics eval/<set>/<metric> and eval/mean/<metric>, with the standard errors of accuracies
+    as eval/<set>/accuracy_se, accuracy_strict_se and accuracy_lenient_se."""
     flat: dict[str, float] = {}
     for name, one in [*results["sets"].items(), ("mean", results["mean"])]:
         flat |= {f"eval/{name}/{key}": value for key, value in one["metrics"].items()}
-        if one["intervals"]["accuracy"]["se"] is not None:
-            flat[f"eval/{name}/accuracy_se"] = one["intervals"]["accuracy"]["se"]
+        for key in ("accuracy", *(f"accuracy_{rule}" for rule in FIXED_RULES)):
+            if (se := one["intervals"].get(key, {}).get("se")) is not None:
+                flat[f"eval/{name}/{key}_se"] = se
     return flat
 
 
@@ -266,10 +298,12 @@ def _majority_votes(rows: Sequence[dict[str, Any]], samples: int) -> Array:
     return np.array([majority_vote_accuracy([r["extracted"] for r in g], [r["correct"] for r in g]) for g in groups])
 
 
-def _intervals(rows: Sequence[dict[str, Any]], correct: Array) -> dict[str, Interval]:
-    """Return the interval of each metric that has one; `correct` is [items, samples]."""
+def _intervals(rows: Sequence[dict[str, Any]], accuracies: dict[str, Array]) -> dict[str, Interval]:
+    """Return the interval of each metric that has one; the matrices of `accuracies` are [items, samples]."""
+    correct = accuracies["accuracy"]
     _, samples = correct.shape
-    found = {"accuracy": bounded_mean(correct), "response_length": bootstrap_mean(_item_matrix(rows, "length"))}
+    found = {key: bounded_mean(matrix) for key, matrix in accuracies.items()}
+    found["response_length"] = bootstrap_mean(_item_matrix(rows, "length"))
     if samples > 1:
         found["accuracy_same_items"] = bootstrap_within_items(correct)
         found |= {f"pass@{k}": bounded_mean(pass_at_k(samples, correct.sum(1), k)) for k in _pass_ks(samples)}

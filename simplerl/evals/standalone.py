@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import logging
+import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-from simplerl.config import Config, ModelConfig
+from simplerl.config import Config
 from simplerl.config.load import load
 from simplerl.data.benchmarks import SUITE5, published_accuracy
+from simplerl.data.inputs import input_digests, weights_digest
 from simplerl.data.task import Task, check_model_available, check_rewards, prepare_evals
 from simplerl.engine.models import context_length, load_hf_config, load_tokenizer
 from simplerl.errors import ConfigError
-from simplerl.evals.evaluate import Stream, evaluate
+from simplerl.evals.evaluate import Stream, evaluate, evaluation_reward
 from simplerl.io.files import read_json, read_yaml
 from simplerl.io.tables import Table, text_cells
+from simplerl.rewards import FIXED_RULES
 from simplerl.rewards.pool import Grader
-from simplerl.runs.folder import run_folder
+from simplerl.runs.folder import Run
 from simplerl.runs.status import AGAIN
 
 logger = logging.getLogger(__name__)
@@ -31,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 def show(folder: Path) -> None:
     """Print the table of results of an evaluation."""
+    folder = folder / "evals" / "step_000000"
     results = read_json(folder / "results.json", AGAIN, {"sets": dict, "mean": dict, "weights": str, "samples": int})
     # Do not squeeze the table into the 80 columns that rich assumes for a log file.
     console = Console(width=None if Console().is_terminal else 160)
@@ -39,9 +45,11 @@ def show(folder: Path) -> None:
 
 
 def evaluate_model(raw: DictConfig, label: str) -> Path:
-    """Evaluate and return the folder of results.json and samples.parquet; `label` names a new folder.
+    """Evaluate a model, resume that, or do nothing if it is finished. Returns the folder, which has the files of a
+    run's folder: the results are those of step 0, in evals/step_000000. `label` names a new folder.
 
-    Raises ConfigError for invalid settings, before weights are loaded."""
+    Raises ConfigError for invalid settings, before weights are loaded, and `Interrupted` after a stop signal."""
+    _refuse_training_reward()
     config = load(raw)
     resolved: dict[str, Any] = OmegaConf.to_container(raw, resolve=True, enum_to_str=True)  # type: ignore[assignment]
     if not config.evals.sets:
@@ -52,18 +60,38 @@ def evaluate_model(raw: DictConfig, label: str) -> Path:
         torch.set_num_threads(config.run.threads)
     task = _task(config)
     compare_prompts(config)
-    out = run_folder(resolved, label, kind="evaluation")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{out} cannot be created ({error.strerror}): set run.root or run.dir.") from error
-    logger.info("results folder: %s", out)
-    sampler = config.backend(config, task).sampler(config.model.path)
-    total = config.evals.samples * sum(map(len, task.evals.prompts.values()))
-    with Grader(config.evals.reward or config.reward, **vars(config.grading)) as grader, _progress(total) as watch:
-        weights = identify_weights(config.model)
-        evaluate(sampler, grader, task.evals, config.evals, config.seed, 0, out, weights=weights, wrap_stream=watch)
-    return out
+    run = Run(config, resolved, label, "evaluation", input_digests(config, resolved, task))
+    if run.already_finished():
+        return run.dir
+    logger.info("results folder: %s", run.dir)
+    with run.recorded():
+        run.begin("rl", 0)
+        sampler, began = config.backend(config, task).sampler(config.model.path), time.monotonic()
+        total = config.evals.samples * sum(map(len, task.evals.prompts.values()))
+        weights = f"{config.model.path} {weights_digest(config.model)}"
+        with Grader(evaluation_reward(config), **vars(config.grading)) as grader, _progress(total) as watch:
+            grader.check_stop = run.check_stop
+
+            def stream(responses: Stream) -> Stream:
+                return run.interruptible(watch(responses))
+
+            folder = run.eval_folder(0)
+            metrics = evaluate(
+                sampler, grader, task.evals, config.evals, config.seed, 0, folder, weights=weights, wrap_stream=stream
+            )
+        run.log("rl", 0, metrics | {"time/evaluate": time.monotonic() - began})
+        run.write_summary(config.model.path)
+    return run.dir
+
+
+def _refuse_training_reward() -> None:
+    """Refuse `reward=...` on the command line of evaluate.py, where it has no effect."""
+    for override in HydraConfig.get().overrides.task if HydraConfig.initialized() else []:
+        if found := re.fullmatch(r"\+*reward([.=].*)", override):
+            remedy = f"reward@evals.reward{found[1]}" if found[1].startswith("=") else f"evals.reward{found[1]}"
+            raise ConfigError(
+                f"{override} sets the training reward, but evaluations are graded by evals.reward: write {remedy}."
+            )
 
 
 def _task(config: Config) -> Task:
@@ -97,15 +125,6 @@ def compare_prompts(config: Config) -> None:
             return
 
 
-def identify_weights(model: ModelConfig) -> str:
-    """Return a text that changes with the weights: Hub id and revision, or a folder and its files' sizes and times."""
-    folder = Path(model.path)
-    if not folder.is_dir():
-        return f"{model.path}@{model.revision or 'main'}"
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
-    return f"{model.path} " + " ".join(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files)
-
-
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[Stream], Stream]]:
     """Show the number of finished responses: a progress bar on a terminal, elsewhere a log line at every tenth."""
@@ -128,8 +147,8 @@ def _progress(total: int) -> Iterator[Callable[[Stream], Stream]]:
 def results_table(results: dict[str, Any]) -> Table:
     """Return one row per benchmark, and their mean, for the contents of results.json.
 
-    The columns are accuracy in per cent with its 95 % interval, pass@k and maj@k, the published accuracy, and what the
-    responses look like."""
+    The columns are accuracy in per cent by `evals.reward` with its 95 % interval, pass@k and maj@k, the published
+    accuracy, accuracy by the strict and the lenient rule, and what the responses look like."""
     model, samples = results["weights"].split(" ")[0].split("@")[0], results["samples"]
     own_row = published_accuracy(model)
     sets = dict(results["sets"])
@@ -165,6 +184,8 @@ def _row(one: dict[str, Any], samples: int, published_accuracy: float | None) ->
     }
     cells |= {key: _percent(value) for key, value in metrics.items() if "@" in key}
     cells["published"] = None if published_accuracy is None else str(published_accuracy)
+    fixed = {rule: f"accuracy_{rule}" for rule in FIXED_RULES}
+    cells |= {rule: _percent(metrics[key]) for rule, key in fixed.items() if key in metrics}
     return cells | {
         "tokens": f"{metrics['response_length']:.0f}",
         "if correct": _length(metrics, "response_length_correct"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import math
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -28,11 +29,20 @@ EMPTY = "-"
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number with the half-width of its 95 % interval (None: unknown) and its number of seeds (0: not ours)."""
+    """A number with the half-width of its 95 % interval (None: unknown) and its number of seeds (0: not ours).
+
+    limits: the values that are possible. An interval that passes them is cut there and shown by its ends: 0.0 with a
+    half-width of 49.0 is not 0.0 ± 49.0 but 0.0 [0.0, 49.0]."""
 
     value: float
     half_width: float | None = None
     n: int = 0
+    limits: tuple[float, float] = (-math.inf, math.inf)
+
+    def ends(self) -> tuple[float, float]:
+        """Return the ends of the interval; `half_width` is known."""
+        assert self.half_width is not None
+        return max(self.limits[0], self.value - self.half_width), min(self.limits[1], self.value + self.half_width)
 
 
 @dataclass(frozen=True)
@@ -48,14 +58,20 @@ class Cell:
     code: bool = False  # Markdown shows it as a code span
 
     def parts(self) -> tuple[str, str]:
-        """Return the value and the half-width of its interval as text; the half-width is empty if unknown."""
+        """Return the value and the half-width of its interval as text; the half-width is empty if it is unknown, or if
+        the ends of the interval are part of the value."""
         if self.value is None:
             return EMPTY, ""
         if isinstance(self.value, str):
             return self.value, ""
         number, width = self.value.value, self.value.half_width
         value = f"{number:+z.{self.digits}f}" if self.signed else f"{number:z.{self.digits}f}"
-        return value, "" if width is None else f"{width:.{self.digits}f}"
+        if width is None:
+            return value, ""
+        low, high = self.value.ends()
+        if high - low < 2 * width * (1 - 1e-9):
+            return f"{value} [{low:z.{self.digits}f}, {high:z.{self.digits}f}]", ""
+        return value, f"{width:.{self.digits}f}"
 
     def text(self) -> str:
         """Return the whole cell as plain text, such as "92.8 ± 2.2 (n=2)"."""
@@ -283,7 +299,7 @@ def _csv_numbers(value: Quantity | str | None) -> list[str]:
         return [value or "", "", ""]
     if value.half_width is None:
         return [f"{value.value:.6g}", "", ""]
-    return [f"{number:.6g}" for number in (value.value, value.value - value.half_width, value.value + value.half_width)]
+    return [f"{number:.6g}" for number in (value.value, *value.ends())]
 
 
 # HTML

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from simplerl.rewards.adapters import trl, verl
 from simplerl.rewards.equality import judge
@@ -23,9 +24,9 @@ from simplerl.rewards.extract import boxed_answer, cut_at_stop
 from simplerl.rewards.free_text import lenient_answer
 from simplerl.rewards.qwen import qwen_answer
 from simplerl.rewards.rules import EQUAL, NO_ANSWER, PUBLISHED_RULES, Environment, Rule
-from simplerl.types import Problem, Score
+from simplerl.types import Problem, Reward, Score
 
-__all__ = ["binary", "lenient", "strict", "think_format", "trl", "verl", "weighted"]
+__all__ = ["FIXED_RULES", "WithFixedRules", "binary", "lenient", "strict", "think_format", "trl", "verl", "weighted"]
 
 THINK_FORMAT = re.compile(
     r"\s*<think>(?:(?!</?think>).)*</think>\s*<answer>(?:(?!</?answer>).)*</answer>\s*", re.DOTALL
@@ -123,3 +124,32 @@ def weighted(
     first = next(iter(scores.values()))
     parts = {**first.parts, **{name: score.reward for name, score in scores.items()}}
     return replace(first, reward=sum(weights[name] * score.reward for name, score in scores.items()), parts=parts)
+
+
+# Evaluations judge every response by these too, with their defaults, so that all runs can be compared.
+FIXED_RULES = {"strict": strict, "lenient": lenient}
+
+
+class WithFixedRules(partial[Score]):
+    """A reward that also judges each response by FIXED_RULES, in the same call: the verdicts are the parts
+    correct_strict and correct_lenient of its score, 1 or 0. Comparisons are cached, so the same answer is compared
+    once. A rule that raises counts as not correct, and does not change the score of the reward itself."""
+
+    @classmethod
+    def of(cls, reward: Reward) -> WithFixedRules:
+        """Return `reward`, a function or a partial of one, with the fixed rules."""
+        return cls(reward.func, *reward.args, **reward.keywords) if isinstance(reward, partial) else cls(reward)
+
+    def __call__(self, response: str, problem: Problem) -> Score:  # type: ignore[override]
+        score = super().__call__(response, problem)
+        if not isinstance(score, Score):  # the grading worker reports it
+            return score
+        verdicts = {f"correct_{name}": _verdict(name, response, problem) for name in FIXED_RULES}
+        return replace(score, parts={**score.parts, **verdicts})
+
+
+def _verdict(name: str, response: str, problem: Problem) -> float:
+    try:
+        return float(FIXED_RULES[name](response, problem).correct)
+    except Exception:
+        return 0.0

@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from simplerl.errors import ConfigError
-from simplerl.rewards import binary, lenient, strict
+from simplerl.rewards import FIXED_RULES, WithFixedRules, binary, lenient, strict
 from simplerl.rewards.channel import PackedResponse
 from simplerl.rewards.returned import encodable, is_encodable
 from simplerl.rewards.rules import FAILED, TIMEOUT, check_rule
@@ -84,8 +84,9 @@ class Grader:
         function = _function(reward)
         self.name = reward_name(reward)
         self.keywords: dict[str, Any] = dict(reward.keywords) if isinstance(reward, partial) else {}
-        uses_math_grader = function in MATH_REWARDS
-        if uses_math_grader:
+        self.fixed_rules = list(FIXED_RULES) if isinstance(reward, WithFixedRules) else []
+        uses_math_grader = function in MATH_REWARDS or isinstance(reward, WithFixedRules)
+        if function in MATH_REWARDS:
             check_rule(self.keywords.get("rule", "math_verify"), self.keywords.get("environment", "training"))
         payload = _pickled(reward)
         self.source = source_digest(reward)

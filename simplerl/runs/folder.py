@@ -22,7 +22,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,12 +32,12 @@ import pyarrow.parquet as pq
 import yaml
 
 from simplerl.config import Config
-from simplerl.config.schema import result_neutral_keys
 from simplerl.config.secrets import hide_in_label, hide_secrets
-from simplerl.errors import ConfigError
+from simplerl.errors import ConfigError, RunFailed
 from simplerl.io.files import atomic_file, read_json, read_jsonl, read_yaml, write_text
 from simplerl.rewards.pool import source_digest
 from simplerl.runs.checkpoints import CHECKPOINT, STATE, checkpoints, write_checkpoint
+from simplerl.runs.identity import check_same_inputs, check_same_kind, check_same_settings, result_settings
 from simplerl.runs.provenance import Usage, differ, environment
 from simplerl.runs.rollout_table import rollout_table
 from simplerl.runs.status import AGAIN, read_status
@@ -50,8 +50,6 @@ T = TypeVar("T")
 MAX_LABEL = 90  # characters of the label in a folder name
 INTERRUPTED = 75  # exit status after saving on a stop signal (EX_TEMPFAIL: try again)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-NOT_HASHED = ("run", "tracking", "choices")  # groups of settings that do not change what a run computes
-CHANGEABLE = ("backend", "sampler")  # groups that may differ when a run is resumed by run.dir
 CUT = "remove that line, or the file"
 _CONFIG_KINDS = {"seed": int, "run": dict, "choices": dict}  # the first and the last of the settings
 METRICS_KINDS = {"phase": str, "step": int}
@@ -78,42 +76,29 @@ def run_folder(resolved: dict[str, Any], label: str, kind: str = "") -> Path:
     return root / f"{label or 'default'}-{digest}"
 
 
-def result_settings(resolved: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that can change the numbers of a run. Group stages are applied in the order in which they
-    are chosen, so that order is kept, in a list."""
-    kept = {key: value for key, value in resolved.items() if key not in NOT_HASHED}
-    settings = _drop_keys(kept, result_neutral_keys())
-    if "algorithm" in settings:
-        algorithm = settings["algorithm"]
-        settings["algorithm"] = {**algorithm, "shape": [list(stage) for stage in algorithm.get("shape", {}).items()]}
-    return settings
-
-
-def _drop_keys(node: dict[str, Any], keys: set[str], prefix: str = "") -> dict[str, Any]:
-    return {
-        name: _drop_keys(value, keys, f"{prefix}{name}.") if isinstance(value, dict) else value
-        for name, value in node.items()
-        if f"{prefix}{name}" not in keys
-    }
-
-
 class Run:
     """A run folder, locked by this process. If the folder exists, the run in it is resumed.
 
-    Raises ConfigError if the folder cannot be written, is in use, or holds a run with other settings."""
+    kind: "" or "evaluation". inputs: digests of what the run reads, by name (`simplerl.data.inputs`).
+    Raises ConfigError if the folder cannot be written, is in use, or holds a run with other settings or inputs."""
 
-    def __init__(self, config: Config, resolved: dict[str, Any], label: str) -> None:
-        self.config, self.resolved = config, resolved
-        self.dir = run_folder(resolved, label)
+    def __init__(
+        self,
+        config: Config,
+        resolved: dict[str, Any],
+        label: str,
+        kind: str = "",
+        inputs: Mapping[str, str] | None = None,
+    ) -> None:
+        self.config, self.resolved, self.kind, self.inputs = config, resolved, kind, dict(inputs or {})
+        self.dir = run_folder(resolved, label, kind)
         try:
             self.dir.mkdir(parents=True, exist_ok=True)
             self._lock_folder()
         except OSError as error:
             raise ConfigError(f"{self.dir} cannot be written ({error.strerror}): set run.root or run.dir.") from error
         try:
-            known = self.dir / "config.yaml"
-            if os.path.lexists(known):
-                _check_same_run(read_yaml(known, AGAIN, _CONFIG_KINDS), hide_secrets(resolved), self.dir)
+            self._check_same_run()
             status = self.status()
         except ConfigError:
             self.release()
@@ -131,6 +116,19 @@ class Run:
         self._write_environment()
         self.tracker = Tracker(self.config.tracking, self.dir, written)
 
+    def _check_same_run(self) -> None:
+        """Raise ConfigError if the folder holds a run of another kind, with other settings or with other inputs."""
+        settings, environment_file = self.dir / "config.yaml", self.dir / "environment.json"
+        if os.path.lexists(settings):
+            check_same_kind(self.status().get("kind", self.kind), self.kind, self.dir)
+            known_settings = read_yaml(settings, AGAIN, _CONFIG_KINDS)
+            check_same_settings(known_settings, hide_secrets(self.resolved), self.dir)
+        if not os.path.lexists(environment_file):
+            return
+        if known := read_json(environment_file, AGAIN, _ENVIRONMENT_KINDS).get("inputs"):
+            allowed = self.config.run.allow_changed
+            check_same_inputs(known, self.inputs, self.dir, finished=self.finished, allowed=allowed)
+
     def _write_environment(self) -> None:
         """Write environment.json. Environments of earlier attempts that differ are kept under the key "earlier"."""
         path, now = self.dir / "environment.json", self._environment()
@@ -142,7 +140,7 @@ class Run:
         write_text(path, json.dumps({**now, "earlier": earlier}, indent=1))
 
     def _environment(self) -> dict[str, Any]:
-        return environment() | {"reward": source_digest(self.config.reward)}
+        return environment() | {"reward": source_digest(self.config.reward), "inputs": self.inputs}
 
     @property
     def changed(self) -> bool:
@@ -178,7 +176,7 @@ class Run:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         known = {key: value for key, value in self.status().items() if key != "reason"}
         status = {**known, "state": state, "attempt": self.attempt, "updated": now, **more}
-        status |= {"pid": os.getpid(), "host": socket.gethostname(), **self.usage.hours()}
+        status |= {"kind": self.kind, "pid": os.getpid(), "host": socket.gethostname(), **self.usage.hours()}
         write_text(self.dir / "status.json", json.dumps(status, indent=1))
 
     def close(self, state: str, **more: Any) -> None:
@@ -193,6 +191,38 @@ class Run:
     def release(self) -> None:
         """Unlock the folder for other processes."""
         self._lock.close()
+
+    @contextmanager
+    def recorded(self, explain: Callable[[BaseException], str] = lambda _: "") -> Iterator[None]:
+        """Start an attempt, and record in status.json how the block ends. Stop signals are caught within it. If
+        `explain` knows the reason and the remedy of an error, they are raised as RunFailed."""
+        try:
+            with self.catching_signals():
+                self.start()
+                yield
+        except Interrupted as signal:
+            self.close("interrupted", reason=str(signal))
+            raise
+        except KeyboardInterrupt:
+            self.close("interrupted", reason="second Ctrl-C")
+            raise
+        except BaseException as error:
+            explained = explain(error)
+            self.close("failed", reason=f"{type(error).__name__}: {explained or error}")
+            if explained:
+                raise RunFailed(f"{self.dir}: {explained}") from error
+            raise
+        self.close("finished")
+
+    def already_finished(self) -> bool:
+        """Return whether the run is finished; then say so and unlock the folder."""
+        if not self.finished:
+            return False
+        logger.info("%s is already finished: nothing to do.", self.dir)
+        if self.changed:
+            logger.warning("Code, packages or reward function have changed since: remove the folder to run it again.")
+        self.release()
+        return True
 
     @contextmanager
     def catching_signals(self) -> Iterator[None]:
@@ -312,27 +342,3 @@ class Run:
         with atomic_file(path) as temporary, temporary.open("wb") as file:
             torch.save({"what": what, **tensors}, file)
         return path
-
-
-def _check_same_run(known: dict[str, Any], resolved: dict[str, Any], folder: Path) -> None:
-    """Raise ConfigError if a run would be resumed with other result-changing settings. For the groups of CHANGEABLE,
-    only warn."""
-    known, resolved = result_settings(known), result_settings(resolved)
-    changed = {key for key in known.keys() | resolved.keys() if known.get(key) != resolved.get(key)}
-    for key in sorted(changed.difference(CHANGEABLE)):
-        setting, before, now = _first_difference(key, known.get(key), resolved.get(key))
-        raise ConfigError(
-            f"run.dir={folder} holds a run with {setting}={before}, not {now}: choose another folder, or remove this "
-            "one."
-        )
-    for key in sorted(changed.intersection(CHANGEABLE)):
-        logger.warning("%s is resumed with another %s than before.", folder, key)
-
-
-def _first_difference(key: str, before: Any, now: Any) -> tuple[str, Any, Any]:
-    """Return the first setting at or below `key` that differs, and its two values."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in sorted(before.keys() | now.keys()):
-            if before.get(name) != now.get(name):
-                return _first_difference(f"{key}.{name}", before.get(name), now.get(name))
-    return key, before, now

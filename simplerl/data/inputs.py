@@ -1,0 +1,156 @@
+"""Digests of what a run reads: problems, weights, tokenizer, chat template, and functions from outside this package.
+
+They are stored in environment.json and compared when the same command finds the run again (`simplerl.runs.folder`).
+Problems are hashed as they were loaded and not as files, so that every source is covered, also the Hub and a user's own
+function, and a change that the run does not read (another order of JSON keys, rows beyond `limit`) does not matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import astuple
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_object
+
+from simplerl.config import Config, ModelConfig
+from simplerl.data.task import Task
+from simplerl.engine.models import model_at
+from simplerl.runs.provenance import RENDERED_PROMPTS
+
+WHOLE = 16 * 2**20  # bytes; smaller files are hashed completely
+BLOCK, BLOCKS = 4096, 256  # bytes and number of the blocks that are hashed of a larger file that is not safetensors
+OURS = "simplerl."
+
+
+def input_digests(config: Config, resolved: Mapping[str, Any], task: Task) -> dict[str, str]:
+    """Return a digest of each input of a run under the name by which a message calls it. resolved: the configuration
+    with its `_target_`s."""
+    found: dict[str, str] = {}
+    if task.prompts:
+        found[_named("data", config.data)] = _digest(astuple(prompt.problem) for prompt in task.prompts)
+    for name, prompts in task.evals.prompts.items():
+        key = _named(f"evals.sets.{name}", config.evals.sets[name])
+        found[key] = _digest(astuple(prompt.problem) for prompt in prompts)
+    if task.documents:
+        found[_named("warmup.data", config.warmup.data)] = _digest(task.documents)
+    models = {"model.path": config.model}
+    for name, role in config.algorithm.roles.items():
+        if role.model is not None:
+            models[f"algorithm.roles.{name}.model"] = model_at(config.model, role.model)
+    for key, model in models.items():
+        found[f"the weights of {key}={model.path}"] = weights_digest(model)
+    used = [config.prompt, config.evals.prompt, config.warmup.prompt]
+    if any(prompt is not None and prompt.template is None for prompt in used):
+        found[f"the chat template of model.path={config.model.path}"] = _digest([task.tokenizer.chat_template])
+    found[f"the tokenizer of model.path={config.model.path}"] = _tokenizer_digest(task.tokenizer)
+    every = [task.prompts, *task.evals.prompts.values()]
+    found[RENDERED_PROMPTS] = _digest(prompt.token_ids for prompts in every for prompt in prompts)
+    return found | _function_digests(resolved)
+
+
+def _named(key: str, function: Any) -> str:
+    """Return `<key>.path=<file>` for a function that reads one, else its key."""
+    keywords = function.keywords if isinstance(function, partial) else {}
+    path = keywords.get("path")
+    if path is None:
+        return key
+    file = Path(str(path)) / f"{keywords.get('name')}.jsonl"  # benchmarks are given their folder
+    return f"{key}.path={file if file.is_file() else path}"
+
+
+def _digest(values: Iterable[Any]) -> str:
+    whole = hashlib.sha256()
+    for value in values:
+        whole.update(json.dumps(value, default=str).encode())
+    return whole.hexdigest()[:16]
+
+
+def _tokenizer_digest(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return _digest([backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())])
+
+
+def weights_digest(model: ModelConfig) -> str:
+    """Return the commit of a Hub model, or a digest of the names, sizes and contents of a folder's weights and
+    config.json.
+
+    Hashing 15 GB would take a minute at every start. Of files over 16 MiB only blocks of 4 KiB are read: of safetensors
+    the header and two blocks of each tensor, of others 256 blocks. So any training or replacement of a tensor is
+    noticed, but not an edit of a few numbers of a large one.
+    """
+    folder = Path(model.path)
+    if not folder.is_dir():
+        return _hub_commit(model)
+    whole = hashlib.sha256()
+    for file in sorted(one for kind in ("*.safetensors", "*.bin", "*config.json") for one in folder.glob(kind)):
+        if file.name != "tokenizer_config.json":
+            whole.update(f"{file.name} {file.stat().st_size} ".encode())
+            for block in _blocks(file):
+                whole.update(block)
+    return whole.hexdigest()[:16]
+
+
+def _hub_commit(model: ModelConfig, cache: str | None = None) -> str:
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(model.path, "config.json", cache, model.revision)
+    parts = Path(file).parts if isinstance(file, str) else ()
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else model.revision or "main"
+
+
+def _blocks(file: Path) -> Iterator[bytes]:
+    """Yield what is hashed of a file."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if size <= WHOLE:
+            yield stream.read()
+            return
+        if file.suffix == ".safetensors":
+            length = int.from_bytes(stream.read(8), "little")
+            header = stream.read(min(length, size))
+            yield header
+            starts = [8 + length + offset for offset in _tensor_offsets(header)]
+        else:
+            starts = [size * index // BLOCKS for index in range(BLOCKS)]
+        for start in starts:
+            stream.seek(start)
+            yield stream.read(BLOCK)
+
+
+def _tensor_offsets(header: bytes) -> list[int]:
+    """Return the offsets of the start and the middle of each tensor."""
+    try:
+        ranges = [one["data_offsets"] for name, one in json.loads(header).items() if name != "__metadata__"]
+    except (ValueError, TypeError, KeyError):  # a damaged file, which loading refuses
+        return []
+    return [offset for start, end in ranges for offset in (start, (start + end) // 2)]
+
+
+def _function_digests(resolved: Mapping[str, Any]) -> dict[str, str]:
+    """Return a digest of the source file of each configured function from outside this package."""
+    found = {}
+    for key, target in _targets(resolved, ""):
+        try:
+            file = Path(inspect.getfile(inspect.unwrap(get_object(target))))
+        except (TypeError, OSError):  # compiled, so it has no source
+            continue
+        if file.is_file():
+            found[f"{file.name} ({key}={target})"] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    return found
+
+
+def _targets(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield the key and the value of each `_target_` from outside this package, at any depth."""
+    if isinstance(node, Mapping):
+        target = node.get("_target_")
+        if isinstance(target, str) and not target.startswith(OURS):
+            yield key, target
+    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for name, part in items:
+        yield from _targets(part, f"{key}.{name}" if key else str(name))

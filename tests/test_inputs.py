@@ -1,0 +1,198 @@
+"""What a run reads is part of what it is: a change is refused by name, when it is resumed and when it is finished."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import micro_runs
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from micro_runs import ROOT, SMALL
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file, save_file
+
+from simplerl.config import ModelConfig, register
+from simplerl.config.load import load
+from simplerl.data import inputs as module
+from simplerl.data.inputs import input_digests, weights_digest
+from simplerl.data.task import prepare_task
+from simplerl.errors import ConfigError
+from simplerl.evals.standalone import evaluate_model
+from simplerl.experiment import run_experiment
+from simplerl.runs.folder import Run
+
+Change = Callable[[Path], None]
+OWN = "def estimate(batch, **keywords):\n    return batch.with_(advantages=batch.token_rewards)\n"
+
+
+def write_sums(file: Path, first: int = 0) -> None:
+    rows = [{"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(first, first + 8)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def change_weights(root: Path) -> None:
+    tensors = load_file(root / "model/model.safetensors")
+    name = sorted(tensors)[0]
+    save_file(tensors | {name: tensors[name] * 1.01}, root / "model/model.safetensors", {"format": "pt"})
+
+
+def change_tokenizer(root: Path) -> None:
+    file = root / "model/tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    first, second = list(tokenizer["model"]["vocab"])[-2:]
+    vocab = tokenizer["model"]["vocab"]
+    vocab[first], vocab[second] = vocab[second], vocab[first]
+    file.write_text(json.dumps(tokenizer))
+
+
+def append(name: str, text: str) -> Change:
+    return lambda root: (root / name).write_text((root / name).read_text() + text) and None
+
+
+# What changes, and how the message calls it.
+CHANGES: dict[str, tuple[Change, str]] = {
+    "data": (lambda root: write_sums(root / "train.jsonl", 1), "data.path={root}/train.jsonl"),
+    "evaluation file": (lambda root: write_sums(root / "test.jsonl", 1), "evals.sets.heldout.path={root}/test.jsonl"),
+    "warm-up": (lambda root: write_sums(root / "warm.jsonl", 1), "warmup.data.path={root}/warm.jsonl"),
+    "weights": (change_weights, "the weights of model.path={root}/model"),
+    "chat template": (append("model/chat_template.jinja", "!"), "the chat template of model.path={root}/model"),
+    "tokenizer": (change_tokenizer, "the tokenizer of model.path={root}/model"),
+    "own reward": (append("own_reward_file.py", "# edited\n"), "own_reward_file.py (reward=own_reward_file.digits)"),
+    "own advantage": (
+        append("own_advantage.py", "# edited\n"),
+        "own_advantage.py (algorithm.advantage=own_advantage.estimate)",
+    ),
+}
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A run that reads files of every kind."""
+    shutil.copytree(micro_runs.model(), tmp_path / "model")
+    for name, first in (("train", 0), ("test", 20), ("warm", 40)):
+        write_sums(tmp_path / f"{name}.jsonl", first)
+    (tmp_path / "own_advantage.py").write_text(OWN)
+    shutil.copy(Path(__file__).parent / "light_rewards.py", tmp_path / "own_reward_file.py")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("own_advantage", "own_reward_file"):  # those of another test
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return [
+        f"model.path={tmp_path}/model", "prompt=chat", "prompt.max_tokens=100", "prompt.response='{answer}'",
+        f"data.path={tmp_path}/train.jsonl", f"evals.path={tmp_path}/test.jsonl", "warmup=own_solutions",
+        "warmup.minibatch_size=4", "algorithm.advantage._target_=own_advantage.estimate",
+    ]  # fmt: skip
+
+
+def composed(root: Path, *overrides: str) -> DictConfig:
+    small = [one for one in SMALL if not one.startswith(("data.", "evals.sets."))]
+    files = ["data=jsonl", "evals=heldout", "evals.sampling.max_new_tokens=8", f"run.root={root}/runs"]
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        raw = compose("config", [*small, *files, f"model.path={micro_runs.model()}", *overrides])
+    OmegaConf.set_struct(raw, False)
+    raw.reward = {"_target_": "light_rewards.digits", "_partial_": True}
+    raw.evals.reward = None
+    return raw
+
+
+def opened(root: Path, settings: list[str], *more: str) -> Run:
+    """Open the run as `run_experiment` does, with an own reward and a warm-up from a file of its own."""
+    raw = composed(root, *settings, *more)
+    raw.reward._target_ = "own_reward_file.digits"
+    raw.warmup.data = {**raw.data, "path": f"{root}/warm.jsonl"}
+    resolved: Any = OmegaConf.to_container(raw, resolve=True, enum_to_str=True)
+    config = load(raw)
+    return Run(config, resolved, "test", inputs=input_digests(config, resolved, prepare_task(config)))
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_a_change_is_refused_by_name(kind: str, settings: list[str], tmp_path: Path) -> None:
+    run = opened(tmp_path, settings)
+    run.start()
+    run.close("interrupted")
+    os.utime(tmp_path / "train.jsonl", (0, 0))  # the same content
+    opened(tmp_path, settings).close("interrupted")
+
+    change, name = CHANGES[kind]
+    change(tmp_path)
+    for state, remedy in (("interrupted", "resume with the change"), ("finished", "keep its results")):
+        (run.dir / "status.json").write_text(json.dumps({"state": state}))
+        with pytest.raises(ConfigError) as refused:
+            opened(tmp_path, settings)
+        sentence = str(refused.value)
+        assert name.format(root=tmp_path) in sentence and str(run.dir) in sentence
+        assert f"set run.allow_changed=true to {remedy}." in sentence and "rendered prompts" not in sentence
+
+    before = json.loads((run.dir / "environment.json").read_text())["inputs"]
+    allowed = opened(tmp_path, settings, "run.allow_changed=true")
+    assert allowed.dir == run.dir
+    allowed.start()
+    allowed.close("interrupted")
+    found = json.loads((run.dir / "environment.json").read_text())
+    assert [earlier["inputs"] for earlier in found["earlier"]] == [before] and found["inputs"] != before
+    opened(tmp_path, settings).close("interrupted")  # what was allowed once is what the run now reads
+
+
+def test_a_finished_run_and_a_finished_evaluation_notice_a_change(tmp_path: Path) -> None:
+    """The commands themselves: training, and evaluate.py."""
+    write_sums(tmp_path / "train.jsonl")
+    settings = [
+        "data=jsonl",
+        f"data.path={tmp_path}/train.jsonl",
+        "evals=heldout",
+        f"evals.path={tmp_path}/train.jsonl",
+    ]
+    settings += ["train.steps=1", "evals.every=0", "evals.sampling.max_new_tokens=8"]
+    commands = (run_experiment, evaluate_model)
+    folders = [command(composed(tmp_path, *settings), "test") for command in commands]
+    assert folders == [command(composed(tmp_path, *settings), "test") for command in commands]
+    assert folders[0] != folders[1]
+    write_sums(tmp_path / "train.jsonl", 1)
+    for command, key in zip(commands, ("data.path", "evals.sets.heldout.path"), strict=True):
+        with pytest.raises(ConfigError, match=rf"{key}={tmp_path}/train.jsonl.* changed: restore"):
+            command(composed(tmp_path, *settings), "test")
+        command(composed(tmp_path, *settings, "run.allow_changed=true"), "test")
+
+
+def test_rows_that_the_run_does_not_read_may_change(settings: list[str], tmp_path: Path) -> None:
+    limited = [*settings, "evals.limit=4"]
+    first = opened(tmp_path, limited)
+    first.start()
+    first.close("interrupted")
+    rows = (tmp_path / "test.jsonl").read_text().splitlines()
+    (tmp_path / "test.jsonl").write_text("\n".join([*rows[:4], *reversed(rows[4:])]) + "\n")
+    opened(tmp_path, limited).close("interrupted")
+
+
+def test_files_that_are_too_large_to_hash_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of any one tensor is noticed, and little is read."""
+    monkeypatch.setattr(module, "WHOLE", 0)
+    tensors = {f"layer.{i}.weight": torch.full((64, 1024), float(i)) for i in range(8)}
+    file, model = tmp_path / "model.safetensors", ModelConfig(path=str(tmp_path))
+    save_file(tensors, file)
+    before = weights_digest(model)
+    assert sum(map(len, module._blocks(file))) < file.stat().st_size / 20
+    for name, tensor in tensors.items():
+        save_file(tensors | {name: tensor + 1}, file)
+        assert weights_digest(model) != before, name
+    save_file(tensors, file)
+    assert weights_digest(model) == before
+    (tmp_path / "config.json").write_text("{}")
+    assert weights_digest(model) != before
+
+
+def test_a_hub_model_is_known_by_its_commit(tmp_path: Path) -> None:
+    model = tmp_path / "models--some--model"
+    for commit in ("a" * 40, "b" * 40):
+        (model / "snapshots" / commit).mkdir(parents=True)
+        (model / "snapshots" / commit / "config.json").write_text("{}")
+        (model / "refs").mkdir(exist_ok=True)
+        (model / "refs/main").write_text(commit)
+        assert module._hub_commit(ModelConfig(path="some/model"), str(tmp_path)) == commit
