@@ -23,6 +23,7 @@ import re
 from functools import lru_cache
 
 from simplerl.rewards.comparison import Comparator, Unfinished
+from simplerl.rewards.decorations import sentence_value
 from simplerl.rewards.normalize import equality_key, normalize
 from simplerl.rewards.qwen import qwen_equal
 from simplerl.rewards.rules import DIFFERENT, EQUAL, NO_ANSWER, PUBLISHED_RULES, Verdict, check_rule
@@ -52,13 +53,24 @@ def judge(answer: str, gold: str, *, rule: str = "math_verify", source: str = ""
         return _judge(answer, gold.strip(), rule, source)
     except Unfinished as unfinished:
         return Verdict(unfinished.status)
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
+        # What a comparison cannot read is not correct. Its causes are faults of ours; none may cost a run.
+        return Verdict(DIFFERENT, gold_unread=not is_readable(gold, rule=rule, source=source))
+
+
+def is_readable(gold: str, *, rule: str = "math_verify", source: str = "") -> bool:
+    """Return whether a gold answer can be compared at all, tried with a copy of itself in other spacing."""
+    try:
+        return _judge(f" {gold} ", gold.strip(), rule, source).status == EQUAL
+    except (Unfinished, ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
+        return False
 
 
 @lru_cache(maxsize=65536)
 def _judge(answer: str, gold: str, rule: str, source: str) -> Verdict:  # noqa: PLR0911 - cheapest test first
     if answer == gold and rule != "qwen_train":
         return Verdict(EQUAL)
-    if len(answer) > MAX_CHARACTERS or (not gold and rule not in PUBLISHED_RULES):
+    if max(len(answer), len(gold)) > MAX_CHARACTERS or (not gold and rule not in PUBLISHED_RULES):
         return Verdict(DIFFERENT)
     if rule in PUBLISHED_RULES:
         return Verdict(EQUAL if qwen_equal(answer, gold, source, gold_as_written=rule == "qwen_train") else DIFFERENT)
@@ -69,7 +81,10 @@ def _judge(answer: str, gold: str, rule: str, source: str) -> Verdict:  # noqa: 
         return Verdict(EQUAL)
     if rule == "exact":
         return Verdict(DIFFERENT)
-    return Comparator(measured=any(name in source for name in MEASURED_SOURCES)).verdict(a, g)
+    comparator = Comparator(measured=any(name in source for name in MEASURED_SOURCES))
+    if (value := sentence_value(gold)) is not None and (verdict := comparator.verdict(a, normalize(value))).status == EQUAL:
+        return verdict
+    return comparator.verdict(a, g)
 
 
 _normalize_gold = lru_cache(maxsize=16384)(normalize)
