@@ -41,7 +41,7 @@ for _code in (*range(0x391, 0x3AA), *range(0x3B1, 0x3CA)):
 for _fraction in "⅓⅔⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒":
     _above, _below = unicodedata.normalize("NFKC", _fraction).split("⁄")
     _CHARACTERS[_fraction] = rf"\frac{{{_above}}}{{{_below}}}"
-_CHARACTERS |= {chr(first + i): rf"\circled{{{i + 1}}}" for first in (0x2460, 0x2474) for i in range(20)}  # ①, ⑴
+_CHARACTERS |= {chr(first + i): f"\\circled {i + 1} " for first in (0x2460, 0x2474) for i in range(20)}  # ①, ⑴
 _TRANSLATE = str.maketrans(_CHARACTERS)
 
 _SUPERSCRIPTS = dict(
@@ -52,9 +52,10 @@ _SCRIPTS = re.compile(f"([{''.join(_SUPERSCRIPTS)}]+)|([{''.join(_SUBSCRIPTS)}]+
 _LETTERLIKE = re.compile("[\U0001d400-\U0001d7ff\u2100-\u214f]")  # 𝑥, 𝟓, ℎ
 _ROOTS = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
 _ROOT = re.compile(r"([√∛∜])\s*(?:(\d+(?:\.\d+)?|[A-Za-z])|(?=[({])|)")
+_MINUTES = re.compile(r"(\d)\s*度\s*(\d+)\s*分(?!钟)")  # 30度15分
 # Backslashes are doubled if all are, and a command or an escaped character follows one of them.
 _BACKSLASHES = re.compile(r"\\+")
-_AFTER_DOUBLED = re.compile(r"(?<!\\)\\\\(?=[A-Za-z]{2,}|[{}%$()\[\],;!])")
+_AFTER_DOUBLED = re.compile(r"(?<!\\)\\\\(?=[A-Za-z]{2,}|[{}%$()\[\],;!|])")
 _KNOWN_DOUBLED = re.compile(
     r"(?<!\\)\\\\(?=(?:[dt]?frac|sqrt|text|pi|left|right|cdot|times|boxed|begin|end|infty|circ|cup|le|ge|leq|geq)(?![a-z]))"
 )
@@ -68,7 +69,7 @@ def to_latex(text: str) -> str:
     text = _SCRIPTS.sub(_script, text)
     text = _LETTERLIKE.sub(lambda found: _CHARACTERS.get(found[0]) or unicodedata.normalize("NFKC", found[0]), text)
     text = _ROOT.sub(lambda found: _ROOTS[found[1]] + (f"{{{found[2]}}}" if found[2] else " "), text)
-    return text.translate(_TRANSLATE)
+    return _MINUTES.sub(r"\1^\\circ \2'", text).translate(_TRANSLATE)
 
 
 def _script(found: re.Match[str]) -> str:
@@ -81,5 +82,7 @@ def _script(found: re.Match[str]) -> str:
 def _escape_once(text: str) -> str:
     runs = _BACKSLASHES.findall(text)
     if runs and all(len(run) % 2 == 0 for run in runs) and _AFTER_DOUBLED.search(text):
+        if "\\begin" not in text:
+            return text.replace("\\\\", "\\")
         return _AFTER_DOUBLED.sub(r"\\", text).replace("\\\\\\\\", "\\\\")
     return text if "\\begin" in text else _KNOWN_DOUBLED.sub(r"\\", text)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from simplerl.rewards.characters import TEXT_GROUP
 
+MAX_CHARACTERS = 300  # a longer answer is not an option
 _LEAD = (
     r"(?i:(?:the\s+)?(?:correct\s+|final\s+)?(?:option|choice|answer|选项|正确答案|答案|故选|应选|选择|选)\s*"
     r"(?:is|are|为|是)?\s*:?\s*)"
@@ -28,11 +29,13 @@ _DENIAL = re.compile(
     r"|instead|but|except|nor)\b|错|不对|不正确|不是|排除",
     re.I,
 )
-_OTHER = re.compile(r"(?<![A-Za-z\\_^])[A-J](?![A-Za-z_^'|<>=+*/(-]|\s*[=<>+*/^_(-]|\s*\\(?:cup|cap|in|subset|le|ge)(?![a-z]))")
-_SEPARATORS = r"(?:\s|,|;|&|\\&|and\b|和|与|及|且)*"
-_SEVERAL = re.compile(rf"(?:{_LEAD})?(?P<letters>\(?[A-J]\)?(?:{_SEPARATORS}\(?[A-J]\)?)+)\.?")
-_STATEMENT = re.compile(r"(?:\\circled\s*\{\s*(\d+)\s*\}|\(\s*(\d+)\s*\))")
-_STATEMENTS = re.compile(rf"(?:{_STATEMENT.pattern}{_SEPARATORS})+")
+_OTHER = re.compile(
+    r"(?<![A-Za-z\\_^])[A-J](?![A-Za-z_^'|<>=+*/(-]|\s*[=<>+*/^_(-]|\s*\\(?:cup|cap|in|subset|le|ge)(?![a-z]))"
+)
+_SEPARATORS = re.compile(r"[\s,;&]|and\b|[和与及且]")
+_SEVERAL = re.compile(rf"(?:{_LEAD})?(?P<letters>(?:[A-J]|\([A-J]\)){{2,10}})\.?")
+_STATEMENT = re.compile(r"\\circled\{?(\d{1,2})\}?|\((\d{1,2})\)")
+_STATEMENTS = re.compile(r"(?:\\circled\{?\d{1,2}\}?|\(\d{1,2}\)){1,20}")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ def _plain(text: str) -> str:
 
 def parse_choice(text: str) -> Choice | None:
     """Return the option that a normalised text chooses, or None if it is not one option."""
+    if len(text) > MAX_CHARACTERS:
+        return None
     plain = _plain(text)
     if found := _ALONE.fullmatch(plain):
         return Choice(found["letter"])
@@ -76,22 +81,30 @@ def parse_gold_choice(gold: str) -> Choice | None:
     return Choice(found[1] or found[2] or found[3], found[4].strip())
 
 
-def is_letter(gold: str) -> bool:
-    """Return whether a gold answer is one option letter."""
-    return re.fullmatch(r"\(?\s*[A-J]\s*\)?", gold.strip()) is not None
+def only_letter(gold: str) -> str:
+    """Return the letter of a gold answer that is one option letter, otherwise an empty text."""
+    found = _ALONE.fullmatch(_plain(gold))
+    return found["letter"] if found else ""
 
 
 def option_letters(text: str) -> frozenset[str]:
     """Return the letters of a text that is two option letters or more and nothing else; else an empty set."""
-    found = _SEVERAL.fullmatch(_plain(text).replace("\n", " ").strip())
+    if len(text) > MAX_CHARACTERS:
+        return frozenset()
+    found = _SEVERAL.fullmatch(_SEPARATORS.sub("", _plain(text)))
     letters = re.findall(r"[A-J]", found["letters"]) if found else []
     return frozenset(letters) if len(set(letters)) == len(letters) else frozenset()
 
 
 def statements(text: str) -> frozenset[int]:
     """Return the numbers of a text that lists statements, ①③ or (1)(3); else an empty set."""
-    plain = _plain(text).replace("\n", " ").strip()
+    plain = _SEPARATORS.sub("", _plain(text[:MAX_CHARACTERS]))
     if _STATEMENTS.fullmatch(plain) is None:
         return frozenset()
     numbers = [int(a or b) for a, b in _STATEMENT.findall(plain)]
     return frozenset(numbers) if len(numbers) > 1 or "\\circled" in plain else frozenset()
+
+
+def offers_alternatives(answer: str) -> bool:
+    """Return whether an answer as written joins its items by "or"; several options are joined by "and"."""
+    return re.search(r"\bor\b|或", answer) is not None

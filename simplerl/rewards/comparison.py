@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 from simplerl.rewards import algebra
-from simplerl.rewards.choices import is_letter, option_letters, parse_choice, parse_gold_choice, statements
-from simplerl.rewards.evaluation import is_unfinished_computation, variables
+from simplerl.rewards.choices import only_letter, option_letters, parse_choice, parse_gold_choice, statements
+from simplerl.rewards.evaluation import is_unfinished_computation
 from simplerl.rewards.latex import Tree
 from simplerl.rewards.normalize import equality_key
 from simplerl.rewards.notations import angle_in_degrees, equal_in_notation, same_compound_quantity
@@ -22,11 +21,11 @@ from simplerl.rewards.numeric import (
     is_close,
     is_ratio_equal_to,
     needs_literal_match,
-    parse_number,
     parse_number_or_word,
 )
 from simplerl.rewards.phrases import is_words, split_words, words_of
 from simplerl.rewards.rules import DIFFERENT, EQUAL, FAILED, TIMEOUT, Verdict
+from simplerl.rewards.stated import approximations, stated_value
 from simplerl.rewards.structure import (
     Congruence,
     Equation,
@@ -82,6 +81,10 @@ class Comparator:
                 return verdict
         golds = [parse_structure(split_unit_after_bracket(one)) for one in approximations(g) or (g,)]
         answers = [parse_structure(split_unit_after_bracket(one, Quantity(""))) for one in approximations(a)]
+        if "\\approx" in a and "\\approx" in g:  # the same statement as a whole
+            return any(self.equal(*pair) for pair in zip(answers, golds, strict=False)) or self.equal(
+                parse_structure(a), parse_structure(g)
+            )
         return any(self.equal(one, wanted) for one in answers for wanted in golds)
 
     def options(self, a: str, g: str) -> bool | None:
@@ -90,8 +93,8 @@ class Comparator:
             chosen = option_letters(a) or statements(a)
             return chosen == letters if chosen else None
         choice = parse_choice(a)
-        if is_letter(g):
-            return None if choice is None else choice.letter == g.strip("() ") and not choice.denied
+        if letter := only_letter(g):
+            return None if choice is None else choice.letter == letter and not choice.denied
         if (gold := parse_gold_choice(g)) is None:
             return None
         if choice is None:
@@ -184,8 +187,12 @@ class Comparator:
             if _same_text(a.sides[0], g.sides[0]) or _both_name_y(a.sides[0], g.sides[0]):
                 return self.equal(parse_structure(a.sides[1]), parse_structure(g.sides[1]))
             return _is_same_relation(a.sides, g.sides)
-        same_value = self.equal(parse_structure(a.sides[-1]), parse_structure(g.sides[-1]))
-        return same_value and _same_text(a.sides[0], g.sides[0])
+        values = stated_value(a, gold=False), stated_value(g, gold=True)
+        if values[0] is not None and values[1] is not None:
+            same_value = self.equal(parse_structure(values[0]), parse_structure(values[1]))
+            return same_value and _same_text(a.sides[0], g.sides[0])
+        sides = zip(a.sides, g.sides, strict=False)
+        return len(a.sides) == len(g.sides) and all(self.values(x, y) for x, y in sides)
 
     def inequalities(self, a: Inequality, g: Inequality) -> bool:
         """Compare inequalities with the same operators side by side, then as relations."""
@@ -274,42 +281,6 @@ class Comparator:
         if status in (TIMEOUT, FAILED):
             self.unfinished = status
         return status == EQUAL
-
-
-def stated_value(equation: Equation, *, gold: bool) -> str | None:
-    """Return the value stated by x = 5, x = 2+3 = 5, 5 = 10/2 or 3+5 = 8; None if there is none or the sides differ."""
-    sides = [split_unit(side).value if gold else split_unit(side, Quantity("")).value for side in equation.sides]
-    if parse_number(sides[0]) is not None:
-        same = all(algebra.expressions_equal(sides[0], side) is True for side in sides[1:])
-        return equation.sides[0] if same else None
-    if is_label(equation.sides[0], gold=gold):
-        sides = sides[1:]
-    else:
-        trees = [algebra.parse_or_none(side) for side in sides]
-        if any(tree is None or variables(tree) for tree in trees):
-            return None
-        if parse_number(sides[-1]) is None and (trees[-1] is None or is_unfinished_computation(trees[-1])):
-            return None
-    same = all(algebra.expressions_equal(side, sides[-1]) is True for side in sides[:-1])
-    return equation.sides[-1] if same else None
-
-
-def approximations(text: str) -> tuple[str, ...]:
-    r"""Return the exact value and the decimal of `\frac{\pi}{4} \approx 0.785`; nothing if they disagree.
-
-    Any other text is returned alone.
-    """
-    pieces, found = split_outside_brackets(text, frozenset(["\\approx"]))
-    if len(found) != 1 or not all(pieces):
-        return (text,)
-    exact = split_unit(re.split("=", pieces[0])[-1]).value
-    decimal = split_unit(pieces[1]).value
-    number = parse_number(decimal)
-    if number is None or parse_number(exact) == number:
-        return ()
-    last_digit = Fraction(1, 10 ** len(decimal.partition(".")[2])) if "." in decimal else Fraction(1)
-    is_near = algebra.is_within(exact, number.value, last_digit)
-    return pieces if is_near else ()
 
 
 def _percent_of_a_unit(a: Quantity, g: Quantity) -> bool:

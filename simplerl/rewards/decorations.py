@@ -1,26 +1,82 @@
-r"""Finds what is written around the value of a gold answer: a sentence, a unit, an option letter, a remark in brackets.
+r"""Finds gold answers with something around the value: a sentence, a unit, an option letter, a remark in brackets.
 
-Such a gold answer is met by a plain correct value only if the comparison can take the decoration off; data checks count
-those for which it cannot.
+A plain correct value meets such a gold answer only if the comparison can take the decoration off. `decorated` names the
+decoration and the plain value, and `audit_golds` counts the gold answers that their own plain value does not meet, so
+that they are known before they cost a benchmark.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-_MATH = re.compile(r"\\\((.+?)\\\)|(?<![\\$])\$([^$]+)\$|\\\[(.+?)\\\]", re.S)
-_WORD = re.compile(r"[A-Za-z]{2,}")
+from simplerl.rewards.choices import parse_gold_choice
+from simplerl.rewards.equality import compare
+from simplerl.rewards.normalize import normalize
+from simplerl.rewards.rules import EQUAL
+from simplerl.rewards.stated import sentence_value
+from simplerl.rewards.units import split_unit
+from simplerl.types import Problem
+
+SENTENCE, OPTION, BRACKETS, UNIT, WORDS = (
+    "sentence",
+    "option letter",
+    "remark in brackets",
+    "unit",
+    "words beside a value",
+)
+_REMARK = re.compile(r"(?s)(.*?[\d)}])\s*[(（]([^()（）]*[^\W\d_]{2,}[^()（）]*)[)）]\s*\.?")
+_WORD = re.compile(r"[^\W\d_]{2,}")
 
 
-def sentence_value(gold: str) -> str | None:
-    r"""Return the value of a gold answer that is a sentence: 248 in "The smallest value of \(a\) is \(248\)."
+@dataclass(frozen=True)
+class Decoration:
+    """Holds what is around the value of a gold answer, the value, and whether the plain value is graded as correct."""
 
-    None if it is not a sentence, or states no value or several.
-    """
-    formulas = list(_MATH.finditer(gold)) if "\\(" in gold or "$" in gold or "\\[" in gold else []
-    if not formulas or len(_WORD.findall(_MATH.sub(" ", gold))) < 3:
-        return None
-    stated = [one for one in formulas if re.search(r"(?:\b(?:is|are|equals?|be|was)|=|:)\s*$", gold[: one.start()])]
-    if len(stated) != 1 or gold[stated[0].end() :].strip(" .") or stated[0] is not formulas[-1]:
-        return None
-    return next(group for group in stated[0].groups() if group is not None)
+    kind: str
+    value: str
+    met: bool
+
+
+def decorated(gold: str) -> tuple[str, str] | None:
+    """Return (kind of decoration, plain value) of a gold answer, or None for a plain one. The value may be empty."""
+    if (value := sentence_value(gold)) is not None:
+        return SENTENCE, value
+    plain = normalize(gold)
+    if (choice := parse_gold_choice(plain)) is not None:
+        return OPTION, choice.letter
+    if remark := _REMARK.fullmatch(gold.strip()):
+        return BRACKETS, remark[1]
+    measured = split_unit(plain)
+    if (measured.unit or measured.percent) and measured.value:
+        return UNIT, measured.value
+    words = _WORD.findall(re.sub(r"\\(?:text|mathrm|mbox|textbf)\b|\\[A-Za-z]+(?:\{[^{}]*\})?", " ", plain))
+    if len(words) > 2 and re.search(r"\d", plain):
+        numbers = re.findall(r"-?\d+(?:\.\d+)?(?:/\d+)?", plain)
+        return (SENTENCE if len(words) > 5 else WORDS), numbers[-1] if len(numbers) == 1 else ""
+    return None
+
+
+def audit_golds(problems: Iterable[Problem]) -> dict[str, list[tuple[Problem, Decoration]]]:
+    """Return the problems with a decorated gold answer by kind of decoration, in order."""
+    found: dict[str, list[tuple[Problem, Decoration]]] = {}
+    for problem in problems:
+        if (one := decorated(problem.answer)) is not None:
+            met = bool(one[1]) and compare(one[1], problem.answer, source=problem.source) == EQUAL
+            found.setdefault(one[0], []).append((problem, Decoration(*one, met)))
+    return found
+
+
+def describe_golds(problems: Iterable[Problem], shown: int = 5) -> list[str]:
+    """Return one warning per kind of decoration that a plain value does not meet, with counts and the first ids."""
+    lines = []
+    for kind, rows in audit_golds(problems).items():
+        missed = [problem.id for problem, decoration in rows if not decoration.met]
+        if missed:
+            more = f" and {len(missed) - shown} more" if len(missed) > shown else ""
+            lines.append(
+                f"{len(rows)} gold answers have a {kind}; {len(missed)} of them are not met by the value alone "
+                f"({', '.join(missed[:shown])}{more}): clean them or exclude these rows."
+            )
+    return lines

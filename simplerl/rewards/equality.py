@@ -22,11 +22,12 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from simplerl.rewards.choices import offers_alternatives, option_letters
 from simplerl.rewards.comparison import Comparator, Unfinished
-from simplerl.rewards.decorations import sentence_value
 from simplerl.rewards.normalize import equality_key, normalize
 from simplerl.rewards.qwen import qwen_equal
 from simplerl.rewards.rules import DIFFERENT, EQUAL, NO_ANSWER, PUBLISHED_RULES, Verdict, check_rule
+from simplerl.rewards.stated import sentence_value
 from simplerl.rewards.symbolic import math_verify_status
 
 MAX_CHARACTERS = 2000  # a longer answer is correct only if it is the same string as the gold answer
@@ -81,8 +82,12 @@ def _judge(answer: str, gold: str, rule: str, source: str) -> Verdict:  # noqa: 
         return Verdict(EQUAL)
     if rule == "exact":
         return Verdict(DIFFERENT)
+    if option_letters(g) and offers_alternatives(answer):
+        return Verdict(DIFFERENT)
     comparator = Comparator(measured=any(name in source for name in MEASURED_SOURCES))
-    if (value := sentence_value(gold)) is not None and (verdict := comparator.verdict(a, normalize(value))).status == EQUAL:
+    if (value := sentence_value(gold)) is not None and (
+        verdict := comparator.verdict(a, normalize(value))
+    ).status == EQUAL:
         return verdict
     return comparator.verdict(a, g)
 

@@ -21,7 +21,9 @@ _TRANSPOSE = r"\s*\^\s*(?:\{\s*)?(?:\\top(?![a-z])|\\(?:text|mathrm|mathsf|mathb
 _MATRIX = re.compile(
     rf"(?P<factor>.*?)\s*\*?\s*\\begin\{{pmatrix\}}(?P<cells>.*)\\end\{{pmatrix\}}(?P<transposed>{_TRANSPOSE})?", re.S
 )
-_VECTOR = re.compile(rf"(?P<factor>.*?)(?P<bracketed>[(\[][^()\[\]]*,[^()\[\]]*[)\]])(?P<transposed>{_TRANSPOSE})?", re.S)
+_VECTOR = re.compile(
+    rf"(?P<factor>.*?)(?P<bracketed>[(\[][^()\[\]]*,[^()\[\]]*[)\]])(?P<transposed>{_TRANSPOSE})?", re.S
+)
 _MAX_CELLS = 400
 
 
@@ -50,7 +52,7 @@ def matrix_cells(text: str) -> list[list[str]] | None:
 
 def scaled_vector(text: str) -> tuple[str, list[str], bool] | None:
     r"""Return (opening bracket, items, whether transposed) of \frac12(3,4) or (1,2)^T; else None."""
-    if "," not in text or text[-1] in ")]" and text[0] in "([":
+    if "," not in text or (text[-1] in ")]" and text[0] in "(["):
         return None
     if (found := _VECTOR.fullmatch(text)) is None or (factor := _numeric_factor(found["factor"])) is None:
         return None

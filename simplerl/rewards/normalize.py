@@ -34,12 +34,12 @@ _SPACES = {"quad", "qquad", "enspace", "enskip", "space", "medspace", "thickspac
 
 _FONT = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|mathit|mathcal|mathsf|mathfrak|mathscr|pmb|vec|overrightarrow|hat|widehat|"
-    r"underline|ensuremath)\s*\{([A-Za-z]|\\[a-z]+)\}"
+    r"underline|ensuremath)\s*\{\s*([A-Za-z]|\\[a-z]+)\s*\}"
 )
 _OVERLINED = re.compile(
     r"\\(?:overline|bar|tilde|widetilde)\s*(?:\{\s*([A-Za-z]|\\[a-z]+)\s*\}|([A-Za-z])(?![A-Za-z]))"
 )
-_DOTTED = re.compile(r"\\(d?)dot\s*\{([A-Za-z]|\\[a-z]+)\}")
+_DOTTED = re.compile(r"\\(d?)dot\s*\{\s*([A-Za-z]|\\[a-z]+)\s*\}")
 _JOINING = "或者?|以及|及|和|且|并且|与|または|および|или"  # and, or
 _BETWEEN_ITEMS = re.compile(
     r"(?:,\s*)?(?:" + _TEXT + rf"\s*\{{[\s~,]*(?:and|or|{_JOINING})[\s~]*\}}|(?<=[\s\d)}}\]$])\b(?:and|or)\b"
@@ -60,10 +60,10 @@ _FUNCTIONS = re.compile(
     r"(?![A-Za-z])"
 )
 _LEADING = re.compile(
-    r"^(?:(?:the\s+)?(?:final\s+)?(?:answer|solutions?|result)(?:\s+set)?\s*(?:is|are)?\s*:?|=|\\(?:therefore|implies|Rightarrow|approx)(?![A-Za-z])|\\sim(?=\s*[\d.-])|:)\s*",
+    r"^(?:(?:the\s+)?(?:final\s+)?(?:answer|solutions?|result)(?:\s+set)?\s*(?:is|are)?\s*:?|(?:=\s*)+|\\(?:therefore|implies|Rightarrow|approx)(?![A-Za-z])|\\sim(?=\s*[\d.-])|:)\s*",
     re.I,
 )
-_TRAILING = re.compile(r"(?:\s|[.,;:](?!\d)|\\\\|(?:solution|answer)\s*:$)+$", re.I)
+_TRAILING = re.compile(r"(?<![\s.,;:])(?:\s|[.,;:](?!\d)|\\\\|(?:solution|answer)\s*:$)+$", re.I)
 _ORDINAL = re.compile(
     r"(?<=\d)\s*\^?\s*\{?\s*(?:" + _TEXT + r"\s*\{\s*(?:st|nd|rd|th)\s*\}|(?<=\d)(?:st|nd|rd|th)\b)\s*\}?"
     r"|(?<=\d)\s*\^\s*\{\s*(?:st|nd|rd|th)\s*\}"
@@ -112,13 +112,13 @@ def normalize(text: str) -> str:
     text = _BOLD.sub(r"\1", text)
     text = _DELIMITERS.sub(lambda found: found.group(1) or " ", text)
     text = _SMALL_SPACES.sub(lambda found: found.group(1) or " ", text)
-    text = text.replace(r"\%", "%")
+    text = text.replace(r"\%", "%").replace(r"\&", " \\text{and} ")
     text = " ".join(_COMMAND.sub(_rename, text).split())
     text = _DEGREE.sub(r"^\\circ ", _DIFFERENCE.sub(r"\1 \\setminus \\{\2\\}", text))
-    text = as_pmatrix(text)
+    text = as_pmatrix(re.sub(r"(\\setminus\s*)\{([^{}]*)\}", r"\1\\{\2\\}", text))
     if "\\begin{pmatrix}" not in text:
         text = _SETUP.sub(" ", text).replace("\\end{", "\\end {").replace("\\\\", ",").replace("&", " ")
-        text = re.sub(r"\\end \{[a-z*]+\}", " ", text)
+        text = " ".join(re.sub(r"\\end \{[a-z*]+\}", " ", text).split())
     text = _OVERLINED.sub(
         lambda bar: f" {bar[1] or bar[2]}_{{bar}}", text
     )  # a bar denotes another symbol: a mean, a complement
@@ -127,7 +127,7 @@ def normalize(text: str) -> str:
         r"\^\s*(?:\{\s*((?:\\prime\s*)+)\}|\\prime)", lambda p: "'" * max(1, (p[1] or "").count("prime")), text
     )
     text = _ORDINAL.sub("", text)
-    text = _BETWEEN_ITEMS.sub(lambda between: between[1] or " , ", text)
+    text = " ".join(_BETWEEN_ITEMS.sub(lambda between: between[1] or " , ", text).split())
     text = _FUNCTIONS.sub(r"\\\1 ", text)
     text = re.sub(r"(?<![A-Za-z\\])(?:\+\s*)?(?:infinity|inf)(?![A-Za-z])", r"\\infty ", text)
     text = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", text)
@@ -163,7 +163,7 @@ def _strip_outer(text: str) -> str:
     while True:
         before = text
         text = _TRAILING.sub("", _LEADING.sub("", text.strip()))
-        text = re.sub(r"^(?:,\s*)+|(?:\s*,)+$", "", text)
+        text = text.strip(", ")
         if len(text) > 1 and text[0] == "{" and text[-1] == "}" and _is_closed_by_last_brace(text):
             inner = text[1:-1]
             text = f"\\{{{inner}\\}}" if "," in inner or _CONDITION.match(inner) else inner

@@ -5,6 +5,7 @@ Each function returns whether the two texts are equal, or None if they are not b
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from fractions import Fraction
@@ -14,10 +15,11 @@ from simplerl.rewards.characters import TEXT_GROUP
 from simplerl.rewards.numeric import parse_number
 from simplerl.rewards.units import unit_size
 
-_BASES = (
-    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "binary ternary quaternary octal decimal hexadecimal"
-).split()
+_BASES = re.findall(  # the names of 2 to 16, then those of the last line
+    r"\w+",
+    """two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+    binary ternary quaternary octal decimal hexadecimal""",
+)
 _BASE_OF_WORD = dict(zip(_BASES, (*range(2, 17), 2, 3, 4, 8, 10, 16), strict=True))
 _BASED = re.compile(
     r"(?P<sign>-?)\s*(?:\(\s*(?P<d1>[0-9A-F.]+)\s*\)|(?P<d2>[0-9A-F.]+))\s*"
@@ -117,5 +119,5 @@ def _compound(text: str) -> tuple[str, float, int] | None:
         sizes.append(known[1])
         total += float(value.value) * known[1]
         end = found.end()
-    descending = all(x > y for x, y in zip(sizes, sizes[1:], strict=False))
+    descending = all(x > y for x, y in itertools.pairwise(sizes))
     return (kinds.pop(), total, len(sizes)) if len(kinds) == 1 and descending else None

@@ -22,7 +22,7 @@ _TOKEN = re.compile(
     rf"(?P<open>{TEXT}\s*\{{)|(?P<brace>[{{}}])|(?P<command>\\[A-Za-z]+|\\.)|(?P<word>[^\W\d_]+(?:['-][^\W\d_]+)*)|(?P<other>.)",
     re.S,
 )
-_PROSE = frozenset(",.;:?!'\"`“”‘")  # noqa: RUF001 - quotation marks
+_PROSE = frozenset(",.;:?!'\"`“”‘")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ def is_words(text: str) -> bool:
     if _MATH_COMMAND.search(text):
         return bool(re.search(r"[A-Za-z]{4,}", TEXT_GROUP.sub("", plain)))
     bare = equality_key(text).strip("(){}.")
-    return bool(re.fullmatch(r"[A-Za-z']{3,}(?:-[A-Za-z']{2,})*|[A-Z]{2,}|[A-Z]", bare) or re.search("[A-Za-z]{4,}", plain))
+    return bool(
+        re.fullmatch(r"[A-Za-z']{3,}(?:-[A-Za-z']{2,})*|[A-Z]{2,}|[A-Z]", bare) or re.search("[A-Za-z]{4,}", plain)
+    )
 
 
 def split_words(text: str) -> list[Piece]:
@@ -88,8 +90,9 @@ def _merged(tokens: list[tuple[str, bool]]) -> list[Piece]:
     """Join adjacent tokens of one kind; prose punctuation and spaces after words are dropped."""
     pieces: list[tuple[list[str], bool]] = []
     for text, word in tokens:
-        if pieces and not word and (text.isspace() or text in _PROSE) and pieces[-1][1]:
-            continue
+        after_word = not word and bool(pieces) and pieces[-1][1]
+        if after_word and (text.isspace() or (text in _PROSE and (text != "'" or len(pieces[-1][0][-1]) > 1))):
+            continue  # but A' is not A
         if pieces and pieces[-1][1] == word:
             pieces[-1][0].append(text)
         elif word or not text.isspace():

@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from simplerl.rewards.matrices import matrix_cells, scaled_vector
 from simplerl.rewards.characters import TEXT_GROUP
+from simplerl.rewards.matrices import matrix_cells, scaled_vector
 from simplerl.rewards.numeric import parse_number
 from simplerl.rewards.units import split_modulus
 
@@ -84,7 +84,7 @@ _RELATIONS = {
     "\\equiv": "equiv",
 }  # fmt: skip
 _NAME = re.compile(r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_(?:\w|\{[^{}]*\}))?'*(?:\([^()]*\))?")
-_OVER_REALS = re.compile(rf"(?:{_NAME.pattern}|\([^()]*\))\s*(?:\\in\s*(?:\\mathbb\s*\{{?\s*R\s*\}}?|\\R))?\s*")
+_OVER_REALS = re.compile(rf"(?:{_NAME.pattern}|\([^()]*\))\s*(?:\\in\s*(?:\\mathbb\s*\{{?\s*R\s*\}}?|\\?R))?\s*")
 _WORDS = re.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}\d]*\}")
 _INFINITY = "\\infty"
 _REAL = r"(?:\\mathbb\s*\{?\s*R\s*\}?|\\R(?![a-z])|(?:the set of )?all real(?:s| numbers))"
@@ -146,7 +146,9 @@ def parse_structure(text: str, depth: int = 0) -> Structure:  # noqa: PLR0911 - 
         opening, items, transposed = vector
         if transposed:
             return _matrix([[item] for item in items], depth)
-        return Ordered(opening, tuple(parse_structure(item, depth + 1) for item in items), ")" if opening == "(" else "]")
+        return Ordered(
+            opening, tuple(parse_structure(item, depth + 1) for item in items), ")" if opening == "(" else "]"
+        )
     if _SIGNS.search(text):
         if two := _plus_minus_values(text):
             return Unordered(two)
@@ -289,7 +291,7 @@ def _parse_relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: i
         sides = sides[::-1]
         operators = tuple(o.replace(">", "<") for o in operators[::-1])
     if not set(operators) <= {"<", "<="}:
-        return Value(" ".join(sides))
+        return Value(" ".join(itertools.chain(*itertools.zip_longest(sides, operators, fillvalue=""))).strip())
     first, last = ("[" if operators[0] == "<=" else "("), ("]" if operators[-1] == "<=" else ")")
     if len(sides) == 3 and _NAME.fullmatch(sides[1]):
         low, name, high = sides

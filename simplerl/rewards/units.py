@@ -71,12 +71,10 @@ _TAIL_WORDS = re.compile(
     r"(?:(?<=[\d)}%])" + _AFTER_PI + r")\s+([A-Za-z][A-Za-z./-]{2,}(?:\s+[A-Za-z][A-Za-z./-]+){0,5})" + _POWER + r"$"
 )
 _TAIL_SHORT = re.compile(r"(?:(?<=[\d)}])" + _AFTER_PI + r")\s*(" + _SHORT + r")" + _POWER + r"$")
-_TAIL_DEGREE = re.compile(
-    r"(?P<sign>\^\s*(?:\\circ|\{\s*\\circ\s*\}))\s*(?:" + _FONT + r")?\s*(?P<scale>[CFK])\s*\}?$"
-)
+_TAIL_DEGREE = re.compile(r"(?P<sign>\^\s*(?:\\circ|\{\s*\\circ\s*\}))\s*(?:" + _FONT + r")?\s*(?P<scale>[CFK])\s*\}?$")
 _SCRIPT = r"[^\x00-\x7fÀ-ɏ]"  # letters of other scripts; what is mathematics has been translated before
 _TAIL_SCRIPT = re.compile(
-    rf"\s*(?:{_FONT})?\s*(?P<word>{_SCRIPT}(?:\s?/?\s?{_SCRIPT})*)\s*\}}?" + _POWER + r"\s*\.?$"
+    rf"\s*(?:{_FONT})?\s*(?P<word>{_SCRIPT}(?:\s?/?\s?{_SCRIPT}){{0,30}})\s*\}}?" + _POWER + r"\s*\.?$"
 )
 _TAIL_BRACKET = re.compile(r"(?<=[\d)}\s])\s*[(\[]\s*(?P<unit>[^()\[\]]{1,60})[)\]]$")
 _PERCENT = re.compile(
@@ -114,23 +112,23 @@ def split_unit(text: str, gold: Quantity | None = None) -> Quantity:
     named = frozenset(re.findall(r"[a-z]+", gold.unit.lower())) if gold else None
     value = text
     if "\\$" in value:
-        stripped = value.replace("\\$", " ").strip()
+        stripped = " ".join(value.replace("\\$", " ").split())
         value, unit = stripped, "\\$"
     residue, divisor = split_modulus(value)
     if divisor and re.fullmatch(r"-?\s*\d+", residue):
         value, modulus = residue, divisor
     while value:
+        if (found := _TAIL_BRACKET.search(value)) and value[: found.start()].strip(" ({[\\"):
+            inside = split_unit(f"1 {found['unit'].strip()}", gold)
+            if inside.value != "1" or not (inside.unit or inside.percent) or re.search(r"[a-z]-[a-z]", found["unit"]):
+                break
+            value, unit = value[: found.start()].rstrip(), f"{inside.unit} {unit}".strip()
+            percent = percent or inside.percent
+            continue
         if found := _PERCENT.search(value):
             if value[found.end() :].strip() or percent or not value[: found.start()].strip():
                 break
             value, percent = value[: found.start()].rstrip(), True
-            continue
-        if (found := _TAIL_BRACKET.search(value)) and value[: found.start()].strip(" ({[\\"):
-            inside = split_unit(f"1 {found['unit'].strip()}", gold)
-            if inside.value != "1" or not (inside.unit or inside.percent):
-                break
-            value, unit = value[: found.start()].rstrip(), f"{inside.unit} {unit}".strip()
-            percent = percent or inside.percent
             continue
         shorter, word = _split_last_unit(value, named)
         if shorter is None:
@@ -170,7 +168,9 @@ def _foreign_unit(word: str, *, in_gold: bool) -> str:
     """
     names = []
     for part in re.split(r"\s*[/每]\s*", re.sub(r"\s+", "", word)):
-        power = {"平方": "^2", "立方": "^3", "кв": "^2", "куб": "^3"}.get(match[0] if (match := _POWER_WORD.match(part)) else "", "")
+        power = {"平方": "^2", "立方": "^3", "кв": "^2", "куб": "^3"}.get(
+            match[0] if (match := _POWER_WORD.match(part)) else "", ""
+        )
         bare = part[match.end() :].lstrip(".") if match and power else part
         name = _FOREIGN.get(part) or _FOREIGN.get(bare.rstrip("."))
         if name is None and in_gold and _FOREIGN.get(part[:1]) == "unit" and len(part) <= 6:
