@@ -19,14 +19,10 @@ from simplerl.rewards.stated import sentence_value
 from simplerl.rewards.units import split_unit
 from simplerl.types import Problem
 
-SENTENCE, OPTION, BRACKETS, UNIT, WORDS = (
-    "sentence",
-    "option letter",
-    "remark in brackets",
-    "unit",
-    "words beside a value",
-)
+SENTENCE, OPTION, BRACKETS = "a sentence", "an option letter", "a remark in brackets"
+UNIT, WORDS = "a unit", "words beside the value"
 _REMARK = re.compile(r"(?s)(.*?[\d)}])\s*[(（]([^()（）]*[^\W\d_]{2,}[^()（）]*)[)）]\s*\.?")
+_COMMAND = re.compile(r"\\(?:text|mathrm|mbox|textbf)\b|\\[A-Za-z]+(?:\{[^{}]*\})?")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -48,14 +44,12 @@ def decorated(gold: str) -> tuple[str, str] | None:
         return OPTION, choice.letter
     if remark := _REMARK.fullmatch(gold.strip()):
         return BRACKETS, remark[1]
-    measured = split_unit(plain)
-    if (measured.unit or measured.percent) and measured.value:
-        return UNIT, measured.value
-    words = _WORD.findall(re.sub(r"\\(?:text|mathrm|mbox|textbf)\b|\\[A-Za-z]+(?:\{[^{}]*\})?", " ", plain))
-    if len(words) > 2 and re.search(r"\d", plain):
+    words = _WORD.findall(_COMMAND.sub(" ", plain))
+    if (len(words) > 2 and re.search(r"\d", plain) and split_unit(plain).value == plain) or len(words) > 5:
         numbers = re.findall(r"-?\d+(?:\.\d+)?(?:/\d+)?", plain)
         return (SENTENCE if len(words) > 5 else WORDS), numbers[-1] if len(numbers) == 1 else ""
-    return None
+    measured = split_unit(plain)
+    return (UNIT, measured.value) if measured.unit or measured.percent else None
 
 
 def audit_golds(problems: Iterable[Problem]) -> dict[str, list[tuple[Problem, Decoration]]]:
@@ -76,7 +70,7 @@ def describe_golds(problems: Iterable[Problem], shown: int = 5) -> list[str]:
         if missed:
             more = f" and {len(missed) - shown} more" if len(missed) > shown else ""
             lines.append(
-                f"{len(rows)} gold answers have a {kind}; {len(missed)} of them are not met by the value alone "
+                f"Gold answers with {kind}: {len(rows)}, of which {len(missed)} are not met by the value alone "
                 f"({', '.join(missed[:shown])}{more}): clean them or exclude these rows."
             )
     return lines

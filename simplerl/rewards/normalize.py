@@ -104,16 +104,15 @@ def normalize(text: str) -> str:
     "and" and "or" between items become commas. Single spaces are kept, because words need them.
     """
     text = re.sub(r"\.\s?\.\s?\.", r"\\ldots ", " ".join(to_latex(text).split()))
-    text = _unwrap_boxes(text)
+    text = _unwrap_boxes(_without_delimiters(_unwrap_boxes(text)))
     text = re.sub(r"\{\s*:\s*\}", ":", _ROW_SPACING.sub(r"\\\\", _GROUPED.sub("", text)))
-    if whole := _DISPLAY.fullmatch(text):
-        text = (whole[1] or whole[4]).strip()
     text = re.sub(r"\\\$|[£€]", " \\\\$ ", text)
     text = _BOLD.sub(r"\1", text)
     text = _DELIMITERS.sub(lambda found: found.group(1) or " ", text)
     text = _SMALL_SPACES.sub(lambda found: found.group(1) or " ", text)
     text = text.replace(r"\%", "%").replace(r"\&", " \\text{and} ")
     text = " ".join(_COMMAND.sub(_rename, text).split())
+    text = re.sub(r"\^\s*\{\s*\\circ\s*\}", r"^\\circ ", text)
     text = _DEGREE.sub(r"^\\circ ", _DIFFERENCE.sub(r"\1 \\setminus \\{\2\\}", text))
     text = as_pmatrix(re.sub(r"(\\setminus\s*)\{([^{}]*)\}", r"\1\\{\2\\}", text))
     if "\\begin{pmatrix}" not in text:
@@ -171,6 +170,15 @@ def _strip_outer(text: str) -> str:
             text = whole.group(1)
         if text == before:
             return text
+
+
+def _without_delimiters(text: str) -> str:
+    r"""Remove the delimiters of mathematics around the whole text: \[...\], \(...\), $...$ or an environment."""
+    if whole := _DISPLAY.fullmatch(text):
+        return (whole[1] or whole[4] or "").strip()
+    if (whole := re.fullmatch(r"\\\((.*)\\\)|\$\$?([^$]*)\$\$?", text, re.S)) and "\\(" not in (whole[1] or ""):
+        return (whole[1] or whole[2] or "").strip()
+    return text
 
 
 def _unwrap_boxes(text: str) -> str:

@@ -26,7 +26,7 @@ from simplerl.types import Problem, Score
 CPU_SECONDS = 2.0  # per comparison; CPU time, so that a busy machine changes no verdict
 MAX_CHARACTERS, MAX_NESTING = 600, 12
 _UNBOUNDED = re.compile(
-    r"\d{40}|\^\s*\{?\s*-?\d{4}|\*\*|\^\s*\{[^{}]*\^|!\s*!|\d{3}\s*!|\\binom\s*\{\d{4}"
+    r"\d{40}|\|{5}|\^\s*\w+\s*\^|\^\s*\{?\s*-?\d{4}|\*\*|\^\s*\{[^{}]*\^|!\s*!|\d{3}\s*!|\\binom\s*\{\d{4}"
     r"|\\(?:prod|lim|int|sum|Gamma|mod|bmod|pmod)(?![A-Za-z])"
 )
 
