@@ -25,12 +25,14 @@ from functools import lru_cache
 from simplerl.rewards.choices import offers_alternatives, option_letters
 from simplerl.rewards.comparison import Comparator, Unfinished
 from simplerl.rewards.normalize import equality_key, normalize
+from simplerl.rewards.numeric import is_close, parse_number
 from simplerl.rewards.qwen import qwen_equal
 from simplerl.rewards.rules import DIFFERENT, EQUAL, NO_ANSWER, PUBLISHED_RULES, Verdict, check_rule
 from simplerl.rewards.stated import sentence_value
 from simplerl.rewards.symbolic import math_verify_status
 
 MAX_CHARACTERS = 2000  # a longer answer is correct only if it is the same string as the gold answer
+_PLAIN = re.compile(r"[+-]?\d{1,40}(?:\.\d{1,40})?")  # decided without normalising
 MEASURED_SOURCES = ("minerva",)  # sources whose gold answers are rounded measurements
 
 
@@ -75,6 +77,11 @@ def _judge(answer: str, gold: str, rule: str, source: str) -> Verdict:  # noqa: 
         return Verdict(DIFFERENT)
     if rule in PUBLISHED_RULES:
         return Verdict(EQUAL if qwen_equal(answer, gold, source, gold_as_written=rule == "qwen_train") else DIFFERENT)
+    measured = any(name in source for name in MEASURED_SOURCES)
+    if rule != "exact" and _PLAIN.fullmatch(answer) and _PLAIN.fullmatch(gold):
+        x, y = parse_number(answer), parse_number(gold)
+        if x and y:
+            return Verdict(EQUAL if is_close(x, y, measured=measured) else DIFFERENT)
     a, g = normalize(answer), _normalize_gold(gold)
     if not re.sub(r"[\s{}.,;:$]", "", a):
         return Verdict(NO_ANSWER)
@@ -84,7 +91,7 @@ def _judge(answer: str, gold: str, rule: str, source: str) -> Verdict:  # noqa: 
         return Verdict(DIFFERENT)
     if option_letters(g) and offers_alternatives(answer):
         return Verdict(DIFFERENT)
-    comparator = Comparator(measured=any(name in source for name in MEASURED_SOURCES))
+    comparator = Comparator(measured=measured)
     if (value := sentence_value(gold)) is not None and (
         verdict := comparator.verdict(a, normalize(value))
     ).status == EQUAL:

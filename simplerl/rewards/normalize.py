@@ -104,17 +104,27 @@ def normalize(text: str) -> str:
     "and" and "or" between items become commas. Single spaces are kept, because words need them.
     """
     text = re.sub(r"\.\s?\.\s?\.", r"\\ldots ", " ".join(to_latex(text).split()))
-    text = _unwrap_boxes(_without_delimiters(_unwrap_boxes(text)))
-    text = re.sub(r"\{\s*:\s*\}", ":", _ROW_SPACING.sub(r"\\\\", _GROUPED.sub("", text)))
+    for _ in range(4):
+        before, text = text, _without_delimiters(_unwrap_boxes(text))
+        if text == before:
+            break
+    text = _GROUPED.sub("", text)
+    if ":" in text:
+        text = re.sub(r"\{\s*:\s*\}", ":", text)
+    if "\\\\" in text:
+        text = _ROW_SPACING.sub(r"\\\\", text)
     text = re.sub(r"\\\$|[£€]", " \\\\$ ", text)
     text = _BOLD.sub(r"\1", text)
     text = _DELIMITERS.sub(lambda found: found.group(1) or " ", text)
     text = _SMALL_SPACES.sub(lambda found: found.group(1) or " ", text)
     text = text.replace(r"\%", "%").replace(r"\&", " \\text{and} ")
     text = " ".join(_COMMAND.sub(_rename, text).split())
-    text = re.sub(r"\^\s*\{\s*\\circ\s*\}", r"^\\circ ", text)
-    text = _DEGREE.sub(r"^\\circ ", _DIFFERENCE.sub(r"\1 \\setminus \\{\2\\}", text))
-    text = as_pmatrix(re.sub(r"(\\setminus\s*)\{([^{}]*)\}", r"\1\\{\2\\}", text))
+    if "o" in text or "\\circ" in text:
+        text = _DEGREE.sub(r"^\\circ ", re.sub(r"\^\s*\{\s*\\circ\s*\}", r"^\\circ ", text))
+    if "\\mathbb" in text or "\\setminus" in text:
+        text = _DIFFERENCE.sub(r"\1 \\setminus \\{\2\\}", text)
+        text = re.sub(r"(\\setminus\s*)\{([^{}]*)\}", r"\1\\{\2\\}", text)
+    text = as_pmatrix(text)
     if "\\begin{pmatrix}" not in text:
         text = _SETUP.sub(" ", text).replace("\\end{", "\\end {").replace("\\\\", ",").replace("&", " ")
         text = " ".join(re.sub(r"\\end \{[a-z*]+\}", " ", text).split())
@@ -149,6 +159,8 @@ _CONDITION = re.compile(r"[^|:=<>]*[|:][^|:]*(?:[=<>]|\\(?:le|ge|ne|in)(?![a-z])
 
 def _without_clause(text: str) -> str:
     """Remove a final clause "for all real x", which says nothing, and "x in R" after a function of x."""
+    if "for" not in text and "\\in" not in text and "where" not in text and "with" not in text:
+        return text
     plain = TEXT_GROUP.sub(r" \1 ", text)
     if (shorter := _EVERY.sub("", plain).strip()) and shorter != plain.strip():
         return shorter
@@ -174,6 +186,8 @@ def _strip_outer(text: str) -> str:
 
 def _without_delimiters(text: str) -> str:
     r"""Remove the delimiters of mathematics around the whole text: \[...\], \(...\), $...$ or an environment."""
+    if text[:1] not in ("\\", "$"):
+        return text
     if whole := _DISPLAY.fullmatch(text):
         return (whole[1] or whole[4] or "").strip()
     if (whole := re.fullmatch(r"\\\((.*)\\\)|\$\$?([^$]*)\$\$?", text, re.S)) and "\\(" not in (whole[1] or ""):
