@@ -9,7 +9,9 @@
 Decisions of the default rule:
 - Integers must match exactly. A decimal gold answer allows a relative error of 1e-4, a decimal answer to an exact gold
   answer 1e-6. x % may mean x or x/100; nothing else is rescaled.
-- Letters are never units.
+- Letters are never units, and neither are words of other scripts unless `unit_words.txt` lists them. A percentage is
+  not a length. Words beside a value must be the same, and the value between them is compared as mathematics.
+- An option letter may stand with its text or value, on either side; several options are a set.
 - Lists and sets have no order, but every item counts; tuples and intervals are ordered.
 - An unfinished computation (16-3-4, 3!, \\int) does not equal its result, but 5 = 10/2 counts as 5, and 2 \\pm 1 as
   1 and 3.

@@ -220,7 +220,7 @@ def _is_closed_by_last_brace(text: str) -> bool:
 def equality_key(text: str) -> str:
     """Return a key for comparing normalised texts as strings: without spaces, redundant braces and text commands."""
     text = TEXT_GROUP.sub(r"\1", text)
-    text = re.sub(r"([\^_])\{([A-Za-z0-9])\}", r"\1\2", text)
+    text = re.sub(r"([\^_])\{([A-Za-z0-9+*])\}", r"\1\2", text)
     text = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])", r"\1\\ ", text)
     if _SPACE_BETWEEN_DIGITS.search(text):
         text = _THOUSANDS.sub(lambda found: found.group().replace(" ", ""), text)

@@ -25,7 +25,8 @@ def stated_value(equation: Equation, *, gold: bool) -> str | None:
         same = all(algebra.expressions_equal(sides[0], side) is True for side in sides[1:])
         return equation.sides[0] if same else None
     if is_label(equation.sides[0], gold=gold):
-        sides = sides[1:]
+        parsed = [(side, algebra.parse_or_none(side)) for side in sides[1:-1]]
+        sides = [side for side, tree in parsed if tree is None or not variables(tree)] + sides[-1:]  # A = bh = 12
     else:
         trees = [algebra.parse_or_none(side) for side in sides]
         if any(tree is None or variables(tree) for tree in trees):
