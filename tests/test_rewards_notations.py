@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simplerl import audit
-from simplerl.bench.grader_notations import DAMAGES, NOTATIONS, count
+from simplerl.bench.grader_notations import DAMAGES, NOTATIONS, count, read_golds
 from simplerl.errors import ConfigError
+from simplerl.rewards import strict
 from simplerl.rewards.equality import compare, is_readable, judge, warm_up
 from simplerl.rewards.rules import DIFFERENT, EQUAL, FAILED, NO_ANSWER
+from simplerl.types import Problem
 
 KINDS: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
     "text-punctuation": (
@@ -226,6 +228,23 @@ def test_notations_and_damages_of_gold_answers() -> None:
     assert wrong == []
     assert all(counts[kind]["pairs"] for kind in (*NOTATIONS, *DAMAGES))
     assert count([("", "1 | 2")])[1] == [] and count([("", "(0,1)")])[0]["bracket changed"]["pairs"] == 1
+
+
+@pytest.mark.slow
+def test_real_gold_answers_in_other_notations_and_damaged(shared: Path) -> None:
+    golds = list(read_golds(shared / "data"))
+    counts, wrong = count(golds[::5])
+    assert len(golds) > 13_000 and wrong == []
+    assert sum(found["pairs"] for found in counts.values()) > 5_000
+
+
+@pytest.mark.slow
+def test_shared_cases_are_graded_as_labelled(shared: Path) -> None:
+    rows = map(json.loads, (shared / "cases/grading_strict.jsonl").read_text().splitlines())
+    graded = [(row, strict(row["response"], Problem("", "", row["answer"]))) for row in rows]
+    assert {score.status for _, score in graded} <= {EQUAL, DIFFERENT, NO_ANSWER}
+    wrong = [row["id"] for row, score in graded if score.correct != row["expected"]]
+    assert [one for one in wrong if not one.startswith("stop-marks")] == []  # those are extraction
 
 
 def test_the_audit_names_decorated_golds(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ class Comparator:
             value = g.sides[1] if is_named else stated_value(g, gold=True)
             return value is not None and self.equal(a, parse_structure(value))
         if isinstance(a, Equation):
-            value = stated_value(a, gold=False)
+            value = stated_value(a, gold=False, formulas=True)
             return value is not None and self.equal(parse_structure(value), g)
         if isinstance(a, Unordered) or isinstance(g, Unordered):
             return self.unordered(a, g)

@@ -18,15 +18,19 @@ _MATH = re.compile(r"\\\((.+?)\\\)|(?<![\\$])\$([^$]+)\$|\\\[(.+?)\\\]", re.S)
 _WORD = re.compile(r"[A-Za-z]{2,}")
 
 
-def stated_value(equation: Equation, *, gold: bool) -> str | None:
-    """Return the value stated by x = 5, x = 2+3 = 5, 5 = 10/2 or 3+5 = 8; None if there is none or the sides differ."""
+def stated_value(equation: Equation, *, gold: bool, formulas: bool = False) -> str | None:
+    """Return the value stated by x = 5, x = 2+3 = 5, 5 = 10/2 or 3+5 = 8; None if there is none or the sides differ.
+
+    formulas: sides with variables between the name and the value need not be checked: A = bh = 12.
+    """
     sides = [split_unit(side).value if gold else split_unit(side, Quantity("")).value for side in equation.sides]
     if parse_number(sides[0]) is not None:
         same = all(algebra.expressions_equal(sides[0], side) is True for side in sides[1:])
         return equation.sides[0] if same else None
     if is_label(equation.sides[0], gold=gold):
-        parsed = [(side, algebra.parse_or_none(side)) for side in sides[1:-1]]
-        sides = [side for side, tree in parsed if tree is None or not variables(tree)] + sides[-1:]  # A = bh = 12
+        sides = sides[1:]
+        if formulas:
+            sides = [side for side in sides[:-1] if not _is_formula(side)] + sides[-1:]
     else:
         trees = [algebra.parse_or_none(side) for side in sides]
         if any(tree is None or variables(tree) for tree in trees):
@@ -35,6 +39,12 @@ def stated_value(equation: Equation, *, gold: bool) -> str | None:
             return None
     same = all(algebra.expressions_equal(side, sides[-1]) is True for side in sides[:-1])
     return equation.sides[-1] if same else None
+
+
+def _is_formula(side: str) -> bool:
+    """Return whether a side has variables, like bh in A = bh = 12; "1 y" in x = 1 y = 2 is no formula."""
+    tree = None if re.match(r"-?[\d.]", side) else algebra.parse_or_none(side)
+    return tree is not None and bool(variables(tree))
 
 
 def approximations(text: str) -> tuple[str, ...]:
