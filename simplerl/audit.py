@@ -3,6 +3,9 @@
 The report lists the fraction of correct responses under each rule, the agreement of each pair of rules, every row on
 which two rules disagree (with both normal forms of the answer), gold answers that are not graded as equal to
 themselves, and the slowest answers. Rows are read as by `simplerl.grade`.
+
+`python -m simplerl.audit golds FILE` checks the gold answers of a data set alone (column "answer" or "gold"): it counts
+those with a unit, an option letter, a sentence or a remark that a plain correct value does not meet.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from simplerl.data.readers import RowError
+from simplerl.data.readers import RowError, location_of, read_file
 from simplerl.data.responses import read_responses
 from simplerl.errors import ConfigError
 from simplerl.grade import (
@@ -34,6 +37,7 @@ from simplerl.grade import (
 from simplerl.io.files import write_text
 from simplerl.io.tables import Table, as_html, markdown, text_cells
 from simplerl.rewards import lenient, strict
+from simplerl.rewards.decorations import describe_golds
 from simplerl.rewards.normalize import normalize
 from simplerl.rewards.pool import Grader
 from simplerl.rewards.qwen import normal_form
@@ -158,7 +162,23 @@ def as_page(report: list[Table], title: str) -> str:
     return "\n".join([head, f"<h1>{html.escape(title)}</h1>", *map(as_html, report)])
 
 
+def report_golds(path: Path) -> list[str]:
+    """Return the lines of the check of a file of gold answers. Raises ConfigError that names the file and row."""
+    problems = []
+    for number, row in read_file(path):
+        gold = row if isinstance(row, RowError) else row.get("answer", row.get("gold"))
+        if isinstance(gold, RowError) or not isinstance(gold, (str, int, float)):
+            reason = gold if isinstance(gold, RowError) else 'has no "answer" or "gold" that is a string or a number'
+            raise ConfigError(f"{location_of(path, number)}: {reason}.")
+        identifier = row.get("id", row.get("problem_id", number)) if isinstance(row, dict) else number
+        problems.append(Problem(str(identifier), "", str(gold), source=str(row.get("source") or "")))  # type: ignore[union-attr]
+    return [*describe_golds(problems), f"{len(problems)} gold answers checked."]
+
+
 def main(arguments: list[str]) -> None:
+    if arguments[:1] == ["golds"] and len(arguments) == 2:
+        print(*report_golds(Path(arguments[1])), sep="\n")
+        return
     parser = command_parser("audit", "INPUT [REPORT]", str(__doc__), "settings:\n" + GRADER_HELP)
     parser.add_argument(
         "report",

@@ -185,6 +185,18 @@ def expressions_equal(answer: str, gold: str) -> bool | None:
     return verdict
 
 
+def is_within(text: str, value: Fraction, distance: Fraction) -> bool:
+    """Return whether the text is a constant expression that differs from a value by less than a distance."""
+    tree = parse_or_none(text)
+    if tree is None or variables(tree):
+        return False
+    try:
+        difference = as_mpf(constant_value(tree)) - as_mpf(value)
+    except NotComputable:
+        return False
+    return bool(abs(difference) < as_mpf(distance))
+
+
 def is_not_computable(text: str) -> bool:
     """Return whether the text is a number that is undefined or too large to compute: 1/0, 10^{10^{10}}."""
     tree = parse_or_none(text)

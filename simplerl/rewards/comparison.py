@@ -10,19 +10,22 @@ import re
 from dataclasses import dataclass, replace
 
 from simplerl.rewards import algebra
+from simplerl.rewards.choices import only_letter, option_letters, parse_choice, parse_gold_choice, statements
 from simplerl.rewards.evaluation import is_unfinished_computation
-from simplerl.rewards.latex import Tree, symbols
+from simplerl.rewards.latex import Tree
 from simplerl.rewards.normalize import equality_key
+from simplerl.rewards.notations import angle_in_degrees, equal_in_notation, same_compound_quantity
 from simplerl.rewards.numeric import (
     DEGREES,
     Number,
     is_close,
     is_ratio_equal_to,
     needs_literal_match,
-    parse_number,
     parse_number_or_word,
 )
+from simplerl.rewards.phrases import is_words, split_words, words_of
 from simplerl.rewards.rules import DIFFERENT, EQUAL, FAILED, TIMEOUT, Verdict
+from simplerl.rewards.stated import approximations, stated_value
 from simplerl.rewards.structure import (
     Congruence,
     Equation,
@@ -65,21 +68,52 @@ class Comparator:
 
     def verdict(self, answer: str, gold: str) -> Verdict:
         """Compare two normalised texts. Raises Unfinished if the outcome depends on a math-verify call that failed."""
-        a = parse_structure(split_unit_after_bracket(answer, Quantity("")))
-        if any(self.equal(a, parse_structure(split_unit_after_bracket(one))) for one in gold_alternatives(gold)):
+        if any(self.texts(answer, one) for one in gold_alternatives(gold)):
             return Verdict(EQUAL)
         if self.unfinished:
             raise Unfinished(self.unfinished)
         return Verdict(DIFFERENT, self.gold_unread)
+
+    def texts(self, a: str, g: str) -> bool:
+        """Compare two whole texts: as options, as compound quantities, otherwise by structure."""
+        for compare in (self.options, same_compound_quantity):
+            if (verdict := compare(a, g)) is not None:
+                return verdict
+        golds = [parse_structure(split_unit_after_bracket(one)) for one in approximations(g) or (g,)]
+        answers = [parse_structure(split_unit_after_bracket(one, Quantity(""))) for one in approximations(a)]
+        if "\\approx" in a and "\\approx" in g:  # the same statement as a whole
+            return any(self.equal(*pair) for pair in zip(answers, golds, strict=False)) or self.equal(
+                parse_structure(a), parse_structure(g)
+            )
+        return any(self.equal(one, wanted) for one in answers for wanted in golds)
+
+    def options(self, a: str, g: str) -> bool | None:
+        """Compare multiple-choice answers; None if the gold answer is not an option or the answer chooses none."""
+        if letters := option_letters(g) or statements(g):
+            chosen = option_letters(a) or statements(a)
+            return chosen == letters if chosen else None
+        choice = parse_choice(a)
+        if letter := only_letter(g):
+            return None if choice is None else choice.letter == letter and not choice.denied
+        if (gold := parse_gold_choice(g)) is None:
+            return None
+        if choice is None:
+            return self.texts(a, gold.content)
+        if choice.letter != gold.letter or choice.denied:
+            return False
+        return not choice.content or is_words(choice.content) or self.texts(choice.content, gold.content)
 
     def equal(self, a: Structure, g: Structure) -> bool:  # noqa: PLR0911 - one return per pair of kinds
         """Compare two structures of any kind."""
         if isinstance(a, Equation) and isinstance(g, Equation):
             return self.equations(a, g)
         if isinstance(g, Equation):
-            return len(g.sides) == 2 and is_label(g.sides[0], gold=True) and self.equal(a, parse_structure(g.sides[1]))
+            is_named = len(g.sides) == 2 and is_label(g.sides[0], gold=True)
+            value = g.sides[1] if is_named else stated_value(g, gold=True)
+            return value is not None and self.equal(a, parse_structure(value))
         if isinstance(a, Equation):
-            return self.stated_value(a, g)
+            value = stated_value(a, gold=False, formulas=True)
+            return value is not None and self.equal(parse_structure(value), g)
         if isinstance(a, Unordered) or isinstance(g, Unordered):
             return self.unordered(a, g)
         if isinstance(a, Congruence) or isinstance(g, Congruence):
@@ -153,22 +187,12 @@ class Comparator:
             if _same_text(a.sides[0], g.sides[0]) or _both_name_y(a.sides[0], g.sides[0]):
                 return self.equal(parse_structure(a.sides[1]), parse_structure(g.sides[1]))
             return _is_same_relation(a.sides, g.sides)
-        same_value = self.equal(parse_structure(a.sides[-1]), parse_structure(g.sides[-1]))
-        return same_value and _same_text(a.sides[0], g.sides[0])
-
-    def stated_value(self, a: Equation, g: Structure) -> bool:
-        """Compare x = 5, x = 2+3 = 5 or 5 = 10/2 with a gold answer that is a bare 5; all values stated must agree."""
-        if parse_number(a.sides[0]) is not None:
-            same = all(algebra.expressions_equal(a.sides[0], side) is True for side in a.sides[1:])
-            return same and self.equal(parse_structure(a.sides[0]), g)
-        last = a.sides[-1]
-        if not is_label(a.sides[0], gold=False):
-            trees = [algebra.parse_or_none(side) for side in a.sides]
-            done = parse_number(last) is not None and all(tree is not None and not symbols(tree) for tree in trees)
-            same = done and all(algebra.expressions_equal(side, last) is True for side in a.sides[:-1])
-            return same and self.equal(parse_structure(last), g)  # 3+5 = 8
-        same = all(algebra.expressions_equal(side, last) is True for side in a.sides[1:-1])
-        return same and self.equal(parse_structure(last), g)
+        values = stated_value(a, gold=False), stated_value(g, gold=True)
+        if values[0] is not None and values[1] is not None:
+            same_value = self.equal(parse_structure(values[0]), parse_structure(values[1]))
+            return same_value and _same_text(a.sides[0], g.sides[0])
+        sides = zip(a.sides, g.sides, strict=False)
+        return len(a.sides) == len(g.sides) and all(self.values(x, y) for x, y in sides)
 
     def inequalities(self, a: Inequality, g: Inequality) -> bool:
         """Compare inequalities with the same operators side by side, then as relations."""
@@ -182,6 +206,8 @@ class Comparator:
         """Compare two matrices cell by cell, or a row or column vector with a tuple."""
         if isinstance(a, Matrix) and isinstance(g, Matrix):
             return len(a.rows) == len(g.rows) and all(self.in_order(x, y) for x, y in zip(a.rows, g.rows, strict=True))
+        if (nested := _rows_of_lists(a if isinstance(g, Matrix) else g)) is not None:
+            return self.matrices(nested, g) if isinstance(g, Matrix) else self.matrices(a, nested)
         matrix, other = (a, g) if isinstance(a, Matrix) else (g, a)
         assert isinstance(matrix, Matrix)
         is_vector = 1 in (len(matrix.rows), len(matrix.rows[0]))
@@ -198,26 +224,35 @@ class Comparator:
             return False
         if {angle_unit(a), angle_unit(g)} == {"degree", "radian"}:
             return _is_same_angle(*((a, g) if angle_unit(a) == "degree" else (g, a)))
-        if units_conflict(a.unit, g.unit):
+        if units_conflict(a.unit, g.unit) or _percent_of_a_unit(a, g):
             return False
-        a, g = (replace(side, value=_ROMAN.sub(r" \1 ", side.value)) for side in (a, g))
+        a, g = (replace(one, value=angle_in_degrees(_ROMAN.sub(r" \1 ", one.value))) for one in (a, g))
         x, y = parse_number_or_word(a.value), parse_number_or_word(g.value)
         if x is not None and y is not None:
             return self.numbers(x, a.percent, y, g.percent)
         if _same_text(a.value, g.value):
             return True
-        if (chosen := chosen_option(a.value, g.value)) is not None:
-            return chosen
+        if (verdict := equal_in_notation(a.value, g.value)) is not None:
+            return verdict
         if is_words(a.value) or is_words(g.value):
-            return word_key(a.value) == word_key(g.value) != ""
+            return self.phrases(a.value, g.value)
         if needs_literal_match(a.value) or needs_literal_match(g.value):
             return is_ratio_equal_to(a.value, y) or is_ratio_equal_to(g.value, x)
         if y is not None:
             return self.value_against_number(a, g)
-        verdict = algebra.expressions_equal(a.value, g.value)
-        if verdict is None and not algebra.is_not_computable(a.value):
+        same = algebra.expressions_equal(a.value, g.value)
+        if same is None and not algebra.is_not_computable(a.value):
             return self.by_math_verify(a.value, g.value)
-        return bool(verdict)
+        return bool(same)
+
+    def phrases(self, answer: str, gold: str) -> bool:
+        """Compare texts with words: the same words, and equal mathematics between them."""
+        a, g = split_words(answer), split_words(gold)
+        if not a or words_of(a) != words_of(g):
+            return False
+        if len(a) == len(g) == 1:
+            return a[0].is_words or g[0].is_words or _same_text(answer, gold)
+        return all(self.texts(x.text, y.text) for x, y in zip(a, g, strict=True) if not x.is_words)
 
     def numbers(self, x: Number, x_percent: bool, y: Number, y_percent: bool) -> bool:
         """Compare an answer x with a gold y; if only one has a percent sign, it may also mean a hundredth."""
@@ -246,6 +281,20 @@ class Comparator:
         if status in (TIMEOUT, FAILED):
             self.unfinished = status
         return status == EQUAL
+
+
+def _percent_of_a_unit(a: Quantity, g: Quantity) -> bool:
+    """Return whether one side is a percentage and the other a length, an angle or another quantity with a unit."""
+    other = g if a.percent else a
+    return a.percent != g.percent and bool(other.unit or DEGREES.search(other.value))
+
+
+def _rows_of_lists(structure: Structure) -> Matrix | None:
+    """Return [[1,2],[3,4]] as a matrix."""
+    if not isinstance(structure, Ordered) or structure.opening != "[":
+        return None
+    rows = [item.items for item in structure.items if isinstance(item, Ordered) and item.opening in "[("]
+    return Matrix(tuple(rows)) if len(rows) == len(structure.items) else None
 
 
 def _same_text(a: str, g: str) -> bool:
@@ -288,53 +337,3 @@ _ROMAN = re.compile(r"\\mathrm\s*\{\s*([A-Za-z]{1,3})\s*\}")
 def _both_name_y(a: str, g: str) -> bool:
     """Return whether one side is y and the other a function of x such as f(x)."""
     return any(one.strip() == "y" and re.fullmatch(r"[fgh]\s*\(\s*x\s*\)", other) for one, other in ((a, g), (g, a)))
-
-
-_OPTION = re.compile(r"(?:\\[a-z]+\s*\{\s*)?\(?([A-J])[).:]\s*\}?(?=\s*\S)")  # (B) 12, B: 12
-_DENIAL = re.compile(
-    r"\b(?:is|are|was|were|isn't|aren't|not|never|cannot|can't|neither|nor|no longer|wrong|incorrect|false|invalid|"
-    r"reject\w*|eliminat\w*|exclu\w*|impossible|fails?|unlikely|instead|but|except)\b",
-    re.I,
-)
-_LETTER = re.compile(r"(?<![A-Za-z\\])[A-J](?![A-Za-z])")
-
-
-def chosen_option(answer: str, gold: str) -> bool | None:
-    """Return whether an answer like `(B) 12` chooses the gold letter; None if either is not a multiple-choice option.
-
-    An answer that names another letter as well, such as `(A) or (B)` and `(A) not B`, chooses none, and neither does
-    one that negates its option: `(A) is wrong`.
-    """
-    if not re.fullmatch(r"\(?[A-J]\)?", gold):
-        return None
-    if (found := _OPTION.match(answer)) is None:
-        return False if len(_LETTER.findall(answer)) > 1 else None
-    return found.group(1) in gold and len(_LETTER.findall(answer)) == 1 and not _DENIAL.search(answer, found.end())
-
-
-_SYNONYMS = {
-    "nosolution": "emptyset", "nosolutions": "emptyset", "none": "emptyset", "norealsolution": "emptyset",
-    "norealsolutions": "emptyset", "emptyset": "emptyset", "nullset": "emptyset", "theemptyset": "emptyset",
-    "dne": "undefined", "doesnotexist": "undefined", "undefined": "undefined", "notdefined": "undefined",
-}  # fmt: skip
-_SPACED = re.compile(r"(?<=\d)\\(?=\d)")  # how `equality_key` writes a space between digits
-_MATH_COMMAND = re.compile(r"\\(?:frac|sqrt|pi|infty|binom|ldots|sum|int|lim|log|ln|sin|cos|tan|mathbb)")
-
-
-def is_words(text: str) -> bool:
-    r"""Return whether a value is words, not mathematics: \text{west}, three letters or more, an option like (C)."""
-    if _MATH_COMMAND.search(text):
-        return False
-    bare = equality_key(text).strip("(){}.")
-    if "\\text" in text or "\\mbox" in text:
-        return not re.search(r"\d", bare) or not re.fullmatch(r"[\d.,+\-*/^]+", bare)
-    return bool(re.fullmatch(r"[A-Za-z']{3,}(?:-[A-Za-z']{2,})*|[A-Z]{2,}|[A-Z]", bare)) or bool(
-        re.search(r"[A-Za-z]{4,}", re.sub(r"\\[A-Za-z]+", "", text))
-    )
-
-
-def word_key(text: str) -> str:
-    """Return a key under which equal words are equal: case and punctuation are dropped, synonyms unified."""
-    letters = re.sub(r"[^\w:+-]", "", _SPACED.sub("_", equality_key(text)).replace("\\emptyset", "emptyset"))
-    folded = letters if len(letters) == 1 else letters.casefold()
-    return _SYNONYMS.get(folded, folded)

@@ -9,7 +9,9 @@
 Decisions of the default rule:
 - Integers must match exactly. A decimal gold answer allows a relative error of 1e-4, a decimal answer to an exact gold
   answer 1e-6. x % may mean x or x/100; nothing else is rescaled.
-- Letters are never units.
+- Letters are never units, and neither are words of other scripts unless `unit_words.txt` lists them. A percentage is
+  not a length. Words beside a value must be the same, and the value between them is compared as mathematics.
+- An option letter may stand with its text or value, on either side; several options are a set.
 - Lists and sets have no order, but every item counts; tuples and intervals are ordered.
 - An unfinished computation (16-3-4, 3!, \\int) does not equal its result, but 5 = 10/2 counts as 5, and 2 \\pm 1 as
   1 and 3.
@@ -22,13 +24,17 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from simplerl.rewards.choices import offers_alternatives, option_letters
 from simplerl.rewards.comparison import Comparator, Unfinished
 from simplerl.rewards.normalize import equality_key, normalize
+from simplerl.rewards.numeric import is_close, parse_number
 from simplerl.rewards.qwen import qwen_equal
 from simplerl.rewards.rules import DIFFERENT, EQUAL, NO_ANSWER, PUBLISHED_RULES, Environment, Verdict, check_rule
+from simplerl.rewards.stated import sentence_value
 from simplerl.rewards.symbolic import math_verify_status
 
 MAX_CHARACTERS = 2000  # a longer answer is correct only if it is the same string as the gold answer
+_PLAIN = re.compile(r"[+-]?\d{1,40}(?:\.\d{1,40})?")  # decided without normalising
 MEASURED_SOURCES = ("minerva",)  # sources whose gold answers are rounded measurements
 
 
@@ -57,17 +63,33 @@ def judge(
         return _judge(answer, gold.strip(), rule, source, environment)
     except Unfinished as unfinished:
         return Verdict(unfinished.status)
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
+        # What a comparison cannot read is not correct. Its causes are faults of ours; none may cost a run.
+        return Verdict(DIFFERENT, gold_unread=not is_readable(gold, rule=rule, source=source))
+
+
+def is_readable(gold: str, *, rule: str = "math_verify", source: str = "") -> bool:
+    """Return whether a gold answer can be compared at all, tried with a copy of itself in other spacing."""
+    try:
+        return _judge(f" {gold} ", gold.strip(), rule, source, "training").status == EQUAL
+    except (Unfinished, ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
+        return False
 
 
 @lru_cache(maxsize=65536)
 def _judge(answer: str, gold: str, rule: str, source: str, environment: Environment) -> Verdict:  # noqa: PLR0911 - cheapest test first
     if answer == gold and rule not in PUBLISHED_RULES:
         return Verdict(EQUAL)
-    if len(answer) > MAX_CHARACTERS or (not gold and rule not in PUBLISHED_RULES):
+    if max(len(answer), len(gold)) > MAX_CHARACTERS or (not gold and rule not in PUBLISHED_RULES):
         return Verdict(DIFFERENT)
     if rule in PUBLISHED_RULES:
         training = environment if rule == "qwen_train" else None
         return Verdict(EQUAL if qwen_equal(answer, gold, source, training=training) else DIFFERENT)
+    measured = any(name in source for name in MEASURED_SOURCES)
+    if rule != "exact" and _PLAIN.fullmatch(answer) and _PLAIN.fullmatch(gold):
+        x, y = parse_number(answer), parse_number(gold)
+        if x and y:
+            return Verdict(EQUAL if is_close(x, y, measured=measured) else DIFFERENT)
     a, g = normalize(answer), _normalize_gold(gold)
     if not re.sub(r"[\s{}.,;:$]", "", a):
         return Verdict(NO_ANSWER)
@@ -75,7 +97,14 @@ def _judge(answer: str, gold: str, rule: str, source: str, environment: Environm
         return Verdict(EQUAL)
     if rule == "exact":
         return Verdict(DIFFERENT)
-    return Comparator(measured=any(name in source for name in MEASURED_SOURCES)).verdict(a, g)
+    if option_letters(g) and offers_alternatives(answer):
+        return Verdict(DIFFERENT)
+    comparator = Comparator(measured=measured)
+    if (value := sentence_value(gold)) is not None and (
+        verdict := comparator.verdict(a, normalize(value))
+    ).status == EQUAL:
+        return verdict
+    return comparator.verdict(a, g)
 
 
 _normalize_gold = lru_cache(maxsize=16384)(normalize)

@@ -77,7 +77,7 @@ class Evaluator:
         if name == "factorial":
             return _factorial(x)
         if name == "binom":
-            below = _combine(operator.mul, _factorial(values[1]), _factorial(x - values[1]))
+            below = _combine(operator.mul, _factorial(values[1]), _factorial(_combine(operator.sub, x, values[1])))
             return _divide(_factorial(x), below)
         if name == "log":
             return _call_finite(mpmath.log, _bounded(x), *([self.log_base] if self.log_base else []))

@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 Tree = tuple[Any, ...]
-MAX_TOKENS, MAX_DEPTH = 400, 24
+MAX_TOKENS, MAX_DEPTH, MAX_TREE_DEPTH = 400, 24, 60
 DIGITS = "0123456789"
 
 _TOKEN = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+|\\[A-Za-z]+|\\.|.)", re.S)
@@ -43,14 +43,26 @@ def parse(text: str, *, tight: bool = False) -> Tree:
     tree = parser.sum()
     if parser.peek() is not None:
         raise ParseError(f"unexpected {parser.peek()}")
+    if len(tokens) > MAX_TREE_DEPTH and _depth(tree) > MAX_TREE_DEPTH:
+        raise ParseError(f"nested more than {MAX_TREE_DEPTH} deep")
     return tree
+
+
+def _depth(tree: Tree) -> int:
+    """Return the depth of a tree, without recursion."""
+    level, depth = [tree], 0
+    while level:
+        level = [part for node in level for part in node[1:] if isinstance(part, tuple)]
+        depth += 1
+    return depth
 
 
 class _Parser:
     """Parses a list of tokens by recursive descent, with one method per rule of the grammar."""
 
     def __init__(self, tokens: list[str], tight: bool) -> None:
-        self.tokens, self.position, self.tight, self.depth, self.bars = tokens, 0, tight, 0, 0
+        self.tokens, self.position, self.tight = tokens, 0, tight
+        self.depth, self.nested, self.bars = 0, 0, 0
 
     def peek(self) -> str | None:
         return self.tokens[self.position] if self.position < len(self.tokens) else None
@@ -146,12 +158,12 @@ class _Parser:
 
     def script(self) -> Tree:
         """Parse an exponent or subscript: a group in braces, or one token with an optional sign."""
-        if self.peek() == "-":
+        negative = False
+        while self.peek() == "-":
             self.advance()
-            return ("neg", self.script())
-        if self.peek() == "{":
-            return self.group("{")
-        return self.atom()
+            negative = not negative
+        tree = self.group("{") if self.peek() == "{" else self.atom()
+        return ("neg", tree) if negative else tree
 
     def group(self, opening: str) -> Tree:
         self.expect(opening)
@@ -171,6 +183,15 @@ class _Parser:
         return self.atom()
 
     def atom(self) -> Tree:
+        r"""Parse one operand; \\sqrt\\sqrt\\sqrt and |||| nest without brackets, so the depth is limited here too."""
+        self.nested += 1
+        if self.nested > MAX_TREE_DEPTH:
+            raise ParseError(f"nested more than {MAX_TREE_DEPTH} deep")
+        tree = self.operand()
+        self.nested -= 1
+        return tree
+
+    def operand(self) -> Tree:
         token = self.advance()
         if token[0] in DIGITS or (token[0] == "." and len(token) > 1):
             return ("num", Fraction(token.rstrip(".")), "." in token.rstrip("."))

@@ -7,27 +7,10 @@ Only strings are rewritten: nothing is evaluated, and no letter is dropped. Unit
 from __future__ import annotations
 
 import re
-import unicodedata
 
-_CHARACTERS = {
-    **dict.fromkeys("−–—‐‑﹣", "-"),
-    **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", ""),
-    **dict.fromkeys("\u00a0\u2009\u202f\u3000", " "),
-    **{chr(0xFF01 + i): chr(0x21 + i) for i in range(94)},  # full-width ASCII
-    **{d: str(i) for i, d in enumerate("٠١٢٣٤٥٦٧٨٩")},
-    **{c: f"^{{{i}}}" for i, c in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
-    **{c: f"_{{{i}}}" for i, c in enumerate("₀₁₂₃₄₅₆₇₈₉")},
-    "×": "*", "·": "*", "⋅": "*", "∙": "*", "÷": "/", "⁄": "/", "√": r"\sqrt ", "∞": r"\infty ", "π": r"\pi ",
-    "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ",
-    "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ", "ℝ": r"\mathbb{R}",
-    "∅": r"\emptyset ", "’": "'", "′": "'", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}",
-    "…": r"\ldots ", "，": ",", "、": ",", "。": ".", "％": "%", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ",
-    "λ": r"\lambda ", "μ": r"\mu ", "ω": r"\omega ", "φ": r"\phi ", "ℏ": r"\hbar ", "∠": r"\angle ", "≡": r"\equiv ",
-}  # fmt: skip
-for _fraction in "⅓⅔⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒":
-    _above, _below = unicodedata.normalize("NFKC", _fraction).split("⁄")
-    _CHARACTERS[_fraction] = rf"\frac{{{_above}}}{{{_below}}}"
-_TRANSLATE = str.maketrans(_CHARACTERS)
+from simplerl.rewards.characters import TEXT as _TEXT
+from simplerl.rewards.characters import TEXT_GROUP, to_latex
+from simplerl.rewards.matrices import as_pmatrix
 
 _RENAMED = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "cupdot": "cup",
@@ -38,7 +21,8 @@ _RENAMED = {
     "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "degree": "^\\circ", "degrees": "^\\circ",
     "arcsinh": "arsinh", "lg": "log", "operatorname": "mathrm", "textdollar": "\\$", "simeq": "approx",
     "bmatrix": "pmatrix", "epsilon": "epsilon", "varepsilon": "epsilon", "varphi": "phi", "iff": "iff",
-    "backslash": "setminus",
+    "backslash": "setminus", "bigcup": "cup", "bigcap": "cap", "textcircled": "circled", "rightarrow": "to",
+    "intercal": "top", "land": "wedge", "lor": "vee", "thickapprox": "approx", "doteq": "approx",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\([A-Za-z]+)(?:\*(?=\{))?")
 _DROPPED = {
@@ -48,27 +32,26 @@ _DROPPED = {
 }  # fmt: skip
 _SPACES = {"quad", "qquad", "enspace", "enskip", "space", "medspace", "thickspace"}
 
-_TEXT = r"\\(?:text|mbox|textbf|textit|textrm|textnormal|textsf|texttt|mathrm|mathbf|mathit|mathsf|rm|hbox|emph|textup)"
-TEXT_GROUP = re.compile(_TEXT + r"\s*\{([^{}]*)\}")
 _FONT = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|mathit|mathcal|mathsf|mathfrak|mathscr|pmb|vec|overrightarrow|hat|widehat|"
-    r"underline|ensuremath)\s*\{([A-Za-z]|\\[a-z]+)\}"
+    r"underline|ensuremath)\s*\{\s*([A-Za-z]|\\[a-z]+)\s*\}"
 )
 _OVERLINED = re.compile(
     r"\\(?:overline|bar|tilde|widetilde)\s*(?:\{\s*([A-Za-z]|\\[a-z]+)\s*\}|([A-Za-z])(?![A-Za-z]))"
 )
-_DOTTED = re.compile(r"\\(d?)dot\s*\{([A-Za-z]|\\[a-z]+)\}")
+_DOTTED = re.compile(r"\\(d?)dot\s*\{\s*([A-Za-z]|\\[a-z]+)\s*\}")
+_JOINING = "或者?|以及|及|和|且|并且|与|または|および|или"  # and, or
 _BETWEEN_ITEMS = re.compile(
-    r"(?:,\s*)?(?:" + _TEXT + r"\s*\{[\s~,]*(?:and|or)[\s~]*\}|(?<=[\s\d)}\]$])\b(?:and|or)\b)"
+    r"(?:,\s*)?(?:" + _TEXT + rf"\s*\{{[\s~,]*(?:and|or|{_JOINING})[\s~]*\}}|(?<=[\s\d)}}\]$])\b(?:and|or)\b"
+    rf"|(?<=[\s\w)}}\]$])(?:{_JOINING})(?=[\s\dA-Za-z\\({{\[$+-]))"
     r"|(" + _TEXT + r"\s*\{[^{}]*\})",  # any other \\text{...} is left unchanged
     re.I,
 )
+_DISPLAY = re.compile(r"\\\[(.*)\\\]|\\begin\{(equation|math|displaymath)(\*?)\}(.*)\\end\{\2\3\}", re.S)
 _DELIMITERS = re.compile(r"(\\\\)|(?<!\\)\$|\\[()]|\\\[(?!\d)|\\\]|__(?=\w)")
+_ROW_SPACING = re.compile(r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in)\s*\]")
 _SMALL_SPACES = re.compile(r"(\\\\)|\\[!,;:>]|\\ |(?<!\\)~")
 _BOLD = re.compile(r"^\*\*(.*?)(?:\*\*)?$", re.S)
-_ESCAPED_TWICE = re.compile(
-    r"(?<!\\)\\\\(?=(?:[dt]?frac|sqrt|text|pi|left|right|cdot|times|boxed|begin|end|infty|circ|cup|le|ge|leq|geq)(?![a-z]))"
-)
 _GROUPED = re.compile(r"(?<=\d)(?:,\s*\\!|\{,\}|\\,|,\\ )\s*(?=\d{3}(?!\d))")
 _THOUSANDS = re.compile(r"(?<![\d.,])(?<!\d )[1-9]\d{0,2}(?: \d{3})+(?!\d| \d)")
 _SPACE_BETWEEN_DIGITS = re.compile(r"(?<=\d)\s+(?=[\d.])")
@@ -77,13 +60,27 @@ _FUNCTIONS = re.compile(
     r"(?![A-Za-z])"
 )
 _LEADING = re.compile(
-    r"^(?:(?:the\s+)?(?:final\s+)?(?:answer|solutions?|result)(?:\s+set)?\s*(?:is|are)?\s*:?|=|\\(?:therefore|implies|Rightarrow|approx)(?![A-Za-z])|\\sim(?=\s*[\d.-])|:)\s*",
+    r"^(?:(?:the\s+)?(?:final\s+)?(?:answer|solutions?|result)(?:\s+set)?\s*(?:is|are)?\s*:?|(?:=\s*)+|\\(?:therefore|implies|Rightarrow|approx)(?![A-Za-z])|\\sim(?=\s*[\d.-])|:)\s*",
     re.I,
 )
-_TRAILING = re.compile(r"(?:\s|[.,;:](?!\d)|\\\\|(?:solution|answer)\s*:$)+$", re.I)
+_TRAILING = re.compile(r"(?<![\s.,;:])(?:\s|[.,;:](?!\d)|\\\\|(?:solution|answer)\s*:$)+$", re.I)
 _ORDINAL = re.compile(
     r"(?<=\d)\s*\^?\s*\{?\s*(?:" + _TEXT + r"\s*\{\s*(?:st|nd|rd|th)\s*\}|(?<=\d)(?:st|nd|rd|th)\b)\s*\}?"
     r"|(?<=\d)\s*\^\s*\{\s*(?:st|nd|rd|th)\s*\}"
+)
+_DEGREE = re.compile(  # 20\\circ C, 20^oC, 20\\text{\\circ}; after a letter \\circ is a composition of functions
+    r"(?<=[\d)}])\s*(?:\^\s*\{?\s*o\s*\}?(?=\s*(?:[CF]\b|$))|" + _TEXT + r"\s*\{\s*\\circ\s*\}"
+    r"|(?<=\d)\s*\\circ(?![a-z])|(?<=[)}])\s*\\circ(?=\s*(?:$|\d|(?:" + _TEXT + r"\s*\{\s*)?[CFK]\b)))"
+)
+_DIFFERENCE = re.compile(r"(\\mathbb\s*\{?\s*[RZNQC]\s*\}?)\s*\\\{([^{}\\]*)(?:\\\}|\}?$)")  # ℝ\{0}
+_DOMAIN = r"(?:\\in\s*)?\\mathbb\s*\{?\s*[RZNQC]\s*\}?(?:\s*[\^_]\s*\{?\s*[+*]\s*\}?)?"
+_EVERY = re.compile(  # a final clause such as "for all real x" or "\\forall x \\in \\mathbb{R}", without a condition
+    r"\s*[,;]?\s*\(?\s*(?:\\forall\s*|\b(?:and\s+)?(?:for|where|with)\s+(?:all|any|every|each)\b)"
+    r"(?:\s|\b(?:real|integer|positive|nonnegative|non-negative|natural|rational|complex)s?\b|\b(?:values?|numbers?|of)\b"
+    r"|[a-zA-Z](?:_\w)?(?![A-Za-z])|,(?=\s*[a-z](?![A-Za-z]))|" + _DOMAIN + r")*\)?\.?(?=\s*,|$)"
+)
+_REAL_ARGUMENT = re.compile(  # f(x) = x+1, x \\in \\mathbb{R}
+    r"(?<=.)(?:[,;]|\s(?:where|for|with)\b)?\s*\(?\s*(?:where|for|with)?\s*([a-z])\s*\\in\s*\\mathbb\s*\{?\s*R\s*\}?\s*\)?$"
 )
 _NAMED_BOX = re.compile(r"=\s*\\boxed\s*\{")  # x = \boxed{5} within a box
 _SETUP = re.compile(r"\\begin\{(array|aligned|align\*?|cases|split|gathered)\}(?:\{[^{}]*\})?")
@@ -106,20 +103,31 @@ def normalize(text: str) -> str:
 
     "and" and "or" between items become commas. Single spaces are kept, because words need them.
     """
-    text = re.sub(r"\.\s?\.\s?\.", r"\\ldots ", text.translate(_TRANSLATE)).strip()
-    text = _unwrap_boxes(text)
+    text = re.sub(r"\.\s?\.\s?\.", r"\\ldots ", " ".join(to_latex(text).split()))
+    for _ in range(4):
+        before, text = text, _without_delimiters(_unwrap_boxes(text))
+        if text == before:
+            break
     text = _GROUPED.sub("", text)
+    if ":" in text:
+        text = re.sub(r"\{\s*:\s*\}", ":", text)
+    if "\\\\" in text:
+        text = _ROW_SPACING.sub(r"\\\\", text)
     text = re.sub(r"\\\$|[£€]", " \\\\$ ", text)
-    text = _BOLD.sub(r"\1", _ESCAPED_TWICE.sub(r"\\", text))
+    text = _BOLD.sub(r"\1", text)
     text = _DELIMITERS.sub(lambda found: found.group(1) or " ", text)
     text = _SMALL_SPACES.sub(lambda found: found.group(1) or " ", text)
-    text = text.replace(r"\%", "%")
-    text = _COMMAND.sub(_rename, text)
-    text = re.sub(r"\\begin\{[bvV]?small?matrix\}", r"\\begin{pmatrix}", text.replace("{bmatrix}", "{pmatrix}"))
-    text = text.replace("{bmatrix}", "{pmatrix}").replace("{smallmatrix}", "{pmatrix}").replace("{matrix}", "{pmatrix}")
+    text = text.replace(r"\%", "%").replace(r"\&", " \\text{and} ")
+    text = " ".join(_COMMAND.sub(_rename, text).split())
+    if "o" in text or "\\circ" in text:
+        text = _DEGREE.sub(r"^\\circ ", re.sub(r"\^\s*\{\s*\\circ\s*\}", r"^\\circ ", text))
+    if "\\mathbb" in text or "\\setminus" in text:
+        text = _DIFFERENCE.sub(r"\1 \\setminus \\{\2\\}", text)
+        text = re.sub(r"(\\setminus\s*)\{([^{}]*)\}", r"\1\\{\2\\}", text)
+    text = as_pmatrix(text)
     if "\\begin{pmatrix}" not in text:
         text = _SETUP.sub(" ", text).replace("\\end{", "\\end {").replace("\\\\", ",").replace("&", " ")
-        text = re.sub(r"\\end \{[a-z*]+\}", " ", text)
+        text = " ".join(re.sub(r"\\end \{[a-z*]+\}", " ", text).split())
     text = _OVERLINED.sub(
         lambda bar: f" {bar[1] or bar[2]}_{{bar}}", text
     )  # a bar denotes another symbol: a mean, a complement
@@ -128,15 +136,17 @@ def normalize(text: str) -> str:
         r"\^\s*(?:\{\s*((?:\\prime\s*)+)\}|\\prime)", lambda p: "'" * max(1, (p[1] or "").count("prime")), text
     )
     text = _ORDINAL.sub("", text)
-    text = _BETWEEN_ITEMS.sub(lambda between: between[1] or " , ", text)
+    text = " ".join(_BETWEEN_ITEMS.sub(lambda between: between[1] or " , ", text).split())
     text = _FUNCTIONS.sub(r"\\\1 ", text)
     text = re.sub(r"(?<![A-Za-z\\])(?:\+\s*)?(?:infinity|inf)(?![A-Za-z])", r"\\infty ", text)
     text = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", text)
     text = re.sub(r"\\\{\s*\\\}", r"\\emptyset ", text)
     text = re.sub(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}", text)
+    text = _without_clause(text)
     text = re.sub(r"\\mathbb\s+([A-Z])", r"\\mathbb{\1}", text)
     text = re.sub(r"\\overline\s*\{([A-Z]{2})\}", r" \1", text)
-    text = text.replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ")
+    text = text.replace("<=", r"\le ").replace(">=", r"\ge ")
+    text = re.sub(r"(?<!\d)!=", r"\\ne ", text)  # 3!=6 has a factorial
     text = re.sub(r"\+\s*\\infty", r"\\infty", text)
     text = re.sub(r"(?<![.\d])(\d+)\.(?=[/\s)}*]|$)", r"\1", text)  # 3./2
     text = re.sub(r"\*\*(?=\s*[-(\d])", "^", text)
@@ -144,19 +154,45 @@ def normalize(text: str) -> str:
     return re.sub(r"\s+", " ", text)
 
 
+_CONDITION = re.compile(r"[^|:=<>]*[|:][^|:]*(?:[=<>]|\\(?:le|ge|ne|in)(?![a-z]))[^|]*$")  # x|x>3
+
+
+def _without_clause(text: str) -> str:
+    """Remove a final clause "for all real x", which says nothing, and "x in R" after a function of x."""
+    if "for" not in text and "\\in" not in text and "where" not in text and "with" not in text:
+        return text
+    plain = TEXT_GROUP.sub(r" \1 ", text)
+    if (shorter := _EVERY.sub("", plain).strip()) and shorter != plain.strip():
+        return shorter
+    if (clause := _REAL_ARGUMENT.search(plain)) and re.match(rf"\s*[A-Za-z]\s*\(\s*{clause[1]}\s*\)\s*=", plain):
+        return plain[: clause.start()].strip()
+    return text
+
+
 def _strip_outer(text: str) -> str:
     """Remove leading words such as "the answer is", trailing punctuation, and braces around the whole text."""
     while True:
         before = text
         text = _TRAILING.sub("", _LEADING.sub("", text.strip()))
-        text = re.sub(r"^(?:,\s*)+|(?:\s*,)+$", "", text)
+        text = text.strip(", ")
         if len(text) > 1 and text[0] == "{" and text[-1] == "}" and _is_closed_by_last_brace(text):
             inner = text[1:-1]
-            text = inner if "," not in inner else f"\\{{{inner}\\}}"
+            text = f"\\{{{inner}\\}}" if "," in inner or _CONDITION.match(inner) else inner
         if (whole := TEXT_GROUP.fullmatch(text)) is not None:
             text = whole.group(1)
         if text == before:
             return text
+
+
+def _without_delimiters(text: str) -> str:
+    r"""Remove the delimiters of mathematics around the whole text: \[...\], \(...\), $...$ or an environment."""
+    if text[:1] not in ("\\", "$"):
+        return text
+    if whole := _DISPLAY.fullmatch(text):
+        return (whole[1] or whole[4] or "").strip()
+    if (whole := re.fullmatch(r"\\\((.*)\\\)|\$\$?([^$]*)\$\$?", text, re.S)) and "\\(" not in (whole[1] or ""):
+        return (whole[1] or whole[2] or "").strip()
+    return text
 
 
 def _unwrap_boxes(text: str) -> str:
@@ -184,7 +220,7 @@ def _is_closed_by_last_brace(text: str) -> bool:
 def equality_key(text: str) -> str:
     """Return a key for comparing normalised texts as strings: without spaces, redundant braces and text commands."""
     text = TEXT_GROUP.sub(r"\1", text)
-    text = re.sub(r"([\^_])\{([A-Za-z0-9])\}", r"\1\2", text)
+    text = re.sub(r"([\^_])\{([A-Za-z0-9+*])\}", r"\1\2", text)
     text = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])", r"\1\\ ", text)
     if _SPACE_BETWEEN_DIGITS.search(text):
         text = _THOUSANDS.sub(lambda found: found.group().replace(" ", ""), text)

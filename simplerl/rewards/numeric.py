@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from simplerl.rewards.normalize import TEXT_GROUP
+from simplerl.rewards.characters import TEXT_GROUP
 
 DECIMAL_TOLERANCE = Fraction(1, 10**4)  # relative error allowed if the gold answer is a rounded decimal
 EXACT_TOLERANCE = Fraction(1, 10**6)  # error of a decimal answer to an exact gold answer: absolute, relative below 1

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from simplerl.rewards.normalize import TEXT_GROUP
+from simplerl.rewards.characters import TEXT_GROUP
+from simplerl.rewards.matrices import matrix_cells, scaled_vector
 from simplerl.rewards.numeric import parse_number
 from simplerl.rewards.units import split_modulus
 
@@ -83,10 +84,9 @@ _RELATIONS = {
     "\\equiv": "equiv",
 }  # fmt: skip
 _NAME = re.compile(r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_(?:\w|\{[^{}]*\}))?'*(?:\([^()]*\))?")
-_OVER_REALS = re.compile(rf"(?:{_NAME.pattern}|\([^()]*\))\s*(?:\\in\s*(?:\\mathbb\s*\{{?\s*R\s*\}}?|\\R))?\s*")
+_OVER_REALS = re.compile(rf"(?:{_NAME.pattern}|\([^()]*\))\s*(?:\\in\s*(?:\\mathbb\s*\{{?\s*R\s*\}}?|\\?R))?\s*")
 _WORDS = re.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}\d]*\}")
 _INFINITY = "\\infty"
-_MATRIX = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.S)
 _REAL = r"(?:\\mathbb\s*\{?\s*R\s*\}?|\\R(?![a-z])|(?:the set of )?all real(?:s| numbers))"
 _REALS = re.compile(rf"\s*{_REAL}\s*", re.I)
 _REALS_WITHOUT = re.compile(
@@ -127,9 +127,11 @@ def parse_structure(text: str, depth: int = 0) -> Structure:  # noqa: PLR0911 - 
         return Value(text)
     if (reals := _real_intervals(text)) is not None:
         return reals
+    text = _outward_brackets(text)
     pieces, _ = split_outside_brackets(text, _COMMAS)
     if len(pieces) > 1 and all(pieces):
-        return _collection(pieces, depth, open_sets=False)
+        several = _collection(pieces, depth, open_sets=False)
+        return _intersection(several) or several
     pieces, _ = split_outside_brackets(text, _UNIONS)
     if len(pieces) > 1 and all(pieces):
         return _collection(pieces, depth, open_sets=True)
@@ -138,15 +140,25 @@ def parse_structure(text: str, depth: int = 0) -> Structure:  # noqa: PLR0911 - 
         return _parse_relation(pieces, tuple(_RELATIONS[o] for o in operators), depth)
     if (bracketed := _bracketed(text)) is not None:
         return _parse_bracketed(text, *bracketed, depth)
-    if found := _MATRIX.fullmatch(text):
-        rows = [row.split("&") for row in found.group(1).split("\\\\") if row.strip()]
-        return Matrix(tuple(tuple(parse_structure(cell, depth + 1) for cell in row) for row in rows))
+    if (cells := matrix_cells(text)) is not None:
+        return _matrix(cells, depth)
+    if (vector := scaled_vector(text)) is not None:
+        opening, items, transposed = vector
+        if transposed:
+            return _matrix([[item] for item in items], depth)
+        return Ordered(
+            opening, tuple(parse_structure(item, depth + 1) for item in items), ")" if opening == "(" else "]"
+        )
     if _SIGNS.search(text):
         if two := _plus_minus_values(text):
             return Unordered(two)
         values = [text.replace("\\pm", a).replace("\\mp", b) for a, b in (("+", "-"), ("-", "+"))]
         return Unordered(tuple(parse_structure(value.lstrip("+ "), depth + 1) for value in values))
     return Value(text)
+
+
+def _matrix(cells: list[list[str]], depth: int) -> Matrix:
+    return Matrix(tuple(tuple(parse_structure(cell, depth + 1) for cell in row) for row in cells))
 
 
 def _plus_minus_values(text: str) -> tuple[Value, Value] | None:
@@ -185,6 +197,29 @@ def _collection(pieces: tuple[str, ...], depth: int, *, open_sets: bool) -> Unor
     return Unordered(tuple(items))
 
 
+def _outward_brackets(text: str) -> str:
+    """Write ]2,5[ as (2,5)."""
+    if "]" not in text[:1] and "[" not in text[-1:]:
+        return text
+    text = re.sub(r"\]([^\[\]]*,[^\[\]]*)\[", r"(\1)", text)
+    return re.sub(r"^\]([^\[\]]*,[^\[\]]*)\]$", r"(\1]", re.sub(r"^\[([^\[\]]*,[^\[\]]*)\[$", r"[\1)", text))
+
+
+def _intersection(several: Unordered) -> Ordered | None:
+    """Return the interval described by x > 1, x < 3, which overlap so that "or" would mean every number; else None."""
+    ends = [one for one in several.items if isinstance(one, Ordered) and one.variable]
+    if len(ends) != 2 or len(several.items) != 2 or ends[0].variable != ends[1].variable:
+        return None
+    below, above = sorted(ends, key=lambda one: one.items[0] != Value("-" + _INFINITY))
+    if below.items[0] != Value("-" + _INFINITY) or above.items[1] != Value(_INFINITY):
+        return None
+    low, high = above.items[0], below.items[1]
+    x, y = (parse_number(end.text) if isinstance(end, Value) else None for end in (low, high))
+    if x is None or y is None or x.value >= y.value:
+        return None
+    return Ordered(above.opening, (low, high), below.closing, below.variable)
+
+
 def _bracketed(text: str) -> tuple[str, str, str] | None:
     """Return (opening, content, closing) if the last bracket closes the first, as also in (0,1]; else None."""
     tokens = _TOKEN.findall(text)
@@ -206,7 +241,7 @@ def _parse_bracketed(text: str, opening: str, inside: str, closing: str, depth: 
             if len(found) == 1 and head[1]:
                 condition = parse_structure(head[1], depth + 1)
                 named = not isinstance(condition, Value) and _OVER_REALS.fullmatch(head[0])
-                return condition if named else Value(text)
+                return _without_variable(condition) if named else Value(text)
         content = parse_structure(inside, depth + 1)
         items = content.items if isinstance(content, Unordered) and not content.braces else (content,)
         return Unordered(items, braces=True)
@@ -222,6 +257,15 @@ def _parse_bracketed(text: str, opening: str, inside: str, closing: str, depth: 
         opening = "(" if pieces[0] == "-" + _INFINITY else opening
         closing = ")" if pieces[1] == _INFINITY else closing
     return Ordered(opening, items, closing)
+
+
+def _without_variable(condition: Structure) -> Structure:
+    """Drop the name of the variable of {x | x > 3}, which may have any name."""
+    if isinstance(condition, Ordered):
+        return replace(condition, variable="")
+    if isinstance(condition, Unordered):
+        return replace(condition, items=tuple(map(_without_variable, condition.items)))
+    return condition
 
 
 def _interval(opening: str, low: str, high: str, closing: str, variable: str = "") -> Ordered:
@@ -247,7 +291,7 @@ def _parse_relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: i
         sides = sides[::-1]
         operators = tuple(o.replace(">", "<") for o in operators[::-1])
     if not set(operators) <= {"<", "<="}:
-        return Value(" ".join(sides))
+        return Value(" ".join(itertools.chain(*itertools.zip_longest(sides, operators, fillvalue=""))).strip())
     first, last = ("[" if operators[0] == "<=" else "("), ("]" if operators[-1] == "<=" else ")")
     if len(sides) == 3 and _NAME.fullmatch(sides[1]):
         low, name, high = sides

@@ -26,7 +26,7 @@ from simplerl.types import Problem, Score
 CPU_SECONDS = 2.0  # per comparison; CPU time, so that a busy machine changes no verdict
 MAX_CHARACTERS, MAX_NESTING = 600, 12
 _UNBOUNDED = re.compile(
-    r"\d{40}|\^\s*\{?\s*-?\d{4}|\*\*|\^\s*\{[^{}]*\^|!\s*!|\d{3}\s*!|\\binom\s*\{\d{4}"
+    r"\d{40}|\|{5}|\^\s*\w+\s*\^|\^\s*\{?\s*-?\d{4}|\*\*|\^\s*\{[^{}]*\^|!\s*!|\d{3}\s*!|\\binom\s*\{\d{4}"
     r"|\\(?:prod|lim|int|sum|Gamma|mod|bmod|pmod)(?![A-Za-z])"
 )
 
@@ -94,27 +94,32 @@ def _cpu_time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGPROF, previous)
 
 
-def math_verify_status(answer: str, gold: str) -> str:
+def math_verify_status(answer: str, gold: str) -> str:  # noqa: PLR0911 - one return per outcome
     """Return math-verify's verdict on two normalised expressions: EQUAL, DIFFERENT, TIMEOUT or FAILED.
 
-    An expression that its parser cannot read is DIFFERENT from everything (see `is_unparseable`); any other error is
-    FAILED.
+    An expression that it cannot read or compare is DIFFERENT from everything (see `is_unparseable`). FAILED means that
+    the library could not be loaded or ran out of memory.
     """
     if is_refused(answer) or is_refused(gold):
         return DIFFERENT
+    try:
+        _, verify, _, _ = load_math_verify()
+    except Exception:  # a broken installation
+        return FAILED
     try:
         with _cpu_time_limit(CPU_SECONDS):
             a, g = _parse(answer), _parse(gold)
             if not a or not g:
                 return DIFFERENT
-            _, verify, _, _ = load_math_verify()
             options = {"allow_set_relation_comp": True, "timeout_seconds": None, "raise_on_error": True}
             with warnings.catch_warnings(action="ignore"):
                 is_equal = verify(list(g), list(a), strict=True, **options)
     except _OutOfTime:
         return TIMEOUT
-    except Exception:  # any error of sympy, also MemoryError and RecursionError
+    except MemoryError:
         return FAILED
+    except Exception:  # sympy raises errors of every kind for expressions that it cannot compare
+        return DIFFERENT
     return EQUAL if is_equal else DIFFERENT
 
 

@@ -4,6 +4,7 @@ The rules are chosen to avoid false positives:
 - Words in an answer are units only if the list in `unit_words.txt` or the gold answer contains them.
 - Words in a gold answer (which never reads "5 incorrect") are units, unless they hedge (maybe, or), count (six, dozen,
   thirds, k), compute (root, pi, below) or negate, or text follows after a comma. Quarters are coins.
+- A word in another script is a unit only if the list contains it: 元 is one, 万 (ten thousand) is not.
 - A single letter is a unit only within \text, and only if it is a common unit: never i, e, j or d.
 - If both sides name a unit, it must be the same: the same dimension and size in any spelling (cm^2, square
   centimeters), otherwise the same words. The word "units" is ignored.
@@ -26,11 +27,12 @@ def _singular_noun(plural: str) -> str:
 
 
 WORD_LIST = Path(__file__).with_name("unit_words.txt")
-_UNITS, _COUNTED, _MODIFIERS, _TRAILING_MODIFIERS, _NOT_UNITS, _NOT_UNITS_IN_SINGULAR = (
+_UNITS, _COUNTED, _MODIFIERS, _TRAILING_MODIFIERS, _NOT_UNITS, _NOT_UNITS_IN_SINGULAR, _OTHER_SCRIPTS = (
     frozenset(section.split())
-    for section in re.split(r"(?:^#.*\n)+", WORD_LIST.read_text(encoding="utf-8"), flags=re.M)[-6:]
+    for section in re.split(r"(?:^#.*\n)+", WORD_LIST.read_text(encoding="utf-8"), flags=re.M)[-7:]
 )
 _UNIT_WORDS = _UNITS | {f"{unit}s" for unit in _UNITS if len(unit) > 1} | _COUNTED | set(map(_singular_noun, _COUNTED))
+_FOREIGN = dict(one.split("=") for one in sorted(_OTHER_SCRIPTS))
 
 _SCALES: dict[str, dict[str, float]] = {  # size of each unit relative to the base unit of its dimension
     "length": {
@@ -69,7 +71,12 @@ _TAIL_WORDS = re.compile(
     r"(?:(?<=[\d)}%])" + _AFTER_PI + r")\s+([A-Za-z][A-Za-z./-]{2,}(?:\s+[A-Za-z][A-Za-z./-]+){0,5})" + _POWER + r"$"
 )
 _TAIL_SHORT = re.compile(r"(?:(?<=[\d)}])" + _AFTER_PI + r")\s*(" + _SHORT + r")" + _POWER + r"$")
-_TAIL_DEGREE = re.compile(r"(?<=\\circ)\s*\}?\s*(?:" + _FONT + r")?\s*([CFK])\s*\}?()$")
+_TAIL_DEGREE = re.compile(r"(?P<sign>\^\s*(?:\\circ|\{\s*\\circ\s*\}))\s*(?:" + _FONT + r")?\s*(?P<scale>[CFK])\s*\}?$")
+_SCRIPT = r"[^\x00-\x7fÀ-ɏ]"  # letters of other scripts; what is mathematics has been translated before
+_TAIL_SCRIPT = re.compile(
+    rf"\s*(?:{_FONT})?\s*(?P<word>{_SCRIPT}(?:\s?/?\s?{_SCRIPT}){{0,30}})\s*\}}?" + _POWER + r"\s*\.?$"
+)
+_TAIL_BRACKET = re.compile(r"(?<=[\d)}\s])\s*[(\[]\s*(?P<unit>[^()\[\]]{1,60})[)\]]$")
 _PERCENT = re.compile(
     r"\s*(?:%|\bpercent(?:age)?\b|\bper cent\b|\bpct\b\.?|" + _FONT + r"\s*(?:%|percent|percentage|pct)\s*\})"
 )
@@ -105,12 +112,19 @@ def split_unit(text: str, gold: Quantity | None = None) -> Quantity:
     named = frozenset(re.findall(r"[a-z]+", gold.unit.lower())) if gold else None
     value = text
     if "\\$" in value:
-        stripped = value.replace("\\$", " ").strip()
+        stripped = " ".join(value.replace("\\$", " ").split())
         value, unit = stripped, "\\$"
     residue, divisor = split_modulus(value)
     if divisor and re.fullmatch(r"-?\s*\d+", residue):
         value, modulus = residue, divisor
     while value:
+        if (found := _TAIL_BRACKET.search(value)) and value[: found.start()].strip(" ({[\\"):
+            inside = split_unit(f"1 {found['unit'].strip()}", gold)
+            if inside.value != "1" or not (inside.unit or inside.percent) or re.search(r"[a-z]-[a-z]", found["unit"]):
+                break
+            value, unit = value[: found.start()].rstrip(), f"{inside.unit} {unit}".strip()
+            percent = percent or inside.percent
+            continue
         if found := _PERCENT.search(value):
             if value[found.end() :].strip() or percent or not value[: found.start()].strip():
                 break
@@ -124,20 +138,55 @@ def split_unit(text: str, gold: Quantity | None = None) -> Quantity:
 
 
 def _split_last_unit(value: str, named: frozenset[str] | None) -> tuple[str | None, str]:
-    for pattern in (_TAIL_DEGREE, _TAIL_TEXT, _TAIL_WORDS, _TAIL_SHORT):
+    if found := _TAIL_DEGREE.search(value):
+        return value[: found.end("sign")], _DEGREE_SCALES[found["scale"]]
+    if found := _TAIL_SCRIPT.search(value):
+        unit = _foreign_unit(found["word"], in_gold=named is None)
+        rest = value[: found.start()].rstrip()
+        usable = unit and rest.strip(" ({[\\") and rest[-1] not in "+-*/^_=<>,("
+        return (rest, unit + (f"^{found[2]}" if found[2] else "")) if usable else (None, "")
+    for pattern in (_TAIL_TEXT, _TAIL_WORDS, _TAIL_SHORT):
         found = pattern.search(value)
         if found is None or not value[: found.start()].strip(" ({[\\"):
             continue
         word = re.sub(r"[ ~,.-]+$", "", found.group(1)).lstrip(" ~.-")
         rest = value[: found.start()].rstrip()
-        if pattern is _TAIL_DEGREE:
-            closing = "}" if "{" in rest[rest.rindex("^") :] else ""
-            return rest + closing, _DEGREE_SCALES[word]
         if rest[-1] in "+-*/^_=<>,(" or not _is_unit(word, named, mathematical="\\mathrm" in found.group()):
             continue
         per = "per " if re.match(r"\s*/", found.group()) else ""
         return rest, f"{per}{word.lower()}" + (f"^{found.group(2)}" if found.group(2) else "")
     return None, ""
+
+
+_NUMERALS_AND_HEDGES = re.compile("[零一二两三四五六七八九十百千万亿兆半多余几数或和与不非无没错否左右约倍折成之是若]")
+
+
+def _foreign_unit(word: str, *, in_gold: bool) -> str:
+    """Return the name of a unit in another script, square and cubic ones as powers, or "" if it is none.
+
+    Any noun may follow a counter in a gold answer: 3只兔子.
+    """
+    names = []
+    for part in re.split(r"\s*[/每]\s*", re.sub(r"\s+", "", word)):
+        power = {"平方": "^2", "立方": "^3", "кв": "^2", "куб": "^3"}.get(
+            match[0] if (match := _POWER_WORD.match(part)) else "", ""
+        )
+        bare = part[match.end() :].lstrip(".") if match and power else part
+        name = _FOREIGN.get(part) or _FOREIGN.get(bare.rstrip("."))
+        if name is None and in_gold and _FOREIGN.get(part[:1]) == "unit" and len(part) <= 6:
+            name = None if _NUMERALS_AND_HEDGES.search(part) else "unit"
+        if name is None:
+            return ""
+        names.append(name if part in _FOREIGN else name + power)
+    return " per ".join(names)
+
+
+_POWER_WORD = re.compile("平方|立方|кв|куб")
+
+
+def unit_size(name: str) -> tuple[str, float] | None:
+    """Return (dimension, size in the base unit) of a unit in singular or plural, or None if it is not known."""
+    return _SCALE.get(name) or _SCALE.get(_singular(name))
 
 
 def _is_unit(word: str, named: frozenset[str] | None, *, mathematical: bool) -> bool:
@@ -148,7 +197,7 @@ def _is_unit(word: str, named: frozenset[str] | None, *, mathematical: bool) -> 
     """
     if len(word) == 1 and (word not in _UNIT_LETTERS or (mathematical and word.isupper())):
         return False
-    if re.search(r"[,;:!?]", word):
+    if re.search(r"[,;:!?]|" + _SCRIPT, word):
         return False
     words = re.findall(r"[a-z.]+", re.sub(r"\b(?:square|cubic)\s+(?=[a-z])(?!root)", "", word.lower()))
     if named is not None and not _all_known(words, named):
@@ -195,7 +244,7 @@ def _factors(unit: str) -> tuple[_Factor, ...] | None:
             power = _POWERS[token.rstrip(".")]
         else:
             name, _, raised = token.partition("^")
-            known = _SCALE.get(name) or _SCALE.get(_singular(name))
+            known = unit_size(name)
             if known is None:
                 return None
             factor = (*known, int(raised or power), side)

@@ -1,0 +1,116 @@
+r"""Reads answers that are words, or words beside values: `west`, `2.5 \text{ million}`, `from 1/2 to 3`.
+
+The words must be the same apart from case, spaces and prose punctuation. What stands between them is mathematics, and
+is handed back to be compared as such, so that words never hide a decimal point, sign, power or bracket.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from simplerl.rewards.characters import TEXT, TEXT_GROUP
+from simplerl.rewards.normalize import equality_key
+
+_MATH_COMMAND = re.compile(r"\\(?:frac|sqrt|pi|infty|binom|ldots|sum|int|lim|log|ln|sin|cos|tan|mathbb)")
+_SYNONYMS = {
+    "nosolution": "emptyset", "nosolutions": "emptyset", "none": "emptyset", "norealsolution": "emptyset",
+    "norealsolutions": "emptyset", "emptyset": "emptyset", "nullset": "emptyset", "theemptyset": "emptyset",
+    "dne": "undefined", "doesnotexist": "undefined", "undefined": "undefined", "notdefined": "undefined",
+}  # fmt: skip
+_TOKEN = re.compile(
+    rf"(?P<open>{TEXT}\s*\{{)|(?P<brace>[{{}}])|(?P<command>\\[A-Za-z]+|\\.)|(?P<word>[^\W\d_]+(?:['-][^\W\d_]+)*)|(?P<other>.)",
+    re.S,
+)
+_PROSE = frozenset(",.;:?!'\"`“”‘")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Holds adjacent words without spaces, or the mathematics between words."""
+
+    text: str
+    is_words: bool
+
+
+def is_words(text: str) -> bool:
+    r"""Return whether a value has words in it: \text{west}, four letters or more, an option like (C)."""
+    if not re.search(r"[^\W\d_]", text):
+        return False
+    if "\\text" in text or "\\mbox" in text:
+        bare = equality_key(text).strip("(){}.")
+        return not re.search(r"\d", bare) or not re.fullmatch(r"[\d.,+\-*/^]+", bare)
+    plain = re.sub(r"\\[A-Za-z]+", "", text)
+    if re.search(r"[^\W\d_]", re.sub(r"[A-Za-z]", "", plain)):
+        return True  # a word in another script
+    if _MATH_COMMAND.search(text):
+        return bool(re.search(r"[A-Za-z]{4,}", TEXT_GROUP.sub("", plain)))
+    bare = equality_key(text).strip("(){}.")
+    return bool(
+        re.fullmatch(r"[A-Za-z']{3,}(?:-[A-Za-z']{2,})*|[A-Z]{2,}|[A-Z]", bare) or re.search("[A-Za-z]{4,}", plain)
+    )
+
+
+def split_words(text: str) -> list[Piece]:
+    r"""Return the words and the mathematics of a text in order.
+
+    Letters are words if there are two or more, or within \text{} and in texts without LaTeX if no digit or operator
+    touches them: in `x2 \text{ only}`, x2 is mathematics.
+    """
+    pieces: list[tuple[str, bool]] = []
+    in_text: list[bool] = []
+    everything = "\\" not in text
+    for token in _TOKEN.finditer(text):
+        piece = token.group()
+        if token["open"]:
+            in_text.append(True)
+        elif piece == "{":
+            in_text.append(in_text[-1] if in_text else False)
+            if not in_text[-1]:
+                pieces.append((piece, False))
+        elif piece == "}":
+            if not (in_text.pop() if in_text else False):
+                pieces.append((piece, False))
+        elif token["word"]:
+            prose = everything or (in_text[-1] if in_text else False)
+            single = len(piece) == 1 and piece.isascii()
+            word = not single or (prose and not _touches_mathematics(text, token))
+            pieces.append((piece, word))
+        else:
+            pieces.append((piece, False))
+    return _merged(pieces)
+
+
+def _touches_mathematics(text: str, token: re.Match[str]) -> bool:
+    before, after = text[: token.start()].rstrip()[-1:], text[token.end() :].lstrip()[:1]
+    return bool(re.match(r"[\d^_=+*/<>(|-]", after) or re.match(r"[\d^_=+*/<>|-]", before))
+
+
+def _merged(tokens: list[tuple[str, bool]]) -> list[Piece]:
+    """Join adjacent tokens of one kind; prose punctuation and spaces after words are dropped."""
+    pieces: list[tuple[list[str], bool]] = []
+    for text, word in tokens:
+        after_word = not word and bool(pieces) and pieces[-1][1]
+        if after_word and (text.isspace() or (text in _PROSE and (text != "'" or len(pieces[-1][0][-1]) > 1))):
+            continue  # but A' is not A
+        if pieces and pieces[-1][1] == word:
+            pieces[-1][0].append(text)
+        elif word or not text.isspace():
+            pieces.append(([text], word))
+    result: list[Piece] = []
+    for texts, word in pieces:
+        joined = "".join(texts).strip()
+        joined = re.sub(r"[-']", "", joined) if word else re.sub(r"[,.;:\s]+$", "", joined)
+        if not joined.strip("() "):
+            continue
+        if word and result and result[-1].is_words:
+            joined = result.pop().text + joined
+        result.append(Piece(joined.casefold() if word and len(joined) > 1 else joined, word))
+    return result
+
+
+def words_of(pieces: list[Piece]) -> str:
+    """Return a key of the words, with synonyms of "no solution" and "undefined" unified."""
+    joined = "\n".join(piece.text if piece.is_words else "#" for piece in pieces)
+    joined = "emptyset" if joined == "#" and pieces[0].text.strip() == "\\emptyset" else joined
+    return _SYNONYMS.get(joined, joined)

@@ -1,0 +1,81 @@
+r"""Finds the value that an equation, an approximation or a sentence states: 5 in `x = 2+3 = 5`.
+
+All sides must agree, so that a chain with a wrong step states nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from simplerl.rewards import algebra
+from simplerl.rewards.evaluation import is_unfinished_computation, variables
+from simplerl.rewards.numeric import parse_number
+from simplerl.rewards.structure import Equation, is_label, split_outside_brackets
+from simplerl.rewards.units import Quantity, split_unit
+
+_MATH = re.compile(r"\\\((.+?)\\\)|(?<![\\$])\$([^$]+)\$|\\\[(.+?)\\\]", re.S)
+_WORD = re.compile(r"[A-Za-z]{2,}")
+
+
+def stated_value(equation: Equation, *, gold: bool, formulas: bool = False) -> str | None:
+    """Return the value stated by x = 5, x = 2+3 = 5, 5 = 10/2 or 3+5 = 8; None if there is none or the sides differ.
+
+    formulas: sides with variables between the name and the value need not be checked: A = bh = 12.
+    """
+    sides = [split_unit(side).value if gold else split_unit(side, Quantity("")).value for side in equation.sides]
+    if parse_number(sides[0]) is not None:
+        same = all(algebra.expressions_equal(sides[0], side) is True for side in sides[1:])
+        return equation.sides[0] if same else None
+    if is_label(equation.sides[0], gold=gold):
+        sides = sides[1:]
+        if formulas:
+            sides = [side for side in sides[:-1] if not _is_formula(side)] + sides[-1:]
+    else:
+        trees = [algebra.parse_or_none(side) for side in sides]
+        if any(tree is None or variables(tree) for tree in trees):
+            return None
+        if parse_number(sides[-1]) is None and (trees[-1] is None or is_unfinished_computation(trees[-1])):
+            return None
+    same = all(algebra.expressions_equal(side, sides[-1]) is True for side in sides[:-1])
+    return equation.sides[-1] if same else None
+
+
+def _is_formula(side: str) -> bool:
+    """Return whether a side has variables, like bh in A = bh = 12; "1 y" in x = 1 y = 2 is no formula."""
+    tree = None if re.match(r"-?[\d.]", side) else algebra.parse_or_none(side)
+    return tree is not None and bool(variables(tree))
+
+
+def approximations(text: str) -> tuple[str, ...]:
+    r"""Return the exact value and the decimal of `\frac{\pi}{4} \approx 0.785`; nothing if they disagree.
+
+    Any other text is returned alone.
+    """
+    pieces, found = split_outside_brackets(text, frozenset(["\\approx"]))
+    if len(found) != 1 or not all(pieces):
+        return (text,)
+    exact = split_unit(pieces[0].rpartition("=")[2].strip()).value
+    if is_label(exact, gold=False):
+        return (text,)
+    decimal = split_unit(pieces[1]).value
+    number = parse_number(decimal)
+    if number is None or parse_number(exact) == number:
+        return ()
+    last_digit = Fraction(1, 10 ** len(decimal.partition(".")[2])) if "." in decimal else Fraction(1)
+    is_near = algebra.is_within(exact, number.value, last_digit)
+    return pieces if is_near else ()
+
+
+def sentence_value(gold: str) -> str | None:
+    r"""Return the value of a gold answer that is a sentence: 248 in "The smallest value of \(a\) is \(248\)."
+
+    None if it is not a sentence, or states no value or several.
+    """
+    formulas = list(_MATH.finditer(gold)) if "\\(" in gold or "$" in gold or "\\[" in gold else []
+    if not formulas or len(_WORD.findall(_MATH.sub(" ", gold))) < 3:
+        return None
+    stated = [one for one in formulas if re.search(r"(?:\b(?:is|are|equals?|be|was)|=|:)\s*$", gold[: one.start()])]
+    if len(stated) != 1 or gold[stated[0].end() :].strip(" .") or stated[0] is not formulas[-1]:
+        return None
+    return next(group for group in stated[0].groups() if group is not None)

@@ -1,0 +1,264 @@
+# ruff: noqa: E501 - tables read best with a kind per line; other scripts are part of the cases
+"""Checks how answers in other notations are graded: a table of equal and different pairs per kind, and properties."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simplerl import audit
+from simplerl.bench.grader_notations import DAMAGES, NOTATIONS, count, read_golds
+from simplerl.errors import ConfigError
+from simplerl.rewards import strict
+from simplerl.rewards.equality import compare, is_readable, judge, warm_up
+from simplerl.rewards.rules import DIFFERENT, EQUAL, FAILED, NO_ANSWER
+from simplerl.types import Problem
+
+KINDS: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
+    "text-punctuation": (
+        [("\\text{decreases by } 3/4", "\\text{decreases by } \\frac{3}{4}"), ("\\text{Team A wins by } 2.5", "\\text{team A wins by } 2.50"), ("2.4 \\text{ thousand}", "2.4\\text{ thousand}"), ("\\frac{1}{2} \\text{ if } n \\text{ is even}", "1/2 \\text{ if } n \\text{ is even}")],
+        [("3.2 \\text{ billion}", "32 \\text{ billion}"), ("1/3 \\text{ of the cake}", "13 \\text{ of the cake}"), ("\\text{about } 0.5 \\text{ percent}", "\\text{about } 5 \\text{ percent}"), ("-5 \\text{ (downward)}", "5 \\text{ (downward)}"), ("7.5\\text{ hundred}", "75\\text{ hundred}"), ("\\text{between } 1.5 \\text{ and } 2", "\\text{between } 15 \\text{ and } 2")],
+    ),
+    "foreign-words": (
+        [("100\\text{円}", "100"), ("100円", "100"), ("30度", "30"), ("8\\text{ 厘米}", "8"), ("8 厘米", "8\\text{ cm}"), ("15分钟", "15"), ("3人", "3"), ("6\\text{ 天}", "6")],
+        [("5\\text{ 百}", "5"), ("5\\text{ 亿}", "5"), ("5\\text{ 左右}", "5"), ("7\\text{ или восемь}", "7"), ("7\\text{ тысяч}", "7"), ("5\\text{ 만}", "5")],
+    ),
+    "option-with-value": (
+        [("\\text{C. } \\frac{3}{4}", "C"), ("C: 12", "C"), ("(C)\\ 12", "C"), ("C) 12", "C"), ("\\text{答案C}", "C"), ("\\text{Answer: } C", "C"), ("\\textbf{C}", "C"), ("C\\ (x>2)", "C")],
+        [("\\text{C or D}", "C"), ("\\text{not C}", "C"), ("C+1", "C"), ("C", "\\text{D. }5"), ("6", "\\text{D. }5"), ("\\text{D. }6", "\\text{D. }5")],
+    ),
+    "several-options": (
+        [("B, D", "BD"), ("DB", "BD"), ("\\text{B and D}", "BD"), ("B和D", "BD"), ("B,C,D", "BCD"), ("(B), (D)", "BD"), ("BD", "B, D"), ("B;D", "BD")],
+        [("BC", "BCD"), ("BCD", "BD"), ("B \\text{ or } D", "BD"), ("B", "B,D"), ("BDD", "BD")],
+    ),
+    "unit-in-brackets": (
+        [("7", "7 (meters)"), ("7 \\text{ (meters)}", "7"), ("7 (\\text{m}^2)", "7"), ("12(\\mathrm{cm})", "12"), ("12\\ (\\mathrm{~km})", "12 km"), ("\\frac{3}{2}(\\text{hours})", "1.5"), ("12 (kg)", "12"), ("12 (students)", "12")],
+        [("12 (cm)", "12(\\mathrm{mm})"), ("12 (correct)", "12"), ("12 (x)", "12"), ("13", "12 (students)"), ("5(x+1)", "5"), ("12 (approximately)", "12")],
+    ),
+    "escaped-twice": (
+        [("\\frac{1}{3}", "\\\\frac{1}{3}"), ("3\\sqrt[3]{2}", "3\\\\sqrt[3]{2}"), ("\\theta", "\\\\theta"), ("\\sin x", "\\\\sin x"), ("x \\geq 3", "x \\\\geq 3"), ("(-\\infty, 2]", "(-\\\\infty, 2]"), ("\\$5", "\\\\$5"), ("\\{3\\}", "\\\\{3\\\\}")],
+        [("\\log_3 5", "\\\\log_2 5"), ("3\\\\pi", "2\\pi"), ("1\\\\2", "12")],
+    ),
+    "matrix-form": (
+        [("\\left[\\begin{array}{l}1\\\\2\\end{array}\\right]", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"), ("2\\begin{pmatrix}1&0\\\\0&1\\end{pmatrix}", "\\begin{pmatrix}2&0\\\\0&2\\end{pmatrix}"), ("-\\begin{pmatrix}1&0\\\\0&1\\end{pmatrix}", "\\begin{pmatrix}-1&0\\\\0&-1\\end{pmatrix}"), ("\\frac{1}{3}\\left[\\begin{array}{cc}3&6\\\\9&0\\end{array}\\right]", "\\begin{bmatrix}1&2\\\\3&0\\end{bmatrix}"), ("\\begin{pmatrix}1&2\\end{pmatrix}^T", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"), ("[1,2]^T", "\\begin{bmatrix}1\\\\2\\end{bmatrix}"), ("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}^T", "\\begin{pmatrix}1&3\\\\2&4\\end{pmatrix}"), ("\\begin{pmatrix}1&2\\\\3&4\\\\\\end{pmatrix}", "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}")],
+        [("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}^T", "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}"), ("\\begin{pmatrix}1&2\\end{pmatrix}", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"), ("\\begin{vmatrix}1&2\\\\3&4\\end{vmatrix}", "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}"), ("\\begin{pmatrix}1&3\\\\2&4\\end{pmatrix}", "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}"), ("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}^{-1}", "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}"), ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "2\\begin{pmatrix}1\\\\2\\end{pmatrix}")],
+    ),
+    "unicode-maths": (
+        [("2³", "8"), ("x⁻²", "x^{-2}"), ("10⁻⁶", "10^{-6}"), ("2ˣ", "2^x"), ("a₁₂", "a_{12}"), ("x²+y²", "x^2+y^2"), ("√2/2", "\\frac{\\sqrt{2}}{2}"), ("√(x+1)", "\\sqrt{x+1}")],
+        [("⌈x⌉", "\\lfloor x\\rfloor"), ("x² − 1", "x2-1"), ("10⁶", "106"), ("5₃", "53"), ("A ⊂ B", "B\\subset A"), ("n⁺", "n")],
+    ),
+    "quantifier": (
+        [("f(x)=2x+1 \\text{ for every real } x", "f(x)=2x+1"), ("f(x)=x+1,\\ x\\in\\mathbb{R}", "f(x)=x+1"), ("f(n)=n \\text{ for all positive integers } n", "f(n)=n"), ("f(x)=c \\text{ for all } x \\in \\mathbb{R}", "f(x)=c"), ("f(x)=x^2 \\text{ for any } x", "f(x)=x^2"), ("f(x) = 0 \\; (\\forall x \\in \\mathbb{R})", "f(x)=0"), ("f(x)=x", "f(x)=x \\text{ for all real numbers } x"), ("2n+1 \\text{ for all } n", "2n+1")],
+        [("f(x)=x^2 \\text{ for all } x", "f(x)=x"), ("f(x)=x \\text{ for all } x > 0", "f(x)=x"), ("f(x)=x \\text{ for some } x", "f(x)=x"), ("f(x)=x \\text{ for all } x\\neq 0", "f(x)=x")],
+    ),
+    "base-time-ratio": (
+        [("212_{3}", "(212)_3"), ("212_{\\text{three}}", "212_3"), ("212_{\\text{base } 3}", "212_3"), ("1A_{16}", "(1A)_{16}"), ("\\text{7:05}", "7:05"), ("07:05", "7:05"), ("7:05 \\text{ p.m.}", "7:05 pm"), ("2 \\text{ hours } 30 \\text{ minutes}", "2 hours and 30 minutes")],
+        [("(212)_{3}", "212_{4}"), ("7:05 am", "7:05 pm"), ("7:50", "7:05"), ("2 \\text{ h } 30 \\text{ min}", "2 hours 20 minutes"), ("2:3:4", "4:3:2"), ("4:1", "1:4")],
+    ),
+    "display-delimiters": (
+        [("\\[7\\]", "7"), ("\\[ x=7 \\]", "7"), ("7", "\\[ 7 \\]"), ("\\frac12", "\\[\\frac{1}{2}\\]"), ("$$7$$", "7"), ("\\(7\\)", "7"), ("2.5", "\\[2.5\\]"), ("[7,8]", "\\[[7,8]\\]")],
+        [("8", "\\[7\\]"), ("[7,8]", "\\[7,8\\]"), ("25", "\\[2.5\\]"), ("\\begin{pmatrix}1\\\\[2]\\end{pmatrix}", "\\begin{pmatrix}1\\\\3\\end{pmatrix}")],
+    ),
+    "chinese-connectors": (
+        [("3或-3", "-3,3"), ("x=1或x=2", "1,2"), ("x=1 \\text{ 或 } x=2", "x=1,x=2"), ("2和8", "2,8"), ("2与8", "2,8"), ("2、8", "2,8"), ("2\\text{、}8", "2,8"), ("②④", "②、④")],
+        [("2或8", "2"), ("①②", "①③"), ("(1)(2)", "①③"), ("③", "3")],
+    ),
+    "set-braces": (
+        [("(1,5)", "{x|1<x<5}"), ("{x|1<x<5}", "(1,5)"), ("\\{x|1<x<5\\}", "{x | 1 < x < 5}"), ("{1,2}", "\\{1,2\\}"), ("{2,1}", "{1,2}"), ("{1}", "\\{1\\}"), ("{x|x<1 \\text{ or } x>2}", "(-\\infty,1)\\cup(2,\\infty)"), ("{(1,2)}", "(1,2)")],
+        [("[1,5)", "{x|1<x<5}"), ("\\{x\\mid x\\ge 2\\}", "{x|x>2}"), ("{x\\in\\mathbb{Z}|x>2}", "(2,\\infty)"), ("{0,1,2}", "{0,1}")],
+    ),
+    "percent-and-unit": (
+        [("0.4", "40\\%"), ("40", "40\\%"), ("12.5\\%", "\\frac{1}{8}"), ("12.5\\%", "12.5"), ("0.4\\%", "0.4"), ("40\\text{ percent}", "0.40"), ("40\\%", "40\\text{ percent}")],
+        [("40\\%", "0.4 \\text{ m}"), ("40\\%", "40 \\text{ kg}"), ("40 \\text{ kg}", "40\\%"), ("40 \\text{ apples}", "40\\%"), ("40\\%", "\\$40"), ("40\\%", "40^\\circ")],
+    ),
+    "gold-sentence": (
+        [("12", "The answer is \\(12\\)."), ("12", "The number of ways is $12$."), ("5", "Therefore, the value of $x$ is $5$."), ("\\frac{1}{2}", "The probability is \\(\\frac{1}{2}\\).")],
+        [("13", "The answer is \\(12\\)."), ("6", "Therefore, the value of $x$ is $5$."), ("10", "The smallest possible value of \\(a_{10}\\) is \\(248\\)."), ("a_{10}", "The smallest possible value of \\(a_{10}\\) is \\(248\\).")],
+    ),
+    "circ-without-hat": (
+        [("25\\circ", "25"), ("25\\circ C", "25"), ("25 ^\\circ C", "25\\circ C"), ("f\\circ g", "f\\circ g"), ("45\\circ", "45^\\circ"), ("45^{\\circ}", "45\\circ"), ("30\\circ 15'", "30^\\circ 15'"), ("25\\text{\\circ}C", "25")],
+        [("25\\circ F", "25^\\circ C"), ("g\\circ f", "f\\circ g"), ("45\\circ", "46^\\circ"), ("\\circ", "5"), ("\\circ C", "C"), ("C\\circ", "5")],
+    ),
+    "intervals": (
+        [("2<x<5", "(2,5)"), ("5>x>2", "(2,5)"), ("(2,5)", "5>x>2"), ("x>2", "(2,\\infty)"), ("2<x", "x>2"), ("x\\ge2", "[2,\\infty)"), ("[2,\\infty)", "x \\geq 2"), ("x<1 \\text{ or } x>3", "(-\\infty,1)\\cup(3,\\infty)")],
+        [("2\\leq x<5", "(2,5]"), ("5<x<2", "(2,5)"), ("2 < a < 5", "2<b<5")],
+    ),
+    "approx": (
+        [("\\frac{\\pi}{4}\\approx 0.785", "\\frac{\\pi}{4}"), ("\\sqrt{2}\\approx1.414", "\\sqrt{2}"), ("x=\\ln 2\\approx 0.693", "\\ln 2"), ("\\ln 2", "\\ln 2\\approx0.693"), ("0.693147", "\\ln 2\\approx0.693"), ("\\approx 3.14", "3.14"), ("\\frac{1}{3}\\approx 0.333", "1/3"), ("100\\pi \\approx 314.16", "100\\pi")],
+        [("\\sqrt2 \\approx 1.514", "\\sqrt2"), ("5\\approx 6", "5"), ("\\frac{22}{7}\\approx \\pi", "\\pi"), ("\\ln 3", "\\ln 2\\approx0.693")],
+    ),
+    "last-side": (
+        [("x=2+3=5", "5"), ("\\frac{10}{2}=5", "5"), ("S=\\frac{1}{2}\\cdot 4\\cdot 5=10", "10"), ("\\binom{5}{2}=10", "10"), ("3!=6", "6"), ("a+b=3+4=7", "7"), ("P=\\frac{1}{2}=0.5", "\\frac12"), ("5", "x=5")],
+        [("2\\cdot 3=7", "7"), ("x+y=5", "x=5"), ("2x=5", "5"), ("x^2=4", "4")],
+    ),
+    "degree-minutes": (
+        [("30^\\circ 30'", "30^\\circ30'"), ("30^\\circ 30'", "30.5^\\circ"), ("30^{\\circ} 30^{\\prime}", "30°30′"), ("30^\\circ 30' 36''", "30.51^\\circ"), ("30.5", "30^\\circ 30'"), ("30度30分", "30^\\circ30'")],
+        [("30^\\circ 30'", "30^\\circ 20'"), ("30^\\circ 3'", "303"), ("30^\\circ 30'", "31^\\circ"), ("12^\\circ 5'", "12^\\circ 50'")],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "gold"), [pair for equal, _ in KINDS.values() for pair in equal])
+def test_equal(answer: str, gold: str) -> None:
+    assert compare(answer, gold) == EQUAL
+
+
+@pytest.mark.parametrize(("answer", "gold"), [pair for _, different in KINDS.values() for pair in different])
+def test_different(answer: str, gold: str) -> None:
+    assert compare(answer, gold) == DIFFERENT
+
+
+WORDS = [
+    " \\text{ million}",
+    " \\text{ times}",
+    "\\text{ km north}",
+    "\\text{万}",
+    "\\text{ for odd } n",
+    "\\text{ only}",
+]
+number = st.integers(1, 9999).filter(lambda n: n % 10)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(number, st.integers(1, 3), st.sampled_from(["", *WORDS]))
+def test_a_damaged_number_is_never_equal(digits: int, places: int, words: str) -> None:
+    decimal = f"{digits / 10**places:.{places}f}"
+    for damaged in (str(digits), f"{digits / 10 ** (places + 1):.{places + 1}f}", f"-{decimal}", f"({decimal})^2"):
+        if float(damaged.strip("()^2") or 0) != float(decimal) or "^" in damaged:
+            assert compare(damaged + words, decimal + words) == DIFFERENT or decimal == "1.0"
+    fraction, joined = f"{digits}/7", f"{digits}7"
+    assert compare(joined + words, fraction + words) == DIFFERENT
+    assert compare(fraction + words, joined + words) == DIFFERENT
+
+
+VALUES = st.sampled_from(
+    [
+        "5",
+        "2.5",
+        "-\\frac{3}{4}",
+        "2\\sqrt{3}",
+        "x^2-3x+1",
+        "(1,-2)",
+        "[0,\\infty)",
+        "\\{1,2\\}",
+        "\\frac{\\pi}{6}",
+        "12\\%",
+        "2\\ln 3",
+        "\\alpha+\\beta",
+        "90^\\circ",
+        "n^{2}+1",
+    ]
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    VALUES, st.lists(st.sampled_from(sorted(NOTATIONS.keys() - {"unit in text"})), min_size=1, max_size=2, unique=True)
+)
+def test_a_rewritten_value_is_always_equal(gold: str, kinds: list[str]) -> None:
+    answer = gold
+    for kind in kinds:
+        answer = NOTATIONS[kind](answer) or answer
+    assert compare(answer, gold) == EQUAL
+    assert compare(gold, answer) == EQUAL
+
+
+TOKENS = ["\\circ", "^", "_", "{", "}", "(", ")", "[", "]", "\\frac", "\\sqrt", "\\sin", "!", "|", "\\text{", "1", "1e999", "10^{10^{10}}", "x", "+", "-", "/", "=", "<", ",", ":", "'", "%", "\\$", "\\begin{pmatrix}", "\\end{pmatrix}", "&", "\\\\", "\\pm", "\\cup", "\\{", "C", "e", "\\binom", "\\lfloor", "①", "元", "²", "९", "\\approx", " for all ", "\\overline"]  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    st.lists(st.sampled_from(TOKENS), max_size=12).map("".join),
+    st.lists(st.sampled_from(TOKENS), max_size=8).map("".join),
+)
+def test_no_text_makes_the_comparison_raise_or_fail(answer: str, gold: str) -> None:
+    for rule in ("math_verify", "exact"):
+        assert compare(answer, gold, rule=rule) != FAILED
+
+
+def test_deep_and_huge_expressions_are_different() -> None:
+    for text in (
+        "\\sqrt" * 300 + "2",
+        "|" * 350,
+        "2" + "^2" * 190,
+        "-" * 390 + "5x",
+        "\\frac" * 190,
+        "1e999",
+        "9" * 1900,
+    ):
+        assert compare(text, "x+5") == DIFFERENT
+        assert judge("5", text).status == DIFFERENT
+
+
+def test_a_comparison_that_raises_is_different_and_says_whether_the_gold_can_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from simplerl.rewards import equality
+
+    monkeypatch.setattr(equality, "normalize", lambda text: text[99])
+    assert judge("unread 1", "unread 2").status == DIFFERENT
+    assert judge("unread 1", "unread 2").gold_unread
+    assert not is_readable("unread 2")
+    assert compare(" ", "5") == NO_ANSWER
+
+
+DEGENERATE = [" ", "\n", "{", "}", "{}", "\\frac", "\\frac{1}", "=", "1=", ",", "1,", "(", "[", "\\text{", "元", "x ", "\\\\", "$", "x^", "|", "1+", "\\sqrt", "%", "<", "\\cup", "①", "1:", "&", "\\$", "½", "for all ", "or ", "\\boxed{"]  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", DEGENERATE)
+def test_degenerate_texts_are_compared_in_bounded_time(piece: str) -> None:
+    """32 kB are refused at once; the longest text that is compared stays within seconds on any machine."""
+    warm_up()
+    for size, budget in ((32_000, 0.1), (1_990, 2.0)):
+        text = (piece * size)[:size]
+        for answer, gold in ((f"5{text}5", "5"), ("5", f"5{text}5"), (f"5{text}1", f"5{text}2")):
+            start = time.process_time()
+            assert compare(answer, gold) != EQUAL or size < 2000
+            assert time.process_time() - start < budget
+
+
+def test_notations_and_damages_of_gold_answers() -> None:
+    golds = ["\\frac{1}{2}", "2.5", "(0,3]", "[1,2)", "x^2+\\pi", "3/4", "\\sqrt{3}", "-7", "\\alpha"]
+    counts, wrong = count([("", gold) for gold in [*golds, "\\left(1,2\\right)", "(2,5)"]])
+    assert wrong == []
+    assert all(counts[kind]["pairs"] for kind in (*NOTATIONS, *DAMAGES))
+    assert count([("", "1 | 2")])[1] == [] and count([("", "(0,1)")])[0]["bracket changed"]["pairs"] == 1
+
+
+@pytest.mark.slow
+def test_real_gold_answers_in_other_notations_and_damaged(shared: Path) -> None:
+    golds = list(read_golds(shared / "data"))
+    counts, wrong = count(golds[::5])
+    assert len(golds) > 13_000 and wrong == []
+    assert sum(found["pairs"] for found in counts.values()) > 5_000
+
+
+@pytest.mark.slow
+def test_shared_cases_are_graded_as_labelled(shared: Path) -> None:
+    rows = map(json.loads, (shared / "cases/grading_strict.jsonl").read_text().splitlines())
+    graded = [(row, strict(row["response"], Problem("", "", row["answer"]))) for row in rows]
+    assert {score.status for _, score in graded} <= {EQUAL, DIFFERENT, NO_ANSWER}
+    wrong = [row["id"] for row, score in graded if score.correct != row["expected"]]
+    assert [one for one in wrong if not one.startswith("stop-marks")] == []  # those are extraction
+
+
+def test_the_audit_names_decorated_golds(tmp_path: Path) -> None:
+    file = tmp_path / "golds.jsonl"
+    golds = ["5", "The area is $5$.", "B. 12", "5 cm", "x = 5 is not allowed because 5 < 6 holds here", "5 (wrong)"]
+    file.write_text("\n".join(json.dumps({"id": f"r{i}", "answer": gold}) for i, gold in enumerate(golds)))
+    lines = audit.report_golds(file)
+    assert lines[-1] == "6 gold answers checked."
+    assert [line.split(":")[0] for line in lines[:-1]] == [
+        "Gold answers with a sentence",
+        "Gold answers with a remark in brackets",
+    ]
+    assert "2, of which 1 are not met by the value alone (r4)" in lines[0]
+    assert "(r5)" in lines[1]
+    file.write_text('{"question": "?"}')
+    with pytest.raises(ConfigError, match=r'golds\.jsonl, line 1: has no "answer" or "gold"'):
+        audit.report_golds(file)
