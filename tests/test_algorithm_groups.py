@@ -57,6 +57,10 @@ def required_models(name: str) -> list[str]:
     return [f"algorithm.roles.{role}.model={ROOT}/assets/micro_base" for role in required]
 
 
+# Estimators that read columns which rollouts or a reward provide.
+PARTNERS = {"remax": ["algorithm/rollouts=greedy_baseline"], "gdpo": ["reward=r1"]}
+
+
 def parts() -> list[tuple[str, str]]:
     """Return (group, option) of every part of an algorithm; the roles are chosen by other parts."""
     paths = sorted((ROOT / "conf/algorithm").glob("*/*.yaml"))
@@ -66,11 +70,12 @@ def parts() -> list[tuple[str, str]]:
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
 @pytest.mark.parametrize(("part", "option"), [one for one in parts() if one not in ALONE])
 def test_every_part_composes_with_every_other(algorithm: str, part: str, option: str) -> None:
-    own = required_models(f"{part}/{option}")
+    own = required_models(f"{part}/{option}") + PARTNERS.get(option, [])
     whole = configured(f"algorithm={algorithm}", f"algorithm/{part}={option}", *own)
     config = whole.algorithm
     assert config.advantage is not None and config.loss is not None and config.rollouts is not None
     chosen = chosen_parts(algorithm) | {part: option}
+    chosen |= {"rollouts": "greedy_baseline"} if option == "remax" else {}
     files = [file for chosen_part, name in chosen.items() for file in with_defaults(f"{chosen_part}/{name}")]
     # A role, a state or a need is there when a chosen part's file brings it, and only then.
     assert set(config.roles) == {name for file in files for name in file.get("roles", {})}
@@ -175,5 +180,5 @@ def test_a_mistake_in_a_function_is_found_before_a_model_loads(mistake: str) -> 
 def test_every_algorithm_passes_the_rehearsal(name: str) -> None:
     state = torch.random.get_rng_state()
     models = [one for part, option in chosen_parts(name).items() for one in required_models(f"{part}/{option}")]
-    rehearse(configured(f"algorithm={name}", *models))
+    rehearse(configured(f"algorithm={name}", *models, *PARTNERS.get(name, [])))
     assert torch.equal(torch.random.get_rng_state(), state)

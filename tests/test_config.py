@@ -302,12 +302,8 @@ def test_problems_that_share_an_id_are_refused() -> None:
 def test_a_reward_is_called_before_a_model_is_loaded(key: str) -> None:
     """On a made-up response to the first problem, so that a bad return is seen before anything is sampled."""
     bad = ["bad_rewards.returning_none", "true"]
-    names = (
-        [f"+{key}._target_", f"+{key}._partial_"] if key == "evals.reward" else [f"{key}._target_", f"{key}._partial_"]
-    )
-    overrides = [f"{name}={value}" for name, value in zip(names, bad, strict=True)]
-    if key == "reward":
-        overrides += [f"~reward.{keyword}" for keyword in ("correct", "wrong", "unboxed", "rule", "fbox")]
+    overrides = [f"{key}.{name}={value}" for name, value in zip(("_target_", "_partial_"), bad, strict=True)]
+    overrides += [f"~{key}.{keyword}" for keyword in ("correct", "wrong", "unboxed", "rule", "fbox")]
     with pytest.raises(ConfigError) as caught:
         prepare_task(configured(*overrides))
     said = str(caught.value)

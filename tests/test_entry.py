@@ -101,8 +101,7 @@ REMEDIES = {
     "algorithm.advantage=group": "algorithm/advantage=group",
     "rollouts=refill": "algorithm/rollouts=refill",
     "algorithm/role=critic": "+algorithm/role=critic",
-    "evals.reward=strict": "+reward@evals.reward=strict",
-    "reward@evals.reward=strict": "+reward@evals.reward=strict",
+    "evals.reward=strict": "reward@evals.reward=strict",
     "rollout.ahead=1 backend=ray_cpu": "algorithm/correction=truncated_importance",
     "algorithm.kl.place=none": "algorithm/kl=k1_reward",
 }
@@ -179,7 +178,7 @@ FILES: dict[str, tuple[dict[str, str], str]] = {
     ),
     "stage without a package": ({"algorithm/shape/mine": f"shape:\n  x:\n    {STAGE}"}, "write `# @package algorithm`"),
     "typo of the shape": (
-        {"algorithm/shape/mine": f"# @package algorithm\nshap:\n  x: {STAGE}"},
+        {"algorithm/shape/mine": f"# @package algorithm\nshap:\n  x:\n    {STAGE}"},
         "did you mean shape?",
     ),
     "reward too deep": ({"reward/mine": "reward:\n  _target_: simplerl.rewards.strict"}, "remove the line `reward:`"),

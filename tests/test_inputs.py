@@ -123,7 +123,8 @@ def test_a_change_is_refused_by_name(kind: str, settings: list[str], tmp_path: P
     change, name = CHANGES[kind]
     change(tmp_path)
     for state, remedy in (("interrupted", "resume with the change"), ("finished", "keep its results")):
-        (run.dir / "status.json").write_text(json.dumps({"state": state}))
+        status = json.loads((run.dir / "status.json").read_text())
+        (run.dir / "status.json").write_text(json.dumps(status | {"state": state}))
         with pytest.raises(ConfigError) as refused:
             opened(tmp_path, settings)
         sentence = str(refused.value)

@@ -265,7 +265,7 @@ FILES: dict[str, Callable[[Path], Any]] = {
     "status.json": _resume,
     "metrics.jsonl": _resume,
     "summary.json": train.show,
-    "results.json": show_results,
+    "evals/step_000000/results.json": show_results,
     "rollouts/step_000000.parquet": lambda folder: read_responses(folder / "rollouts/step_000000.parquet"),
 }
 
@@ -280,7 +280,8 @@ def stopped(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run.write_summary("policy")
     run.release()
     shutil.copytree(small_run / "rollouts", run.dir / "rollouts")
-    shutil.copy(small_run / "evals/step_000000/results.json", run.dir)
+    (run.dir / "evals/step_000000").mkdir(parents=True)
+    shutil.copy(small_run / "evals/step_000000/results.json", run.dir / "evals/step_000000")
     return run.dir
 
 

@@ -345,5 +345,5 @@ def test_max_cache_gib_limits_the_rows(model: PreTrainedModel, tokenizer: PreTra
 
 
 def test_the_config_builds_the_sampler(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    sampler = instantiate(OmegaConf.load(ROOT / "conf/sampler/local.yaml"))(model, tokenizer, "unused")
+    sampler = instantiate(OmegaConf.load(ROOT / "conf/sampler/local.yaml"))(lambda: model, tokenizer, "unused")
     assert len(sample(sampler, make_prompts(2))) == 6

@@ -107,7 +107,7 @@ def _nearest(key: str, value: str, keys: list[str]) -> str:
         if near:
             return f"{key} is unknown: did you mean {prefix}{near[0]}?"
         if elsewhere:
-            return f"{key} is unknown: did you mean {' or '.join(elsewhere)}?"
+            return f"{key} is unknown: did you mean {' or '.join(elsewhere[:3])}?"
         settings = [one for one in siblings if one in all_settings()]
         if settings:
             return f"{key} is unknown: valid keys are {', '.join(settings)}."

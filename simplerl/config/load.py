@@ -110,7 +110,7 @@ def _check_node(key: str, node: Any, raw: DictConfig) -> None:
             raise ConfigError(
                 f"{key}={node} is a value, but the parts of an algorithm are groups: write {path[0]}/{path[1]}={node}."
             )
-        remedy = f"write +reward@evals.reward={node}" if key == "evals.reward" else f"set {key}._target_ in a YAML file"
+        remedy = f"write reward@evals.reward={node}" if key == "evals.reward" else f"set {key}._target_ in a YAML file"
         raise ConfigError(f"{key}={node} is a value, but names a function: {remedy}.")
     file = option_file(key, raw.choices)
     if "_target_" not in node:

@@ -158,7 +158,7 @@ def escape_markdown(text: str) -> str:
 def _markdown_cell(cell: Cell) -> str:
     if cell.code:
         return f"`{cell.text().replace('`', chr(39)).replace('|', chr(92) + '|')}`"
-    text = escape_markdown(cell.text())
+    text = cell.text() if isinstance(cell.value, Quantity) else escape_markdown(cell.text())
     return f"**{text}**" if cell.bold else text
 
 
