@@ -11,12 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import composing
 import tiny
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoTokenizer
 
-from simplerl.config import register
 from simplerl.experiment import run_experiment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,9 +51,7 @@ def model() -> Path:
 
 
 def composed(root: Path, *overrides: str, own_reward: bool | str = True) -> DictConfig:
-    register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        raw = compose("config", overrides=[*SMALL, f"model.path={model()}", f"run.root={root}", *overrides])
+    raw = composing.composed(*SMALL, f"model.path={model()}", f"run.root={root}", *overrides)
     OmegaConf.set_struct(raw, False)
     if own_reward:
         name = own_reward if isinstance(own_reward, str) else "digits"

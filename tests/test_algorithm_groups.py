@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
+from composing import composed
 
 from simplerl.algorithms import advantages, losses
 from simplerl.backends.rehearsal import rehearse
-from simplerl.config import Config, OptimizerConfig, RoleKind, register
+from simplerl.config import Config, OptimizerConfig, RoleKind
 from simplerl.config.load import load
 from simplerl.errors import ConfigError
 
@@ -22,9 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def configured(*overrides: str) -> Config:
-    register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return load(compose("config", [f"model.path={ROOT}/assets/micro_base", *overrides]))
+    return load(composed(f"model.path={ROOT}/assets/micro_base", *overrides))
 
 
 # Parts of an algorithm that do not go with the others of PPO or GRPO.

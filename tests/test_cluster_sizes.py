@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
+from composing import composed
 from transformers import AutoModelForCausalLM
 
 from simplerl.cluster.layout import CRITIC, ENGINE, POLICY, REFERENCE, Layout, Sharding, Shared
-from simplerl.config import Config, register
+from simplerl.config import Config
 from simplerl.config.load import load
 from simplerl.planning.memory import (
     KNOWN,
@@ -34,10 +34,8 @@ def qwen() -> ModelSizes:
 
 
 def published(*overrides: str) -> Config:
-    register()
     paths = ["data.path=x.json", "evals.path=x"]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return load(compose("config", ["experiment=simplerl_zero", *paths, *overrides]))
+    return load(composed("experiment=simplerl_zero", *paths, *overrides))
 
 
 def test_the_shapes_are_those_of_the_published_checkpoint(qwen: ModelSizes) -> None:

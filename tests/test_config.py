@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from composing import composed
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 import simplerl.rewards
-from simplerl.config import Config, RoleConfig, register
+from simplerl.config import Config, RoleConfig
 from simplerl.config.load import load
 from simplerl.data.task import prepare_task
 from simplerl.engine import models
@@ -34,10 +34,8 @@ SMALL = {
 
 
 def configured(*overrides: str) -> Config:
-    register()
     small = [override for group, override in SMALL.items() if not any(o.startswith(f"{group}=") for o in overrides)]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return load(compose("config", [*small, *overrides]))
+    return load(composed(*small, *overrides))
 
 
 @pytest.fixture(autouse=True)
@@ -375,9 +373,7 @@ def test_names_of_functions_and_numbers_arrive_as_written() -> None:
 
 
 def test_a_role_may_not_be_called_policy() -> None:
-    register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        raw = compose("config", list(SMALL.values()))
+    raw = composed(*SMALL.values())
     OmegaConf.update(raw, "algorithm.roles.policy", RoleConfig(column="logprobs"), force_add=True)
     with pytest.raises(ConfigError, match=r"algorithm.roles.policy: the policy is not declared as a role"):
         load(raw)
@@ -409,9 +405,7 @@ def options() -> dict[str, list[str]]:
 @pytest.mark.parametrize("turn", range(max(map(len, options().values()))))
 def test_every_option_fits_the_schema(turn: int) -> None:
     """The options of all groups in turn, as many at once as there are groups."""
-    register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        raw = compose("config", [f"{group}={names[turn % len(names)]}" for group, names in options().items()])
+    raw = composed(*(f"{group}={names[turn % len(names)]}" for group, names in options().items()))
     for key in OmegaConf.missing_keys(raw):
         OmegaConf.update(raw, key, "given")
     assert isinstance(OmegaConf.to_object(raw), Config)

@@ -18,11 +18,10 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
-from hydra import compose, initialize_config_dir
+from composing import composed
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from simplerl.config import register
 from simplerl.config.load import load as load_config
 from simplerl.data.benchmarks import BENCHMARKS
 from simplerl.data.readers import settings_under
@@ -382,12 +381,6 @@ def test_benchmark_errors(tmp_path: Path) -> None:
     write(tmp_path / "gsm8k.jsonl", lines({"question": "Q?", "answer": "no mark"}))
     with pytest.raises(ConfigError, match=r"line 1: the answer \(column 'answer'\) has no ####; correct it.$"):
         benchmark(name="gsm8k", path=str(tmp_path))
-
-
-def composed(*overrides: str) -> DictConfig:
-    register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
 
 
 def problems(*overrides: str, key: str = "data") -> list[Problem]:

@@ -13,17 +13,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import composing
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from micro_runs import composed
 from omegaconf import OmegaConf
 from rich.console import Console
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from simplerl.config import Config, EvalsConfig, PromptConfig, SamplingConfig, register
+from simplerl.config import Config, EvalsConfig, PromptConfig, SamplingConfig
 from simplerl.config.load import load
 from simplerl.data.benchmarks import published_accuracy
 from simplerl.data.prompts import PromptFormat
@@ -45,9 +45,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def loaded(*overrides: str) -> Config:
-    register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return load(compose("config", [*overrides]))
+    return load(composing.composed(*overrides))
 
 
 PROMPT = PromptConfig(name="micro", template="{question}\n", stop_strings=["##"])

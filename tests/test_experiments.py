@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hydra import compose, initialize_config_dir
+from composing import composed
 from omegaconf import DictConfig, OmegaConf
 
 from analysis import tables
@@ -30,7 +30,6 @@ from simplerl.config import (
     OverLong,
     Precision,
     Schedule,
-    register,
 )
 from simplerl.config.load import load
 from simplerl.data.benchmarks import BENCHMARKS, PUBLISHED, SUITE5
@@ -72,12 +71,6 @@ ONE_STEP = [
     "run.threads=1",
     "run.device=cpu",
 ]
-
-
-def composed(*overrides: str) -> DictConfig:
-    register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", list(overrides))
 
 
 def loaded(*overrides: str) -> Config:

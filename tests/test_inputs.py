@@ -10,15 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import composing
 import micro_runs
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from micro_runs import ROOT, SMALL
+from micro_runs import SMALL
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 
-from simplerl.config import ModelConfig, register
+from simplerl.config import ModelConfig
 from simplerl.config.load import load
 from simplerl.data import inputs as module
 from simplerl.data.inputs import input_digests, weights_digest
@@ -93,9 +93,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def composed(root: Path, *overrides: str) -> DictConfig:
     small = [one for one in SMALL if not one.startswith(("data.", "evals.sets."))]
     files = ["data=jsonl", "evals=heldout", "evals.sampling.max_new_tokens=8", f"run.root={root}/runs"]
-    register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        raw = compose("config", [*small, *files, f"model.path={micro_runs.model()}", *overrides])
+    raw = composing.composed(*small, *files, f"model.path={micro_runs.model()}", *overrides)
     OmegaConf.set_struct(raw, False)
     raw.reward = {"_target_": "light_rewards.digits", "_partial_": True}
     raw.evals.reward = None

@@ -14,15 +14,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import composing
 import pytest
-from hydra import compose, initialize_config_dir
+from composing import composed_by_hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException
 from micro_runs import ROOT, SMALL, model
 from omegaconf import DictConfig, OmegaConf
 
-from simplerl.config import register
 from simplerl.config.load import load
 from simplerl.errors import ConfigError
 from simplerl.runs.folder import run_folder
@@ -38,9 +38,7 @@ SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 
 
 def composed(*overrides: str, with_hydra: bool = False) -> DictConfig:
-    register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        raw = compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
+    raw = composed_by_hydra(*overrides, with_hydra=True) if with_hydra else composing.composed(*overrides)
     OmegaConf.set_struct(raw, False)
     return raw
 
