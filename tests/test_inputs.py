@@ -28,6 +28,8 @@ from simplerl.evals.standalone import evaluate_model
 from simplerl.experiment import run_experiment
 from simplerl.runs.folder import Run
 
+pytestmark = pytest.mark.slow  # trains or starts processes
+
 Change = Callable[[Path], None]
 OWN = "def estimate(batch, **keywords):\n    return batch.with_(advantages=batch.token_rewards)\n"
 

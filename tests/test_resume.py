@@ -24,6 +24,8 @@ from simplerl.rewards.pool import Grader
 from simplerl.runs.folder import Interrupted, Run
 from simplerl.samplers.local import LocalSampler
 
+pytestmark = pytest.mark.slow  # trains or starts processes
+
 
 class Killed(BaseException):
     """Ends an attempt where nothing in the engine expects it, as a kill does."""

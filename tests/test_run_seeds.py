@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from micro_runs import WARM_UP, differences, outcome, run
+
+pytestmark = pytest.mark.slow  # trains or starts processes
 
 
 def test_same_seed_same_run(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from transformers import AutoTokenizer
 from simplerl.errors import ConfigError
 from simplerl.samplers.local import LocalSampler
 
+pytestmark = pytest.mark.slow  # trains or starts processes
+
 ALGORITHMS = {  # overrides, and the batch of prompts in the middle of which the run is killed
     "state": (["algorithm=reinforce"], 2),
     "refill": (["algorithm=dapo"], 4),
