@@ -10,6 +10,7 @@ This module imports neither torch nor transformers, so that `--help` and error m
 from __future__ import annotations
 
 from dataclasses import Field, dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -289,9 +290,10 @@ def _eos_token_id(path: str) -> int:
     return int(AutoTokenizer.from_pretrained(path).eos_token_id)
 
 
+@cache
 def register() -> None:
-    """Register the schema, the sweeps, and the resolvers `quotient` and `eos_token_id` with Hydra; call before
-    composing."""
+    """Register the schema, the sweeps, and the resolvers `quotient` and `eos_token_id` with Hydra, once per process; call
+    before composing."""
     schema = OmegaConf.structured(Config)
     OmegaConf.set_struct(schema.prompt.variables, False)  # its keys are the chat template's
     ConfigStore.instance().store(name="schema", node=schema)
