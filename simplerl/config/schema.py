@@ -292,8 +292,8 @@ def _eos_token_id(path: str) -> int:
 
 @cache
 def register() -> None:
-    """Register the schema, the sweeps, and the resolvers `quotient` and `eos_token_id` with Hydra, once per process; call
-    before composing."""
+    """Register the schema, the sweeps, and the resolvers `quotient` and `eos_token_id` with Hydra, once per process.
+    Call before composing."""
     schema = OmegaConf.structured(Config)
     OmegaConf.set_struct(schema.prompt.variables, False)  # its keys are the chat template's
     ConfigStore.instance().store(name="schema", node=schema)
