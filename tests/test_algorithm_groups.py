@@ -137,6 +137,15 @@ MISTAKES: dict[str, tuple[str, str, Any, list[str]]] = {
         ],
     ),
     "column of no role at all": ("grpo", "advantage", lambda b: b.extra["novelty"], ["roles.NAME.column: novelty in"]),
+    "column off by a letter": ("grpo", "advantage", lambda b: b.extra["sampler_logprob"], ["did you mean sampler_log"]),
+    "column set in place": ("grpo", "advantage", lambda b: setattr(b, "advantages", b.mask), ["return a copy"]),
+    "division by zero": (
+        "grpo",
+        "advantage",
+        lambda b: b.with_(advantages=b.mask * (b.reward - b.reward)[:, None] / 0.0),
+        ["advantages that are not finite"],
+    ),
+    "stage that drops a rollout": ("grpo", "shape", {"mine": lambda r: r[1:]}, ["trained=False"]),
     "signature": ("reinforce", "advantage", advantages.group_relative, ["takes 1 positional argument but 2"]),
     "no state returned": ("reinforce", "advantage", lambda b, s: b, ["must return (batch, state)"]),
     "state of tensors": ("reinforce", "advantage", lambda b, s: (b.with_(advantages=b.mask), {"x": b.mask}), ["JSON"]),
@@ -169,7 +178,7 @@ def test_a_mistake_in_a_function_is_found_before_a_model_loads(mistake: str) -> 
     with pytest.raises(ConfigError) as caught:
         rehearse(replace(config, algorithm=replace(config.algorithm, **{part: function})))
     message = str(caught.value)
-    assert message.startswith(f"algorithm.{part}") and message.endswith(".") and "\n" not in message
+    assert message.startswith(f"algorithm.{part}") and message.endswith((".", "?")) and "\n" not in message
     for word in words:
         assert word in message
 

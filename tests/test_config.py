@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from composing import composed
@@ -288,6 +289,29 @@ def test_refused_with_a_sentence(name: str) -> None:
 
 def same_id() -> list[Problem]:
     return [Problem("one", f"What is {i} + 1?", str(i + 1)) for i in range(64)]
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ([], "data.path: there are no problems"),
+        ([{"question": "?"}], "data._target_ must give a list of simplerl.types.Problem"),
+        ([Problem("1", "?", 2)], "data._target_ must give a list of simplerl.types.Problem"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_data_function_that_gives_no_problems_is_refused(made: list[Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        prepare_task(replace(configured(), data=lambda: made))
+
+
+def test_a_misspelt_function_is_named_with_its_neighbour() -> None:
+    with pytest.raises(ConfigError, match=r"simplerl.rewards has no strickt: did you mean simplerl.rewards.strict\?$"):
+        configured("reward._target_=simplerl.rewards.strickt")
+
+
+def test_a_role_may_not_give_a_column_that_is_set_later() -> None:
+    with pytest.raises(ConfigError, match=r"algorithm.roles.critic.column=advantages is a column that"):
+        configured("algorithm.roles.critic.column=advantages")
 
 
 def test_problems_that_share_an_id_are_refused() -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import FrozenInstanceError, fields, replace
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -60,10 +61,15 @@ def _rollouts(config: Config) -> list[Rollout]:
 
 def _stages(rollouts: list[Rollout], config: Config) -> list[Rollout]:
     for name, stage in config.algorithm.shape.items():
-        key = f"algorithm.shape.{name}"
+        key, given = f"algorithm.shape.{name}", [(one.prompt.problem.id, one.sample) for one in rollouts]
         rollouts = _call(key, stage, (rollouts,), "", config)
         valid = isinstance(rollouts, list) and all(isinstance(one, Rollout) and one.score for one in rollouts)
-        require(valid and bool(rollouts), f"{_named(key, stage)} must return the list of rollouts with their scores.")
+        require(valid, f"{_named(key, stage)} must return the list of rollouts with their scores.")
+        require(
+            [(one.prompt.problem.id, one.sample) for one in rollouts] == given,
+            f"{_named(key, stage)} must return all rollouts in their order: replace(rollout, trained=False) leaves one "
+            "out of the loss.",
+        )
     return rollouts
 
 
@@ -112,6 +118,11 @@ def _require_advantages(key: str, function: Any, result: Any, batch: Batch) -> N
             f"{name} gives {column} of the shape {list(shape)}: they must be [B, T], one number per token, here "
             f"{[rows, width]}; a number per response, [B], becomes x[:, None] * batch.mask.",
         )
+        require(
+            value is None or bool(torch.isfinite(value[batch.mask]).all()),
+            f"{name} gives {column} that are not finite on a made-up batch: look for a division by zero, as in a group "
+            "with equal rewards or a response of one token.",
+        )
 
 
 def _losses(batch: Batch, time: UpdateTime, config: Config) -> None:
@@ -149,33 +160,41 @@ def _call(key: str, function: Callable[..., Any], arguments: Sequence[Any], batc
         own = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
         missing = _missing_column(error, frames, batch) if isinstance(batch, Batch) else None
         if missing is None:
-            reason = " ".join(str(error).split()) or f"`{frames[-1].line if frames else ''}`"
+            reason = " ".join(str(error).split())
+            if isinstance(error, FrozenInstanceError):
+                reason += "; return a copy, as batch.with_(advantages=...) and dataclasses.replace make"
+            reason = reason or f"`{frames[-1].line if frames else ''}`"
             raise ConfigError(
                 f"{_named(key, function)} fails on a made-up batch{own}: {type(error).__name__}: {reason:.300}."
             ) from error
         there = sorted([name for name in COLUMNS if getattr(batch, name) is not None] + list(batch.extra))
         role, part = role_that_gives(missing), key.split(".")[1]
         file = option_file(key, config.choices)
+        near = get_close_matches(missing, there, 1, 0.9)
         remedy = (
-            f"set roles.NAME.column: {missing} in a file of conf/algorithm/role/ and list it in the defaults of {file}"
+            f"set roles.NAME.column: {missing} in a file of conf/algorithm/role/ and list it in the defaults of {file}."
         )
-        if missing.startswith("reward/"):
+        if near:
+            remedy = f"did you mean {near[0]}?"
+        elif missing.startswith("reward/"):
             remedy = (
-                f"choose a reward whose weighted functions have {missing.removeprefix('reward/')}, such as reward=r1"
+                f"choose a reward whose weighted functions have {missing.removeprefix('reward/')}, such as reward=r1."
             )
         elif (rollouts := rollouts_that_give(missing)) is not None:
-            remedy = f"choose algorithm/rollouts={rollouts}"
+            remedy = f"choose algorithm/rollouts={rollouts}."
         elif role is not None:
-            remedy = f"add /algorithm/role/{role} to the defaults of {file} or choose another algorithm/{part}"
+            remedy = f"add /algorithm/role/{role} to the defaults of {file} or choose another algorithm/{part}."
         raise ConfigError(
             f"{_named(key, function)} reads the column {missing}, which this run does not have (there are "
-            f"{', '.join(there)}): {remedy}."
+            f"{', '.join(there)}): {remedy}"
         ) from error
 
 
 def _missing_column(error: Exception, frames: Sequence[traceback.FrameSummary], batch: Batch) -> str | None:
     """Return the column whose absence caused the error: a key of `extra`, or a field that is None and is named by the
     line of code that failed."""
+    if isinstance(error, FrozenInstanceError):
+        return None
     if isinstance(error, KeyError) and error.args and isinstance(error.args[0], str):
         return error.args[0] if error.args[0] not in batch.extra and "extra" in _lines(frames) else None
     absent = [name for name in sorted(COLUMNS) if getattr(batch, name) is None and f".{name}" in _lines(frames)]

@@ -31,6 +31,13 @@ MIN_TEMPERATURE = 0.01  # lower temperatures make logits overflow; 0 is greedy
 MAX_SEED = 2**31 - 1
 
 
+# Columns of a batch that no role may give.
+NOT_A_ROLES_COLUMN = (
+    *("tokens", "attention", "mask", "group", "reward", "correct", "trained", "sampler_logprobs", "logprobs"),
+    *("entropy", "token_rewards", "advantages", "returns", "weights", "extra"),
+)
+
+
 def check_known(node: DictConfig, prefix: str = "", given: DictConfig | None = None) -> None:
     """Refuse keys that were added with `+key=value` but do not exist in the schema; those of `given`, if it is to be
     merged into `node`. Keywords of functions are checked in `simplerl.config.load`."""
@@ -145,6 +152,10 @@ def _role(name: str, role: RoleConfig, train: TrainConfig) -> None:
     key = f"algorithm.roles.{name}"
     require(
         name != "policy", f"{key}: the policy is not declared as a role: set algorithm.loss and train.policy instead."
+    )
+    require(
+        role.column not in NOT_A_ROLES_COLUMN,
+        f"{key}.column={role.column} is a column that the rollouts or the advantage function set: choose another name.",
     )
     require(role.model != "", f"{key}.model is empty: give a Hugging Face folder or Hub id.")
     if role.model is not None:

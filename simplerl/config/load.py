@@ -6,6 +6,7 @@ of their keywords: a bad keyword of a reward, an advantage or a backend is refus
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 import re
@@ -77,10 +78,24 @@ def _import_error_message(error: InstantiationException) -> str:
     if error.__cause__ is None:
         message = " ".join(str(error).partition("\nfull_key:")[0].split())
         return f"{setting} is refused: {re.split(r'[.] ', message)[0].rstrip('.')}."
+    if target and (absent := _absent_name(target[1])):
+        return f"{setting} cannot be imported: {absent}"
     reason = str(error.__cause__).strip().splitlines()[:2][-1]
     extra = re.search(r"No module named '(ray|deepspeed|vllm)", reason)
     remedy = " Install the extra: pip install -e '.[cpu]', or '.[gpu]'." if extra else ""
     return f"{setting} cannot be imported: {reason}.{remedy}"
+
+
+def _absent_name(target: str) -> str:
+    """Return a sentence if the module of a `_target_` can be imported but has no such name, otherwise ""."""
+    module, _, name = target.rpartition(".")
+    try:
+        names = dir(importlib.import_module(module))
+    except Exception:  # whatever importing a user's module raises; Hydra has reported it
+        return ""
+    near = get_close_matches(name, names, 1)
+    suggestion = f"did you mean {module}.{near[0]}?" if near else "correct the name."
+    return "" if name in names else f"{module} has no {name}: {suggestion}"
 
 
 def _functions(raw: DictConfig) -> dict[str, int]:

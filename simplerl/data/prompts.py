@@ -264,6 +264,13 @@ def _stop_token_ids(config: PromptConfig, tokenizer: Any) -> list[int]:
 def without_surrogates(problems: Iterable[Problem]) -> list[Problem]:
     """Return the problems whose texts UTF-8 can represent, in order; the others are counted in the log."""
     problems = list(problems)
+    for problem in problems:
+        texts_of = {name: getattr(problem, name, None) for name in ("id", "question", "answer")}
+        if not isinstance(problem, Problem) or not all(isinstance(text, str) for text in texts_of.values()):
+            raise ConfigError(
+                f"{setting('_target_')} must give a list of simplerl.types.Problem whose id, question and answer are "
+                f"text, but gives {problem!r:.100}."
+            )
     texts = ((p.id, p.question, p.answer, p.source, p.level or "", p.solution or "") for p in problems)
     readable = [is_encodable("".join(some)) for some in texts]
     if not all(readable):
@@ -296,9 +303,12 @@ def prepare_prompts(
             f"sampling.max_new_tokens={max_new_tokens} leaves no room for a prompt in the model's context of {context} "
             "tokens: lower it, or raise model.context if the model supports it."
         )
+    problems = without_surrogates(problems)
+    if not problems:
+        raise ConfigError(f"{setting('path')}: there are no problems: name a file or a function that has some.")
     kept: list[Prompt] = []
     counts: Counter[str] = Counter(kept=0, over_limit=0, over_context=0, longest=0)
-    for prompt in format.render_all(without_surrogates(problems)):
+    for prompt in format.render_all(problems):
         length = len(prompt.token_ids)
         if length > limit:
             counts["over_limit"] += 1
