@@ -57,7 +57,7 @@ def blocks(text: str) -> list[tuple[str, str]]:
     found, position = [], 0
     for match in re.finditer(r"```(?:python|yaml)?\n(.*?)```", text, re.DOTALL):
         paths = re.findall(
-            r"`((?:simplerl|conf|analysis)/\S+\.(?:py|yaml)|sums\.yaml)`", text[position : match.start()]
+            r"`((?:simplerl|conf|analysis)/\S+\.(?:py|yaml)|sums\.yaml|tables\.py)`", text[position : match.start()]
         )
         paths += re.findall(r"data\.path=(sums\.yaml)", text[position : match.start()])
         if paths:
@@ -67,7 +67,7 @@ def blocks(text: str) -> list[tuple[str, str]]:
 
 
 IMPORTS = {  # as CONTRIBUTING.md says in words
-    "simplerl/rewards/__init__.py": "from dataclasses import replace\nfrom simplerl.types import Response",
+    "simplerl/rewards/__init__.py": "from simplerl.types import Response",
     "simplerl/algorithms/shaping.py": "from collections import Counter",
     "simplerl/data/readers.py": "import yaml",
 }
@@ -111,7 +111,7 @@ def test_the_worked_examples_of_contributing(tmp_path: Path) -> None:
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "train.py", copy)
     names = apply_examples(copy)
-    assert len(names) == len(set(names)) == 16, names
+    assert len(names) == len(set(names)) == 18, names
     items = [{"question": f"{i} + 7?", "answer": i + 7} for i in range(300)]
     (copy / "svamp.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     overrides = (
@@ -127,6 +127,7 @@ def test_the_worked_examples_of_contributing(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
+    run("train.py", "debug=default", "train.steps=1", "run.threads=1", "data=times_table", "run.dir=table")
     run("train.py", *overrides.split())
     (metrics,) = copy.glob("runs/debug/*/metrics.jsonl")
     step = json.loads(metrics.read_text().splitlines()[0])
