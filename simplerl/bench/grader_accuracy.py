@@ -89,7 +89,7 @@ def grade_cases(rows: list[Case], rule: str) -> list[tuple[Score, float]]:
 
 
 def is_verdict_correct(case: Case, result: Score) -> bool:
-    """Return whether the verdict is the expected one, and so is the reward if the case states one."""
+    """Return whether the verdict is the expected one and, if the case states a reward, the reward too."""
     return result.correct == case.expected and case.reward in (None, result.reward)
 
 

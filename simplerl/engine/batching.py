@@ -1,4 +1,4 @@
-"""Pure functions that collate rollouts into a batch and split a batch into minibatches and micro-batches."""
+"""Collates rollouts into a batch and splits a batch into minibatches and micro-batches, with pure functions."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def collate_rollouts(rollouts: Sequence[Rollout]) -> Batch:
 
 
 def _shared_columns(rows: Sequence[dict[str, float]]) -> dict[str, Tensor]:
-    """Return the entries that all rows have, as columns [B]."""
+    """Return the entries whose names occur in every row, as columns [B]."""
     shared = set(rows[0]).intersection(*rows[1:])
     return {name: torch.tensor([float(row[name]) for row in rows]) for name in rows[0] if name in shared}
 

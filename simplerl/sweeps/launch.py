@@ -39,7 +39,7 @@ class PlannedRun:
 
 
 def plan_runs(loader: ConfigLoader, config: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[PlannedRun]:
-    """Compose each run and determine its label and folder. Raises ConfigError."""
+    """Compose each run and determine its label and folder."""
     runs = []
     for overrides in job_overrides:
         composed = loader.load_sweep_config(config, list(overrides))
@@ -68,7 +68,7 @@ def open_sweep(folder: Path, runs: Sequence[PlannedRun], launcher: str) -> tuple
 
 
 def _sweep_command(action: str, folder: Path) -> str:
-    """Return the command line of sweep.py for this sweep, which may not be under runs/."""
+    """Return the command line of sweep.py that applies `action` to this sweep, with --root if it is not under runs/."""
     if folder.parent.name != manifest.FOLDER:
         return f"python sweep.py {action} {folder}"
     root = folder.absolute().parent.parent
@@ -216,7 +216,8 @@ def follow_runs(
 
 
 def _queued_jobs(query: Callable[[], dict[str, QueuedJob]], poll_s: float) -> dict[str, QueuedJob]:
-    """Query SLURM, again and again while its controller restarts or is busy."""
+    """Query SLURM, repeatedly while its controller does not answer. Raises CompactHydraException after `SLURM_TIMEOUT`
+    seconds."""
     deadline = time.monotonic() + SLURM_TIMEOUT
     while True:
         try:
@@ -224,7 +225,7 @@ def _queued_jobs(query: Callable[[], dict[str, QueuedJob]], poll_s: float) -> di
         except SlurmError as error:
             if time.monotonic() > deadline:
                 raise CompactHydraException(
-                    f"SLURM does not answer ({error}); the jobs are not affected, only this command stops."
+                    f"SLURM does not answer ({error}); the jobs are not affected: see `python sweep.py status` later."
                 ) from error
             print(f"{time.strftime('%H:%M:%S')}  {error} Trying again.", flush=True)
         time.sleep(poll_s)
