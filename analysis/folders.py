@@ -1,4 +1,4 @@
-"""Read run folders (layout: `simplerl.runs.folder`): settings and metrics, and on demand responses and evaluations."""
+"""Reads run folders (layout: `simplerl.runs.folder`): settings, metrics and, on request, responses and evaluations."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from simplerl.runs.rollout_table import SCHEMA
 
 MAX_STEP = 2**53
 EVALUATION = "evaluation"  # `kind` of the folders of evaluate.py
-# The settings that evaluate.py uses; the rest of its configuration is that of a training run which is not run.
+# The settings that evaluate.py uses; the rest of its configuration is for training and is ignored.
 _EVALUATED = re.compile(r"(choices\.)?(model|prompt|evals|sampler|seed|experiment|reward@evals\.reward)(\.|$)")
 RESPONSE_COLUMNS = [name for name in SCHEMA.names if name not in ("tokens", "logprobs")]  # all but per-token ones
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Turn whatever reading a damaged file or folder raises within the block into a SourceError that names it."""
+    """Turn errors raised by reading a damaged file or folder within the block into a SourceError that names it."""
     try:
         yield
     except SourceError:
@@ -41,9 +41,9 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def read_run_folder(folder: Path, notes: list[str]) -> RunData:
-    """Return one run. Without its status or time, or lines of its metrics, it is read all the same; `notes` says so.
+    """Return the run in a folder. Unreadable status or environment files and lines of metrics are skipped, with a note.
 
-    Raises an error that `naming` catches if its settings cannot be read."""
+    Raises an error that `naming` converts if the settings cannot be read."""
     run = folder.resolve().name
     config = flatten_config(files.read_yaml(folder / "config.yaml"))
     status, environment = (_read_optional(folder / name, run, notes) for name in ("status.json", "environment.json"))
