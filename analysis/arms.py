@@ -143,7 +143,7 @@ def group_runs(frames: Frames) -> Arms:
 
 
 def _join(trained: Arms, evaluated: Arms, frames: Frames) -> Arms:
-    """Return the arms of training runs, followed by those of evaluations, which have their label as the axis RUN."""
+    """Return the arms of training runs, then those of evaluations, whose value of the axis RUN is their label."""
     axes = [*(axis for axis in trained.axes if axis != RUN), RUN]
     empty = dict.fromkeys(axes)
     own = None if len(axes) > 1 else trained.arms[0].label
@@ -213,7 +213,8 @@ def _label(values: dict[str, Any], frames: Frames, runs: list[str]) -> str:
 
 
 def run_titles(frames: Frames, arms: Arms) -> dict[str, str]:
-    """Return run -> title: its arm, with the seed if the arm has several runs; its id if that is not unique."""
+    """Return run -> title: the label of its arm, with the seed if the arm has several runs; the run's id if this title
+    is not unique."""
     found: dict[str, str] = {}
     for arm in arms.arms:
         for run in arm.runs:

@@ -33,12 +33,12 @@ def add_run_arguments(parser: argparse.ArgumentParser, out: str, *, nargs: str =
 
 
 def comma_separated(text: str) -> list[str]:
-    """Return the names in "a,b"; an argparse type."""
+    """Split "a,b" into its names; used as the type of an argparse argument."""
     return [name for name in text.split(",") if name]
 
 
 def print_notes(notes: Sequence[str]) -> None:
-    """Print what reading dropped or merged to stderr."""
+    """Print notes, on data that were skipped or merged while reading, to stderr."""
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
 

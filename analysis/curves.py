@@ -111,8 +111,8 @@ class LineStyle:
 def arm_styles(labels: Sequence[str]) -> dict[str, LineStyle]:
     """Return a style for each arm label.
 
-    The colour is a hash of the label, so that an arm looks the same in every figure and report. If two arms would have
-    the same colour, the later in the alphabet takes the next one."""
+    The colour is chosen by a hash of the label, so that an arm looks the same in every figure and report. If two arms
+    would have the same colour, the later in the alphabet takes the next one."""
     uses = [0] * len(PALETTE)
     found: dict[str, LineStyle] = {}
     for label in sorted(set(labels), key=lambda one: (one not in FIXED_COLOURS, one)):

@@ -46,8 +46,8 @@ def mean_over_seeds(values: Sequence[float], item_errors: Sequence[float | None]
     """Return the mean over seeds with the wider of two intervals: the t interval over seeds and that over items.
 
     `item_errors` are the standard errors over the benchmark's items, one per seed; they are used only if all are
-    known. With one seed, or seeds with equal values, the interval over items alone is used, so there may be none.
-    Infinite values have no interval."""
+    known. With one seed, or seeds with equal values, only the interval over items is used, and without item errors
+    there is no interval. Infinite values have no interval."""
     count = len(values)
     if not all(map(math.isfinite, values)):
         return Estimate(sum(values) / count, n=count)

@@ -82,7 +82,8 @@ def _read_optional(path: Path, run: str, notes: list[str]) -> dict[str, Any]:
 
 
 def read_metrics(path: Path, run: str, notes: list[str]) -> pd.DataFrame | None:
-    """Return columns phase and step and a float64 column for each metric; None if nothing was logged."""
+    """Return a metrics.jsonl as a table with the columns phase and step and a float64 column for each metric; None if
+    nothing was logged. Unreadable lines are skipped with a note."""
     if not path.is_file() or not path.stat().st_size:
         return None
     content = path.read_bytes()
@@ -131,18 +132,18 @@ def _read_line_by_line(text: str, run: str, notes: list[str]) -> pd.DataFrame:
 
 
 def rollout_files(folder: Path) -> dict[int, Path]:
-    """Return the Parquet file of the responses sampled for training at each step."""
+    """Return step -> Parquet file of the responses that the run sampled for training at this step."""
     found = {path.stem.partition("_")[2]: path for path in sorted((folder / "rollouts").glob("step_*.parquet"))}
     return {int(step): path for step, path in found.items() if step.isdecimal()}
 
 
 def evaluation_folders(folder: Path) -> dict[int, Path]:
-    """Return the folder (results.json, samples.parquet) of the finished evaluation at each step."""
+    """Return step -> folder (results.json, samples.parquet) of the finished evaluation at this step."""
     places = [path.parent for path in sorted((folder / "evals").glob("step_*/results.json"))]
     found = {place.name.partition("_")[2]: place for place in places}
     return {int(step): place for step, place in found.items() if step.isdecimal()}
 
 
 def read_responses(file: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """Return the responses in a rollout or samples.parquet file: `columns`, or all but the per-token ones."""
+    """Return the responses in a rollout or samples.parquet file, with `columns` (None: all but the per-token ones)."""
     return read_parquet(file, columns=columns or ["set", *RESPONSE_COLUMNS]).to_pandas()

@@ -37,7 +37,7 @@ def write_report(
 ) -> Path:
     """Write the page about all runs of `sources` to `out` and return `out`.
 
-    Raises SourceError if a source cannot be read or holds no run."""
+    Raises SourceError if a source cannot be read or contains no run."""
     frames, arms = select_runs(load(sources), unfinished=unfinished)
     if frames.runs.empty:
         raise SourceError("there is no run to report on: name a run folder, or a folder of run folders.")

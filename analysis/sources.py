@@ -79,7 +79,7 @@ def _read_path(path: Path, notes: list[str], faults: list[SourceError]) -> list[
     places = _walk(path)
     if not places:
         raise SourceError(
-            f"{path} holds no run: name a run folder (config.yaml, environment.json, metrics.jsonl) or a W&B export."
+            f"{path} contains no run: name a run folder (config.yaml, environment.json, metrics.jsonl) or a W&B export."
         )
     found = _read_run_folders([place for place, is_run in places if is_run], notes, faults)
     for file in (place for place, is_run in places if not is_run):

@@ -162,7 +162,8 @@ def _is_missing(value: Any) -> bool:
 
 
 def _json_rows(path: Path, text: str, notes: list[str]) -> list[dict[str, Any]]:
-    """Return the rows of a JSON list, of JSON Lines, or of an object of columns as pandas writes it."""
+    """Return the rows of a JSON list, of JSON Lines, or of an object of columns as pandas writes it. Raises SourceError
+    for other text."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

@@ -21,7 +21,7 @@ _INTERNAL = ("_step", "_runtime", "_timestamp", "_wandb")
 
 
 def is_history(columns: Sequence[str]) -> bool:
-    """Return whether a table with these columns is the history of runs: one has steps, and another is a metric."""
+    """Return whether a table with these columns is a history of runs: at least one column of steps and one metric."""
     steps = {"_step", *PHASES, *GLOBAL_STEPS, *PLAIN_STEPS}
     others = set(columns) - steps - {*_INTERNAL, *RUN_COLUMNS, "phase", "attempt"}
     return bool(steps & set(columns)) and any(name and not name.startswith("Unnamed:") for name in others)
@@ -129,7 +129,7 @@ def flatten_wandb_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def rows_to_metrics(
     rows: Sequence[Mapping[str, Any]], run: str, notes: list[str], step_metrics: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """Return columns phase and step and a column for each metric.
+    """Return a table with the columns phase and step and a column for each metric.
 
     The step is the first of `PHASES` and then `step_metrics` that a row holds. W&B's `_step` is used only if no row of
     the run has any of them; otherwise rows without one are skipped. Values that are not numbers (tables, media, text)

@@ -155,7 +155,8 @@ def _call(key: str, function: Callable[..., Any], arguments: Sequence[Any], batc
         if missing is None:
             reason = " ".join(str(error).split()) or f"`{frames[-1].line if frames else ''}`"
             raise ConfigError(
-                f"{_named(key, function)} fails on a made-up batch{own}: {type(error).__name__}: {reason:.300}."
+                f"{_named(key, function)} fails on a made-up batch{own} ({type(error).__name__}: {reason:.300}): "
+                "correct this function."
             ) from error
         there = sorted([name for name in COLUMNS if getattr(batch, name) is not None] + list(batch.extra))
         role, part = role_that_gives(missing), key.split(".")[1]

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Trainable(Protocol):
-    """Interface of a model in any role: a local `simplerl.engine.worker.Worker` or a group of ranks on a cluster."""
+    """Defines the interface of a model in any role: a local `simplerl.engine.worker.Worker` or a group of ranks."""
 
     def infer(self, batch: Batch, entropy: bool = True) -> tuple[Tensor, ...]: ...
     def update(

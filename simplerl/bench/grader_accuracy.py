@@ -44,7 +44,7 @@ class Case:
 
 
 def generate_text(recipe: Any) -> str:
-    """Return the text of a recipe: a list of [piece, repetitions], or a name."""
+    """Return the text of a recipe: a list of [piece, repetitions], or the name of a long text."""
     if recipe == "range_box":
         return "\\boxed{" + ",".join(map(str, range(1, 100_001))) + "}"
     if recipe == "count_boxes":

@@ -25,7 +25,7 @@ from simplerl.engine.worker import UpdatePlan, Worker
 
 
 def best_seconds(run: Callable[[], object], repeats: int) -> float:
-    """Return the shortest of `repeats` runs after a warm-up run; other load on the machine can only add time."""
+    """Return the shortest time of `repeats` runs after a warm-up run; other load on the machine can only add time."""
     run()
     seconds = []
     for _ in range(repeats):

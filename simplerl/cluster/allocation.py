@@ -166,7 +166,7 @@ def _wait_for_nodes(server: ControlServer) -> None:
         if time.monotonic() > deadline:
             missing = sorted(set(range(1, tasks())) - server.joined)
             raise RuntimeError(
-                f"After {START_SECONDS:.0f} s these tasks had not joined the Ray cluster: {missing}. See their logs."
+                f"Tasks {missing} did not join the Ray cluster within {START_SECONDS:.0f} s: their logs show why."
             )
         time.sleep(0.2)
 

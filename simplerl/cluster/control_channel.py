@@ -150,7 +150,7 @@ class ControlServer:
         self._socket.close()
         with self._lock:
             for connection in self._connections:
-                with suppress(OSError):  # the other side has left
+                with suppress(OSError):  # the peer has closed the connection
                     connection.shutdown(socket.SHUT_RDWR)
                 connection.close()
 

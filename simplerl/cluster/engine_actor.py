@@ -27,7 +27,7 @@ from simplerl.types import Sampling, Stop
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """Requests one response."""
+    """Asks an engine for one response to a prompt."""
 
     name: str
     token_ids: tuple[int, ...]  # tokens of the prompt

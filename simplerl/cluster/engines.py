@@ -273,7 +273,7 @@ class EnginePool:
             self._abort()
 
     def _submit(self) -> None:
-        """Assign requests from the queue and keep every engine supplied with calls."""
+        """Assign requests from the queue to engines, and keep `CALLS_PER_ENGINE` calls pending in each busy one."""
         present = [slot for slot in self._slots if slot.actor is not None]
         assign_requests(self._queue, present, self.capacity)
         for slot in present:
@@ -320,7 +320,7 @@ class EnginePool:
         self._call(busy, "abort")
 
     def pids(self) -> list[int]:
-        """Return the engines' process ids, each on its own node."""
+        """Return the engines' process ids, each of which is valid on the node where that engine runs."""
         self._install_started(wait=True)
         return [ray.get(slot.actor.ready.remote(), timeout=self.silence_seconds).pid for slot in self._slots]
 

@@ -130,7 +130,8 @@ def _progress(actor: Any, seconds: float) -> int | None:
 
 
 def _raise_death(role: str, actors: Sequence[Any], cause: RayTaskError) -> None:
-    """Raise `Lost` if `cause` is the consequence of another rank's death, which makes collectives fail."""
+    """Raise `Lost` if a rank has died, which makes the collectives of other ranks fail with errors such as `cause`, or
+    if `cause` is another failure of their communication."""
     deadline = time.monotonic() + (DEATH_SECONDS if _is_communication_error(cause) else 0.0)
     while True:
         for number, actor in enumerate(actors):

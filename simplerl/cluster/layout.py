@@ -88,7 +88,8 @@ def processes(layout: Layout, config: Config) -> dict[str, int]:
 
 
 def check_layout(layout: Layout, config: Config, in_driver: bool) -> None:
-    """Raise ConfigError on contradictory settings. `in_driver`: the configured sampler runs in the driver process."""
+    """Raise ConfigError if settings are invalid or contradict each other. `in_driver`: the configured sampler runs in
+    the driver process."""
     for key in ("policy_ranks", "critic_ranks", "reference_ranks", "other_ranks", "tensor_parallel", "engines"):
         minimum = 0 if key == "engines" else 1
         require(getattr(layout, key) >= minimum, f"backend.{key}={getattr(layout, key)} must be at least {minimum}.")

@@ -35,7 +35,7 @@ BuildWorker = Callable[..., Worker]  # with keywords `ranks` and `device`
 
 def balanced_partition(lengths: Tensor, ranks: int) -> list[Tensor]:
     """Distribute rows over ranks so that the sums of their `lengths` [B] are about equal: each row, longest first, goes
-    to the rank with the fewest tokens. Returns ascending row indices per rank, empty if there are too few rows."""
+    to the rank with the fewest tokens. Returns ascending row indices per rank; some are empty if rows are too few."""
     tokens, rows = [0] * ranks, [[] for _ in range(ranks)]  # type: tuple[list[int], list[list[int]]]
     for row in torch.argsort(lengths, descending=True, stable=True).tolist():
         rank = min(range(ranks), key=lambda rank: (tokens[rank], len(rows[rank])))

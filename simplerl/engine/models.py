@@ -274,7 +274,7 @@ def _entropy(logits: Tensor) -> Tensor:
 
 
 def _float32_logits(tensor: Tensor) -> int:
-    """Return the maximum number of float32 logits in memory at once: what fits a CPU's cache, or all on a GPU."""
+    """Return the maximum number of float32 logits in memory at once: few on a CPU, to fit its cache."""
     return 2**20 if tensor.device.type == "cpu" else MAX_LOGITS
 
 

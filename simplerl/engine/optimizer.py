@@ -35,7 +35,7 @@ def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float
 
 
 class Stepper(Protocol):
-    """Interface of an optimizer with its model: accumulates gradients and takes optimizer steps."""
+    """Defines the interface of an optimizer with its model, which accumulates gradients and takes optimizer steps."""
 
     step_count: int
 

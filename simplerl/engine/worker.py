@@ -44,8 +44,8 @@ Forward = Callable[..., tuple[Tensor, ...]]
 
 
 class RankContext(Protocol):
-    """Interface of one rank to the group of ranks that jointly hold a model. All methods except `prepare` are
-    collective: all ranks must call them together."""
+    """Defines the interface of one rank to the group of ranks that jointly hold a model. All methods except `prepare`
+    are collective: all ranks must call them together."""
 
     is_main: bool  # True on one rank, which writes the files that are not sharded
 

@@ -226,8 +226,8 @@ class Run:
 
     @contextmanager
     def catching_signals(self) -> Iterator[None]:
-        """Within the block, SIGTERM, SIGUSR2 and Ctrl-C only set `stop_signal`; `check_stop` and `interruptible` raise
-        `Interrupted` at safe points. A second Ctrl-C raises KeyboardInterrupt at once."""
+        """Make SIGTERM, SIGUSR2 and Ctrl-C only set `stop_signal` within the block, where `check_stop` and
+        `interruptible` raise `Interrupted` at safe points. A second Ctrl-C raises KeyboardInterrupt at once."""
 
         def handle(number: int, _: Any) -> None:
             if number == self.stop_signal == signal.SIGINT:

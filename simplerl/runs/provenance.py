@@ -76,9 +76,9 @@ class Usage:
 
     @classmethod
     def after(cls, status: dict[str, Any]) -> Usage:
-        """Start an attempt, given the status.json of the previous one, or {}.
+        """Return the usage at the start of an attempt, from the status.json of the previous attempt ({}: none).
 
-        A killed attempt counts up to the last step that it logged.
+        The hours of a killed attempt count up to the last step that it logged.
         """
         gpus, cpus = reserved_devices()
         return cls(float(status.get("gpu_hours", 0)), float(status.get("cpu_hours", 0)), gpus, cpus)

@@ -108,7 +108,7 @@ class LlamaDecoder:
         self.cache = self.buffer[:0].view(self.shape.num_layers, 0, self.kv_heads, 2, 0, self.head_size)
 
     def _reserve(self, rows: int) -> None:
-        """Make room for this many rows in total and for one more column, keeping the cache's content."""
+        """Enlarge the cache for `rows` rows in total and for one more column, if needed, keeping its content."""
         allocated, columns = self.cache.shape[1], self.cache.shape[4]
         if rows <= allocated and self.column < columns:
             return

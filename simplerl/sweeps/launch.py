@@ -32,7 +32,7 @@ POLLS_WITHOUT_JOB = 3  # in a row, before an unfinished run counts as ended (its
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a sweep with its composed and resolved configuration."""
+    """Holds a run of a sweep with its composed and resolved configuration."""
 
     overrides: list[str]
     job: RunJob
@@ -146,7 +146,8 @@ def _check(runs: Sequence[PlannedRun], resources: Resources | None = None) -> No
 def _submit(
     folder: Path, root: Path, runs: Sequence[PlannedRun], resources: Resources
 ) -> tuple[list[SweepRun], list[SweepRun]]:
-    """Submit the runs that need it. Returns the entries of all runs, and those of the submitted runs."""
+    """Submit the runs that are neither finished, queued nor running. Returns the sweep's entries of all runs, and those
+    of the submitted ones."""
     sweep, entries = open_sweep(folder, runs, "slurm")
     jobs, earlier = queued(), manifest.jobs_of(root)
     chosen: dict[str, tuple[SweepRun, RunJob]] = {}
@@ -187,8 +188,8 @@ def follow_runs(
     known_jobs: Mapping[str, Sequence[str]],
     query: Callable[[], dict[str, QueuedJob]] = queued,
 ) -> None:
-    """Print every change of state until all runs have ended. known_jobs: run folder -> job ids, from this and other
-    sweeps. Raises CompactHydraException if a run did not finish, or SLURM does not answer for `SLURM_TIMEOUT`
+    """Print every change of a run's state until all runs have ended. known_jobs: run folder -> job ids, from this and
+    other sweeps. Raises CompactHydraException if a run did not finish, or SLURM does not answer for `SLURM_TIMEOUT`
     seconds."""
     printed: dict[str, str] = {}
     names = manifest.labels(entries)

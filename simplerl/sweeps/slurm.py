@@ -53,7 +53,7 @@ class QueuedJob:
 
 
 def queued() -> dict[str, QueuedJob]:
-    """Return all waiting and running jobs of this user by id. Raises SlurmError."""
+    """Return all waiting and running jobs of this user by id. Raises SlurmError if squeue fails."""
     columns = ",".join(f"{name}:{FIELD_WIDTH}" for name in FIELDS)
     lines = _run("squeue", "--noheader", "--array", "--me", f"--Format={columns}").splitlines()
     starts = [FIELD_WIDTH * number for number in range(len(FIELDS))]
@@ -62,14 +62,15 @@ def queued() -> dict[str, QueuedJob]:
 
 
 def being_preempted(job: str) -> bool:
-    """Return whether the job still runs, but SLURM has decided to preempt it (grace time). Raises SlurmError."""
+    """Return whether the job still runs, but SLURM has decided to preempt it (grace time). Raises SlurmError if
+    scontrol fails."""
     shown = _run("scontrol", "--oneliner", "show", "job", job)
     return "JobState=RUNNING" in shown and re.search(r"PreemptTime=\d", shown) is not None
 
 
 def cancel(jobs: Iterable[str]) -> None:
-    """Cancel jobs: SLURM sends SIGTERM, on which a run saves, and SIGKILL after the site's KillWait. Raises
-    SlurmError."""
+    """Cancel jobs: SLURM sends SIGTERM, on which a run saves, and SIGKILL after the site's KillWait. Raises SlurmError
+    if scancel fails."""
     _run("scancel", *jobs)
 
 
