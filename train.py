@@ -6,7 +6,7 @@ from simplerl import exit_on_ctrl_c
 
 
 def show(folder: Path) -> None:
-    """Write the report of a run, and print where it is and what the run reached."""
+    """Write the report of a run, and print the run's folder, its first and last accuracy and the report's path."""
     from analysis.report import write_report
     from simplerl.io.files import read_json
 

@@ -1,1 +1,1 @@
-"""Tables, figures and reports of finished runs; every command is `python -m analysis.NAME`."""
+"""Makes tables, figures and reports of runs; every command is `python -m analysis.NAME`."""

@@ -35,14 +35,14 @@ FAMILIES = {
     "however": ("however",),
 }
 COLUMNS = ["step", "problem_id", "question", "gold", "sample", "response", "finish_reason", "correct", "extracted"]
-STEPS_ABOVE = 3  # following steps that must stay above step 0, too
+STEPS_ABOVE = 3  # number of following steps that must stay above step 0, too
 MIDDLE = (0.05, 0.95)  # relative positions in a response between which a reflection is convincing
 MAX_REPETITION = 0.2
 
 
 @dataclass(frozen=True)
 class Emergence:
-    """One family of words in one run; `shares` has columns step, share, low and high."""
+    """Holds one family of words in one run; `shares` has columns step, share (a fraction), low and high."""
 
     family: str
     shares: pd.DataFrame
@@ -50,7 +50,7 @@ class Emergence:
 
     @property
     def base(self) -> tuple[float, float, float]:
-        """The fraction of responses at the first step and its 95 % interval."""
+        """Return the fraction of responses at the first step and its 95 % interval."""
         first = self.shares.iloc[0]
         return float(first["share"]), float(first["low"]), float(first["high"])
 
@@ -61,8 +61,8 @@ def word_pattern(words: Sequence[str]) -> re.Pattern[str]:
 
 
 def find_emergence(responses: pd.DataFrame, family: str) -> Emergence:
-    """Return when a family emerges in one run's rollouts (columns step and response); responses are counted, not
-    words."""
+    """Return the fractions and the step of emergence of a family in one run's rollouts (columns step and response). A
+    response counts once, however many of the words it contains."""
     pattern = word_pattern(FAMILIES[family])
     matches = responses["response"].map(lambda text: pattern.search(text) is not None)
     by_step = matches.groupby(responses["step"])
@@ -104,7 +104,10 @@ def read_rollouts(folder: Path) -> pd.DataFrame:
     """Return every response that a run sampled for training. Raises SourceError if none can be read."""
     files = rollout_files(folder)
     if not files:
-        raise SourceError(f"{folder} holds no rollouts (rollouts/step_*.parquet): name a run that saved them.")
+        raise SourceError(
+            f"{folder} has no rollouts/step_*.parquet: name the folder of a run with at least one RL step (evaluation "
+            "and SFT runs sample none)."
+        )
     tables = []
     for file in files.values():
         with naming(file):
@@ -149,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folders = [folder for path in chosen.runs for folder in find_run_folders(path)]
     if not folders:
         raise SourceError(
-            f"{chosen.runs[0]} holds no run folder: reflection is counted in the rollouts of run folders."
+            f"{chosen.runs[0]} contains no run folder: name a run folder with rollouts/, or a folder of run folders."
         )
     faults = []
     for folder in folders:

@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.folders import EVALUATION
 from analysis.frames import Frames
 
-# Settings that say where, when and how a run was observed, not what it computes.
+# Settings that describe where, when and how a run was executed and logged, not what it computes.
 NOT_AXES = re.compile(
     r"^(?:seed|run\..*|tracking\..*|choices\.(?:tracking|local|experiment|debug)|wandb_version|_wandb.*|sampler\..*threads"
     r"|slurm\..*|.*(?:job_id|git_sha|commit|hostname))$"
@@ -26,7 +26,7 @@ FAILED_STATES = ("failed", "crashed", "killed", "preempted")
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ only in their seed."""
+    """Holds runs that differ only in their seed."""
 
     label: str
     values: dict[str, Any]  # axis -> value
@@ -39,7 +39,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Arms:
-    """The settings that differ between arms (`axes`), the arms in their order, and notes on ambiguous settings."""
+    """Holds the settings that differ between arms (`axes`), the arms in order, and notes on ambiguous settings."""
 
     axes: list[str]
     arms: list[Arm]
@@ -63,8 +63,8 @@ def is_missing(value: Any) -> bool:
 def _find_axes(config: pd.DataFrame, notes: list[str]) -> list[str]:
     """Return the fewest settings that distinguish the arms.
 
-    The choice of a group represents the settings it brings along. Among settings that always change together the first
-    is returned, and a note names the others."""
+    The choice of a configuration group represents the settings that it sets. Among settings that always change together
+    the first is returned, and a note names the others."""
     candidates = [key for key in differing_settings(config) if not NOT_AXES.match(key)]
     candidates.sort(key=lambda key: (not key.startswith("choices."), not key.endswith(".name")))
     axes: list[str] = []
@@ -107,8 +107,8 @@ def short_name(axis: str) -> str:
 
 def group_runs(frames: Frames) -> Arms:
     """Group runs by the settings that differ between them; arms have the order in which their first runs were found.
-    Each run whose settings are unknown is an arm of its own. Evaluations of evaluate.py are grouped among themselves,
-    as most settings of a training run do not concern them."""
+    Each run whose settings are unknown is a separate arm. Evaluations by evaluate.py are grouped separately, because
+    most settings of a training run do not concern them."""
     kinds = frames.runs["kind"]
     evaluations = [str(run) for run in kinds.index if kinds[run] == EVALUATION]
     others = [str(run) for run in kinds.index if kinds[run] != EVALUATION]
@@ -129,7 +129,7 @@ def group_runs(frames: Frames) -> Arms:
     arms = [Arm(_label(values[key], frames, runs), values[key], runs) for key, runs in groups.items()]
     if unknown:
         notes.append(
-            f"{'; '.join(unknown.values())}: settings unknown, so each run is an arm of its own and seeds are not "
+            f"{'; '.join(unknown.values())}: settings unknown, so each run is a separate arm and seeds are not "
             "averaged. Add the runs table's export (with the ID and settings columns shown), run folders or "
             "wandb:ENTITY/PROJECT."
         )
@@ -143,7 +143,7 @@ def group_runs(frames: Frames) -> Arms:
 
 
 def _join(trained: Arms, evaluated: Arms, frames: Frames) -> Arms:
-    """Return the arms of training runs, followed by those of evaluations, which have their label as the axis RUN."""
+    """Return the arms of training runs, then those of evaluations, whose value of the axis RUN is their label."""
     axes = [*(axis for axis in trained.axes if axis != RUN), RUN]
     empty = dict.fromkeys(axes)
     own = None if len(axes) > 1 else trained.arms[0].label
@@ -154,7 +154,7 @@ def _join(trained: Arms, evaluated: Arms, frames: Frames) -> Arms:
 
 
 def evaluation_rule(frames: Frames, runs: Sequence[str]) -> str | None:
-    """Return by which rule the runs of an arm are evaluated, such as "strict (math_verify)"; None if unknown.
+    """Return the rule by which the runs of an arm are evaluated, such as "strict (math_verify)"; None if unknown.
 
     It is `evals.reward` or, if that is null, the training reward."""
     for run in runs:
@@ -213,7 +213,8 @@ def _label(values: dict[str, Any], frames: Frames, runs: list[str]) -> str:
 
 
 def run_titles(frames: Frames, arms: Arms) -> dict[str, str]:
-    """Return run -> title: its arm, with the seed if the arm has several runs; its id if that is not unique."""
+    """Return run -> title: the label of its arm, with the seed if the arm has several runs; the run's id if this title
+    is not unique."""
     found: dict[str, str] = {}
     for arm in arms.arms:
         for run in arm.runs:
@@ -244,7 +245,7 @@ def _drop_failed_runs(frames: Frames) -> Frames:
 
 
 def _drop_repeated_runs(frames: Frames, arms: Arms) -> tuple[Frames, Arms]:
-    """Of runs with equal settings and seed keep the one with the most steps, or else the newest."""
+    """Keep, of runs with equal settings and seed, the one with the most steps or, of several, the newest."""
     if "seed" not in frames.config:
         return frames, arms
 

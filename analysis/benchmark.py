@@ -29,7 +29,7 @@ EVALUATION = [f"eval/{name}/{leaf}" for name in _SETS for leaf in ("accuracy", "
 
 
 def write_synthetic_runs(root: Path, runs: int, steps: int, metrics: int) -> None:
-    """Write run folders with the files of `simplerl.runs.folder`, without responses."""
+    """Write run folders in the layout of `simplerl.runs.folder`, without responses."""
     names = [*TRAINING, *(f"other/{index}" for index in range(metrics))][:metrics] + EVALUATION
     every = max(steps // EVALUATIONS, 1)
     for run in range(runs):

@@ -1,6 +1,6 @@
-"""The command line shared by this package's commands: one style of help, arguments and errors.
+"""Provides what the command lines of this package share: help, arguments and the reporting of errors.
 
-Kept apart, though short, because every command imports it and it imports none of them."""
+This short module is separate because every command imports it, and it imports none of them."""
 
 from __future__ import annotations
 
@@ -33,20 +33,19 @@ def add_run_arguments(parser: argparse.ArgumentParser, out: str, *, nargs: str =
 
 
 def comma_separated(text: str) -> list[str]:
-    """Return the names in "a,b"; an argparse type."""
+    """Split "a,b" into its names; used as the type of an argparse argument."""
     return [name for name in text.split(",") if name]
 
 
 def print_notes(notes: Sequence[str]) -> None:
-    """Print what reading dropped or merged to stderr."""
+    """Print notes, on data that were skipped or merged while reading, to stderr."""
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
 
 
 def find_metrics(names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Return the metrics that `names` mean: a name as it is logged, or its label as tables and figures show it.
-
-    Raises SourceError, with the most similar names, for a metric that no run logged."""
+    """Return the logged names of the metrics in `names`, each of which is a logged name or a label as tables and
+    figures show it. Raises SourceError, with the most similar names, for a metric that no run logged."""
     of_label = {metric_label(name): name for name in known}
     found = []
     for name in names:
@@ -60,7 +59,7 @@ def find_metrics(names: Sequence[str], known: Sequence[str]) -> list[str]:
 
 
 def reports_source_errors(command: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
-    """Decorate a command so that an error that a user can cure becomes one line on stderr and exit status 2."""
+    """Decorate a command so that an error that a user can correct becomes one line on stderr and exit status 2."""
 
     @functools.wraps(command)
     def run(arguments: Sequence[str] | None = None) -> int:

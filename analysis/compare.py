@@ -29,8 +29,8 @@ COLUMNS = ["set", "problem_id", "question", "gold", "sample", "correct"]
 
 @dataclass(frozen=True)
 class SetComparison:
-    """One benchmark: accuracies as fractions, their difference B - A, and the number of items that B answers better
-    (`wins`) and worse (`losses`)."""
+    """Holds the result on one benchmark: accuracies as fractions, their difference B - A, and the number of items that
+    B answers better (`wins`) and worse (`losses`)."""
 
     items: int
     first: float
@@ -42,7 +42,8 @@ class SetComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Every shared benchmark, the unweighted mean of the differences, and notes on what was skipped."""
+    """Holds the results on all shared benchmarks, the unweighted mean of their differences, and notes on what was
+    skipped."""
 
     sets: dict[str, SetComparison]
     mean: Interval
@@ -50,7 +51,7 @@ class Comparison:
 
 
 def find_evaluation(path: Path, step: int | None = None) -> Path:
-    """Return the evaluation folder that `path` stands for: itself, or that of a run's last evaluation or of `step`.
+    """Return the evaluation folder at `path` or, in a run folder, that of the evaluation at `step` (None: the last).
 
     Raises SourceError if there is none."""
     if path.name == "results.json":
@@ -59,7 +60,10 @@ def find_evaluation(path: Path, step: int | None = None) -> Path:
         return path
     folders = evaluation_folders(path)
     if not folders:
-        raise SourceError(f"{path} holds no finished evaluation: name a run folder or one with samples.parquet.")
+        raise SourceError(
+            f"{path} contains no finished evaluation: name an evaluation folder (with samples.parquet), or the folder "
+            "of a run that has one."
+        )
     if step is not None and step not in folders:
         raise SourceError(f"{path} has no evaluation at step {step}: choose from {', '.join(map(str, folders))}.")
     return folders[max(folders) if step is None else step]
@@ -95,7 +99,8 @@ def compare(first: Path, second: Path, by: str | None = None) -> Comparison:
 
 
 def _read_correct(folder: Path, by: str | None) -> pd.DataFrame:
-    """Return the responses, whose column `correct` is the verdict of the rule `by` if that is given."""
+    """Return the responses of an evaluation; `correct` is the verdict of the rule `by` (None: of the evaluation's own
+    rule)."""
     file, columns = folder / "samples.parquet", COLUMNS if by is None else [*COLUMNS, f"correct_{by}"]
     with naming(file):
         rows = read_responses(file, columns)
@@ -104,12 +109,12 @@ def _read_correct(folder: Path, by: str | None) -> pd.DataFrame:
     if by is None:
         return rows
     if f"correct_{by}" not in rows or rows[f"correct_{by}"].isna().any():
-        raise SourceError(f"{folder} has no verdicts by the rule {by}: evaluate it again, or leave out --by.")
+        raise SourceError(f"{folder} has no verdicts by the rule {by}: evaluate the model again, or omit --by.")
     return rows.assign(correct=rows[f"correct_{by}"].astype(bool))
 
 
 def _require_equal_rules(settings: Sequence[dict[str, Any]]) -> None:
-    """Refuse evaluations by different rules, of which one may accept what the other does not."""
+    """Raise SourceError if the evaluations were graded by different rules, which makes accuracies incomparable."""
     rules = [(one.get("reward"), (one.get("reward_keywords") or {}).get("rule")) for one in settings]
     if rules[0] != rules[1]:
         names = [" by rule ".join(str(part) for part in rule if part) for rule in rules]
@@ -150,7 +155,8 @@ def comparison_table(found: Comparison, first: str, second: str) -> Table:
 
 
 def _difference(interval: Interval) -> list[str]:
-    """Return the cells B - A, 95 % interval and significant."""
+    """Return the table cells of the columns "B - A", "95 % interval" and "significant", in percentage points; "-" if
+    there is no interval."""
     if interval.low is None or interval.high is None:
         return [f"{100 * interval.mean:+.1f}", "-", "-"]
     return [
@@ -164,9 +170,9 @@ def _difference(interval: Interval) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser("compare", __doc__)
     parser.add_argument("first", type=Path, metavar="A", help="run or evaluation folder, or its results.json")
-    parser.add_argument("second", type=Path, metavar="B", help="the other one")
+    parser.add_argument("second", type=Path, metavar="B", help="the folder or results.json to compare with A")
     parser.add_argument("--step", type=int, help="in run folders, use the evaluation at this step (default: the last)")
-    parser.add_argument("--by", choices=FIXED_RULES, help="the rule that judges both (default: that of both)")
+    parser.add_argument("--by", choices=FIXED_RULES, help="the rule that grades both (default: the rule of A and B)")
     chosen = parser.parse_args(arguments)
     first, second = (find_evaluation(path, chosen.step) for path in (chosen.first, chosen.second))
     print(markdown(comparison_table(compare(first, second, chosen.by), str(first), str(second))))

@@ -1,4 +1,4 @@
-"""How metrics and arms are shown in figures, tables and the report: names, units, bands over seeds, line styles."""
+"""Defines how figures, tables and the report show metrics and arms: names, units, bands over seeds, line styles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from analysis.arms import Arm
 from analysis.frames import Frames
 
 SMOOTH_FROM, WINDOW = 40, 5  # curves with more points than SMOOTH_FROM are shown as means over WINDOW points
-MAX_POINTS = 1000  # of a drawn curve, approximately
+MAX_POINTS = 1000  # approximate maximum number of points of a drawn curve
 
 LABELS = {
     "reward/mean": "training reward",
@@ -37,7 +37,7 @@ LABELS = {
 
 
 def in_percent(name: str) -> bool:
-    """Return whether a metric is a fraction, which is shown in per cent."""
+    """Return whether a metric is a fraction that is shown in per cent."""
     if name == "reward/correct":
         return True
     leaf = name.rpartition("/")[2].removesuffix(".max")
@@ -60,14 +60,15 @@ def metric_label(name: str) -> str:
 
 @dataclass(frozen=True)
 class Band:
-    """One metric of one arm over its seeds: `table` has the columns mean, low and high by step."""
+    """Holds one metric of one arm over its seeds: `table` has the columns mean, low and high by step."""
 
     table: pd.DataFrame
     seeds: int
 
 
 def seed_band(frames: Frames, arm: Arm, name: str) -> Band | None:
-    """Return mean, minimum and maximum over seeds at the steps that all seeds have; None without values.
+    """Return mean, minimum and maximum over seeds at the steps that all seeds have (all steps if they share none); None
+    without values.
 
     Fractions are returned in per cent."""
     curves = [curve for run in arm.runs if len(curve := frames.curve(run, name))]
@@ -81,7 +82,7 @@ def seed_band(frames: Frames, arm: Arm, name: str) -> Band | None:
 
 
 def smooth(table: pd.DataFrame) -> pd.DataFrame:
-    """Return long curves as centred moving averages of at most about MAX_POINTS points, short ones unchanged."""
+    """Return a long curve as centred moving averages of at most about MAX_POINTS points, a short one unchanged."""
     if len(table) <= SMOOTH_FROM:
         return table
     means = table.rolling(WINDOW, center=True, min_periods=1).mean()
@@ -100,7 +101,7 @@ FIXED_COLOURS = {"reward=strict": 0, "reward=lenient": 1, "reward=binary": 2}
 
 @dataclass(frozen=True)
 class LineStyle:
-    """Colour, marker and dash pattern of one arm, as matplotlib takes them."""
+    """Holds the colour, marker and dash pattern of one arm, as arguments of matplotlib."""
 
     colour: str
     marker: str
@@ -110,8 +111,8 @@ class LineStyle:
 def arm_styles(labels: Sequence[str]) -> dict[str, LineStyle]:
     """Return a style for each arm label.
 
-    The colour is a hash of the label, so that an arm looks the same in every figure and report. If two arms would have
-    the same colour, the later in the alphabet takes the next one."""
+    The colour is chosen by a hash of the label, so that an arm looks the same in every figure and report. If two arms
+    would have the same colour, the later in the alphabet takes the next one."""
     uses = [0] * len(PALETTE)
     found: dict[str, LineStyle] = {}
     for label in sorted(set(labels), key=lambda one: (one not in FIXED_COLOURS, one)):

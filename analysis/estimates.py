@@ -1,4 +1,4 @@
-"""Means over seeds with 95 % intervals, and tests whether two of them differ significantly."""
+"""Computes means over seeds with 95 % intervals, and tests whether two of them differ significantly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def t_quantile(df: float) -> float:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` seeds (0: a published number) with its standard error `se` (None: unknown).
+    """Holds a mean over `n` seeds (0: a published number) with its standard error `se` (None: unknown).
 
     `df` are the degrees of freedom of `se`. `item_se` is the standard error due to the choice of the benchmark's items;
     the interval is never narrower than it implies."""
@@ -33,12 +33,12 @@ class Estimate:
 
     @property
     def half_width(self) -> float | None:
-        """Half-width of the 95 % interval; None if unknown."""
+        """Return the half-width of the 95 % interval; None if unknown."""
         return None if self.se is None else max(t_quantile(self.df) * self.se, Z * self.item_se)
 
     def quantity(self, limits: tuple[float, float] = (-math.inf, math.inf)) -> Quantity:
-        """Return the value for a table cell; published numbers are shown without an interval. limits: the values that
-        are possible."""
+        """Return the value for a table cell; published numbers are shown without an interval. limits: range of possible
+        values."""
         return Quantity(self.mean, self.half_width if self.n else None, self.n, limits)
 
 
@@ -46,8 +46,8 @@ def mean_over_seeds(values: Sequence[float], item_errors: Sequence[float | None]
     """Return the mean over seeds with the wider of two intervals: the t interval over seeds and that over items.
 
     `item_errors` are the standard errors over the benchmark's items, one per seed; they are used only if all are
-    known. With one seed, or seeds with equal values, the interval over items alone is used, so there may be none.
-    Infinite values have no interval."""
+    known. With one seed, or seeds with equal values, only the interval over items is used, and without item errors
+    there is no interval. Infinite values have no interval."""
     count = len(values)
     if not all(map(math.isfinite, values)):
         return Estimate(sum(values) / count, n=count)

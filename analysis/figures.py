@@ -1,4 +1,4 @@
-"""The paper's figures: functions (Frames, Arms) -> matplotlib figure, or None if the metrics were not logged."""
+"""Draws the paper's figures. Functions return a matplotlib figure, or None if the runs did not log its metrics."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 
 GREY = "#767676"
-LENGTH_COLOUR = "#A0522D"  # of response lengths if there is one arm only; otherwise they have the arm's colour
+LENGTH_COLOUR = "#A0522D"  # colour of response lengths if there is only one arm; otherwise the arm's colour
 PANEL = (3.1, 2.35)  # width and height in inches
 STYLE = ("rollout/box_share", "rollout/code_share", "rollout/reflection_share")
 BEHAVIOUR = (*STYLE, "rollout/truncated_share", "rollout/repetition", "rollout/entropy")
@@ -70,13 +70,15 @@ def draw_curves(axis: Any, frames: Frames, arms: Arms, name: str) -> None:
 
 
 def set_percent_limits(axis: Any) -> None:
-    """Show per cents from 0; up to 100 if values come near it, and to at least 5 so that noise is not magnified."""
+    """Scale a percentage axis from 0: to 100 if values come near it, otherwise to the largest value, but at least to 5
+    so that noise is not magnified."""
     top = max(axis.get_ylim()[1], 5.0)
     axis.set_ylim(0, 102 if top > 70 else top)
 
 
 def draw_band(axis: Any, found: Band, style: LineStyle, text: str) -> None:
-    """Draw the mean over seeds and the range of the seeds, or for a single seed the unsmoothed curve behind it."""
+    """Draw the (smoothed) mean over seeds and, behind it, the range of the seeds; for a single seed the unsmoothed
+    curve."""
     table = smooth(found.table)
     steps = table.index.to_numpy()
     if len(found.table) > SMOOTH_FROM and found.seeds == 1:
@@ -108,7 +110,7 @@ def add_legend(figure: Any, frames: Frames, arms: Arms, names: Sequence[str], ex
 
 
 def explain_curves(frames: Frames, arms: Arms, names: Sequence[str]) -> list[str]:
-    """Return the explanation of what `draw_curves` draws, in phrases."""
+    """Return phrases that explain the lines and bands drawn by `draw_curves`."""
     parts = ["line: mean over seeds, band: minimum to maximum over seeds"] if _has_seeds(arms) else []
     bands = _bands(frames, arms, names)
     if any(map(_starts_at_0, bands)):
@@ -128,7 +130,7 @@ def _starts_at_0(found: Band) -> bool:
 
 
 def _first_point(frames: Frames, arms: Arms, names: Sequence[str]) -> str:
-    """Return what the first point of these curves is, in words."""
+    """Return "step 0" if all these curves start there, otherwise "first evaluation"."""
     return "step 0" if all(map(_starts_at_0, _bands(frames, arms, names))) else "first evaluation"
 
 
@@ -205,7 +207,7 @@ def _accuracy_panel(axis: Any, frames: Frames, arms: Arms, name: str) -> None:
 
 
 def lengths(frames: Frames, arms: Arms) -> Any:
-    """Draw the length of correct and incorrect responses and the fraction truncated, which count as incorrect."""
+    """Draw the lengths of correct and of incorrect responses, and the fraction of truncated responses."""
     names = ("rollout/response_length_correct", "rollout/response_length_wrong", "rollout/truncated_share")
     present = [name for name in names if name in frames.metrics]
     if len(present) < 2:

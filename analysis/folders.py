@@ -1,4 +1,4 @@
-"""Read run folders (layout: `simplerl.runs.folder`): settings and metrics, and on demand responses and evaluations."""
+"""Reads run folders (layout: `simplerl.runs.folder`): settings, metrics and, on request, responses and evaluations."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from simplerl.runs.rollout_table import SCHEMA
 
 MAX_STEP = 2**53
 EVALUATION = "evaluation"  # `kind` of the folders of evaluate.py
-# The settings that evaluate.py uses; the rest of its configuration is that of a training run which is not run.
+# The settings that evaluate.py uses; the rest of its configuration is for training and is ignored.
 _EVALUATED = re.compile(r"(choices\.)?(model|prompt|evals|sampler|seed|experiment|reward@evals\.reward)(\.|$)")
 RESPONSE_COLUMNS = [name for name in SCHEMA.names if name not in ("tokens", "logprobs")]  # all but per-token ones
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Turn whatever reading a damaged file or folder raises within the block into a SourceError that names it."""
+    """Turn errors raised by reading a damaged file or folder within the block into a SourceError that names it."""
     try:
         yield
     except SourceError:
@@ -41,9 +41,9 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def read_run_folder(folder: Path, notes: list[str]) -> RunData:
-    """Return one run. Without its status or time, or lines of its metrics, it is read all the same; `notes` says so.
+    """Return the run in a folder. Unreadable status or environment files and lines of metrics are skipped, with a note.
 
-    Raises an error that `naming` catches if its settings cannot be read."""
+    Raises an error that `naming` converts if the settings cannot be read."""
     run = folder.resolve().name
     config = flatten_config(files.read_yaml(folder / "config.yaml"))
     status, environment = (_read_optional(folder / name, run, notes) for name in ("status.json", "environment.json"))
@@ -82,7 +82,8 @@ def _read_optional(path: Path, run: str, notes: list[str]) -> dict[str, Any]:
 
 
 def read_metrics(path: Path, run: str, notes: list[str]) -> pd.DataFrame | None:
-    """Return columns phase and step and a float64 column for each metric; None if nothing was logged."""
+    """Return a metrics.jsonl as a table with the columns phase and step and a float64 column for each metric; None if
+    nothing was logged. Unreadable lines are skipped with a note."""
     if not path.is_file() or not path.stat().st_size:
         return None
     content = path.read_bytes()
@@ -131,18 +132,18 @@ def _read_line_by_line(text: str, run: str, notes: list[str]) -> pd.DataFrame:
 
 
 def rollout_files(folder: Path) -> dict[int, Path]:
-    """Return the Parquet file of the responses sampled for training at each step."""
+    """Return step -> Parquet file of the responses that the run sampled for training at this step."""
     found = {path.stem.partition("_")[2]: path for path in sorted((folder / "rollouts").glob("step_*.parquet"))}
     return {int(step): path for step, path in found.items() if step.isdecimal()}
 
 
 def evaluation_folders(folder: Path) -> dict[int, Path]:
-    """Return the folder (results.json, samples.parquet) of the finished evaluation at each step."""
+    """Return step -> folder (results.json, samples.parquet) of the finished evaluation at this step."""
     places = [path.parent for path in sorted((folder / "evals").glob("step_*/results.json"))]
     found = {place.name.partition("_")[2]: place for place in places}
     return {int(step): place for step, place in found.items() if step.isdecimal()}
 
 
 def read_responses(file: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """Return the responses in a rollout or samples.parquet file: `columns`, or all but the per-token ones."""
+    """Return the responses in a rollout or samples.parquet file, with `columns` (None: all but the per-token ones)."""
     return read_parquet(file, columns=columns or ["set", *RESPONSE_COLUMNS]).to_pandas()

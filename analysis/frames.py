@@ -1,9 +1,9 @@
-"""The tables that all of this package reads, whatever source the numbers came from.
+"""Defines the tables that the rest of this package reads, the same for all sources of runs.
 
     runs      one row per run, index `run` (its id): name, state, source, where, created, seconds, attempts, kind
     config    one row per run, same index: a column for each dotted setting, None if the run lacks it
     metrics   one row per (run, phase, step): a column for each metric, NaN if it was not logged
-    summary   one row per run: the last value of each metric, for sources that know only this
+    summary   one row per run: the last value of each metric, for sources that contain only this
     notes     what was dropped, merged or ambiguous while reading, one sentence each
 
 Runs are identified by id, never by name, and rows by the suite's own step, never by W&B's `_step`.
@@ -28,7 +28,7 @@ CSV_SOURCES = ("wandb table", "wandb plot", "wandb history")
 
 @dataclass(frozen=True)
 class Frames:
-    """Settings and metrics of a set of runs; the module's docstring describes the fields."""
+    """Holds settings and metrics of a set of runs; the module's docstring describes the fields."""
 
     runs: pd.DataFrame
     config: pd.DataFrame
@@ -60,7 +60,7 @@ class Frames:
 
     @cached_property
     def _rows_of_run(self) -> dict[str, slice]:
-        """The rows of each run in `metrics`; `assemble` makes them contiguous."""
+        """Return the rows of each run in `metrics`; `assemble` makes them contiguous."""
         found = self.metrics.groupby("run", observed=True).indices
         return {str(run): slice(rows[0], rows[-1] + 1) for run, rows in found.items()}
 
@@ -84,7 +84,7 @@ class Frames:
         return int(last) if last is not None and last.is_integer() else last
 
     def select(self, runs: Sequence[str], notes: Iterable[str] = ()) -> Frames:
-        """Return the frames of `runs` alone, with `notes` appended."""
+        """Return frames with only the runs `runs`, and with `notes` appended."""
         chosen = list(runs)
         return Frames(
             self.runs.loc[chosen],
@@ -101,7 +101,7 @@ def _is_accuracy(name: str) -> bool:
 
 
 def assemble(found: Sequence[RunData], notes: Iterable[str] = ()) -> Frames:
-    """Return the frames of the runs that any number of sources gave; parts with one id are merged into one run."""
+    """Return the frames of all runs in `found`; parts with the same id are merged into one run."""
     notes = list(notes)
     by_id: dict[str, list[RunData]] = {}
     for one in found:
@@ -128,7 +128,7 @@ def assemble(found: Sequence[RunData], notes: Iterable[str] = ()) -> Frames:
 
 
 def _facts(run: str, parts: list[RunData]) -> dict[str, Any]:
-    """The run's row of `Frames.runs`; later parts take precedence."""
+    """Return the run's row of `Frames.runs`; later parts take precedence."""
     last = parts[-1]
     known = [part for part in parts if part.state is not None]
     seconds = [part.seconds for part in parts if part.seconds is not None]
@@ -165,7 +165,7 @@ def _join_metrics(by_id: dict[str, list[RunData]], notes: list[str]) -> pd.DataF
 
 
 def _note_infinite_values(metrics: pd.DataFrame, summary: pd.DataFrame, notes: list[str]) -> None:
-    """Infinite values are kept, so means over seeds become infinite too; add a note that names the metrics."""
+    """Add a note on metrics with infinite values, which are kept and make means over seeds infinite too."""
     where: dict[str, list[str]] = {}
     for name in metrics.columns.difference(KEYS, sort=False):
         for run in metrics.loc[np.isinf(metrics[name].to_numpy(dtype=float)), "run"].unique():

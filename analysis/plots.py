@@ -63,7 +63,7 @@ def write_figures(
 def draw_figures(
     frames: Frames, arms: Arms, out: Path, only: Sequence[str] = (), metrics: Sequence[str] = ()
 ) -> list[Path]:
-    """Do the work of `write_figures` for frames that are already loaded."""
+    """Write figures as `write_figures` does, for frames that are already loaded."""
     from matplotlib import rc_context
 
     from analysis.figures import FIGURES, panels
@@ -76,17 +76,20 @@ def draw_figures(
             if figure is not None:
                 paths += save_figure(figure, out, name)
             elif only:
-                raise SourceError(f"the figure {name!r} cannot be drawn: the runs logged none of its metrics.")
+                raise SourceError(
+                    f"the figure {name!r} cannot be drawn: the runs logged none of its metrics: choose another figure."
+                )
         shown = metrics or (frames.metric_names() if not paths else [])
         if shown:
             paths += save_figure(panels(frames, arms, shown), out, "metrics")
     if not paths:
-        raise SourceError("there is nothing to draw: the runs logged no metrics.")
+        raise SourceError("there is nothing to draw: the runs logged no metrics: name runs with a metrics.jsonl.")
     return paths
 
 
 def save_figure(figure: Any, out: Path, name: str) -> list[Path]:
-    """Write NAME.png and NAME.pdf, without dates, so that equal numbers give equal bytes; close the figure."""
+    """Write NAME.png and NAME.pdf, without dates, so that equal numbers give equal files, and close the figure. Returns
+    the two paths."""
     import matplotlib.pyplot as plt
 
     out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Row names of tables 1 to 3 of the SimpleRL blog post; numbers and headings are in `simplerl.data.benchmarks`."""
+"""Lists the rows of tables 1 to 3 of the SimpleRL blog post; numbers and headings are in `simplerl.data.benchmarks`."""
 
 from __future__ import annotations
 
@@ -52,5 +52,6 @@ ROW_OF_EXPERIMENT = {
 
 
 def row_in_table(key: str, rows: Mapping[str, str]) -> str:
-    """Return the key that a table uses for the recipe `key`: table 3 has its own SimpleRL-Zero row."""
+    """Return the key of the published row that a table shows for `key`: the table's own variant, such as
+    'SimpleRL-Zero (table 3)', if it has one, otherwise `key`."""
     return next((own for own in rows.values() if own.partition(" (")[0] == key), key)

@@ -37,10 +37,10 @@ def write_report(
 ) -> Path:
     """Write the page about all runs of `sources` to `out` and return `out`.
 
-    Raises SourceError if a source cannot be read or holds no run."""
+    Raises SourceError if a source cannot be read or contains no run."""
     frames, arms = select_runs(load(sources), unfinished=unfinished)
     if frames.runs.empty:
-        raise SourceError("there is no run to report on: name a run folder or a folder that holds some.")
+        raise SourceError("there is no run to report on: name a run folder, or a folder of run folders.")
     print_notes([*frames.notes, *arms.notes])
     shown = set(frames.runs.index)
     folders = [folder for source in sources if Path(source).exists() for folder in find_run_folders(Path(source))]
@@ -85,7 +85,7 @@ def render_page(frames: Frames, arms: Arms, responses: Responses, title: str, av
 
 
 def _has_own_rows(table: Table, frames: Frames) -> bool:
-    """Return whether a table has rows of ours; the published ones have some only if a run has their benchmarks."""
+    """Return whether a table has rows for `frames`: a published table has some only if a run has its benchmarks."""
     return table.name == "runs" or (table.name != "table2" and bool(set(frames.benchmarks()) & set(SUITE5)))
 
 

@@ -1,4 +1,4 @@
-"""The data embedded in the report's page: curves, and as many responses as fit, compressed."""
+"""Collects the data embedded in the report's page: curves, and as many responses as fit, compressed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from analysis.run_data import SourceError
 from simplerl.evals.behaviour import REFLECTION_WORDS, has_box, is_code, reflects
 from simplerl.types import FINISH_LENGTH
 
-MAX_POINTS = 400  # of a curve; longer ones are thinned
-MAX_RESPONSES, MAX_PACKED_BYTES = 60_000, 11_000_000  # of a report
+MAX_POINTS = 400  # points of a curve; longer ones are thinned
+MAX_RESPONSES, MAX_PACKED_BYTES = 60_000, 11_000_000  # limits for a report
 TRAINING = "training"
 BOX, CODE, REFLECT = 1, 2, 4  # bits, as in page/report.js
 PLOTLY_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")  # in the order of curves.DASHES
@@ -70,7 +70,7 @@ def _band_data(frames: Frames, arm: Arm, name: str, titles: dict[str, str]) -> d
 
 
 def thin_curve(table: pd.DataFrame) -> pd.DataFrame:
-    """Return at most about MAX_POINTS rows: means over neighbouring steps, placed at the first, and the last row."""
+    """Thin a curve to about MAX_POINTS rows: means over neighbouring steps, at the first of these, and the last row."""
     every = math.ceil(len(table) / MAX_POINTS)
     if every < 2:
         return table
@@ -89,7 +89,7 @@ def _rounded(values: pd.Series, digits: int = 5) -> list[float | None]:
 
 @dataclass(frozen=True)
 class Responses:
-    """Responses packed for the page, and a sentence that says which fraction of all responses this is."""
+    """Holds responses packed for the page, and a sentence on how many of all responses they are."""
 
     packed: str  # base64 of gzip of JSON; empty without responses
     note: str
@@ -127,7 +127,7 @@ def _sample_responses(
     for index, (_, folder) in enumerate(runs):
         evaluations = {step: path / "samples.parquet" for step, path in evaluation_folders(folder).items()}
         evaluations, training = _readable(evaluations, damaged), _readable(rollout_files(folder), damaged)
-        # Each of the two kinds gets half, and what one does not need goes to the other.
+        # Evaluations and training get half of the budget each; what one does not need is added to the other.
         sizes = [_count_rows(files) for files in (evaluations, training)]
         total += sum(sizes)
         half = per_run // 2
@@ -138,7 +138,7 @@ def _sample_responses(
 
 
 def _readable(files: dict[int, Path], damaged: dict[Path, str]) -> dict[int, Path]:
-    """Return the files that have the columns of responses."""
+    """Return the files that have the columns of responses; others are added to `damaged`."""
     for path in files.values():
         try:
             with naming(path):
@@ -154,7 +154,7 @@ def _count_rows(files: dict[int, Path]) -> int:
 
 
 def _read_spaced(files: dict[int, Path], budget: int, damaged: dict[Path, str]) -> list[pd.DataFrame]:
-    """Read about `budget` responses at evenly spaced steps, the first and the last among them."""
+    """Read about `budget` responses at evenly spaced steps, including the first and the last."""
     steps = sorted(files)
     if not steps or budget < 1:
         return []

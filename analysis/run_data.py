@@ -1,4 +1,4 @@
-"""What every reader of runs returns (`RunData`) or raises (`SourceError`), and how text becomes its values."""
+"""Defines what every reader of runs returns (`RunData`) or raises (`SourceError`), and parses numbers and settings."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _IDENTIFIER = re.compile(r"(?:^|[._/])(?:\w*sha|commit|revision|\w*id|name|path)
 
 
 class SourceError(ValueError):
-    """A source of runs cannot be read; the message is one sentence for the user."""
+    """Raised if a source of runs cannot be read; the message is one sentence for the user."""
 
 
 @dataclass(frozen=True)
 class RunData:
-    """One run as one source knows it."""
+    """Holds what one source contains about one run."""
 
     id: str
     name: str
@@ -40,7 +40,7 @@ class RunData:
 
 
 def temporary_id(name: str, occurrence: int) -> str:
-    """Return the id of a run known by name only: the n-th (from 0) run of that name in its file."""
+    """Return a temporary id for a run known by name only: number `occurrence` (from 0) of that name in its file."""
     return f"?{name}#{occurrence}"
 
 
@@ -66,8 +66,8 @@ def parse_number(value: Any) -> float | None:
 def parse_setting(value: Any, key: str = "") -> Any:
     """Return a setting in one form for all sources: "0.10" becomes 0.1, "true" True, "8.0" the integer 8, "" None.
 
-    "none" and "null" stay text because `reward=none` is a valid choice. Values of keys that name an id, name, path or
-    commit stay text too (`0123`)."""
+    "none" and "null" stay text because `reward=none` is a valid choice. So do values such as `0123` if the key is that
+    of an id, name, path or commit."""
     if isinstance(value, str):
         text = value.strip()
         if not text:

@@ -1,4 +1,4 @@
-"""Load runs from any mixture of sources into one set of frames.
+"""Loads runs from any mixture of sources into one set of frames.
 
 A source is one of: a run folder; a sweep's folder (runs/.sweeps/NAME); a folder of any depth that holds run folders,
 exported CSV files or offline W&B runs; one such file; wandb:ENTITY/PROJECT or wandb:ENTITY/PROJECT/RUN for histories on
@@ -25,17 +25,17 @@ from analysis.wandb_readers.run_ids import resolve_run_ids
 from simplerl.sweeps import manifest
 
 SERVER = "wandb:"
-RUN_FILES, METRICS = {"config.yaml", "environment.json"}, "metrics.jsonl"  # present in every run folder; in most
+RUN_FILES, METRICS = {"config.yaml", "environment.json"}, "metrics.jsonl"  # every run folder has the first two
 
 
 def find_run_folders(path: Path) -> list[Path]:
-    """Return the run folders at or under `path`: a sweep's in its order, others sorted by path."""
+    """Return the run folders at or under `path`: those of a sweep in its order, others sorted by path."""
     return [place for place, is_run in _walk(path) if is_run]
 
 
 def _walk(path: Path) -> list[tuple[Path, bool]]:
-    """Return run folders (True), which are not entered, and CSV and .wandb files (False) at or under `path`; for a
-    sweep's folder those of its runs."""
+    """Return the run folders (True), which are not searched further, and the CSV and .wandb files (False) at or under
+    `path` or, for a sweep's folder, at or under the folders of its runs."""
     if path.is_file():
         is_part = path.suffix != ".csv" and all((path.parent / name).is_file() for name in RUN_FILES)
         return [(path.parent, True) if is_part else (path, False)]
@@ -54,9 +54,9 @@ def _walk(path: Path) -> list[tuple[Path, bool]]:
 
 
 def load(sources: Sequence[str | Path]) -> Frames:
-    """Return all runs of `sources`. A damaged run or file is left out, and a note names it.
+    """Return all runs of `sources`. A damaged run or file is skipped, and a note names it.
 
-    Raises SourceError if a source does not exist or holds nothing to read, or if nothing is left."""
+    Raises SourceError if a source does not exist or contains no run, or if everything in all of them is damaged."""
     notes: list[str] = []
     found: list[RunData] = []
     faults: list[SourceError] = []
@@ -75,11 +75,11 @@ def load(sources: Sequence[str | Path]) -> Frames:
 
 def _read_path(path: Path, notes: list[str], faults: list[SourceError]) -> list[RunData]:
     if not path.exists():
-        raise SourceError(f"{path} does not exist: name a run folder, a folder that holds some, or a W&B export.")
+        raise SourceError(f"{path} does not exist: name a run folder, a folder of run folders, or a W&B export.")
     places = _walk(path)
     if not places:
         raise SourceError(
-            f"{path} holds no run: name a run folder (config.yaml, environment.json, metrics.jsonl) or a W&B export."
+            f"{path} contains no run: name a run folder (config.yaml, environment.json, metrics.jsonl) or a W&B export."
         )
     found = _read_run_folders([place for place, is_run in places if is_run], notes, faults)
     for file in (place for place, is_run in places if not is_run):
@@ -95,7 +95,8 @@ def _read_path(path: Path, notes: list[str], faults: list[SourceError]) -> list[
 
 
 def _read_run_folders(folders: Sequence[Path], notes: list[str], faults: list[SourceError]) -> list[RunData]:
-    """Read several folders at a time in threads; Arrow parses without holding the GIL."""
+    """Read run folders in parallel threads, which is faster because Arrow parses without holding the GIL. Appends notes
+    and faults."""
     notes_of: list[list[str]] = [[] for _ in folders]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         found = list(pool.map(_read_or_fault, folders, notes_of))
@@ -113,7 +114,8 @@ def _read_or_fault(folder: Path, notes: list[str]) -> RunData | SourceError:
 
 
 def _in_order(found: list[RunData], sources: Sequence[str | Path]) -> list[RunData]:
-    """Return the parts of each run together, and runs in the order of the sweep that lists them or of their start."""
+    """Sort the parts of all runs: by the creation time of the sweep that lists the run and its place in the sweep,
+    otherwise by the run's start time; runs with neither come last."""
     listed: dict[Path, tuple[float, int]] = {}
     for root in dict.fromkeys(root for source in sources for root in (Path(source), Path(source).parent)):
         with suppress(ValueError, LookupError, TypeError, OSError):  # only the order is lost if a sweep.json is damaged

@@ -1,4 +1,4 @@
-"""Write the blog post's tables with own runs beside the published rows, and a table of the runs by their settings:
+"""Write the blog post's tables with your runs added to the published rows, and a table of the runs by their settings:
 
     python -m analysis.tables RUN... --out tables
 
@@ -40,7 +40,7 @@ from simplerl.data.benchmarks import HEADINGS, PUBLISHED, SUITE5, SUITE8
 from simplerl.io.tables import Cell, Table, markdown, text_cells, write
 
 AVERAGES = {"five": SUITE5, "eight": SUITE8}
-FIXED_ACCURACIES = ("accuracy_strict", "accuracy_lenient")  # of the same responses, whatever `evals.reward` is
+FIXED_ACCURACIES = ("accuracy_strict", "accuracy_lenient")  # logged independently of `evals.reward`
 BEHAVIOUR = ("response_length", "truncated_share", "box_share", "code_share", "reflection_share")
 LOWER_IS_BETTER = ("loss", "truncated_share", "no_answer_fraction", "timeout_fraction", "failed_fraction", "repetition")
 NEUTRAL = ("response_length", "code_share", "reflection_share", "box_share", "entropy", "kl", "lr", "step")
@@ -91,7 +91,7 @@ def _is_accuracy(name: str) -> bool:
 def _mean_accuracy(frames: Frames, run: str, sets: Sequence[str], *, at_start: bool = False) -> float | None:
     """Return the unweighted mean accuracy over `sets` in per cent; None if the run lacks one of them.
 
-    It is that of the last evaluation, or with `at_start` of the one at step 0 if a later one exists."""
+    It is that of the last evaluation or, with `at_start`, of the one at step 0 (None if there is no later one)."""
     values = []
     for name in sets:
         value = frames.last_value(run, f"eval/{name}/accuracy")
@@ -125,7 +125,7 @@ def gain_estimate(frames: Frames, arm: Arm, sets: Sequence[str]) -> Estimate | N
 
 
 def _missing_start_note(frames: Frames, arms: Arms, sets: Sequence[str]) -> list[str]:
-    """Return a note on runs that were not evaluated at step 0; none if all were."""
+    """Return a note on the runs that were not evaluated at step 0; [] if all were."""
     missing = []
     for arm in arms.arms:
         runs = [run for run in arm.runs if _mean_accuracy(frames, run, sets) is not None]
@@ -263,8 +263,8 @@ def ablation_table(frames: Frames, arms: Arms, metrics: Sequence[str] = ()) -> T
 
 
 def _best_row(name: str, column: Sequence[Estimate | None], one_rule: bool) -> int | None:
-    """Return the row that is significantly best; None for metrics that have no better or worse, such as lengths and
-    rewards of different reward functions, or accuracies by different rules."""
+    """Return the row that is significantly best, if any. Returns None for metrics that have no better or worse, such as
+    lengths, and for incomparable ones, such as rewards by different functions or accuracies by different rules."""
     leaf = name.rpartition("/")[2]
     if not one_rule and leaf.startswith(("accuracy", "pass@", "maj@")) and leaf not in FIXED_ACCURACIES:
         return None

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class LocalLauncher(BasicLauncher):
-    """Runs one after the other with Hydra's own launcher, after checking and recording the sweep."""
+    """Checks and records the runs of a sweep, then starts them one after the other with Hydra's own launcher."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from simplerl.sweeps.launch import launch_local, plan_runs, print_summary
@@ -51,8 +51,8 @@ class SlurmLauncher(Launcher):
 
         if self.config.hydra.job.name == "evaluate":
             raise CompactHydraException(
-                "hydra/launcher=slurm submits training runs only: for evaluations, call `python evaluate.py ...` in a "
-                "batch script of your own."
+                "hydra/launcher=slurm submits training runs only: for evaluations, call `python evaluate.py ...` in "
+                "your own batch script."
             )
         setup_globals()
         runs = plan_runs(self.hydra_context.config_loader, self.config, job_overrides)

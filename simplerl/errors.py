@@ -1,4 +1,4 @@
-"""The errors that users see as one sentence. Short, because every other module may import it."""
+"""Defines the errors that users see as one sentence. It imports no other module, because all may import it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 
 class ConfigError(ValueError):
-    """A setting or input that cannot work; the message is one sentence that names it and the remedy."""
+    """Raised for a setting or input that cannot work; the message is one sentence that names it and the remedy."""
 
 
 class RunFailed(RuntimeError):
-    """A run that cannot continue for a known reason; the message is one sentence that names it and the remedy."""
+    """Raised if a run cannot continue for a known reason; the message is one sentence with reason and remedy."""
 
 
 class NonFinite(RuntimeError):
-    """A loss, gradient, weight or logit is infinite or NaN. `batch` is the minibatch on which it occurred, if any."""
+    """Raised if a loss, gradient, weight or logit is infinite or NaN; `batch` is the minibatch in question, if any."""
 
     def __init__(self, what: str, batch: Any = None) -> None:
         super().__init__(f"{what} is not finite")

@@ -132,7 +132,7 @@ MISTAKES: dict[str, tuple[str, str, Any, list[str]]] = {
         advantages.teacher_advantage,
         [
             "the column teacher_logprobs",
-            "there are correct",
+            "available: correct",
             "/algorithm/role/teacher to the defaults of conf/algorithm/",
         ],
     ),

@@ -179,7 +179,7 @@ def test_a_source_without_runs_is_refused_in_one_sentence(tmp_path: Path, capsys
     with pytest.raises(SourceError, match="does not exist"):
         load([tmp_path / "absent"])
     assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    assert "holds no run" in capsys.readouterr().err
+    assert "contains no run" in capsys.readouterr().err
 
 
 def overwrite(name: str, content: bytes) -> Callable[[Path], object]:

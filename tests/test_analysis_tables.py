@@ -399,7 +399,7 @@ def test_evaluations_by_different_rules_are_compared_by_one(tmp_path: Path) -> N
         compare.compare(first, second)
     found = compare.compare(first, second, "lenient").sets["x"]
     assert (found.first, found.second) == (0.5, 0.5)
-    with pytest.raises(SourceError, match=r"strict has no verdicts by the rule strict: evaluate it again"):
+    with pytest.raises(SourceError, match=r"strict has no verdicts by the rule strict: evaluate the model"):
         compare.compare(first, second, "strict")
 
 

@@ -88,7 +88,7 @@ def test_runs_of_unknown_settings_are_not_averaged(samples: Path, file: str) -> 
     names += ['lenient λ=0.5 – s1, "v2"', "grpo-lenient - s2"]
     assert sorted(arm.label for arm in arms.arms) == sorted(names)
     assert [len(arm.runs) for arm in arms.arms] == [1] * 7 and arms.axes == ["run"]
-    assert len(arms.notes) == 1 and "settings unknown, so each run is an arm of its own" in arms.notes[0]
+    assert len(arms.notes) == 1 and "settings unknown, so each run is a separate arm" in arms.notes[0]
     rows = build_tables(frames, arms)[-1].rows
     assert sorted(row[0].parts()[0] for row in rows) == sorted(names)
     assert not any(cell.bold or cell.parts()[1] for row in rows for cell in row)
@@ -344,7 +344,7 @@ def test_step_axes_of_any_name(axis: str, tmp_path: Path) -> None:
 
 def test_a_chart_of_bounds_alone_says_so(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "p.csv", ["Step", "a - m/x__MIN", "a - m/x__MAX"], [["0", "1", "2"]])
-    with pytest.raises(SourceError, match=r"holds only minimum and maximum of m/x: .*choose"):
+    with pytest.raises(SourceError, match=r"contains only the minimum and maximum of m/x: export"):
         load([path])
 
 
@@ -508,7 +508,7 @@ def test_an_incomplete_offline_file_is_read_up_to_its_end(offline: dict[str, Pat
     frames = load([tmp_path / f"offline-run-{len(whole) - 3}"])
     assert frames.runs.at["abc", "state"] == "crashed"
     assert any("ends with an incomplete record" in note for note in frames.notes)
-    with pytest.raises(SourceError, match="holds no run"):
+    with pytest.raises(SourceError, match="contains no run"):
         load([tmp_path / "offline-run-7"])
 
 

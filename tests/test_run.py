@@ -178,7 +178,7 @@ HARMS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda c: _edit(c / "policy/optimizer.json", optimizer_step=0),
         "optimizer.json has changed",
     ),
-    "another step": (lambda c: c.rename(c.with_name("step_000009")), "state.json is of step 2"),
+    "another step": (lambda c: c.rename(c.with_name("step_000009")), "state.json belongs to step 2"),
     "no config": (lambda c: (c / "critic/config.json").unlink(), "critic/config.json is missing"),
     "no weights": (lambda c: (c / "policy/model.safetensors").unlink(), "policy/model.safetensors is missing"),
     "cut weights": (
@@ -207,7 +207,7 @@ def test_a_harmed_checkpoint_is_refused_by_a_sentence(harm: str, small_run: Path
 
 
 def test_a_checkpoint_beyond_the_run_is_refused(small_run: Path) -> None:
-    with pytest.raises(ConfigError, match="of step 3, but the run has 2 steps"):
+    with pytest.raises(ConfigError, match="to step 3, but the run has 2 steps"):
         last_checkpoint(small_run / "checkpoints", 2)
 
 

@@ -252,10 +252,10 @@ def test_only_our_own_program_is_resumed(tmp_path: Path, monkeypatch: pytest.Mon
         "a file of that name": (
             ["train.py", "-m"],
             tmp_path,
-            "is not .*/train.py: start its command yourself",
+            "is not .*/train.py: run its command yourself",
         ),
         "its full path": ([str(evil)], ROOT, "is not"),
-        "a folder that is gone": ([str(ROOT / "train.py")], tmp_path / "gone", "gone is missing"),
+        "a folder that is gone": ([str(ROOT / "train.py")], tmp_path / "gone", "gone, no longer exists"),
         "a secret": (["train.py", "-m", "+reward.api_key=sk-1"], ROOT, "the value of .reward.api_key was not stored"),
     }
     for name, (command, cwd, said) in strangers.items():
@@ -275,7 +275,7 @@ HOLD = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print(
 def test_only_the_process_of_the_run_is_cancelled(
     named: str, small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The status.json of a folder that came from elsewhere may name any process."""
+    """A status.json copied from another machine may name any process."""
     folder = shutil.copytree(small_run, tmp_path / "run")
     other = tmp_path / "other.lock"
 
@@ -380,7 +380,8 @@ def test_a_local_sweep_is_recorded_and_can_be_resumed(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*-123*")) == []
     resumed = python("sweep.py", "resume", "long", "--root", str(tmp_path))
     assert resumed.returncode == 2 and resumed.stderr == (
-        "long: the value of +reward.api_key was not stored: start the same command again with it.\n"
+        "long: the value of +reward.api_key was not stored, because it is a secret: start the same command again with "
+        "it.\n"
     )
     nothing = python("sweep.py", "cancel", "lr", "--root", str(tmp_path))
     assert nothing.stdout.strip() == "SLURM jobs cancelled: none"

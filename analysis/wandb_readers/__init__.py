@@ -1,1 +1,1 @@
-"""Readers of everything W&B exports: CSV files, offline runs and histories on a server."""
+"""Reads everything that W&B exports: CSV files, offline runs and histories on a server."""

@@ -1,4 +1,4 @@
-"""Files that W&B's page and its users write: exported CSV, and histories that pandas saved as CSV, JSON or Parquet.
+"""Reads files from the W&B page and its users: exported CSV, and histories that pandas saved as CSV, JSON or Parquet.
 
 A file may be compressed (.gz, .zip), and a spreadsheet may have saved it with semicolons, tabs or as UTF-16.
 """
@@ -23,7 +23,7 @@ from analysis.wandb_readers.line_plots import SEPARATOR, read_line_plot
 from analysis.wandb_readers.runs_table import API_COLUMNS, read_api_table, read_runs_table
 
 WANTED = "export a line plot or the runs table of the W&B page as CSV, or save run.history() with pandas"
-SUFFIXES = (".csv", ".csv.gz", ".csv.zip")  # of the files that are read in a folder; others only if named themselves
+SUFFIXES = (".csv", ".csv.gz", ".csv.zip")  # files that are read if their folder is named; others must be named
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
@@ -31,7 +31,7 @@ Parser = Callable[[Path, list[str], list[list[str]], list[str]], list[RunData]]
 
 
 def read_export(path: Path, notes: list[str]) -> list[RunData]:
-    """Return the runs of one file. Raises SourceError if it is empty, damaged or of some other kind."""
+    """Return the runs of one file. Raises SourceError if it is empty, damaged or not an export of W&B."""
     try:
         content = path.read_bytes()
         if content.startswith(b"PK\x03\x04"):
@@ -55,7 +55,7 @@ def _read_zip(path: Path, content: bytes, notes: list[str]) -> list[RunData]:
                     raise
                 notes.append(f"Left out: {error}")
     if not found:
-        raise SourceError(f"{path} holds no export of W&B: {WANTED}.")
+        raise SourceError(f"{path} contains no export of W&B: {WANTED}.")
     return found
 
 
@@ -91,7 +91,7 @@ def _parser_for(header: list[str]) -> Parser | None:
 
 
 def _decode(path: Path, content: bytes) -> str:
-    """Return UTF-8 text, or UTF-16 as spreadsheets write it."""
+    """Decode UTF-8, or UTF-16 as spreadsheets write it. Raises SourceError for any other encoding."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         encoding = "utf-16"
     else:
@@ -106,7 +106,7 @@ def _decode(path: Path, content: bytes) -> str:
 
 
 def _csv_rows(path: Path, text: str, notes: list[str]) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows as long as it. The delimiter is the one with which most rows are that long."""
+    """Return the header and the rows with as many cells. The delimiter is the one that gives the most such rows."""
     # Not pandas, which renames repeated headers and reads "none", "null" and "NA" as missing.
     tables: dict[str, list[list[str]]] = {}
     text = re.sub(r'\A"?sep=.*\r?\n', "", text)  # a line for spreadsheets
@@ -162,7 +162,8 @@ def _is_missing(value: Any) -> bool:
 
 
 def _json_rows(path: Path, text: str, notes: list[str]) -> list[dict[str, Any]]:
-    """Return the rows of a JSON list, of JSON Lines, or of an object of columns as pandas writes it."""
+    """Return the rows of a JSON list, of JSON Lines, or of an object of columns as pandas writes it. Raises SourceError
+    for other text."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

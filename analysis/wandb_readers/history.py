@@ -1,4 +1,4 @@
-"""W&B history rows, as offline files and the server hold them, and the runs of a server."""
+"""Converts W&B history rows, as found in files and on a server, to metrics, and reads the runs of a server."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PHASES = {"rl/step": "rl", "warmup/step": "warmup"}  # the suite's own step metr
 GLOBAL_STEPS = ("train/global_step", "trainer/global_step", "global_step")  # other trainers' step metrics
 EPOCHS = ("epoch", "train/epoch")  # used only if there is no _step
 PLAIN_STEPS = ("step", "Step", *EPOCHS)  # used only if every row has one
-RUN_COLUMNS = ("run_id", "run", "run_name", "name")  # say which run a row belongs to, if there are several
-SAMPLED_ROWS = 500  # of run.history(), unless more are asked for
+RUN_COLUMNS = ("run_id", "run", "run_name", "name")  # name the run of a row in a file with several runs
+SAMPLED_ROWS = 500  # default maximum number of rows of run.history()
 _INTERNAL = ("_step", "_runtime", "_timestamp", "_wandb")
 
 
 def is_history(columns: Sequence[str]) -> bool:
-    """Return whether a table with these columns is the history of runs: one has steps, and another is a metric."""
+    """Return whether a table with these columns is a history of runs: at least one column of steps and one metric."""
     steps = {"_step", *PHASES, *GLOBAL_STEPS, *PLAIN_STEPS}
     others = set(columns) - steps - {*_INTERNAL, *RUN_COLUMNS, "phase", "attempt"}
     return bool(steps & set(columns)) and any(name and not name.startswith("Unnamed:") for name in others)
@@ -58,7 +58,8 @@ def read_history(path: Path, rows: Sequence[Mapping[str, Any]], notes: list[str]
 
 
 def step_metrics_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the metrics that count the steps of another trainer's run; [] if the suite's own or only `_step` does."""
+    """Return the columns that hold another trainer's step number; [] if the rows have the suite's own step columns, or
+    none besides `_step`."""
     if any(name in row for row in rows for name in PHASES):
         return []
     if found := [name for name in GLOBAL_STEPS if any(name in row for row in rows)]:
@@ -74,7 +75,7 @@ def as_steps(steps: pd.Series) -> pd.Series:
 
 
 def read_project(path: str, notes: list[str]) -> list[RunData]:
-    """Return every run of "ENTITY/PROJECT", or the one of "ENTITY/PROJECT/RUN", with its full history.
+    """Return all runs of "ENTITY/PROJECT", or the single run "ENTITY/PROJECT/RUN", with full history.
 
     `run.history()` would return only 500 sampled points. Raises SourceError if the server does not answer or does not
     have the project or run."""
@@ -121,14 +122,14 @@ def _read_run(run: Any, notes: list[str]) -> RunData:
 
 
 def flatten_wandb_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings with dotted keys, without W&B's own."""
+    """Return the settings with dotted keys, without W&B's internal ones."""
     return {key: value for key, value in flatten_config(config).items() if not key.startswith("_wandb")}
 
 
 def rows_to_metrics(
     rows: Sequence[Mapping[str, Any]], run: str, notes: list[str], step_metrics: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """Return columns phase and step and a column for each metric.
+    """Return a table with the columns phase and step and a column for each metric.
 
     The step is the first of `PHASES` and then `step_metrics` that a row holds. W&B's `_step` is used only if no row of
     the run has any of them; otherwise rows without one are skipped. Values that are not numbers (tables, media, text)

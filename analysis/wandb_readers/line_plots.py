@@ -1,4 +1,4 @@
-"""The line plots exported from the W&B page: a column for the x axis, and columns "RUN - METRIC" with their bounds.
+"""Reads line plots exported from the W&B page: a column for the x axis, and columns "RUN - METRIC" with their bounds.
 
 A line plot identifies runs by name only. Such runs get a temporary id (`temporary_id`), which
 `analysis.wandb_readers.run_ids` replaces. In a grouped chart the names are "SETTING: VALUE", and each curve is a mean
@@ -26,7 +26,7 @@ _GROUP_KEY = re.compile(r"(?:^|,? )(Job Type|[\w./-]+): ")
 
 @dataclass
 class _Curves:
-    """The curves of one run in a line plot: for each metric x -> value, and x -> W&B's `_step` if exported."""
+    """Holds the curves of one run in a line plot: for each metric x -> value, and x -> W&B's `_step` if exported."""
 
     name: str
     occurrence: int
@@ -36,13 +36,13 @@ class _Curves:
 
 @dataclass
 class _Plot:
-    """All curves in the order of their columns, and what their bounds (__MIN, __MAX) say."""
+    """Holds all curves in the order of their columns, and facts about their bounds (__MIN, __MAX)."""
 
     curves: list[_Curves]
-    bounds: int = 0  # cells of bounds
-    differing: int = 0  # bounds that differ from their value
+    bounds: int = 0  # number of cells that are bounds
+    differing: int = 0  # number of bounds that differ from their value
     bounds_only: set[str] = field(default_factory=set)  # metrics without values
-    not_numbers: list[str] = field(default_factory=list)  # cells
+    not_numbers: list[str] = field(default_factory=list)  # cells with other text
 
 
 def read_line_plot(path: Path, header: list[str], rows: list[list[str]], notes: list[str]) -> list[RunData]:
@@ -51,8 +51,8 @@ def read_line_plot(path: Path, header: list[str], rows: list[list[str]], notes: 
     plot = _read_curves(header, rows, x)
     if not plot.curves and plot.bounds_only:
         raise SourceError(
-            f"{path} holds only minimum and maximum of {', '.join(sorted(plot.bounds_only))}: choose another metric, "
-            "or name run folders or wandb:ENTITY/PROJECT."
+            f"{path} contains only the minimum and maximum of {', '.join(sorted(plot.bounds_only))}: export the chart "
+            "of another metric, or name run folders or wandb:ENTITY/PROJECT."
         )
     groups = _groups(plot)
     _note_plot_problems(path, header[0], x, plot, list(groups), notes)
@@ -79,7 +79,8 @@ def _is_time(axis: str) -> bool:
 
 
 def _split_header(column: str) -> tuple[str, str, str]:
-    """Return run, metric and "", "MIN" or "MAX". A run's name may contain " - ", a metric's may not."""
+    """Split a column's name into run, metric, and "MIN" or "MAX" for a bound, otherwise "". The name of a run may
+    contain " - ", that of a metric may not."""
     run, _, metric = column.rpartition(SEPARATOR)
     for part in ("MIN", "MAX"):
         if metric.endswith(f"__{part}"):
@@ -120,8 +121,8 @@ def _read_curves(header: list[str], rows: list[list[str]], x: list[float | None]
 def _groups(plot: _Plot) -> dict[str, dict[str, Any]]:
     """Return name -> settings of the curves of a grouped chart; {} if the curves are single runs.
 
-    All names of a grouped chart are "SETTING: VALUE" with the same settings. A run may be called so too; then its
-    bounds equal its values, unless the chart is thinned."""
+    All names of a grouped chart are "SETTING: VALUE" with the same settings. The name of a run may have this form too;
+    its bounds then equal its values, unless the chart is thinned."""
     names = list(dict.fromkeys(curve.name for curve in plot.curves))
     split = [_GROUP_KEY.split(name) for name in names]
     if not names or any(parts[0] or len(parts) < 3 for parts in split) or len({parts[1] for parts in split}) > 1:
@@ -142,7 +143,8 @@ def _as_setting(key: str) -> str:
 
 
 def _to_metrics(curve: _Curves, axis: str) -> pd.DataFrame:
-    """Return columns phase, step, `_step` if known, and the metrics; phase is "step" if x is W&B's own step."""
+    """Return a table with the columns phase, step, `_step` (if known) and the metrics. The phase is "step" if the x
+    axis is W&B's own step, otherwise that of the axis, by default "rl"."""
     columns = {name: pd.Series(points, dtype=float) for name, points in curve.values.items()}
     table = pd.DataFrame(columns)
     table.insert(0, "phase", "step" if axis in ("Step", "_step") else PHASES.get(axis, "rl"))

@@ -1,4 +1,4 @@
-"""Read offline W&B runs (`wandb/offline-run-*/run-*.wandb`) from the binary file itself.
+"""Reads offline W&B runs (`wandb/offline-run-*/run-*.wandb`) directly from their binary file.
 
 Format (wandb 0.31): ":W&B", 0xBEE1, a version byte, then a LevelDB log: blocks of 32 KiB with records
 [crc32, length, type] that may span blocks; each holds a protobuf `Record`. The file of a killed run may end anywhere;
@@ -27,7 +27,7 @@ STATES = {0: "finished", 75: "interrupted"}  # by exit code; 75: stopped by a si
 
 
 def read_records(content: bytes) -> Iterator[bytes | None]:
-    """Yield the payload of each complete record of a .wandb file, and None last if the file ends in a broken one."""
+    """Yield the payload of each complete record of a .wandb file, and finally None if the file ends in a broken one."""
     place, joined = FILE_HEADER, b""
     while place < len(content):
         left = BLOCK - place % BLOCK
@@ -53,7 +53,7 @@ def read_records(content: bytes) -> Iterator[bytes | None]:
 
 @dataclass
 class _Contents:
-    """The contents of one file's records."""
+    """Collects the contents of one file's records."""
 
     run: Any = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -68,10 +68,10 @@ class _Contents:
 def read_offline(file: Path, notes: list[str]) -> RunData:
     """Return the run of one .wandb file.
 
-    Raises SourceError if the file is not in W&B's format, or was left before the run's record was written."""
+    Raises SourceError if the file is not in W&B's format, or ends before the record that describes the run."""
     seen = _read(file)
     if seen.run is None:
-        raise SourceError(f"{file} holds no run (was it killed within its first seconds?): leave it out.")
+        raise SourceError(f"{file} contains no run (was it killed within its first seconds?): remove this file.")
     run = seen.run.run_id
     if seen.incomplete:
         notes.append(f"{run}: {file.parent.name} ends with an incomplete record (was it killed?); the rest is used.")

@@ -1,4 +1,4 @@
-"""Find the id of every run that a CSV export identifies by name only; names may repeat."""
+"""Finds the id of every run that a CSV export identifies by name only; names may repeat."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def resolve_run_ids(found: Sequence[RunData], notes: list[str]) -> list[RunData]
 
 
 def _drop_groups(found: Sequence[RunData], notes: list[str]) -> list[RunData]:
-    """Drop means over groups if runs were given, too. A group with the name of a run is a curve of this run."""
+    """Drop means over groups of runs if runs are given too. A group with the name of a run is treated as its curve."""
     names_of_runs = {one.name for one in found if one.source != "wandb group"}
     found = [
         replace(one, id=temporary_id(one.name, 0), source="wandb plot", config={})
@@ -50,7 +50,8 @@ def _drop_groups(found: Sequence[RunData], notes: list[str]) -> list[RunData]:
 
 
 def _qualify_histories(found: list[RunData]) -> list[RunData]:
-    """Put the folder's name before that of a history whose file has the name of another: seed0/history.csv."""
+    """Prefix the name of a history with its folder's, such as seed0/history, if histories in other files have the same
+    name."""
     files = {(one.name, one.where) for one in found if one.source == "wandb history"}
     repeated = {name for name, count in Counter(name for name, _ in files).items() if count > 1}
     result = []
@@ -64,7 +65,7 @@ def _qualify_histories(found: list[RunData]) -> list[RunData]:
 
 
 def _resolve_table_rows(tables: list[RunData], known: list[RunData], notes: list[str]) -> list[RunData]:
-    """Match rows without ids to known runs of the same name and creation time; other rows are runs of their own. Two
+    """Match rows without ids to known runs of the same name and creation time; other rows become separate runs. Two
     rows of one file are never the same run."""
     by_creation: dict[tuple[str, str], list[str]] = {}
     for one in known:
@@ -109,7 +110,7 @@ def _resolve_curves(curves: list[RunData], known: list[RunData], notes: list[str
 
 
 def _ids_for(name: str, own: list[RunData], owners: list[RunData], notes: list[str]) -> dict[str, str]:
-    """Return the run id for each temporary id of the curves `own`, which all have one name."""
+    """Return the run id for each temporary id of the curves `own`, which all have the same name."""
     temporary = sorted({one.id for one in own})
     if len(temporary) == 1 and len(owners) == 1:
         return {temporary[0]: owners[0].id}
@@ -134,7 +135,8 @@ def _ids_for(name: str, own: list[RunData], owners: list[RunData], notes: list[s
 
 
 def _ends_on_summary(parts: list[RunData], owner: RunData) -> bool:
-    """Whether every metric that the curves and the owner's summary share, and at least one, ends on its value."""
+    """Return whether the curves and the owner's summary share a metric, and all shared metrics have the same last
+    value."""
     shared = [
         (value, owner.summary[name]) for one in parts for name, value in one.summary.items() if name in owner.summary
     ]
@@ -142,7 +144,7 @@ def _ends_on_summary(parts: list[RunData], owner: RunData) -> bool:
 
 
 def _unique_matching(temporary: list[str], candidates: dict[str, set[str]], owners: list[RunData]) -> dict[str, str]:
-    """Return the only way to give each curve one owner, empty if there is none or several. The last curve may be
+    """Return the only possible assignment of owners to curves; {} if there is none or several. The last curve may be
     matched by elimination."""
     ids: dict[str, str] = {}
     remaining, free = list(temporary), {owner.id for owner in owners}

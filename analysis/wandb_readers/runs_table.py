@@ -1,4 +1,4 @@
-"""The runs table, exported from the W&B page, or saved from `wandb.Api().runs()` with pandas as in W&B's guide."""
+"""Reads the runs table, exported from the W&B page or saved from `wandb.Api().runs()` with pandas as in W&B's guide."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METADATA = (
 )
 API_COLUMNS = {"summary", "config", "name"}
 EMPTY = ("", "-")
-# Words of a name without a slash that say whether it is a setting or a result; the last word counts most.
+# Words that mark a name without a slash as a setting or a result; the last word of a name counts most.
 SETTING_WORDS = {
     *("lr", "rate", "coef", "coefficient", "weight", "scale", "size", "batch", "epochs", "seed", "clip", "decay"),
     *("temperature", "threshold", "limit", "penalty", "bonus", "beta", "betas", "gamma", "lambda", "lam", "alpha"),
@@ -81,9 +81,9 @@ def _note_table_problems(path: Path, header: list[str], notes: list[str]) -> Non
 def result_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> set[int]:
     """Return the indices of the columns that hold results; the page marks neither settings nor results.
 
-    Names with a slash, and the second of two equal names, are results. Other columns can be results only if they hold
-    numbers alone. Then the words of the name decide, or that it is a setting of this suite, or else the numbers: a
-    setting is constant, or each of its values occurs in several runs."""
+    Names with a slash, and the second of two equal names, are results. Other columns can be results only if all values
+    are numbers. For these, the words of the name decide. If they do not, the column is a setting if this suite has a
+    setting of that name, if its values are equal, or if each value occurs in several runs; otherwise it is a result."""
     numbers = [key for key, one in all_settings().items() if re.search("int|float", str(one.type))]
     settings = {key.rpartition(".")[2] for key in numbers}
     found = set()
@@ -104,10 +104,10 @@ def result_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> set[
 
 
 def _is_result_by_name(name: str) -> bool | None:
-    """Return whether a name is a result's; None if it does not say. A dotted name is a setting unless its last part
-    says otherwise, because nested settings are dotted and results rarely are."""
+    """Return whether a name is that of a result; None if it does not show. A dotted name is a setting unless its last
+    part is that of a result, because nested settings are dotted and results rarely are."""
     parent, _, leaf = name.removesuffix(".last").rpartition(".")
-    if leaf in ("max", "min", "mean", "best"):  # of a summary
+    if leaf in ("max", "min", "mean", "best"):  # summaries of a metric
         return True
     words = re.findall(r"[a-z]+\d*", re.sub(r"([a-z])([A-Z])", r"\1 \2", leaf).lower())
     if words and words[-1] == "rate" and RESULT_WORDS & set(words):
@@ -175,7 +175,7 @@ def read_api_table(path: Path, header: list[str], rows: list[list[str]], notes: 
 
 
 def _parse_dict(text: str) -> dict[str, Any] | None:
-    """Return the dict that `repr` wrote; None if it is something else."""
+    """Return the dict whose `repr` is `text`; None if `text` is something else."""
     try:
         found = ast.literal_eval(re.sub(r"(?<=[:\[,] )(-?(?:nan|inf))(?=[,}\]])", r"'\1'", text))
     except (ValueError, SyntaxError, RecursionError, MemoryError):

@@ -1,4 +1,4 @@
-"""The interface of a backend, which builds models, samplers and graders for the training loops.
+"""Defines the interface of a backend, which builds models, samplers and graders for the training loops.
 
 `simplerl.backends.local` runs everything in one process; `simplerl.cluster.backend` runs it on Ray.
 """
@@ -29,7 +29,7 @@ class Backend(Protocol):
     max_restarts: int  # maximum number of restarts from the last checkpoint after a `Lost` error
 
     def grader(self, reward: Reward) -> Grader:
-        """Return a grader of responses, which is a context manager."""
+        """Return a context manager that grades responses with `reward`."""
 
     def close(self) -> None:
         """Stop all processes. May be called repeatedly; the backend can be used again afterwards."""

@@ -1,4 +1,4 @@
-"""`backend=local`: all models in this process, on one device."""
+"""Implements `backend=local`, which runs all models in this process, on one device."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def local_device(config: Config) -> str:
 
 
 class LocalBackend:
-    """A `simplerl.backends.Backend` that runs the roles in this process, one after the other."""
+    """Implements `simplerl.backends.Backend` by running the roles in this process, one after the other."""
 
     max_restarts = 0
 

@@ -1,7 +1,7 @@
-"""Call the parts of an algorithm on a small made-up batch before any model is loaded.
+"""Call the functions of an algorithm on a small made-up batch before any model is loaded.
 
-A mistake in a function of one's own (a column that no role gives, a wrong shape, a forgotten return value) would
-otherwise be a traceback after the first sampling.
+Otherwise a mistake in a user's function (a column that no role provides, a wrong shape, a forgotten return value) would
+appear only after the first sampling, as a traceback.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ COLUMNS = {field.name for field in fields(Batch)} - {"tokens", "attention", "mas
 
 
 def rehearse(config: Config) -> None:
-    """Call group stages, advantage function, correction and losses once on made-up rollouts, and check the results.
-    Raises ConfigError. The random state of PyTorch is not changed."""
+    """Call group stages, advantage function, correction and losses once on made-up rollouts. Raises ConfigError if one
+    of them fails or returns an invalid result. The random state of PyTorch is not changed."""
     if config.algorithm.advantage is None:
         return
     early = [name for name, role in config.algorithm.roles.items() if role.update is UpdateTime.before]
@@ -45,7 +45,7 @@ def rehearse(config: Config) -> None:
 
 
 def _rollouts(config: Config) -> list[Rollout]:
-    """Return graded responses of 1 to 4 tokens: those of a prompt differ in length and, with several, in reward."""
+    """Return made-up graded responses of 1 to 4 tokens; responses to the same prompt differ in length and reward."""
     made, parts = [], config.reward.keywords.get("functions", {})
     for number in range(PROMPTS):
         prompt = Prompt(Problem(f"made-up {number}", "1 + 1?", "2"), "1 + 1?", (1,) * PROMPT_LENGTH)
@@ -64,7 +64,7 @@ def _stages(rollouts: list[Rollout], config: Config) -> list[Rollout]:
         key, given = f"algorithm.shape.{name}", [(one.prompt.problem.id, one.sample) for one in rollouts]
         rollouts = _call(key, stage, (rollouts,), "", config)
         valid = isinstance(rollouts, list) and all(isinstance(one, Rollout) and one.score for one in rollouts)
-        require(valid, f"{_named(key, stage)} must return the list of rollouts with their scores.")
+        require(valid, f"{_named(key, stage)} must return a list of rollouts that have scores.")
         require(
             [(one.prompt.problem.id, one.sample) for one in rollouts] == given,
             f"{_named(key, stage)} must return all rollouts in their order: replace(rollout, trained=False) leaves one "
@@ -115,8 +115,8 @@ def _require_advantages(key: str, function: Any, result: Any, batch: Batch) -> N
         shape = tuple(getattr(value, "shape", ()))
         require(
             value is None or shape == (rows, width),
-            f"{name} gives {column} of the shape {list(shape)}: they must be [B, T], one number per token, here "
-            f"{[rows, width]}; a number per response, [B], becomes x[:, None] * batch.mask.",
+            f"{name} sets {column} of shape {list(shape)}, but they must be [B, T] = {[rows, width]}: return one value "
+            "per token (from a value per response, x [B]: x[:, None] * batch.mask).",
         )
         require(
             value is None or bool(torch.isfinite(value[batch.mask]).all()),
@@ -144,15 +144,19 @@ def _losses(batch: Batch, time: UpdateTime, config: Config) -> None:
                 found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 require(
                     found == shape or (part != "the loss" and found in ([], "float")),
-                    f"{name}: {part} must be [b, T], one number per token, here {shape}, not {found}: return it "
-                    "without summing, which algorithm.aggregation does.",
+                    f"{name}: {part} must be [b, T] = {shape}, one value per token, not {found}: return it unsummed, "
+                    "because algorithm.aggregation sums it (a metric may also be a scalar).",
                 )
             total = total + result[0].sum()
-        require(total.requires_grad, f"{_named(key, updates[role].losses[0])} does not depend on the model's output.")
+        require(
+            total.requires_grad,
+            f"{_named(key, updates[role].losses[0])} does not depend on the model's output: compute it from the first "
+            "argument.",
+        )
 
 
 def _call(key: str, function: Callable[..., Any], arguments: Sequence[Any], batch: Any, config: Config) -> Any:
-    """Call a part, and summarize its exception in one sentence."""
+    """Call a user's function and return its result. Raises ConfigError, with its exception in one sentence."""
     try:
         return function(*arguments)
     except Exception as error:
@@ -165,7 +169,8 @@ def _call(key: str, function: Callable[..., Any], arguments: Sequence[Any], batc
                 reason += "; return a copy, as batch.with_(advantages=...) and dataclasses.replace make"
             reason = reason or f"`{frames[-1].line if frames else ''}`"
             raise ConfigError(
-                f"{_named(key, function)} fails on a made-up batch{own}: {type(error).__name__}: {reason:.300}."
+                f"{_named(key, function)} fails on a made-up batch{own} ({type(error).__name__}: {reason:.300}): "
+                "correct this function."
             ) from error
         there = sorted([name for name in COLUMNS if getattr(batch, name) is not None] + list(batch.extra))
         role, part = role_that_gives(missing), key.split(".")[1]
@@ -185,14 +190,14 @@ def _call(key: str, function: Callable[..., Any], arguments: Sequence[Any], batc
         elif role is not None:
             remedy = f"add /algorithm/role/{role} to the defaults of {file} or choose another algorithm/{part}."
         raise ConfigError(
-            f"{_named(key, function)} reads the column {missing}, which this run does not have (there are "
+            f"{_named(key, function)} reads the column {missing}, which this run does not have (available: "
             f"{', '.join(there)}): {remedy}"
         ) from error
 
 
 def _missing_column(error: Exception, frames: Sequence[traceback.FrameSummary], batch: Batch) -> str | None:
-    """Return the column whose absence caused the error: a key of `extra`, or a field that is None and is named by the
-    line of code that failed."""
+    """Return the column whose absence caused the error: a key of `extra`, or a field that is None and occurs in a line
+    of the traceback. Returns None if there is no such column."""
     if isinstance(error, FrozenInstanceError):
         return None
     if isinstance(error, KeyError) and error.args and isinstance(error.args[0], str):

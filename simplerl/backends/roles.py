@@ -1,4 +1,4 @@
-"""The models of RL by role: the policy, and the roles that the algorithm's YAML declares (critic, reference, ...)."""
+"""Manages the models of RL by role: the policy, and the roles in the algorithm's YAML (critic, reference, ...)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Trainable(Protocol):
-    """Interface of a model in any role: a local `simplerl.engine.worker.Worker` or a group of ranks on a cluster."""
+    """Defines the interface of a model in any role: a local `simplerl.engine.worker.Worker` or a group of ranks."""
 
     def infer(self, batch: Batch, entropy: bool = True) -> tuple[Tensor, ...]: ...
     def update(
@@ -46,7 +46,8 @@ class Trainable(Protocol):
 
 @dataclass(frozen=True)
 class RoleUpdate:
-    """How a trained role is updated on the batch of a step. The losses are added."""
+    """Describes how a trained role is updated on the batch of a step: with the sum of `losses`, before or after the
+    advantages are computed."""
 
     losses: Sequence[Loss]
     plan: UpdatePlan
@@ -54,7 +55,7 @@ class RoleUpdate:
 
 
 def role_updates(algorithm: AlgorithmConfig, plan: UpdatePlan, step: int) -> dict[str, RoleUpdate]:
-    """Return the updates of a step by role, with the policy last, unless it is not trained yet."""
+    """Return the updates of `step` by role. The policy comes last, and is absent before algorithm.policy_start."""
     updates = {
         name: RoleUpdate([role.loss], replace(plan, aggregation=role.aggregation or plan.aggregation), role.update)
         for name, role in algorithm.roles.items()
@@ -74,15 +75,15 @@ def role_updates(algorithm: AlgorithmConfig, plan: UpdatePlan, step: int) -> dic
 
 @dataclass(frozen=True)
 class Roles:
-    """All models of the training loop by role, and the sampler, which receives the policy's weights."""
+    """Holds all models of the training loop by role, and the sampler, which receives the policy's weights."""
 
     models: Mapping[str, Trainable]
     specs: Mapping[str, RoleConfig]
     sampler: Sampler
 
     def run_calls(self, calls: Mapping[str, Callable[[], T]]) -> dict[str, T]:
-        """Call one function per role and return the results by role. Here all roles share a device and run one after
-        the other."""
+        """Call one function per role and return the results by role. In this class, roles share a device and run one
+        after the other."""
         results = {}  # filled by a loop, because a comprehension would add a frame to the call stack
         for name, call in calls.items():
             results[name] = call()
@@ -129,7 +130,7 @@ class Roles:
         self.sampler.load_weights(self.models[POLICY].named_weights())
 
     def metrics(self) -> dict[str, float]:
-        """Return the backend's own metrics of this step."""
+        """Return metrics that the backend measured during this step."""
         return {}
 
     def save(self, folder: Path) -> None:

@@ -1,1 +1,1 @@
-"""Benchmarks: speed of our samplers, updates and grading, compared with other libraries on the same inputs."""
+"""Measures the speed of our samplers, updates and grading against other libraries on the same inputs."""

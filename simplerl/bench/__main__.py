@@ -1,4 +1,4 @@
-"""Runs every benchmark that compares speed, each in a process of its own so that threads and memory are not shared:
+"""Runs every benchmark that compares speed, each in a separate process so that threads and memory are not shared:
 
     python -m simplerl.bench [FOLDER]
 

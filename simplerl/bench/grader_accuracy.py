@@ -44,7 +44,7 @@ class Case:
 
 
 def generate_text(recipe: Any) -> str:
-    """Return the text of a recipe: a list of [piece, repetitions], or a name."""
+    """Return the text of a recipe: a list of [piece, repetitions], or the name of a long text."""
     if recipe == "range_box":
         return "\\boxed{" + ",".join(map(str, range(1, 100_001))) + "}"
     if recipe == "count_boxes":
@@ -89,7 +89,7 @@ def grade_cases(rows: list[Case], rule: str) -> list[tuple[Score, float]]:
 
 
 def is_verdict_correct(case: Case, result: Score) -> bool:
-    """Return whether the verdict is the expected one, and so is the reward if the case states one."""
+    """Return whether the verdict is the expected one and, if the case states a reward, the reward too."""
     return result.correct == case.expected and case.reward in (None, result.reward)
 
 

@@ -1,8 +1,9 @@
-r"""Rewrites and damages real gold answers: `python -m simplerl.bench.grader_notations FOLDER`.
+r"""Tests the comparison of answers on rewritten and damaged gold answers: `python -m simplerl.bench.grader_notations
+FOLDER`.
 
 Every gold answer must equal itself in each other notation that applies to it, and must not equal a damaged copy:
 decimal point moved or dropped, slash dropped, sign flipped, power dropped, kind of bracket changed. Prints one line per
-notation and damage with the number of pairs and of wrong verdicts, and then the wrong ones.
+notation and kind of damage with the numbers of pairs and of wrong verdicts, and then every wrong verdict.
 
 FOLDER has the benchmarks' files `<name>.jsonl` in benchmarks/, and optionally math_lvl3to5_8k.json.
 """
@@ -114,7 +115,7 @@ def read_golds(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def count(golds: list[tuple[str, str]]) -> tuple[dict[str, Counter[str]], list[tuple[str, str, str]]]:
-    """Return the number of pairs and of wrong verdicts per kind, and the wrong ones as (kind, answer, gold)."""
+    """Return the numbers of pairs and of wrong verdicts by kind, and the wrong verdicts as (kind, answer, gold)."""
     counts: dict[str, Counter[str]] = {kind: Counter() for kind in (*NOTATIONS, *DAMAGES)}
     wrong = []
     for source, gold in dict.fromkeys(golds):

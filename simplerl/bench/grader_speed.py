@@ -6,7 +6,7 @@ First, batches of synthetic responses of about 3,000 tokens are streamed through
 do it. Second, our comparison is timed against math-verify on the same (answer, gold) pairs in one process: synthetic
 pairs, or those of a folder of labelled cases (`simplerl.bench.grader_accuracy`). Nothing is written to disk.
 
-tokens: token ids per response that are sent with the text, as a sampler does; 0 measures the text alone.
+tokens: number of token ids per response that are sent with the text, as a sampler does; 0 measures the text alone.
 """
 
 from __future__ import annotations

@@ -25,9 +25,9 @@ from simplerl.types import Problem, Reward
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A verdict of ours that differs from the recorded one."""
+    """Holds a verdict of our rules that differs from the recorded one."""
 
-    answer: str | None  # as extracted by us
+    answer: str | None  # as extracted by our rules
     gold: str
     ours: float
     published: float

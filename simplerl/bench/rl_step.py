@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Compare the time of an RL step with TRL's GRPOTrainer.")
     parser.add_argument("model", help="Hugging Face folder")
     parser.add_argument("--responses", type=int, default=256)
-    parser.add_argument("--tokens", type=int, default=64, help="of each response")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens of each response")
     parser.add_argument("--precision", choices=[p.name for p in Precision], default="float32")
     parser.add_argument("--compile", action="store_true", help="compile our update, as train.compile=true does")
     parser.add_argument("--steps", type=int, default=6, help="the first is a warm-up and is not counted")

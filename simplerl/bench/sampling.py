@@ -127,15 +127,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("model", help="Hugging Face folder")
     parser.add_argument("--responses", type=int, default=256)
     parser.add_argument("--samples", type=int, default=8, help="responses per prompt; must divide --responses")
-    parser.add_argument("--prompt-tokens", type=int, default=32, help="of the longest prompt; the shortest has half")
-    parser.add_argument("--tokens", type=int, default=64, help="of each response")
+    parser.add_argument(
+        "--prompt-tokens", type=int, default=32, help="tokens of the longest prompt; the shortest: half"
+    )
+    parser.add_argument("--tokens", type=int, default=64, help="tokens of each response")
     parser.add_argument(
         "--precision",
         choices=list(PRECISIONS),
         default="float32",
-        help="of weights (transformers, vLLM) or matrix products (ours)",
+        help="dtype of weights (transformers, vLLM) or matrix products (ours)",
     )
-    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 keeps its default")
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0 keeps its default")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     settings = parser.parse_args(arguments)

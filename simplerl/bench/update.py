@@ -25,7 +25,7 @@ from simplerl.engine.worker import UpdatePlan, Worker
 
 
 def best_seconds(run: Callable[[], object], repeats: int) -> float:
-    """Return the shortest of `repeats` runs after a warm-up run; other load on the machine can only add time."""
+    """Return the shortest time of `repeats` runs after a warm-up run; other load on the machine can only add time."""
     run()
     seconds = []
     for _ in range(repeats):
@@ -39,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure the update's fraction of the peak matrix-product rate.")
     parser.add_argument("model", help="Hugging Face folder")
     parser.add_argument("--responses", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=64, help="of the longest prompt, and of the longest response")
+    parser.add_argument(
+        "--tokens", type=int, default=64, help="tokens of the longest prompt and of the longest response"
+    )
     parser.add_argument("--micro-batch", type=int, default=8192, help="tokens per micro-batch")
     parser.add_argument("--precision", choices=[p.name for p in Precision], default="bfloat16")
     parser.add_argument("--repeats", type=int, default=3)

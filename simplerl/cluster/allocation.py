@@ -33,9 +33,9 @@ logger = logging.getLogger(__name__)
 
 STARTED = "Ray runtime started"  # `ray start` prints this once the node is registered
 LIBC = ctypes.CDLL(None)  # loaded before any fork
-START_SECONDS = 300.0  # for Ray's head, and then for all other nodes
-DRIVER_SECONDS = 600.0  # for which a task looks for the driver
-RAYLET_RESTARTS = 5  # on a worker node whose raylet dies while its SLURM node lives
+START_SECONDS = 300.0  # time limit for Ray's head to start, and then again for all other nodes to join
+DRIVER_SECONDS = 600.0  # how long a task looks for the driver
+RAYLET_RESTARTS = 5  # how often Ray is restarted on a worker node that is itself still alive
 STOP_RAY: dict[str, Any] = {"ray": None}  # tells the other tasks to stop their Ray node
 RESTART_COUNT = "SIMPLERL_HEAD_RESTARTS"  # environment variable: how often this command has been restarted
 command_is_restartable = False  # True if this process does nothing but the run or sweep of its command line
@@ -56,7 +56,7 @@ def _die_with_parent() -> None:
 
 
 class RayNode:
-    """A running `ray start --block`, which ends with this process.
+    """Runs `ray start --block` as a child process, which ends with this process.
 
     role: `--head` or `--address=HOST:PORT`. environment: added to this process's own.
     """
@@ -82,12 +82,13 @@ class RayNode:
         return STARTED in self.output()
 
     def wait_until_started(self) -> None:
-        """Raises RuntimeError with Ray's output if the node did not start within `START_SECONDS`."""
+        """Wait until the node has started. Raises RuntimeError, with Ray's output, if that fails or takes longer than
+        `START_SECONDS`."""
         deadline = time.monotonic() + START_SECONDS
         while not self.started:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise RuntimeError(f"The Ray node did not start:\n{self.output()[-3000:]}")
+                raise RuntimeError(f"The Ray node did not start; its output shows why:\n{self.output()[-3000:]}")
             time.sleep(0.2)
 
     def stop(self) -> None:
@@ -110,13 +111,13 @@ def tasks() -> int:
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
-_servers: list[ControlServer] = []  # this process's server while it is the driver, else empty
+_servers: list[ControlServer] = []  # the control server while this process is the driver, otherwise empty
 
 
 @contextmanager
 def driver_role() -> Iterator[None]:
-    """Wrap everything that task 0 does; the other tasks leave at the end of the block. Does nothing if there is only
-    one task. Raises RuntimeError unless there is exactly one task per node."""
+    """Run the block as the driver (task 0); the other tasks exit when it ends. Does nothing if there is only one task.
+    Raises RuntimeError unless there is exactly one task per node."""
     if tasks() == 1 or _servers:
         yield
         return
@@ -165,7 +166,7 @@ def _wait_for_nodes(server: ControlServer) -> None:
         if time.monotonic() > deadline:
             missing = sorted(set(range(1, tasks())) - server.joined)
             raise RuntimeError(
-                f"After {START_SECONDS:.0f} s these tasks had not joined the Ray cluster: {missing}. See their logs."
+                f"Tasks {missing} did not join the Ray cluster within {START_SECONDS:.0f} s: their logs show why."
             )
         time.sleep(0.2)
 
@@ -180,7 +181,8 @@ def _free_port(address: str) -> int:
 def join_ray_cluster() -> int:
     """Lend this node to the driver's Ray cluster until the driver ends; every task but the first calls this.
 
-    Returns the exit status: 1 if the driver was not found within `DRIVER_SECONDS` or Ray kept dying on this node."""
+    Returns the exit status: 0 after the driver has ended, 1 if it was not found within `DRIVER_SECONDS` or Ray died on
+    this node more than `RAYLET_RESTARTS` times."""
     driver = node_names()[0]
     client = connect_to_driver(node_address(driver), time.monotonic() + DRIVER_SECONDS)
     if client is None:
@@ -217,13 +219,13 @@ def _replace_node(node: RayNode | None, message: dict[str, Any]) -> RayNode | No
 
 
 def restart_command(restarts: int) -> None:
-    """Replace this process by a new start of the same command. In an allocation of several nodes SLURM requeues the
-    job instead, because the other tasks leave with this process. Does not return."""
+    """Restart this process's command. In an allocation of several nodes SLURM requeues the job instead, because the
+    other tasks exit with this process. Ends the process with status 1 after `restarts` restarts. Does not return."""
     done = int(os.environ.get(RESTART_COUNT, "0"))
     if done >= restarts:
         logger.error(
-            "Ray's head has died and all %d restarts are used up (backend.max_restarts): the same command resumes "
-            "from the last checkpoint",
+            "Ray's head has died and all %d restarts are used up (backend.max_restarts): run the same command again "
+            "to resume from the last checkpoint",
             restarts,
         )
         os._exit(1)

@@ -1,4 +1,4 @@
-"""`backend=ray_*`: run the roles, the vLLM engines and the graders as Ray actors.
+"""Implements `backend=ray_*`, which runs the roles, the vLLM engines and the graders as Ray actors.
 
 See `layout` for device placement, `ranks` and `zero` for training, `engines` and `weights` for sampling and weight
 sync, and `ray_session` for the Ray cluster. Run it with `python train.py backend=ray_cpu`.
@@ -60,8 +60,8 @@ PLACEMENT_SECONDS = 10.0  # a cluster with enough free resources creates a place
 
 @dataclass(frozen=True)
 class RayRoles(Roles):
-    """Roles in separate processes. Roles on different devices run concurrently; colocated roles run one after the
-    other."""
+    """Runs the roles in separate processes. Roles on different devices run concurrently; colocated roles run one after
+    the other."""
 
     colocated: tuple[tuple[str, ...], ...] = ()  # groups of roles that share devices
     pool: EnginePool | None = None  # None: the sampler runs in the driver process
@@ -89,8 +89,8 @@ class RayRoles(Roles):
 
 
 class SleepingEngines:
-    """Sampler for engines that share GPUs with trainers: wakes them for the weight sync and for sampling, and puts them
-    to sleep afterwards."""
+    """Samples with engines that share GPUs with trainers: wakes them for the weight sync and for sampling, and puts
+    them to sleep after sampling."""
 
     def __init__(self, pool: EnginePool) -> None:
         self.pool = pool
@@ -121,8 +121,8 @@ def run_concurrently(calls: Sequence[Callable[[], T]]) -> list[T]:
 
 @dataclass
 class RayBackend:
-    """A `simplerl.backends.Backend` on Ray. `sft_model`, `roles` and `sampler` stop the processes that an earlier call
-    started."""
+    """Implements `simplerl.backends.Backend` on Ray. `sft_model`, `roles` and `sampler` first stop the processes that
+    an earlier call started."""
 
     config: Config
     task: Task
@@ -174,7 +174,8 @@ class RayBackend:
         return self._reserve(plan), plan.colocated
 
     def _reserve(self, plan: PlacementPlan) -> dict[str, list[ActorOptions]]:
-        """Create the placement group. Raises ConfigError or RuntimeError if Ray cannot do so within start_seconds."""
+        """Create the placement group and return the actor options of each process by role. If Ray cannot place it
+        within start_seconds, raises ConfigError if the cluster is too small, otherwise RuntimeError."""
         group = placement_group([dict(bundle) for bundle in plan.bundles], strategy="PACK")
         self._actors.callback(remove_placement_group, group)
         if not group.wait(min(PLACEMENT_SECONDS, self.limits.start_seconds)):

@@ -1,8 +1,8 @@
 """Ends every process of a Ray session when the driver that started the session has ended for any reason.
 
-Ray by itself leaves some of them running for minutes after its driver was killed. This file runs as a program of its
-own and imports only the standard library. Its standard input is a pipe that the driver holds open; when the pipe
-closes, it kills all processes that carry the session's mark in their environment and removes the session's folder.
+Ray by itself leaves some of them running for minutes after its driver was killed. This file runs as a separate program
+and imports only the standard library. Its standard input is a pipe that the driver holds open; when the pipe closes, it
+kills all processes that carry the session's mark in their environment and removes the session's folder.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 
 MARK = "SIMPLERL_RAY_SESSION"  # environment variable of the session's processes: its folder
-SECONDS = 10.0  # how long processes that were just being started may take to show up
+SECONDS = 10.0  # how long to look for processes, because some may still be starting
 
 
 def start(folder: str) -> subprocess.Popen[bytes]:
-    """Start the program for the session in `folder`; it acts when its standard input closes."""
+    """Start this file as a program that ends the session in `folder` when its standard input closes."""
     return subprocess.Popen(
         [sys.executable, "-S", "-E", __file__, folder], stdin=subprocess.PIPE, start_new_session=True
     )
@@ -44,8 +44,8 @@ def _has_file_open(folder: str, process: Path) -> bool:
 
 
 def kill_session(folder: str, driver: int) -> None:
-    """Kill the session's processes and remove its folder. The driver is spared: if it closed the session itself it
-    lives on, and may still have a log file of the session open."""
+    """Kill the session's processes except the driver, and remove its folder. A driver that closed the session itself
+    continues, and may still have a log file of the session open."""
     deadline = time.monotonic() + SECONDS
     while (pids := session_processes(folder, driver)) and time.monotonic() < deadline:
         for pid in pids:

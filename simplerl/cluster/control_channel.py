@@ -1,10 +1,10 @@
-"""TCP connections between the tasks of a SLURM allocation: one from every other task to the driver (task 0).
+"""Connects every other task of a SLURM allocation to the driver (task 0) by TCP.
 
-The connection serves two purposes. The driver sends JSON lines over it: the address of its Ray cluster and the
-environment of the nodes, among it Ray's authentication token. And it shows that the driver lives: the kernel closes it
-when the driver's process ends, even by `kill -9`, so that no task waits for a file or a timeout.
+A connection serves two purposes. The driver sends JSON lines over it: the address of its Ray cluster and environment
+variables for the nodes, including Ray's authentication token. It also shows that the driver is alive: the kernel closes
+it when the driver's process ends, even by `kill -9`, so that no task waits for a file or a timeout.
 
-Ports derive from the job's id. The driver accepts connections from nodes of its own allocation only, and greets with
+Ports are derived from the job id. The driver accepts connections only from nodes of its allocation, and first sends
 job, step and restart count, so that two jobs on one node cannot be confused. Uses the standard library only.
 """
 
@@ -29,7 +29,7 @@ GREETING_SECONDS = 5.0
 
 
 def job_key() -> str:
-    """Return what identifies this start of this job step; equal in all of its tasks."""
+    """Return an identifier of the current start of this SLURM job step, the same in all of its tasks."""
     names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
     return ".".join(os.environ.get(name, "0") for name in names)
 
@@ -58,7 +58,9 @@ def node_address(node: str) -> str:
     shown = subprocess.run(["scontrol", "-o", "show", "node", node], capture_output=True, text=True, check=False).stdout
     match = re.search(r"NodeAddr=(\S+)", shown)
     if match is None:
-        raise RuntimeError(f"No IP address for node {node}: its name does not resolve and scontrol does not know it.")
+        raise RuntimeError(
+            f"No IP address for node {node}, which neither resolves nor is known to scontrol: correct the DNS."
+        )
     return socket.gethostbyname(match[1])
 
 
@@ -67,7 +69,7 @@ def own_address() -> str:
 
 
 def _enable_keepalive(connection: socket.socket) -> None:
-    """Detect within a minute that the other node is gone, even if it could not close the connection."""
+    """Enable TCP keepalive, which detects within a minute that the peer is gone without closing the connection."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3)):
         connection.setsockopt(socket.IPPROTO_TCP, option, value)
@@ -78,7 +80,7 @@ def _encode(message: dict[str, Any]) -> bytes:
 
 
 class ControlServer:
-    """The driver's end: accepts the other tasks' connections in a thread and sends them messages."""
+    """Serves the driver's end: accepts connections of the other tasks in a thread and sends them messages."""
 
     def __init__(self) -> None:
         self.address = own_address()
@@ -103,7 +105,8 @@ class ControlServer:
             return candidate
         first, last = candidate_ports()[0], candidate_ports()[-1]
         raise RuntimeError(
-            f"All ports from {first} to {last} on {self.address} are in use: too many jobs share this node."
+            f"All ports from {first} to {last} on {self.address} are in use: submit the job again, which changes its "
+            "ports."
         )
 
     def _accept(self) -> None:
@@ -113,7 +116,7 @@ class ControlServer:
             except OSError:  # the server was closed
                 return
             if peer[0] not in self._allowed:  # messages carry the authentication token
-                logger.warning("refused a connection from %s, which is no node of this allocation", peer[0])
+                logger.warning("refused a connection from %s, which is not a node of this allocation", peer[0])
                 connection.close()
                 continue
             _enable_keepalive(connection)
@@ -125,7 +128,7 @@ class ControlServer:
             threading.Thread(target=self._receive, args=(connection,), daemon=True).start()
 
     def _receive(self, connection: socket.socket) -> None:
-        with suppress(OSError, ValueError):  # the node is lost; Ray reports it to those who use it
+        with suppress(OSError, ValueError):  # the node is lost; Ray reports that to the callers of its actors
             for line in connection.makefile():
                 self.joined.add(int(json.loads(line)["joined"]))
 
@@ -133,7 +136,7 @@ class ControlServer:
         try:
             connection.sendall(_encode(message))
         except OSError:
-            logger.warning("a node of the allocation has left")
+            logger.warning("a node of the allocation has closed its connection to the driver")
 
     def broadcast(self, message: dict[str, Any]) -> None:
         """Send a message to all connected tasks, and to those that connect later."""
@@ -147,13 +150,13 @@ class ControlServer:
         self._socket.close()
         with self._lock:
             for connection in self._connections:
-                with suppress(OSError):  # the other side has left
+                with suppress(OSError):  # the peer has closed the connection
                     connection.shutdown(socket.SHUT_RDWR)
                 connection.close()
 
 
 class ControlClient:
-    """Another task's end: reads the driver's messages in a thread."""
+    """Serves the end of a task other than the driver: reads the driver's messages in a thread."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -162,7 +165,7 @@ class ControlClient:
         threading.Thread(target=self._receive, daemon=True).start()
 
     def _receive(self) -> None:
-        with suppress(OSError, ValueError):  # ValueError: a line that the driver's end has cut off
+        with suppress(OSError, ValueError):  # ValueError: a line truncated because the driver ended
             for line in self.connection.makefile():
                 self._messages.put(json.loads(line))
         self._messages.put(None)
@@ -182,8 +185,9 @@ class ControlClient:
 
 
 def connect_to_driver(host: str, deadline: float) -> ControlClient | None:
-    """Connect to the driver of this job, which may still be starting. Returns None at `deadline`."""
-    own = own_address()  # the driver accepts the addresses that SLURM has for its nodes
+    """Connect to the driver of this job on `host`, which may still be starting. Returns None if it cannot be reached
+    before `deadline` (of time.monotonic())."""
+    own = own_address()  # the driver accepts only the addresses under which SLURM knows its nodes
     while time.monotonic() < deadline:
         for port in candidate_ports():
             connection = _try_connect(host, port, own)
@@ -194,7 +198,7 @@ def connect_to_driver(host: str, deadline: float) -> ControlClient | None:
 
 
 def _try_connect(host: str, port: int, own: str) -> socket.socket | None:
-    """Connect to that port and check the greeting. Returns None if this job's driver does not listen there."""
+    """Connect to `host`:`port` and check the first message. Returns None unless this job's driver listens there."""
     expected, greeting = _encode({"job": job_key()}), b""
     try:
         connection = socket.create_connection((host, port), GREETING_SECONDS, source_address=(own, 0))

@@ -1,6 +1,6 @@
 """Runs one vLLM engine in a Ray actor: it takes requests, works for a slice of time and returns finished responses.
 
-`EngineSlot` is the pool's account of one engine."""
+`EngineSlot` is the pool's record of one engine."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from simplerl.types import Sampling, Stop
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """A request for one response."""
+    """Asks an engine for one response to a prompt."""
 
     name: str
-    token_ids: tuple[int, ...]  # of the prompt
+    token_ids: tuple[int, ...]  # tokens of the prompt
     key: int  # 63-bit seed of the sampling
     sampling: Sampling
     stop: Stop
@@ -38,7 +38,7 @@ class EngineRequest:
 
 @dataclass(frozen=True)
 class EngineResponse:
-    """A finished response to the request of the same name. L: its tokens."""
+    """Holds the finished response of L tokens to the request of the same name."""
 
     name: str
     text: str
@@ -49,18 +49,18 @@ class EngineResponse:
 
 @dataclass(frozen=True)
 class EngineReport:
-    """The result of one slice of time."""
+    """Reports the work of one call of `EngineActor.advance`."""
 
     finished: list[EngineResponse]
     rows: int  # unfinished responses in the engine
     remaining_tokens: int  # upper bound on the tokens that they can still generate
-    busy: float  # seconds of the slice with something to do
+    busy: float  # seconds of the call during which the engine was generating
 
 
 class EngineActor:
-    """A vLLM engine. Methods run one after the other, except `stacks`, which answers at any time.
+    """Runs a vLLM engine. Methods run one after the other, except `stacks`, which answers at any time.
 
-    environment: added to the environment of the process before vLLM is imported.
+    environment: variables that are set in this process before vLLM is imported.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class EngineActor:
         self._loading = False
 
     def ready(self) -> Process:
-        """Return this process; answers once the engine has started."""
+        """Return the id and host of this process, once the engine has started."""
         return this_process()
 
     def advance(self, requests: Sequence[EngineRequest], seconds: float) -> EngineReport:
@@ -128,12 +128,12 @@ class EngineActor:
         self.engine.llm.collective_rpc(method, args=arguments)
 
     def sleep(self) -> bool:
-        """Release the GPU memory of weights and KV cache; after `wake` the weights must be synced again. Returns False
-        for a CPU engine, which releases nothing."""
+        """Move the weights to host memory and release the KV cache until `wake`. Returns False for a CPU engine, which
+        releases nothing."""
         return self.engine.sleep()
 
     def wake(self) -> None:
-        """Allocate that memory again."""
+        """Allocate the GPU memory that `sleep` released, and move the weights back."""
         self.engine.wake(None)
 
     @ray.method(concurrency_group="control")
@@ -143,19 +143,19 @@ class EngineActor:
 
 @dataclass
 class EngineSlot:
-    """One engine's place in the pool, with the requests that it has been given. It outlives the engine: when that dies,
-    another one is started in the same slot."""
+    """Records one engine and the requests assigned to it. The slot outlives the engine: if the engine dies, a new one
+    is started in the same slot."""
 
     name: str
-    scheduling_strategy: Any  # of Ray: where the engine runs
+    scheduling_strategy: Any  # Ray's scheduling strategy: where the engine runs
     actor: Any = None  # None while no engine is ready
     assigned: dict[str, EngineRequest] = field(default_factory=dict)  # unfinished requests by name
-    unsent: list[EngineRequest] = field(default_factory=list)  # those of `assigned` that the engine has not got yet
+    unsent: list[EngineRequest] = field(default_factory=list)  # those of `assigned` not yet sent to the engine
     calls: deque[ray.ObjectRef] = field(default_factory=deque)  # pending calls of `EngineActor.advance`
     last_reply: float = 0.0  # time of the last answer, or of the first call after idling
     remaining_tokens: int = 0  # upper bound on the tokens that `assigned` can still generate
-    starting: Future[Any] | None = None  # result: the next engine once it is ready
-    starting_actor: Any = None  # the same engine, as soon as it has a process
+    starting: Future[Any] | None = None  # its result is the next engine, once that is ready
+    starting_actor: Any = None  # the engine that is starting, before it is ready
 
     def clear(self) -> None:
         self.assigned, self.unsent, self.remaining_tokens = {}, [], 0

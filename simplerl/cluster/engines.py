@@ -40,25 +40,26 @@ from simplerl.types import Prompt, Rollout, Sampling, Stop
 
 logger = logging.getLogger(__name__)
 
-SLICE_SECONDS = 0.25  # of work per call of an engine
-CALLS_PER_ENGINE = 2  # pending at a time: the next one is there when one ends
+SLICE_SECONDS = 0.25  # duration of one call of `EngineActor.advance`
+CALLS_PER_ENGINE = 2  # pending calls per engine, so that it never waits for the next one
 POLL_SECONDS = 1.0  # between two checks for engines that do not respond
-CLOSE_SECONDS = 30.0  # that `close` waits for a thread that is sampling
+CLOSE_SECONDS = 30.0  # how long `close` waits for a thread that is sampling
 
 
 class EnginePool:
-    """A pool of vLLM engines in Ray actors; see `simplerl.samplers.Sampler`. Ray must have been initialised.
+    """Samples with a pool of vLLM engines in Ray actors; see `simplerl.samplers.Sampler`. Ray must be initialised.
 
     model: its path is a folder or Hub id with config and tokenizer that every node can read.
     settings: keywords of `simplerl.samplers.vllm.EngineSettings`.
     cpus, gpus, strategies, env: resources of one engine, the Ray scheduling strategy of each, their environment.
     bucket_mib: size of the buckets in which weights are sent.
-    keep_weights: keep the last synced weights in Ray's object store for engines that are restarted, because the ranks
-      that sent them train on meanwhile; otherwise these ranks are asked again.
+    keep_weights: keep the last synced weights in Ray's object store for restarted engines, because the policy is
+      updated while engines sample; otherwise the policy's ranks send their weights again.
     nccl: sync by NCCL broadcast between GPUs instead of the object store (not tested: it needs GPUs).
-    reserve: responses that an engine holds beyond max_rows, so that a free row never waits.
-    start_seconds, silence_seconds: an engine that does not answer for so long is killed and replaced.
-    max_restarts: of all engines together within one batch of responses; then `simplerl.backends.Lost` is raised.
+    reserve: requests that an engine holds beyond max_rows, so that it starts one as soon as a row is free.
+    start_seconds, silence_seconds: an engine that takes longer to start, or to answer, is killed and replaced.
+    max_restarts: number of restarts, all engines together, since the last completed `generate`; after it the next
+      failure raises `simplerl.backends.Lost`.
     """
 
     def __init__(
@@ -91,9 +92,9 @@ class EnginePool:
         self.metrics: dict[str, float] = {}
         self._source: Source | None = None
         self._generating = self._closed = False
-        self._engine_calls = threading.Lock()  # held by a thread that calls engines in order to sample
+        self._engine_calls = threading.Lock()  # held while `generate` calls engines
         self._generate_calls = 0
-        self._queue: deque[EngineRequest] = deque()  # requests that no engine has
+        self._queue: deque[EngineRequest] = deque()  # requests that are not assigned to an engine
         strategies = strategies if strategies is not None else ["DEFAULT"] * engines
         names = [f"vLLM engine {number}" for number in range(engines)]
         self._slots = [EngineSlot(name, strategy) for name, strategy in zip(names, strategies, strict=True)]
@@ -104,7 +105,8 @@ class EnginePool:
     # Starting and replacing engines
 
     def _start_in_thread(self, slot: EngineSlot) -> None:
-        """Start an engine without weights for the slot in a thread; it, or a `Lost`, appears in `slot.starting`."""
+        """Start an engine without weights in a thread; `slot.starting` is the future of the engine, or of the exception
+        raised."""
         starting = slot.starting = Future[Any]()
 
         def start() -> None:
@@ -129,8 +131,8 @@ class EnginePool:
         return actor
 
     def _replace(self, slot: EngineSlot, reason: str) -> None:
-        """Start another engine in place of a lost one, and return its unfinished requests to the head of the queue.
-        Raises `Lost` after too many restarts."""
+        """Start a new engine in place of a lost one, whose unfinished requests return to the head of the queue. Raises
+        `Lost` after more than `max_restarts` restarts."""
         unfinished = len(slot.assigned)
         self._queue.extendleft(reversed(slot.assigned.values()))
         slot.clear()
@@ -143,8 +145,8 @@ class EnginePool:
         self._start_in_thread(slot)
 
     def _install_started(self, wait: bool = False) -> None:
-        """Give the current weights to engines that have started and put them to work; replace those that failed to
-        start.
+        """Send the current weights to engines that have started and make them available for requests; replace those
+        that failed to start. `wait`: wait for the engines that are still starting.
 
         Weights are sent here and not in the starting thread: ranks that gather weights together must receive all calls
         in one order, hence from one thread."""
@@ -167,12 +169,12 @@ class EnginePool:
     # Weights
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Sync weights of this process, under Hugging Face names. A copy stays in Ray's object store."""
+        """Send this process's weights, under Hugging Face names, to all engines. A copy stays in Ray's object store."""
         self._source = None
         self._sync(from_process(weights, self.bucket_bytes, getattr(torch, self.settings.precision)))
 
     def sync(self, ranks: Sequence[Any]) -> None:
-        """Sync the weights of all of the policy's ranks (see `simplerl.cluster.weights.from_ranks`)."""
+        """Send the policy's weights from its ranks to all engines (see `simplerl.cluster.weights.from_ranks`)."""
         self._source = None
         source = from_ranks(ranks, self.bucket_bytes, self.settings.precision, self.silence_seconds)
         source = cached(source) if self.keep_weights else source
@@ -192,7 +194,7 @@ class EnginePool:
 
     def _sync(self, source: Source) -> None:
         if self._generating:
-            raise RuntimeError("cannot sync weights while responses are being sampled with the old ones")
+            raise RuntimeError("weight sync while responses are being sampled: finish or close that stream first")
         begin, sent_bytes, pending = time.monotonic(), 0, list(self._slots)
         while pending:
             self._install_started(wait=True)
@@ -209,7 +211,7 @@ class EnginePool:
         self._call(self._slots, "sleep")
 
     def wake(self) -> None:
-        """Allocate that memory again."""
+        """Allocate the GPU memory that `sleep` released."""
         self._call(self._slots, "wake")
 
     def checksums(self) -> list[dict[str, int]]:
@@ -236,7 +238,7 @@ class EnginePool:
         if self._generating:
             raise RuntimeError("this pool is already sampling responses: finish or close that stream first")
         if self._source is None and not self.settings.from_path:
-            raise RuntimeError("the engines have no weights yet: sync them first")
+            raise RuntimeError("the engines have no weights yet: call sync or load_weights first")
         self._generating = True
         self._generate_calls += 1
         waiting: dict[str, tuple[Prompt, int]] = {}
@@ -271,7 +273,7 @@ class EnginePool:
             self._abort()
 
     def _submit(self) -> None:
-        """Assign requests from the queue and keep every engine supplied with calls."""
+        """Assign requests from the queue to engines, and keep `CALLS_PER_ENGINE` calls pending in each busy one."""
         present = [slot for slot in self._slots if slot.actor is not None]
         assign_requests(self._queue, present, self.capacity)
         for slot in present:
@@ -309,7 +311,7 @@ class EnginePool:
                 self._replace(slot, f"it did not respond for {self.silence_seconds:g} s")
 
     def _abort(self) -> None:
-        """Drop all unfinished requests, also those of a consumer that has stopped early."""
+        """Drop all unfinished requests; there are some if the consumer of `generate` has stopped early."""
         if self._closed:
             return
         busy = [slot for slot in self._slots if slot.calls]
@@ -318,7 +320,7 @@ class EnginePool:
         self._call(busy, "abort")
 
     def pids(self) -> list[int]:
-        """Return the engines' process ids, each on its own node."""
+        """Return the engines' process ids, each of which is valid on the node where that engine runs."""
         self._install_started(wait=True)
         return [ray.get(slot.actor.ready.remote(), timeout=self.silence_seconds).pid for slot in self._slots]
 
@@ -335,7 +337,7 @@ class EnginePool:
 
 
 def _record(slot: EngineSlot, report: EngineReport) -> None:
-    """Update the slot's account of its engine's work."""
+    """Update the slot from its engine's report."""
     slot.calls.popleft()
     slot.last_reply = time.monotonic()
     for response in report.finished:

@@ -35,7 +35,7 @@ from simplerl.types import Problem, Reward
 logger = logging.getLogger(__name__)
 
 _RESTART_SECONDS = START_ATTEMPTS * START_SECONDS  # time to replace the worker process inside an actor
-_BATCH_SECONDS = 0.2  # results of this long are sent in one message
+_BATCH_SECONDS = 0.2  # the results of this many seconds are sent in one message
 
 
 class GradingActor:
@@ -68,7 +68,8 @@ class GradingActor:
 class RayGradingWorker:
     """Represents one GradingActor in the driver process; implements `simplerl.rewards.worker.GradingWorker`.
 
-    strategy: Ray scheduling strategy. max_restarts: after this many deaths in a row without a result, raise Lost.
+    strategy: Ray scheduling strategy. max_restarts: number of deaths without a result in between that are tolerated;
+    the next one raises Lost.
     """
 
     def __init__(

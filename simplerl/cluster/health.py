@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DEATHS = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)  # the last: by Ray's memory monitor
+DEATHS = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)  # the last: killed to free memory
 POLL_SECONDS = 5.0  # between two queries of the actors' progress
-DEATH_SECONDS = 10.0  # within which Ray reports the death that made another rank's collective fail
+DEATH_SECONDS = 10.0  # how long Ray may take to report the death that made another rank's collective fail
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds without any progress after which a role counts as lost."""
+    """Sets after how many seconds without progress a role counts as lost."""
 
     start_seconds: float = 600.0  # while processes start, connect and load models
     silence_seconds: float = 600.0  # afterwards
@@ -68,8 +68,8 @@ def thread_stacks() -> str:
 
 
 def stacks_of(actor: Any, seconds: float = 5.0) -> str:
-    """Return the stack traces of an actor, or the reason why there are none. The actor has a method `stacks` in a
-    concurrency group of its own, which returns `thread_stacks()`."""
+    """Return the stack traces of an actor, or the reason why there are none. The actor must have a method `stacks`, in
+    a separate concurrency group, that returns `thread_stacks()`."""
     try:
         text: str = ray.get(actor.stacks.remote(), timeout=seconds)
     except (*DEATHS, GetTimeoutError) as error:
@@ -80,11 +80,11 @@ def stacks_of(actor: Any, seconds: float = 5.0) -> str:
 def wait_for_results(
     role: str, actors: Sequence[Any], references: Sequence[Any], silence: float, method: str
 ) -> list[Any]:
-    """Return the values of `references`, the pending calls of `method` on `actors`.
+    """Wait for `references`, the pending calls of `method` on `actors`, and return their values.
 
-    Each actor has a method `progress`, which returns a growing count and answers while another method runs. Raises
-    `Lost` if an actor dies, or if no count changes for `silence` seconds. An exception raised by an actor is raised
-    here again."""
+    Each actor must have a method `progress`, which returns a growing count and answers while another method runs.
+    Raises `Lost` if an actor dies, or if no count changes for `silence` seconds. An exception raised by an actor is
+    raised here again."""
     counts: list[int | None] = [None] * len(actors)
     changed = time.monotonic()
     waiting = list(references)
@@ -130,7 +130,8 @@ def _progress(actor: Any, seconds: float) -> int | None:
 
 
 def _raise_death(role: str, actors: Sequence[Any], cause: RayTaskError) -> None:
-    """Raise `Lost` if `cause` is the consequence of another rank's death, which makes collectives fail."""
+    """Raise `Lost` if a rank has died, which makes the collectives of other ranks fail with errors such as `cause`, or
+    if `cause` is another failure of their communication."""
     deadline = time.monotonic() + (DEATH_SECONDS if _is_communication_error(cause) else 0.0)
     while True:
         for number, actor in enumerate(actors):
@@ -148,7 +149,7 @@ def _raise_death(role: str, actors: Sequence[Any], cause: RayTaskError) -> None:
 
 
 def _is_communication_error(error: RayTaskError) -> bool:
-    """Recognise errors of gloo and NCCL: RuntimeErrors whose text names the library."""
+    """Return whether gloo or NCCL raised the error, which is recognised by its text."""
     text = str(error).lower()
     return any(word in text for word in ("gloo", "nccl", "distbackenderror", "distnetworkerror", "connection closed"))
 

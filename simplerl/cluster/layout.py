@@ -1,4 +1,4 @@
-"""Compute and check the placement of roles on devices, before any process starts."""
+"""Computes and checks the placement of roles on devices, before any process starts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENGINE = "vLLM engine"
 
 
 class Shared(Enum):
-    """Which roles share devices."""
+    """Selects which roles share devices."""
 
     none = "none"
     reference = "reference"  # policy and reference, which never run concurrently: the published layout
@@ -24,7 +24,7 @@ class Shared(Enum):
 
 @dataclass(frozen=True)
 class Sharding:
-    """How a model is sharded over its ranks by DeepSpeed."""
+    """Describes how DeepSpeed shards a model over its ranks."""
 
     zero_stage: int = 0  # ZeRO stage: 1 shards optimizer state, 2 also gradients, 3 also weights; 0: replicated
     offload_optimizer: bool = False  # keep Adam's moments and master weights in CPU memory
@@ -33,7 +33,8 @@ class Sharding:
 
 @dataclass(frozen=True)
 class Layout:
-    """The number of processes of each role. Each runs on one device: a GPU or, without GPUs, `cpus_per_rank` CPUs."""
+    """Sets the number of processes of each role, and which of them share a device. A device is a GPU or, without GPUs,
+    `cpus_per_rank` CPUs."""
 
     policy_ranks: int = 1
     critic_ranks: int = 1
@@ -54,7 +55,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Placement:
-    """The resources of one process: a bundle of the placement group and the part of it that the process uses."""
+    """Holds the resources of one process: a bundle of the placement group and the part of it that the process uses."""
 
     bundle: int  # index
     gpus: float  # fractional if processes share a GPU
@@ -63,7 +64,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class PlacementPlan:
-    """The bundles of a Ray placement group, and the placement of each process in them."""
+    """Holds the bundles of a Ray placement group, and the placement of each process in them."""
 
     bundles: tuple[Mapping[str, float], ...]  # one per device; resources by name: CPU, GPU
     placements: Mapping[str, tuple[Placement, ...]]  # by role, one per process
@@ -87,7 +88,8 @@ def processes(layout: Layout, config: Config) -> dict[str, int]:
 
 
 def check_layout(layout: Layout, config: Config, in_driver: bool) -> None:
-    """Raise ConfigError on contradictory settings. `in_driver`: the configured sampler runs in the driver process."""
+    """Raise ConfigError if settings are invalid or contradict each other. `in_driver`: the configured sampler runs in
+    the driver process."""
     for key in ("policy_ranks", "critic_ranks", "reference_ranks", "other_ranks", "tensor_parallel", "engines"):
         minimum = 0 if key == "engines" else 1
         require(getattr(layout, key) >= minimum, f"backend.{key}={getattr(layout, key)} must be at least {minimum}.")
@@ -132,7 +134,7 @@ def check_layout(layout: Layout, config: Config, in_driver: bool) -> None:
 
 
 def _check_rows(layout: Layout, config: Config) -> None:
-    """Refuse more ranks than rows of a minibatch."""
+    """Raise ConfigError if a role has more ranks than a minibatch has rows."""
     sizes = {"train.minibatch_size": config.train.minibatch_size} if config.algorithm.advantage is not None else {}
     if config.warmup.data is not None:
         sizes["warmup.minibatch_size"] = config.warmup.minibatch_size

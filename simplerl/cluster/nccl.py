@@ -1,4 +1,4 @@
-"""Sends weights from rank 0 to all engines by NCCL broadcast, the alternative to `simplerl.cluster.weights` for GPUs.
+"""Sends weights from rank 0 to all engines by NCCL broadcast, as an alternative to `simplerl.cluster.weights` on GPUs.
 
 NOT TESTED: this project's tests have no GPUs. Only the transport differs from the tested path: the trainer side of
 vLLM's "nccl" weight transfer packs and broadcasts, and `TensorWeightTransfer` in the engines inherits vLLM's
@@ -25,8 +25,8 @@ from simplerl.engine.tensors import tensor_checksum
 
 
 class RankWeights(WeightSource):
-    """The weights of one rank as vLLM's `WeightSource`, in the engines' precision. `checksums` holds those of the last
-    iteration."""
+    """Provides the weights of one rank as vLLM's `WeightSource`, in the engines' precision. `checksums` holds the
+    checksums of the last iteration."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class RankWeights(WeightSource):
 
 
 class EngineClients:
-    """vLLM's `VLLMWeightSyncClient` for engine actors with `workers` GPUs each."""
+    """Implements vLLM's `VLLMWeightSyncClient` for engine actors with `workers` GPUs each."""
 
     def __init__(self, engines: Sequence[Any], workers: int, seconds: float) -> None:
         self.engines, self.workers, self.seconds = engines, workers, seconds
@@ -88,8 +88,8 @@ def send_by_nccl(ranks: Sequence[Any], engines: Mapping[str, Any], workers: int,
 
 
 def broadcast(rank: int, weights: RankWeights, clients: EngineClients, address: tuple[str, int]) -> dict[str, int]:
-    """Take part in a broadcast; called on every rank at once, and rank 0 sends. Returns the checksums of the weights
-    that this rank iterated over.
+    """Broadcast the weights from rank 0 to the engines. Every rank must call it at the same time. Returns the checksums
+    of the weights that this rank iterated over.
 
     A new NCCL group is created each time, which costs about a second and leaves out engines that have died."""
     world = 1 + len(clients.engines) * clients.workers

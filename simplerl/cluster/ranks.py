@@ -1,4 +1,4 @@
-"""A model on several ranks, each a Ray actor, with the interface of a `Worker`: rows are distributed over the ranks.
+"""Runs a model on several ranks, each a Ray actor, behind the interface of a `Worker`: rows are distributed over ranks.
 
 The token weights of the loss are computed before rows are distributed, so the distribution does not change the loss.
 Rows are balanced by length, so that all ranks compute about the same number of tokens; `simplerl.engine.worker` gives
@@ -35,7 +35,7 @@ BuildWorker = Callable[..., Worker]  # with keywords `ranks` and `device`
 
 def balanced_partition(lengths: Tensor, ranks: int) -> list[Tensor]:
     """Distribute rows over ranks so that the sums of their `lengths` [B] are about equal: each row, longest first, goes
-    to the rank with the fewest tokens. Returns ascending row indices per rank, empty if there are too few rows."""
+    to the rank with the fewest tokens. Returns ascending row indices per rank; some are empty if rows are too few."""
     tokens, rows = [0] * ranks, [[] for _ in range(ranks)]  # type: tuple[list[int], list[list[int]]]
     for row in torch.argsort(lengths, descending=True, stable=True).tolist():
         rank = min(range(ranks), key=lambda rank: (tokens[rank], len(rows[rank])))
@@ -45,7 +45,7 @@ def balanced_partition(lengths: Tensor, ranks: int) -> list[Tensor]:
 
 
 def rank_batch(batch: Batch, rows: Tensor) -> Batch:
-    """Select the rows of a rank or, if it has none, a row with weight zero."""
+    """Return the rows of one rank or, if it has none, a single row with weight zero."""
     if len(rows):
         return batch.rows(rows)
     one = batch.rows(torch.tensor([0]))
@@ -57,8 +57,8 @@ def rank_batch(batch: Batch, rows: Tensor) -> Batch:
 
 
 class RankActor:
-    """The Ray actor of one rank. All methods except those in the concurrency group "control" are collective: they must
-    be called on all ranks together."""
+    """Runs one rank in a Ray actor. All methods except those in the concurrency group "control" are collective: they
+    must be called on all ranks together."""
 
     def __init__(self, role: str, number: int) -> None:
         self.role, self.number = role, number
@@ -111,8 +111,8 @@ class RankActor:
         return self._worker.infer(batch, entropy)
 
     def optimizer_step(self, minibatch: Batch, losses: Sequence[Loss], entropy: bool) -> dict[str, float] | str:
-        """Return the metrics, or the description of a NonFinite error, which the caller raises with the whole
-        minibatch."""
+        """Take an optimizer step. Returns the metrics, or the description of a NonFinite error, which the caller raises
+        with the whole minibatch."""
         try:
             return self._worker.optimizer_step(minibatch, losses, entropy)
         except NonFinite as error:
@@ -133,14 +133,15 @@ class RankActor:
         return [(name, tuple(p.ds_shape if hasattr(p, "ds_id") else p.shape)) for name, p in named]
 
     def weight(self, name: str) -> Tensor | None:
-        """Return the full weight on rank 0, None on the other ranks."""
+        """Gather a weight and return it on rank 0, None elsewhere. Every rank must call it."""
         worker = self._worker
         with worker.ranks.gathered_parameter(worker.model.get_parameter(name)):
             whole = worker.model.get_parameter(name).detach()
             return whole.to("cpu", copy=True) if self.number == 0 else None
 
     def weight_buckets(self, size: int, dtype: str) -> Iterator[Bucket]:
-        """Yield the weights in buckets, on rank 0 only; see `simplerl.cluster.weights`."""
+        """Yield the full weights in buckets on rank 0 (see `simplerl.cluster.weights`). The other ranks yield nothing,
+        but must exhaust the iterator too, because gathering is collective."""
         yield from buckets(self.full_weights(), size, getattr(torch, dtype), keep=self.number == 0)
 
     def broadcast_weights(self, clients: Any, address: tuple[str, int], dtype: str) -> dict[str, int]:
@@ -166,7 +167,7 @@ class RankActor:
 
 @dataclass(frozen=True)
 class ActorOptions:
-    """Ray options of one actor."""
+    """Holds the Ray options of one actor."""
 
     strategy: Any
     cpus: float = 1.0
@@ -175,7 +176,7 @@ class ActorOptions:
 
 @dataclass
 class RankGroup(UpdateMixin):
-    """Ranks that jointly hold one model; a `simplerl.backends.roles.Trainable`."""
+    """Controls the ranks that jointly hold one model; implements `simplerl.backends.roles.Trainable`."""
 
     role: str
     options: Sequence[ActorOptions]  # one per rank
@@ -197,7 +198,7 @@ class RankGroup(UpdateMixin):
         ]
 
     def start(self, build: BuildWorker, sharding: Sharding, optimizer: Path | None = None) -> RankGroup:
-        """Load the model on all ranks. Raises `Lost` if a rank dies or exceeds the time limit."""
+        """Connect the ranks and load the model on each. Raises `Lost` if a rank dies or exceeds the time limit."""
         seconds = self.limits.start_seconds
         (address,) = self._results([self.actors[0].address.remote()], seconds, "start")
         self._all("join", len(self.actors), address, seconds, self.threads, silence=seconds)
@@ -209,7 +210,7 @@ class RankGroup(UpdateMixin):
         return wait_for_results(self.role, self.actors, references, silence or self.limits.silence_seconds, doing)
 
     def _all(self, method: str, *arguments: Any, silence: float | None = None) -> list[Any]:
-        """Call a method on every rank."""
+        """Call a method on every rank and return the results by rank."""
         return self._results([getattr(actor, method).remote(*arguments) for actor in self.actors], silence, method)
 
     def infer(self, batch: Batch, entropy: bool = True) -> tuple[Tensor, ...]:
@@ -237,7 +238,8 @@ class RankGroup(UpdateMixin):
         return metrics
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the weights in the driver process, for a sampler there; engines use `simplerl.cluster.weights`."""
+        """Yield the weights in the driver process, for a sampler that runs in it. vLLM engines receive them through
+        `simplerl.cluster.weights`."""
         names = [name for name, _ in self._results([self.actors[0].weight_shapes.remote()], None, "weights")[0]]
         for name in names:
             yield name, self._all("weight", name)[0]

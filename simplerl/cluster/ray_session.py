@@ -1,4 +1,4 @@
-"""Provides Ray for one run: a cluster of its own on this machine, the cluster of a SLURM allocation, or the user's.
+"""Provides Ray for one run: a new cluster on this machine or on a SLURM allocation, or a running cluster of the user's.
 
 Clusters that are started here require token authentication with a random token for each job, because whoever reaches
 the ports of a Ray cluster without it can run code there. The token lives in the environment of the job's processes
@@ -29,20 +29,20 @@ logger = logging.getLogger(__name__)
 
 AUTH_MODE, AUTH_TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 AUTH_VARIABLES = (AUTH_MODE, AUTH_TOKEN, "RAY_AUTH_TOKEN_PATH")
-POLL_SECONDS = 1.0  # between two connections to Ray's head
-REFUSALS = 3  # refused connections in a row; on the driver's own node a dead process refuses at once
+POLL_SECONDS = 1.0  # between two test connections to Ray's head
+REFUSALS = 3  # refused connections in a row after which the head counts as dead
 _generated: dict[str, str] = {}  # the authentication variables that this process has set; one token per process
 
 
 @contextmanager
 def ray_session(cpus: float, address: str | None = None, head_restarts: int | None = None) -> Iterator[None]:
-    """Initialise Ray inside the block; Ray that this process has initialised already is used as it is.
+    """Initialise Ray inside the block, unless this process has initialised it already.
 
-    cpus: number of CPUs announced to Ray, at least, on a single machine of ours. It may exceed those that exist: the
-    roles of a small run take turns.
-    address: of a running cluster to connect to (`backend.address`).
-    head_restarts: how often this process may restart its own command after the head of a cluster of ours has died
-    (None: never; Ray then ends the process).
+    cpus: number of CPUs declared to Ray if this call starts Ray on the local machine only; otherwise ignored. It may
+    exceed the physical number, because the roles of a small run take turns.
+    address: address of a running cluster to connect to (`backend.address`).
+    head_restarts: how often this process may restart its own command after the head node of a cluster that it started
+    has died (None: never; Ray then ends the process).
     """
     if ray.is_initialized():
         yield
@@ -58,7 +58,7 @@ def ray_session(cpus: float, address: str | None = None, head_restarts: int | No
             return
         folder = tempfile.mkdtemp(prefix="ray_", dir="/tmp")  # short, because socket paths are limited
         cleaner = cleanup.start(folder)
-        os.environ[cleanup.MARK] = folder  # inherited by what Ray starts, but not by what is started later
+        os.environ[cleanup.MARK] = folder  # inherited by Ray's processes, but not by those that are started later
         try:
             with _initialised("local", num_cpus=max(1, round(cpus)), include_dashboard=False, _temp_dir=folder):
                 os.environ.pop(cleanup.MARK, None)
@@ -71,7 +71,7 @@ def ray_session(cpus: float, address: str | None = None, head_restarts: int | No
 
 def _authentication() -> dict[str, str]:
     """Require token authentication in this process and its children, unless the user has configured authentication.
-    Returns the variables that the other nodes of an allocation need; variables of the user's are already there."""
+    Returns the variables that must be set on the other nodes of an allocation; those of the user are set already."""
     if not any(name in os.environ for name in AUTH_VARIABLES):
         _generated.update({AUTH_MODE: "token", AUTH_TOKEN: secrets.token_hex(32)})
         os.environ |= _generated
@@ -115,7 +115,7 @@ def _monitored_head(restarts: int | None) -> Iterator[None]:
 
 @contextmanager
 def _initialised(address: str, **options: Any) -> Iterator[None]:
-    # ray.init installs a SIGTERM handler that ends the process without saving: restore ours.
+    # ray.init installs a SIGTERM handler that ends the process without saving: restore the previous handlers.
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **options)
     for number, handler in handlers.items():

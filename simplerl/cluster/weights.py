@@ -4,7 +4,7 @@ Rank 0 casts each weight to the engines' precision, computes its checksum and pa
 take part in gathering it (ZeRO-3) and keep nothing. Buckets travel through Ray's object store, which is shared memory
 within a node, and engines load them as they arrive. At most three buckets exist at a time, never a second copy of the
 model. At the end the engines' checksums (`simplerl.engine.tensors`) must equal those of the weights that were sent.
-`simplerl.cluster.nccl` is the alternative between GPUs.
+`simplerl.cluster.nccl` is an alternative that sends weights between GPUs.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from simplerl.engine.tensors import tensor_checksum
 
 logger = logging.getLogger(__name__)
 
-PACKED_AHEAD = 2  # objects (bytes or header) that a rank packs before they are taken
+PACKED_AHEAD = 2  # number of objects (bytes or header) that a rank packs in advance
 
 
 class WeightMismatch(RuntimeError):
-    """An engine's weights differ from those that were sent to it."""
+    """Raised if an engine's weights differ from those that were sent to it."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ Bucket = np.ndarray | Header  # bytes (uint8), then their header, whose arrival 
 
 def buckets(named: Iterable[tuple[str, Tensor]], size: int, dtype: torch.dtype, keep: bool = True) -> Iterator[Bucket]:
     """Yield the bytes and the header of each bucket in turn. Buckets have at most `size` bytes; a larger weight gets a
-    bucket of its own.
+    separate bucket.
 
-    Each tensor of `named` is copied before the next one is requested. With `keep=False` the tensors are iterated over,
-    which gathers them, and nothing is yielded.
+    Each tensor of `named` is copied before the next one is requested. With `keep=False` nothing is yielded, but the
+    tensors are iterated over, because gathering them is collective.
     """
     parts: list[tuple[str, tuple[int, ...], int]] = []
     space, filled = np.empty(0, np.uint8), 0
@@ -91,7 +91,7 @@ Source = Callable[[], Iterator[tuple[Header, ray.ObjectRef]]]  # yields all weig
 
 
 def from_process(named: Iterable[tuple[str, Tensor]], size: int, dtype: torch.dtype) -> Source:
-    """Make a source of weights of this process; they stay in the object store as long as the source exists."""
+    """Make a source of this process's weights; they stay in the object store as long as the source exists."""
     kept: list[tuple[Header, ray.ObjectRef]] = []
     parts = buckets(named, size, dtype)
     for data in parts:
@@ -161,7 +161,7 @@ def _hanging(ranks: Sequence[Any], numbers: Sequence[int], seconds: float) -> Lo
 
 def send_weights(source: Source, engines: Mapping[str, Any], seconds: float) -> tuple[int, dict[str, str]]:
     """Send the source's weights to engines (name -> `engine_actor.EngineActor`). Returns the number of bytes, and the
-    engines that were lost with the reason: one that dies or does not answer for `seconds` is left out, and the others
+    reason for each lost engine by name: an engine that dies or does not answer for `seconds` is skipped, and the others
     get all weights. Raises WeightMismatch if an engine's checksums differ from those of the weights sent."""
     size, lost, alive = 0, dict[str, str](), dict(engines)
     checksums: dict[str, int] = {}
@@ -189,7 +189,8 @@ def call_results(
     calls: Mapping[str, tuple[Any, ray.ObjectRef]], seconds: float, lost: dict[str, str]
 ) -> dict[str, Any]:
     """Wait for one pending call per actor (name -> actor, call) and return the results by name. An actor that dies,
-    raises, or is killed because it did not answer within `seconds`, is added to `lost` with the reason."""
+    raises, or is killed because it did not answer within `seconds`, is added to `lost` with the reason. Raises `Lost`
+    if a bucket of weights is lost together with the node of policy rank 0."""
     references = [reference for _, reference in calls.values()]
     late = set(ray.wait(references, num_returns=len(references), timeout=seconds)[1]) if references else set()
     answers = {}
@@ -212,7 +213,7 @@ def call_results(
 
 
 def kill_failed(name: str, actor: Any, error: Exception) -> str:
-    """Log an engine's exception and kill the engine. Returns the reason in one line."""
+    """Log an engine's exception and kill the engine. Returns the last line of the exception as the reason."""
     logger.error("%s has failed:\n%s", name, error)
     ray.kill(actor)
     return f"it failed: {last_line(error)}"

@@ -1,10 +1,10 @@
-"""Trains one model on several ranks with DeepSpeed's ZeRO, where a single `Worker` uses plain PyTorch.
+"""Trains one model on several ranks with DeepSpeed's ZeRO; on a single rank, a `Worker` uses plain PyTorch.
 
-The results are those of one process. Weights, gradients, gradient sums and Adam's moments are float32; bfloat16 is used
-by autocast in the forward pass only, on CPUs and GPUs alike (DeepSpeed's own bfloat16 mode would also round weights,
-norms and the residual stream). The denominators of a loss are fixed before its rows are sharded, so the loss is
-multiplied by the number of ranks to undo DeepSpeed's average over ranks, and DeepSpeed's division by the number of
-micro-steps is turned off.
+The results equal those of a single rank. Weights, gradients, gradient sums and Adam's moments are float32; bfloat16 is
+used by autocast in the forward pass only, on CPUs and GPUs alike (DeepSpeed's own bfloat16 mode would also round
+weights, norms and the residual stream). The denominators of a loss are fixed before its rows are distributed, so the
+loss is multiplied by the number of ranks to undo DeepSpeed's average over ranks, and DeepSpeed's division by the number
+of micro-steps is turned off.
 
 Memory per parameter, summed over the ranks of ZeRO-3: 4 bytes of weights, 4 of DeepSpeed's master copy, 4 of gradients
 and 8 of moments.
@@ -42,7 +42,7 @@ from simplerl.engine.worker import Forward
 
 
 class DistributedRanks:
-    """The ranks of this process's default process group; see `simplerl.engine.worker.RankContext`."""
+    """Implements `simplerl.engine.worker.RankContext` with the default process group of torch.distributed."""
 
     def __init__(self, sharding: Sharding) -> None:
         self.sharding = sharding
@@ -81,8 +81,8 @@ class DistributedRanks:
         return GatheredParameters([parameter])  # type: ignore[no-any-return]
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write the model as a Hugging Face checkpoint with one shard per rank. Parameters are gathered one at a time,
-        and each rank writes its share of them."""
+        """Write the model as a Hugging Face checkpoint with one file per rank. Parameters are gathered one at a time,
+        and each is written by one rank."""
         body = model.body if isinstance(model, Critic) else model
         folder.mkdir(parents=True, exist_ok=True)
         self.write(folder, "model", self._gathered_parameters(body))
@@ -104,8 +104,8 @@ class DistributedRanks:
                 yield name, parameter.detach()
 
     def write(self, folder: Path, stem: str, tensors: Iterator[tuple[str, Tensor]]) -> None:
-        """Write tensors that all ranks iterate over together, in one safetensors file per rank. The rank with the
-        fewest bytes so far keeps the next tensor."""
+        """Write tensors that all ranks iterate over together, in one safetensors file per rank. The next tensor is
+        written by the rank with the fewest bytes so far."""
         kept_bytes = [0] * self.size
         files: dict[str, str] = {}
         own: dict[str, Tensor] = {}
@@ -122,7 +122,8 @@ class DistributedRanks:
 
 
 class ReplicatedStepper(TorchStepper):
-    """Steps under ZeRO stage 0: every rank holds all state, and gradients are summed over ranks before the step."""
+    """Performs optimizer steps without sharding (ZeRO stage 0): every rank holds all state, and gradients are summed
+    over ranks before the step."""
 
     def step(self) -> dict[str, float]:
         gradients = [parameter.grad for parameter in self.names.values() if parameter.grad is not None]
@@ -168,7 +169,7 @@ def _deepspeed_config(sharding: Sharding, grad_clip: float) -> dict[str, Any]:
 
 
 class DeepSpeedStepper:
-    """Steps under ZeRO stages 1 to 3, with the interface of `TorchStepper`."""
+    """Performs optimizer steps under ZeRO stages 1 to 3; implements `simplerl.engine.optimizer.Stepper`."""
 
     def __init__(
         self, model: nn.Module, forward: Forward, config: OptimizerConfig, total_steps: int, ranks: DistributedRanks
@@ -190,8 +191,8 @@ class DeepSpeedStepper:
         self.engine.backward(loss * self.ranks.size, scale_wrt_gas=False)
 
     def step(self) -> dict[str, float]:
-        """Apply the gradients as `TorchStepper.step` does. A non-finite gradient norm is returned after the update,
-        which has then made the weights non-finite."""
+        """Take an optimizer step and return the gradient norm and the learning rate, as `TorchStepper.step` does. But
+        if the norm is not finite, the weights have been updated and are not finite either."""
         lr = learning_rate(self.config, self.step_count, self.total_steps)
         for group in self.zero.param_groups:
             group["lr"] = lr

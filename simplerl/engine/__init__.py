@@ -1,1 +1,1 @@
-"""Models on one device: loading, batching, forward passes, optimizer steps, checkpoints."""
+"""Loads, trains and saves models on one device: batching, forward passes, optimizer steps and checkpoint files."""

@@ -1,4 +1,4 @@
-"""Pure functions that collate rollouts into a batch and split a batch into minibatches and micro-batches."""
+"""Collates rollouts into a batch and splits a batch into minibatches and micro-batches, with pure functions."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ MAX_PADDING = 0.1  # fraction of the computed tokens
 
 
 def permutation(stream: str, numbers: Sequence[int], size: int) -> list[int]:
-    """Return a permutation of range(size) that is determined by the arguments. `stream` names what is shuffled and
-    separates the seeds of different uses, because NumPy pads seeds with zeros: [s, e] and [s, e, 0] are the same."""
+    """Return a permutation of range(size), seeded by `stream` and `numbers`. `stream` is the name of the use and
+    separates its seeds from those of other uses, because NumPy pads seeds with zeros: [s, e] equals [s, e, 0]."""
     rng = np.random.default_rng([zlib.crc32(stream.encode()), *numbers])
     return [int(i) for i in rng.permutation(size)]
 
 
 def collate(rows: Sequence[tuple[Sequence[int], Sequence[int]]], groups: Sequence[int]) -> Batch:
-    """Build a batch from (prompt tokens, response tokens) pairs, right-padded with token 0. Raises ValueError if a
-    prompt or response is empty."""
+    """Build a batch from (prompt tokens, response tokens) pairs, right-padded with token 0, and the group index of each
+    row. Raises ValueError if a prompt or response is empty."""
     lengths = [len(prompt) + len(response) for prompt, response in rows]
     shape = (len(rows), max(lengths))
     tokens = np.zeros(shape, dtype=np.int64)
@@ -68,7 +68,7 @@ def collate_rollouts(rollouts: Sequence[Rollout]) -> Batch:
 
 
 def _shared_columns(rows: Sequence[dict[str, float]]) -> dict[str, Tensor]:
-    """Return the entries that all rows have, as columns [B]."""
+    """Return the entries whose names occur in every row, as columns [B]."""
     shared = set(rows[0]).intersection(*rows[1:])
     return {name: torch.tensor([float(row[name]) for row in rows]) for name in rows[0] if name in shared}
 

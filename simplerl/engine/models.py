@@ -79,7 +79,9 @@ def _from_hub(kind: Any, model: ModelConfig) -> Any:
         return kind.from_pretrained(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"model.path={model.path} cannot be loaded: {reason}") from error
+        raise ConfigError(
+            f"model.path={model.path} cannot be loaded ({reason.rstrip('.')}): choose a Hugging Face folder or Hub id."
+        ) from error
 
 
 def model_at(model: ModelConfig, path: str) -> ModelConfig:
@@ -97,8 +99,8 @@ def context_length(model: ModelConfig, hf_config: Any) -> int:
 
 
 def _load(kind: Any, model: ModelConfig, precision: Precision, device: str) -> Any:
-    """Load float32 weights. Raises ConfigError if weights are absent, damaged, of unexpected shapes, or incomplete,
-    because transformers would initialize missing ones randomly."""
+    """Load float32 weights. Raises ConfigError if weights are absent, damaged, not finite, of unexpected shapes, or
+    incomplete, because transformers would initialize missing ones randomly."""
     on_cpu_in_bf16 = device == "cpu" and precision is Precision.bfloat16
     try:
         loaded, report = kind.from_pretrained(
@@ -111,9 +113,14 @@ def _load(kind: Any, model: ModelConfig, precision: Precision, device: str) -> A
         )
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"model.path={model.path}: the weights cannot be loaded ({reason}).") from error
+        raise ConfigError(
+            f"model.path={model.path}: the weights cannot be loaded ({reason}): choose another model or checkpoint."
+        ) from error
     if missing := sorted(report["missing_keys"]):
-        raise ConfigError(f"model.path={model.path}: {len(missing)} weights are missing, such as {missing[0]}.")
+        raise ConfigError(
+            f"model.path={model.path}: {len(missing)} weights are missing, such as {missing[0]}: choose another model "
+            "or checkpoint."
+        )
     if broken := nonfinite_tensor(loaded.named_parameters()):
         raise ConfigError(
             f"model.path={model.path}: weight {broken} is not finite, as after training that has diverged: choose "
@@ -123,7 +130,8 @@ def _load(kind: Any, model: ModelConfig, precision: Precision, device: str) -> A
 
 
 def load_policy(model: ModelConfig, precision: Precision, device: str) -> PreTrainedModel:
-    """Load a causal language model with float32 weights. Raises ConfigError."""
+    """Load a causal language model with float32 weights. Raises ConfigError if that fails, or if its architecture is
+    not supported."""
     policy = _load(AutoModelForCausalLM, model, precision, device)
     _check_linear_head(policy, model.path)
     return policy.to(device)  # type: ignore[no-any-return]
@@ -131,7 +139,8 @@ def load_policy(model: ModelConfig, precision: Precision, device: str) -> PreTra
 
 @torch.no_grad()
 def _check_linear_head(policy: PreTrainedModel, path: str) -> None:
-    """Refuse models that cap or scale logits: `token_logprobs` computes logits as a plain matrix product."""
+    """Raise ConfigError if logits are not finite, or if the model caps or scales them: `token_logprobs` computes logits
+    as a plain matrix product."""
     tokens = torch.arange(4)[None] + 5
     hidden = policy.base_model(tokens, use_cache=False).last_hidden_state
     ours = hidden @ output_weight(policy).T
@@ -154,8 +163,8 @@ def output_weight(policy: PreTrainedModel) -> Tensor:
 
 
 class Critic(nn.Module):
-    """A language model's body with a linear value head without bias. The head is initialized from a normal distribution
-    with standard deviation 1 / (hidden size + 1), as published."""
+    """Computes values with a language model's transformer body and a linear value head without bias. The head is
+    initialized from a normal distribution with standard deviation 1 / (hidden size + 1), as published."""
 
     def __init__(self, body: PreTrainedModel, seed: int = 0) -> None:
         super().__init__()
@@ -168,7 +177,7 @@ class Critic(nn.Module):
             self.value_head.weight.copy_(weight)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Save the body as a Hugging Face folder, with the value head in a separate file."""
+        """Save the transformer body as a Hugging Face folder, with the value head in a separate file."""
         self.body.save_pretrained(folder)
         save_file({"weight": self.value_head.weight.detach().cpu()}, Path(folder) / VALUE_HEAD)
 
@@ -179,7 +188,10 @@ class Critic(nn.Module):
         critic = cls(_load(AutoModel, model, precision, device).to(device), seed or 0)
         head = Path(model.path) / VALUE_HEAD
         if seed is None and not head.exists():
-            raise ConfigError(f"{model.path} is not a saved critic: {VALUE_HEAD} is missing.")
+            raise ConfigError(
+                f"{model.path} is not a saved critic: {VALUE_HEAD} is missing: choose the critic's folder of a "
+                "checkpoint."
+            )
         if head.exists():
             critic._load_head(head)
         return critic
@@ -200,7 +212,7 @@ class Critic(nn.Module):
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """log p(target) and entropy of softmax(hidden @ weight.T / temperature).
+    """Computes log p(target) and the entropy of softmax(hidden @ weight.T / temperature).
 
     At most MAX_LOGITS logits are computed at a time, in `dtype`, and converted to float32 in parts that fit a CPU's
     cache. The backward pass recomputes them instead of storing them."""
@@ -262,7 +274,7 @@ def _entropy(logits: Tensor) -> Tensor:
 
 
 def _float32_logits(tensor: Tensor) -> int:
-    """Return the maximum number of float32 logits in memory at once: what fits a CPU's cache, or all on a GPU."""
+    """Return the maximum number of float32 logits in memory at once: few on a CPU, to fit its cache."""
     return 2**20 if tensor.device.type == "cpu" else MAX_LOGITS
 
 

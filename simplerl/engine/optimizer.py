@@ -1,4 +1,4 @@
-"""AdamW, its learning-rate schedule, and saving its state by parameter name."""
+"""Provides AdamW with a learning-rate schedule, and saves its state by parameter name."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float
 
 
 class Stepper(Protocol):
-    """Interface of an optimizer with its model: accumulates gradients and takes optimizer steps."""
+    """Defines the interface of an optimizer with its model, which accumulates gradients and takes optimizer steps."""
 
     step_count: int
 
@@ -60,7 +60,7 @@ def adamw(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.
 
 
 class TorchStepper:
-    """The AdamW optimizer of a module on one device."""
+    """Optimizes a module on one device with AdamW."""
 
     def __init__(self, module: nn.Module, config: OptimizerConfig, total_steps: int) -> None:
         self.module, self.config, self.total_steps = module, config, total_steps
@@ -87,7 +87,7 @@ class TorchStepper:
     def save(self, folder: Path) -> None:
         tensors = {}
         for name, parameter in self.names.items() if self.step_count else ():
-            state = self.optimizer.state.get(parameter)  # None: it has had no gradient
+            state = self.optimizer.state.get(parameter)  # None: this parameter never had a gradient
             for key in MOMENTS:
                 tensors[f"{key}.{name}"] = (torch.zeros_like(parameter) if state is None else state[key]).detach().cpu()
         save_file(tensors, folder / f"{OPTIMIZER}.safetensors")
@@ -109,8 +109,8 @@ def write_step(folder: Path, step: int) -> None:
 
 
 def read_moments(folder: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[int, TensorFiles]:
-    """Return the number of optimizer steps taken, and the saved moments, whose names and shapes must be those of the
-    parameters: fused AdamW would write past the end of a smaller tensor. Raises ConfigError."""
+    """Return the number of optimizer steps taken, and the saved moments. Raises ConfigError if their names and shapes
+    are not those of the parameters, because fused AdamW would write past the end of a smaller tensor."""
     step: int = read_json(folder / STEP_FILE, kinds={"optimizer_step": int})["optimizer_step"]
     tensors = TensorFiles(folder, OPTIMIZER)
     expected = {f"{key}.{name}": tuple(shapes[name]) for name in shapes for key in MOMENTS} if step else {}

@@ -1,4 +1,4 @@
-"""Forward passes and optimizer steps of one model on one device, in any role: policy, reference, critic, ...
+"""Performs forward passes and optimizer steps of one model on one device, in any role: policy, reference, critic, ...
 
 A model predicts token t from the tokens before it, while column t of a `Batch` describes token t. This shift by one
 happens only in `Worker._hidden_before`.
@@ -30,7 +30,7 @@ from simplerl.types import Batch
 
 @dataclass(frozen=True)
 class UpdatePlan:
-    """How a batch is split into optimizer steps, and how per-token losses are aggregated."""
+    """Describes how a batch is split into optimizer steps, and how per-token losses are aggregated."""
 
     minibatch_size: int  # rows per optimizer step
     epochs: int
@@ -44,10 +44,10 @@ Forward = Callable[..., tuple[Tensor, ...]]
 
 
 class RankContext(Protocol):
-    """Interface of one rank to the group of ranks that jointly hold a model. All methods except `prepare` are
-    collective: all ranks must call them together."""
+    """Defines the interface of one rank to the group of ranks that jointly hold a model. All methods except `prepare`
+    are collective: all ranks must call them together."""
 
-    is_main: bool  # True on the one rank that writes files which exist once per model
+    is_main: bool  # True on one rank, which writes the files that are not sharded
 
     def prepare(
         self, model: nn.Module, forward: Forward, optimizer: OptimizerConfig | None, total_steps: int
@@ -74,7 +74,7 @@ class RankContext(Protocol):
 
 
 class SingleRank:
-    """The `RankContext` of a model on a single rank."""
+    """Implements `RankContext` for a model on a single rank."""
 
     is_main = True
 
@@ -97,7 +97,7 @@ class SingleRank:
 
 
 class UpdateMixin:
-    """Adds `update` to classes that have `optimizer_step`: workers and groups of ranks."""
+    """Adds the method `update` to classes with a method `optimizer_step`: workers and groups of ranks."""
 
     optimizer_step: Callable[..., dict[str, float]]
 
@@ -200,7 +200,8 @@ class Worker(UpdateMixin):
 
     def optimizer_step(self, minibatch: Batch, losses: Sequence[Loss], entropy: bool = False) -> dict[str, float]:
         """Take one optimizer step on rows whose token weights are set, accumulating gradients over micro-batches. Each
-        rank receives its own rows; all return the metrics of the whole minibatch. Raises NonFinite."""
+        rank receives its own rows; all return the metrics of the whole minibatch. Raises NonFinite if the loss or the
+        gradient is not finite."""
         assert self.stepper is not None, "a frozen model has no optimizer"
         micros = [minibatch.rows(i) for i in micro_batches(minibatch.attention.sum(-1), self.tokens_per_micro_batch)]
         micros += [_zero_weight_batch(minibatch)] * (self.ranks.all_reduce_max(len(micros)) - len(micros))
@@ -259,7 +260,7 @@ class Worker(UpdateMixin):
 
 
 def _zero_weight_batch(batch: Batch) -> Batch:
-    """Return the shortest row with weight zero: a micro-batch for a rank that has fewer of them than the others."""
+    """Return the shortest row with weight zero, as a micro-batch for a rank with fewer micro-batches than others."""
     shortest = batch.rows(batch.attention.sum(-1).argmin()[None])
     zeros = {"mask": torch.zeros_like(shortest.mask)}
     if shortest.weights is not None:

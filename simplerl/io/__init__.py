@@ -1,1 +1,1 @@
-"""How files and tables are written and read."""
+"""Reads and writes files, and renders tables."""

@@ -2,8 +2,8 @@
 
 A writer fills a hidden temporary path next to the target, flushes it to disk, renames it over the target and flushes
 the parent folder. After a crash, a power failure or a full disk the target is therefore either complete or unchanged; a
-killed process may leave the hidden temporary path behind. A reader raises ConfigError if a file is missing, unreadable
-or damaged, or holds other content than expected: one sentence that names the file, the fault and a remedy.
+killed process may leave the hidden temporary path behind. If a file is missing, unreadable or damaged, or holds other
+content than expected, a reader raises ConfigError with one sentence that names the file, the fault and a remedy.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from simplerl.errors import ConfigError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-RESTORE = "remove it, or restore it from a copy"  # the remedy for a file that this suite does not write again
+RESTORE = "remove it, or restore it from a copy"  # the remedy for a file that this suite cannot regenerate
 Kinds = Mapping[str, Any]  # key -> its type; `int | None` marks a key that may be missing
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "a file is too large"}
 _BLOCK = 1 << 16  # bytes that `read_lines_backwards` reads at a time
@@ -35,7 +35,7 @@ _BLOCK = 1 << 16  # bytes that `read_lines_backwards` reads at a time
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; it replaces `path` when the block ends without an exception.
 
-    A symbolic link is kept and its target replaced. An existing device or pipe is yielded itself.
+    A symbolic link is kept and its target replaced. If `path` is a device or pipe, `path` itself is yielded.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         yield path
@@ -109,7 +109,7 @@ def _flush_folder(folder: Path) -> None:
 def disk_full(error: BaseException | None) -> str:
     """Return why a write failed if the disk, the quota or the limit on a file's size is exhausted; otherwise "".
 
-    safetensors and torch raise errors of their own, which mention the system's error only in their text."""
+    safetensors and torch raise other exception types, which contain the system's error number only in their text."""
     while error is not None:
         number = error.errno if isinstance(error, OSError) else None
         named = re.search(r"os error (\d+)|\[Errno (\d+)\]", str(error))
@@ -124,21 +124,21 @@ def disk_full(error: BaseException | None) -> str:
 
 
 def read_json(path: Path, remedy: str = RESTORE, kinds: Kinds | None = None) -> dict[str, Any]:
-    """Return the JSON object in `path`, whose keys must have these types. Raises ConfigError."""
+    """Return the JSON object in `path`. Raises ConfigError if it cannot be read or does not match `kinds`."""
     return _read_object(path, json.loads, remedy, kinds)
 
 
 def read_yaml(path: Path, remedy: str = RESTORE, kinds: Kinds | None = None) -> dict[str, Any]:
-    """Return the YAML mapping in `path`, whose keys must have these types. Raises ConfigError."""
+    """Return the YAML mapping in `path`. Raises ConfigError if it cannot be read or does not match `kinds`."""
     return _read_object(path, yaml.safe_load, remedy, kinds)
 
 
 def read_jsonl(path: Path, remedy: str = RESTORE, kinds: Kinds | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON Lines file that is appended to, one per line; none if the file does not exist. The
-    file is read line by line, because the metrics of a long run do not fit into memory several times.
+    """Yield the objects of a JSON Lines file, one per line; none if the file does not exist. The file is read line by
+    line, because the metrics of a long run may need much memory.
 
-    An incomplete last line is dropped; it is left if the writing process is killed or still writing. Raises ConfigError
-    if any other line is not an object whose keys have these types.
+    An incomplete last line is dropped, because the writing process was killed or is still writing. Raises ConfigError
+    if any other line is not an object or does not match `kinds`.
     """
     fault, line = "", 0
     with reading(path, remedy):
@@ -159,8 +159,8 @@ def read_jsonl(path: Path, remedy: str = RESTORE, kinds: Kinds | None = None) ->
 
 
 def read_lines_backwards(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file from the last to the first, and read only as much as is asked for. A file that is
-    missing or cannot be read has no lines."""
+    """Yield the lines of a file from the last to the first, reading only as much of it as needed. Yields nothing if the
+    file is missing or cannot be read."""
     with suppress(OSError), path.open("rb") as file:
         position, rest = file.seek(0, os.SEEK_END), b""
         while position:
@@ -175,8 +175,8 @@ def read_lines_backwards(path: Path) -> Iterator[bytes]:
 def read_parquet(
     path: Path, remedy: str = RESTORE, *, columns: Sequence[str] | None = None, schema: Any = None
 ) -> pa.Table:
-    """Return the table in a Parquet file: those of `columns` that it has, or all; with `schema`, as these columns.
-    Raises ConfigError."""
+    """Return the table in a Parquet file, with those of `columns` that the file has (None: all), or with the columns
+    and types of `schema`. Raises ConfigError if it cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -211,13 +211,15 @@ def _read_object(path: Path, parse: Callable[[str], Any], remedy: str, kinds: Ki
 
 
 def _checked(found: Any, kinds: Kinds | None, where: str = "") -> dict[str, Any]:
-    """Return an object whose keys have these types. Raises ValueError for anything else."""
+    """Return `found`. Raises ValueError if it is not an object, or if a key is missing or of another type than in
+    `kinds`."""
     if not isinstance(found, dict):
-        raise ValueError(f"{where}it holds no object with named values")
+        raise ValueError(f"{where}it is not a mapping from names to values")
     for key, kind in (kinds or {}).items():
         if not isinstance(found.get(key), kind):
             value = " ".join(repr(found.get(key)).split())[:40]
-            raise ValueError(f"{where}{key} is {value}" if key in found else f"{where}{key} is missing")
+            fault = f"{key} is {value}, which has the wrong type" if key in found else f"{key} is missing"
+            raise ValueError(f"{where}{fault}")
     return found
 
 

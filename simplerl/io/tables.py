@@ -29,10 +29,10 @@ EMPTY = "-"
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number with the half-width of its 95 % interval (None: unknown) and its number of seeds (0: not ours).
+    """Holds a number with the half-width of its 95 % interval (None: unknown) and its number of seeds (0: published).
 
-    limits: the values that are possible. An interval that passes them is cut there and shown by its ends: 0.0 with a
-    half-width of 49.0 is not 0.0 ± 49.0 but 0.0 [0.0, 49.0]."""
+    limits: range of possible values. An interval that exceeds it is truncated and shown by its ends: for limits from 0,
+    a value of 0.0 with a half-width of 49.0 is not shown as 0.0 ± 49.0 but as 0.0 [0.0, 49.0]."""
 
     value: float
     half_width: float | None = None
@@ -40,14 +40,14 @@ class Quantity:
     limits: tuple[float, float] = (-math.inf, math.inf)
 
     def ends(self) -> tuple[float, float]:
-        """Return the ends of the interval; `half_width` is known."""
+        """Return the ends of the interval; `half_width` must be known."""
         assert self.half_width is not None
         return max(self.limits[0], self.value - self.half_width), min(self.limits[1], self.value + self.half_width)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Text, or a number that may have an interval; None shows as "-"."""
+    """Holds text, or a number that may have an interval; None is shown as "-"."""
 
     value: Quantity | str | None = None
     digits: int = 1  # after the decimal point
@@ -82,7 +82,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows of cells with a caption; rich prints it directly (`Console().print(table)`)."""
+    """Holds columns and rows of cells with a caption; rich prints it directly (`Console().print(table)`)."""
 
     name: str  # stem of file names and of the LaTeX label
     caption: str
@@ -96,7 +96,7 @@ class Table:
 
     @property
     def alignment(self) -> str:
-        """One letter, "l" or "r", for each column."""
+        """Return one letter, "l" or "r", for each column."""
         return self.align or "l" + "r" * (len(self.columns) - 1)
 
     def __rich__(self) -> RichTable:
@@ -104,7 +104,7 @@ class Table:
 
 
 def text_cells(values: Iterable[object]) -> list[Cell]:
-    """Return a row of text cells; None shows as "-"."""
+    """Return a row of text cells; None is shown as "-"."""
     return [Cell(None if value is None else str(value)) for value in values]
 
 
@@ -151,7 +151,7 @@ def markdown(table: Table) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Return `text` so that Markdown shows it literally: no link, image, HTML, code or emphasis, no end of a cell."""
+    """Escape `text` so that Markdown shows it literally, without links, images, HTML, code, emphasis or cell ends."""
     return re.sub(r"[`*\[\]<|]|\\(?=[!-/:-@\[-`{-~])", r"\\\g<0>", text)
 
 
@@ -198,9 +198,9 @@ _SCRIPTS = {"<super>": r"\textsuperscript", "<sub>": r"\textsubscript"}
 
 
 def escape_latex(text: str) -> str:
-    """Return `text` so that pdfLaTeX typesets it without further packages.
+    """Escape `text` so that pdfLaTeX typesets it without further packages.
 
-    Greek letters and common symbols become math; a character that has no equivalent is written as its code point."""
+    Greek letters and common symbols become math; a character without an equivalent is written as its code point."""
     return "".join(map(_escape_character, text)).replace("--", "-{}-")
 
 
@@ -220,7 +220,7 @@ def _escape_character(char: str) -> str:
 
 
 def latex(table: Table) -> str:
-    r"""Return a table environment; the document needs \usepackage{booktabs,graphicx}.
+    r"""Return the table as a LaTeX table environment; the document needs \usepackage{booktabs,graphicx}.
 
     Notes follow the caption, and a table wider than the line is scaled down to it."""
     lines = []
@@ -265,11 +265,11 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """Return the table for programs: numbers with six significant digits, and no bold, caption or notes.
+    """Return the table as CSV for programs: numbers with six significant digits, and no bold, caption or notes.
 
     A column X with numbers becomes "X", "X low" and "X high" (the 95 % interval, empty if unknown); if the number of
-    seeds differs from the row's in some cell (the cell has a remark), "X n" follows. Text that a spreadsheet would take
-    for a formula begins with an apostrophe."""
+    seeds differs from the row's in some cell (the cell has a remark), "X n" follows. Text that a spreadsheet would
+    treat as a formula gets a leading apostrophe."""
     columns = [[row[index] for row in table.rows] for index in range(len(table.columns))]
     numeric = [any(isinstance(cell.value, Quantity) for cell in column) for column in columns]
     remarked = [any(cell.remark for cell in column) for column in columns]

@@ -1,1 +1,1 @@
-"""The micro world: integer arithmetic that a tiny model can learn and RL can improve, on a laptop in minutes."""
+"""Provides the micro world: integer arithmetic that a tiny model learns and RL improves, on a laptop in minutes."""

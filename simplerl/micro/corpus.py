@@ -1,4 +1,4 @@
-"""Training corpus of the micro world's base model.
+"""Generates the training corpus of the micro world's base model.
 
 The corpus mixes the habits of a base model before RL: short step-by-step answers with a boxed result (and slips, that
 is, planted errors), long Python programs that state no answer, rambling without a box, and rarely a self-check. The
@@ -33,14 +33,14 @@ VERDICTS = ("same", "different")
 
 @dataclass(frozen=True)
 class Document:
-    """One text of the corpus: the model is trained on `answer`, given `prompt`."""
+    """Holds one text of the corpus: the model is trained on `answer`, given `prompt`."""
 
     prompt: str
     answer: str
     style: str
-    value: int | None = None  # of the expression
+    value: int | None = None  # value of the expression; None for a drill
     final: int | None = None  # the number that the answer ends with; None if it states none
-    slips: int = 0  # wrong values that the answer does not repair
+    slips: int = 0  # number of wrong values that the answer does not repair
     given: tuple[int, int] = (0, 0)  # a span of `answer` that is excluded from the loss
 
 
@@ -65,7 +65,8 @@ def guess(rng: Random, value: int) -> int:
 
 
 def _plan_slips(rng: Random, item: Expression) -> dict[int, int]:
-    """Choose wrong values for some steps (index -> value) such that every later result stays in range."""
+    """Choose the solution steps that get a guessed or wrong value, as {step index: value}, such that every result stays
+    in 0..LARGEST; {} if 20 attempts fail."""
     for _ in range(20):
         slips: dict[int, int] = {}
         for index in range(len(item.ops)):
@@ -90,7 +91,7 @@ def _answer_line(value: int, boxed: bool) -> str:
 
 
 def quick_answer(rng: Random, item: Expression, boxed: bool = True) -> Document:
-    """Return the steps with their slips and a boxed result, nothing checked."""
+    """Return an answer with the steps, including slips, and the result, without checking anything."""
     steps = item.steps(_plan_slips(rng, item))
     final = steps[-1][1]
     lines = [*(_step_line(i, *step) for i, step in enumerate(steps)), _answer_line(final, boxed)]
@@ -110,7 +111,7 @@ def comparison(new: int, old: int) -> str:
 
 
 def check_answer(rng: Random, item: Expression) -> Document:
-    """Return correct steps in which the hard product is written directly, then worked out, compared and repaired.
+    """Return an answer with a self-check: the hard product is written directly, then worked out, compared and repaired.
 
     Its first value is excluded from the loss, so that only quick answers determine how accurate first values are.
     """
@@ -194,12 +195,12 @@ def _drill_line(rng: Random) -> str:
 
 
 def drill(rng: Random) -> Document:
-    """Return three to five bare sums and comparisons in the form in which answers contain them."""
+    """Return three to five bare sums and comparisons, in the form that they have in answers."""
     return Document(DRILL_PROMPT, "\n".join(_drill_line(rng) for _ in range(rng.randint(3, 5))), DRILL)
 
 
 def _answer(rng: Random, item: Expression, template: str) -> Document:
-    """Return an answer in a random style, with the frequencies that belong to the question's wording."""
+    """Return an answer in a random style; the question's wording determines the frequencies of the styles."""
     _, steps, code, _ = WORDINGS[template]
     kind = rng.random()
     if kind < steps:

@@ -57,7 +57,7 @@ AttentionInterface.register("micro_float32", float32_attention)
 
 
 def new_model(seed: int) -> Qwen2ForCausalLM:
-    """Return the randomly initialised model."""
+    """Build the micro world's Qwen2 model with random weights, determined by `seed`."""
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=len(tokenizer.TOKENS),
@@ -83,7 +83,7 @@ def examples(seed: int) -> Iterator[tuple[list[int], list[int]]]:
     """Yield documents as (tokens, next-token targets with -100 where there is no loss), at most WIDTHS[-1] long.
 
     Most programs and half of the rambling answers are truncated after their first tokens, which saves time: the model
-    learns how often to start them from all of them, and how to continue from the others.
+    learns from all of them how often to start one, and from the complete ones how to continue.
     """
     rng = Random(f"cut-{seed}")
     truncated_fraction = {corpus.CODE: 0.8, corpus.RAMBLE: 0.5}
@@ -162,7 +162,7 @@ def train_step(model: Qwen2ForCausalLM, forward: Callable[..., Any], parts: list
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Pre-train the micro world's base model.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the model to")
-    parser.add_argument("--seed", type=int, default=0, help="of the initial weights and the corpus")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the initial weights and the corpus")
     parser.add_argument("--steps", type=int, default=2200, help="optimizer steps")
     parser.add_argument("--parts", type=int, default=6, help=f"micro-batches of {BATCH_TOKENS} tokens per step")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The micro world's tokenizer: a fixed vocabulary matched longest first, with bytes for all other text.
+"""Defines the micro world's tokenizer: a fixed vocabulary, matched longest first, with bytes for all other text.
 
 Each digit is a token, so that arithmetic is done digit by digit. The tokenizer is a Qwen2 tokenizer whose byte-level
 BPE has no merges and whose words are added tokens, because transformers uses that class for every model of type qwen2.
@@ -37,7 +37,7 @@ def _pattern_and_ids() -> tuple[re.Pattern[str], dict[str, int]]:
 
 
 def encode(text: str) -> list[int]:
-    """Return the token ids of an ASCII text, equal to the Hugging Face tokenizer's but without importing it."""
+    """Return the token ids of an ASCII text, the same as those of `build()`, without importing transformers."""
     pattern, ids = _pattern_and_ids()
     return [ids[token] for token in pattern.findall(text)]
 

@@ -1,10 +1,11 @@
-"""Problems of the micro world: integer arithmetic.
+"""Generates the problems of the micro world: integer arithmetic.
 
 A problem asks for the value of an expression with two or three of the operators + - *, e.g. `What is 23 + 59 * 78?`.
-Every intermediate result lies in 0..9999. 60 % of the expressions contain a *hard product*, of two 2-digit numbers.
+Every intermediate result lies in 0..9999. 60 % of the expressions contain a *hard product*, of two 2-digit numbers,
+neither of them a multiple of ten.
 
-Everything is a pure function of its seed. The splits are disjoint because a hash of the expression assigns it to one of
-them. The base model's training corpus is in `simplerl.micro.corpus`.
+Everything is a pure function of its seed. The splits are disjoint, because a hash of the expression decides to which
+split it belongs. The base model's training corpus is in `simplerl.micro.corpus`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ WORDINGS = {
 
 @dataclass(frozen=True)
 class Step:
-    """One operation on two integers in the evaluation of an expression."""
+    """Represents one operation on two integers in the evaluation of an expression."""
 
     a: int
     op: str
@@ -46,12 +47,12 @@ class Step:
 
     @property
     def hard(self) -> bool:
-        """Whether this is a product of two 2-digit numbers, neither of them a multiple of ten."""
+        """Return whether this is a product of two 2-digit numbers, neither of them a multiple of ten."""
         return self.op == "*" and all(10 < factor < 100 and factor % 10 for factor in (self.a, self.b))
 
     @property
     def memorised(self) -> bool:
-        """Whether the base model knows this hard product by heart: a factor ends in 1 or is below 15."""
+        """Return whether the base model has memorised this hard product: a factor ends in 1 or is below 15."""
         return any(factor % 10 == 1 or factor < 15 for factor in (self.a, self.b))
 
     def __str__(self) -> str:
@@ -60,11 +61,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Expression:
-    """Integers joined by operators, with at most one pair of brackets."""
+    """Represents integers joined by operators, with at most one pair of brackets."""
 
     numbers: tuple[int, ...]
     ops: tuple[str, ...]
-    bracket: tuple[int, int] | None = None  # around operands [start, stop)
+    bracket: tuple[int, int] | None = None  # (start, stop): brackets enclose the operands start to stop - 1
 
     def __str__(self) -> str:
         words = [str(number) for number in self.numbers]

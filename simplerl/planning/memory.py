@@ -34,7 +34,7 @@ GIB = 2**30
 FLOAT32, BFLOAT16 = 4, 2  # bytes
 ZERO3_LIVE_ELEMENTS = 1e9  # ZeRO-3 gathers at most this many (DeepSpeed's stage3_max_live_parameters)
 
-# Configurations that are needed often and then work offline.
+# Configurations of common models, so that they need no network.
 KNOWN: dict[str, PretrainedConfig] = {
     "Qwen/Qwen2.5-Math-7B": Qwen2Config(
         vocab_size=152064,
@@ -51,11 +51,11 @@ KNOWN: dict[str, PretrainedConfig] = {
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """Numbers of elements of a model's parameters and activations."""
+    """Holds the numbers of elements of a model's parameters and activations."""
 
     parameters: int  # all parameters; tied ones count once
     largest: int  # the largest parameter
-    output: int  # the output layer, which a critic does not have; 0 if tied
+    output: int  # elements of the output layer, which a critic does not have; 0 if tied
     hidden: int
     intermediate: int
     layers: int
@@ -64,7 +64,7 @@ class ModelSizes:
 
 @dataclass(frozen=True)
 class RoleMemory:
-    """Memory of one process of a role in bytes, by purpose, on the device and on the host."""
+    """Holds the memory of one process of a role in bytes, by purpose, on the device and on the host."""
 
     role: str
     processes: int
@@ -74,7 +74,7 @@ class RoleMemory:
 
 @dataclass(frozen=True)
 class SyncTraffic:
-    """Traffic and memory of one weight sync, in bytes."""
+    """Holds the traffic and memory of one weight sync, in bytes."""
 
     gathered: float  # received by each policy rank when ZeRO-3 gathers parameters
     sent: float  # received by each engine: the policy in the engine's precision
@@ -210,7 +210,7 @@ def main(overrides: list[str]) -> int:
         config = load(raw)
         backend = config.backend(config, None)  # starts no processes
         if not isinstance(backend, RayBackend):
-            raise ConfigError("the local backend has one device: choose a layout, such as backend=ray_6gpu.")
+            raise ConfigError("backend=local has no layout of devices: choose a Ray backend, such as backend=ray_6gpu.")
         layout = backend.layout
         hf_config = KNOWN.get(config.model.path) or load_hf_config(config.model)
     except ConfigError as error:

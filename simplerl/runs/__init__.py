@@ -1,1 +1,1 @@
-"""The folder of a run: configuration, checkpoints, metrics, responses, progress and tracking."""
+"""Manages the folder of a run: configuration, checkpoints, metrics, responses, progress and tracking."""

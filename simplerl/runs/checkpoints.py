@@ -1,4 +1,4 @@
-"""Checkpoints of a run: `<folder>/step_<step>`, complete if it holds state.json. A checkpoint is written atomically.
+"""Writes and verifies the checkpoints of a run, `<folder>/step_<step>`. They are written atomically, state.json last.
 
 state.json records the step, the state of the training loop, and size and digest of every file of the checkpoint. A
 checkpoint whose files differ from that record is refused, so that no run silently resumes from an edited config.json,
@@ -23,7 +23,7 @@ from simplerl.io.files import atomic_folder, read_json
 STATE = "state.json"  # in every complete checkpoint
 CHECKPOINT = re.compile(r"[.]?step_\d{6,}")  # with a leading dot: a checkpoint that was being written
 _KINDS = {"step": int, "state": dict | None, "files": dict, "digest": str}
-_HASHED_BYTES = 1 << 26  # of a larger file only the size is recorded
+_HASHED_BYTES = 1 << 26  # for larger files only the size is recorded
 
 
 def write_checkpoint(
@@ -62,7 +62,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def last_checkpoint(folder: Path, steps: int | None = None) -> tuple[Path | None, int]:
     """Return the newest complete checkpoint and its step, or (None, 0) if there is none. Raises ConfigError if its
-    files are not those that were saved, or its step exceeds the `steps` of the run."""
+    files have changed since it was saved, or if its step exceeds the `steps` of the run."""
     complete = checkpoints(folder)
     if not complete:
         return None, 0
@@ -70,14 +70,15 @@ def last_checkpoint(folder: Path, steps: int | None = None) -> tuple[Path | None
     step = verify_checkpoint(last)
     with loading_checkpoint(last):
         if int(last.name.partition("_")[2]) != step:
-            raise ConfigError(f"{STATE} is of step {step}")
+            raise ConfigError(f"{STATE} belongs to step {step}")
         if steps is not None and step > steps:
-            raise ConfigError(f"{STATE} is of step {step}, but the run has {steps} steps")
+            raise ConfigError(f"{STATE} belongs to step {step}, but the run has {steps} steps")
     return last, step
 
 
 def verify_checkpoint(checkpoint: Path) -> int:
-    """Return the step of a checkpoint. Raises ConfigError if one of its files has changed since it was saved."""
+    """Verify the files of a checkpoint and return its step. Raises ConfigError if one is missing or has changed since
+    it was saved."""
     with loading_checkpoint(checkpoint):
         record = read_json(checkpoint / STATE, kinds=_KINDS)
         digest = record.pop("digest")
@@ -93,7 +94,7 @@ def verify_checkpoint(checkpoint: Path) -> int:
 
 
 def saved_state(checkpoint: Path | None) -> dict[str, Any] | None:
-    """Return the state of the loop that was saved with a checkpoint, or None without one."""
+    """Return the training loop's state from a checkpoint; None if `checkpoint` is None or has no state."""
     return None if checkpoint is None else read_json(checkpoint / STATE, kinds=_KINDS)["state"]
 
 
@@ -101,7 +102,7 @@ def saved_state(checkpoint: Path | None) -> dict[str, Any] | None:
 def loading_checkpoint(checkpoint: Path | None) -> Iterator[None]:
     """Turn errors raised while a checkpoint is loaded into a ConfigError that names the checkpoint and the remedy.
 
-    With None (weights that are not from a checkpoint) errors pass unchanged.
+    If `checkpoint` is None (weights that are not from a checkpoint), errors pass unchanged.
     """
     try:
         yield

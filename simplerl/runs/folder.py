@@ -1,4 +1,4 @@
-"""The folder of a run: settings, environment, status, metrics, rollouts, evaluations and checkpoints.
+"""Writes the folder of a run: settings, environment, status, metrics, rollouts, evaluations and checkpoints.
 
     <root>/<label>-<hash>/
       config.yaml environment.json status.json summary.json
@@ -77,7 +77,7 @@ def run_folder(resolved: dict[str, Any], label: str, kind: str = "") -> Path:
 
 
 class Run:
-    """A run folder, locked by this process. If the folder exists, the run in it is resumed.
+    """Locks a run folder for this process and writes its files. If the folder exists, the run in it is resumed.
 
     kind: "" or "evaluation". inputs: digests of what the run reads, by name (`simplerl.data.inputs`).
     Raises ConfigError if the folder cannot be written, is in use, or holds a run with other settings or inputs."""
@@ -144,7 +144,7 @@ class Run:
 
     @property
     def changed(self) -> bool:
-        """Whether code, packages or reward function have changed since the last attempt."""
+        """Return whether code, packages, reward function or inputs have changed since the last attempt."""
         path = self.dir / "environment.json"
         return path.exists() and differ(read_json(path, AGAIN, _ENVIRONMENT_KINDS), self._environment())
 
@@ -181,7 +181,7 @@ class Run:
 
     def close(self, state: str, **more: Any) -> None:
         """Write the final status, close the tracker and unlock the folder. Unless the run has finished, a failure to
-        write the status, as on a full disk, must not hide why the run has ended."""
+        write the status (full disk) is ignored, because it would hide why the run ended."""
         with suppress(*(() if state == "finished" else (OSError, ConfigError))):
             self.set_status(state, **more)
         if self.tracker is not None:
@@ -194,8 +194,8 @@ class Run:
 
     @contextmanager
     def recorded(self, explain: Callable[[BaseException], str] = lambda _: "") -> Iterator[None]:
-        """Start an attempt, and record in status.json how the block ends. Stop signals are caught within it. If
-        `explain` knows the reason and the remedy of an error, they are raised as RunFailed."""
+        """Start an attempt, and record in status.json how the block ends. Stop signals are caught within it. An error
+        for which `explain` returns a sentence (reason and remedy) is raised as RunFailed with that sentence."""
         try:
             with self.catching_signals():
                 self.start()
@@ -215,7 +215,7 @@ class Run:
         self.close("finished")
 
     def already_finished(self) -> bool:
-        """Return whether the run is finished; then say so and unlock the folder."""
+        """Return whether the run is finished. If so, also log that and unlock the folder."""
         if not self.finished:
             return False
         logger.info("%s is already finished: nothing to do.", self.dir)
@@ -226,8 +226,8 @@ class Run:
 
     @contextmanager
     def catching_signals(self) -> Iterator[None]:
-        """Within the block, SIGTERM, SIGUSR2 and Ctrl-C only set `stop_signal`; `check_stop` and `interruptible` raise
-        `Interrupted` at safe points. A second Ctrl-C raises KeyboardInterrupt at once."""
+        """Make SIGTERM, SIGUSR2 and Ctrl-C only set `stop_signal` within the block, where `check_stop` and
+        `interruptible` raise `Interrupted` at safe points. A second Ctrl-C raises KeyboardInterrupt at once."""
 
         def handle(number: int, _: Any) -> None:
             if number == self.stop_signal == signal.SIGINT:

@@ -1,4 +1,4 @@
-"""What makes two runs the same: the settings that can change their numbers, and the inputs that they read."""
+"""Decides whether two runs are the same, from the settings that can change their numbers and the inputs they read."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ CHANGEABLE = ("backend", "sampler")  # groups that may differ when a run is resu
 
 
 def result_settings(resolved: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that can change the numbers of a run. Group stages are applied in the order in which they
-    are chosen, so that order is kept, in a list."""
+    """Return the settings that can change the numbers of a run. The stages in algorithm.shape become a list, because
+    their order matters."""
     kept = {key: value for key, value in resolved.items() if key not in NOT_HASHED}
     settings = _drop_keys(kept, result_neutral_keys())
     if "algorithm" in settings:
@@ -37,7 +37,8 @@ def _drop_keys(node: dict[str, Any], keys: set[str], prefix: str = "") -> dict[s
 
 
 def check_same_kind(known: str, kind: str, folder: Path) -> None:
-    """Raise ConfigError if a training run's folder is named for an evaluation, or the reverse."""
+    """Raise ConfigError if an evaluation would use the folder of a training run, or a training run that of an
+    evaluation."""
     if known != kind:
         names = {"": "a training run", "evaluation": "an evaluation"}
         raise ConfigError(f"run.dir={folder} holds {names[known]}, not {names[kind]}: choose another folder.")

@@ -64,15 +64,15 @@ class StepProgress:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure the block as the stage `name` of this step; blocks of the same name add up."""
+        """Measure the time of the block as the stage `name` of this step; blocks of the same name add up."""
         self._bar.update(self._row, description=f"{self.phase}: {name}")
         start = time.perf_counter()
         yield
         self._times[name] = self._times.get(name, 0.0) + time.perf_counter() - start
 
     def times(self) -> dict[str, float]:
-        """Return the seconds of each stage, and time/step: all since `begin` but evaluating and saving, so that
-        time/step + time/evaluate + time/save is the wall time."""
+        """Return the seconds of each stage, and time/step: the seconds since `begin` without evaluating and saving, so
+        that time/step + time/evaluate + time/save is the wall time."""
         stages = {f"time/{name}": seconds for name, seconds in self._times.items()}
         beside = sum(self._times.get(name, 0.0) for name in ("evaluate", "save"))
         return {**stages, "time/step": time.perf_counter() - self._begun - beside}

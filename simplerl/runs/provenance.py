@@ -1,4 +1,4 @@
-"""What produced the numbers of a run, and at what cost: code, packages, machine, and hours of GPUs and CPUs."""
+"""Records what produced the numbers of a run and their cost: code, packages, machine, and hours of GPUs and CPUs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ RENDERED_PROMPTS = "the rendered prompts (does the chat template contain the dat
 
 
 def differ(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Return whether environments differ in what can change the numbers; those of earlier versions have no inputs."""
+    """Return whether code, Python, packages, reward or inputs of two environments differ. Inputs are ignored if
+    `before` has none, because an earlier version wrote it."""
     keys = ("commit", "modified", "python", "packages", "reward")
     return any(before.get(key) != now[key] for key in keys) or bool(
         changed_inputs(before.get("inputs") or now["inputs"], now["inputs"])
@@ -29,7 +30,8 @@ def differ(before: dict[str, Any], now: dict[str, Any]) -> bool:
 
 
 def changed_inputs(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return the names of the inputs that differ. Prompts follow from the others, so they are named only if alone."""
+    """Return the names of the inputs that differ. The rendered prompts are made from other inputs, so they are named
+    only if nothing else differs."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return [name for name in names if name != RENDERED_PROMPTS] or names
 
@@ -64,7 +66,7 @@ def environment() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Usage:
-    """Hours used by earlier attempts, and the devices that this attempt has reserved since it began."""
+    """Holds the hours used by earlier attempts, and the devices that this attempt has reserved since it began."""
 
     gpu_hours: float
     cpu_hours: float
@@ -74,9 +76,9 @@ class Usage:
 
     @classmethod
     def after(cls, status: dict[str, Any]) -> Usage:
-        """Start an attempt, given the status.json of the previous one, or {}.
+        """Return the usage at the start of an attempt, from the status.json of the previous attempt ({}: none).
 
-        A killed attempt counts up to the last step that it logged.
+        The hours of a killed attempt count up to the last step that it logged.
         """
         gpus, cpus = reserved_devices()
         return cls(float(status.get("gpu_hours", 0)), float(status.get("cpu_hours", 0)), gpus, cpus)

@@ -1,4 +1,4 @@
-"""The table format of rollouts, used for rollouts/*.parquet and for an evaluation's samples.parquet."""
+"""Defines the table format of rollouts, used for rollouts/*.parquet and for an evaluation's samples.parquet."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ COLUMNS: dict[str, tuple[pa.DataType, Callable[[Rollout, Score], Any]]] = {
     "prompt": (pa.string(), lambda rollout, _: rollout.prompt.text),
     "response": (pa.string(), lambda rollout, _: rollout.text),
     "finish_reason": (pa.string(), lambda rollout, _: rollout.finish_reason),
-    "length": (pa.int32(), lambda rollout, _: len(rollout.token_ids)),  # of the response, stop token included
+    "length": (pa.int32(), lambda rollout, _: len(rollout.token_ids)),  # tokens of the response with its stop token
     "reward": (pa.float32(), lambda _, score: score.reward),
     "correct": (pa.bool_(), lambda _, score: score.correct),
     "status": (pa.string(), lambda _, score: score.status),
     "extracted": (pa.string(), lambda _, score: score.extracted),  # the answer found in the response; null: none
     "parts": (pa.string(), lambda _, score: json.dumps(score.parts)),  # components of the reward, as a JSON object
-    "tokens": (pa.list_(pa.int32()), lambda rollout, _: rollout.token_ids),  # of the response
-    "logprobs": (pa.list_(pa.float32()), lambda rollout, _: rollout.logprobs),  # of these, computed by the sampler
+    "tokens": (pa.list_(pa.int32()), lambda rollout, _: rollout.token_ids),  # token ids of the response
+    "logprobs": (pa.list_(pa.float32()), lambda rollout, _: rollout.logprobs),  # of `tokens`, from the sampler
 }
 SCHEMA = pa.schema([("step", pa.int32()), *((name, kind) for name, (kind, _) in COLUMNS.items())])
 

@@ -1,4 +1,4 @@
-"""Read status.json and the lock of a run folder, which `sweep.py` and other commands do without opening the run."""
+"""Reads status.json and the lock of a run folder for commands that do not open the run, such as `sweep.py`."""
 
 from __future__ import annotations
 

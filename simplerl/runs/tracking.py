@@ -1,6 +1,6 @@
 """Log metrics to Weights & Biases, with the names and steps of metrics.jsonl.
 
-A file of its own, although short, because it is all that depends on wandb.
+This short file is separate because it is the only one that depends on wandb.
 """
 
 from __future__ import annotations

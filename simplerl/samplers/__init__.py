@@ -1,4 +1,4 @@
-"""Samplers generate responses from the current policy weights: `local` (transformers weights) and `vllm`."""
+"""Defines the interface of samplers, which generate responses with the policy's weights: `local` and `vllm`."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def _has_onednn_bfloat16() -> bool:
 
 @dataclass
 class Layer:
-    """One transformer layer."""
+    """Holds the weights of one transformer layer."""
 
     qkv: Linear
     out: Linear
@@ -57,7 +57,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a checkpoint's attention, and the names of all its parameters."""
+    """Holds the sizes of a checkpoint's attention, and the names of all its parameters."""
 
     num_layers: int
     kv_heads: int
@@ -81,7 +81,7 @@ class Shape:
 
 @dataclass
 class Weights:
-    """All weights of a model in the decoder's layout."""
+    """Holds all weights of a model in the decoder's layout."""
 
     embedding: Tensor  # [V, H]
     layers: list[Layer]

@@ -1,4 +1,4 @@
-"""Decodes through the transformers model's own forward pass, for architectures that `llama` does not support."""
+"""Decodes with the transformers model's own forward pass, for architectures that `llama` does not support."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ class GenericDecoder:
 
 @contextmanager
 def _eval_mode(model: PreTrainedModel) -> Iterator[None]:
-    """Switch every module to eval mode, then restore each one's own mode.
+    """Switch every module to eval mode inside the block, then restore the mode of each.
 
-    `model.train()` would not do: with gradient checkpointing only some of the modules are in training mode.
+    `model.train()` would not restore it: with gradient checkpointing only some of the modules are in training mode.
     """
     training = [module for module in model.modules() if module.training]
     for module in training:

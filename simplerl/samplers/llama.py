@@ -29,7 +29,7 @@ _PREFILL_TOKENS = 8192  # padded tokens of one prefill forward pass
 
 
 def unsupported_feature(model: PreTrainedModel) -> str | None:
-    """Return what prevents this decoder from running the model, or None if it can."""
+    """Return the name of a feature of the model that this decoder does not support, or None if it can run the model."""
     config = model.config
     if config.model_type not in FAMILIES:
         return f"architecture {config.model_type}"
@@ -53,7 +53,7 @@ def _has_sliding_window(config: PreTrainedConfig) -> bool:
 
 @dataclass(frozen=True)
 class _PromptGrouping:
-    """Index tensors that group rows by their prompt, valid until rows are added or removed.
+    """Holds index tensors that group rows by their prompt, valid until rows are added or removed.
 
     Queries grouped by prompt are [prompts, kv heads, slots], slots being the largest number of rows of one prompt.
     """
@@ -98,7 +98,7 @@ class LlamaDecoder:
         self.prompt_of_row: list[int] = []  # [rows] index of the prompt
         self.first_column: list[int] = []  # [rows] column of the row's first generated token
         self.prompt_length: list[int] = []  # [prompts] tokens
-        self.column = 0  # that the next step writes
+        self.column = 0  # the column that the next step writes
         self._grouping: _PromptGrouping | None = None
         shape = (self.shape.num_layers, 0, self.kv_heads, 0, self.head_size)
         self.prompt_keys, self.prompt_values = (torch.zeros(shape, device=self.device) for _ in range(2))
@@ -108,7 +108,7 @@ class LlamaDecoder:
         self.cache = self.buffer[:0].view(self.shape.num_layers, 0, self.kv_heads, 2, 0, self.head_size)
 
     def _reserve(self, rows: int) -> None:
-        """Make room for this many rows in total and for one more column, keeping the cache's content."""
+        """Enlarge the cache for `rows` rows in total and for one more column, if needed, keeping its content."""
         allocated, columns = self.cache.shape[1], self.cache.shape[4]
         if rows <= allocated and self.column < columns:
             return

@@ -1,4 +1,4 @@
-"""`sampler=local`: generates responses in this process from a transformers model.
+"""Implements `sampler=local`, which generates responses in this process from a transformers model.
 
 A prompt is prefilled once for all its samples. The longest prompts start first, and rows that finish are replaced by
 waiting ones (continuous batching). Given the weights, a response depends only on (seed, step, problem id, sample
@@ -55,7 +55,7 @@ class Decoder(Protocol):
 
 @dataclass
 class _Row:
-    """A response being generated."""
+    """Holds a response that is being generated."""
 
     prompt: Prompt
     sample: int
@@ -68,7 +68,7 @@ class _Row:
 class LocalSampler:
     """Implements `simplerl.samplers.Sampler` with a transformers model.
 
-    precision: float32 or bfloat16, of the matrix products.
+    precision: dtype of the matrix products, float32 or bfloat16.
     max_rows: number of responses generated at the same time.
     max_cache_gib: limit on the key-value cache, computed as if every response had the maximum length.
     """
@@ -103,7 +103,8 @@ class LocalSampler:
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, stop: Stop, samples: int, seed: int, step: int
     ) -> Iterator[Rollout]:
-        """See `simplerl.samplers.Sampler`. Raises ConfigError if a prompt and its response can exceed the context."""
+        """Yield finished responses, as `simplerl.samplers.Sampler` requires. Raises ConfigError if a prompt is empty,
+        or if it and its response can exceed the context."""
         self._check_context(prompts, sampling)
         rule = self._stop_rule(stop)
         limit = self._row_limit(prompts, sampling)
@@ -131,7 +132,9 @@ class LocalSampler:
     def _check_context(self, prompts: Sequence[Prompt], sampling: Sampling) -> None:
         for prompt in prompts:
             if not prompt.token_ids:
-                raise ConfigError(f"problem {prompt.problem.id}: its prompt has no tokens: check its question.")
+                raise ConfigError(
+                    f"problem {prompt.problem.id} has an empty prompt: give it a question, or remove it from the data."
+                )
             if len(prompt.token_ids) + sampling.max_new_tokens > self.context:
                 raise ConfigError(
                     f"problem {prompt.problem.id}: its prompt has {len(prompt.token_ids)} tokens, which with "
@@ -173,7 +176,8 @@ class LocalSampler:
                 row.finish_reason = FINISH_LENGTH
 
     def _remove_finished(self, rows: Sequence[_Row]) -> list[_Row]:
-        """Return the unfinished rows, in the decoder too; gaps are filled from the end, so that little is copied."""
+        """Remove finished rows, also from the decoder, and return the others in their new order: gaps are filled from
+        the end, so that little is copied."""
         alive = sum(row.finish_reason is None for row in rows)
         tail = iter([i for i in range(alive, len(rows)) if rows[i].finish_reason is None])
         order = [i if rows[i].finish_reason is None else next(tail) for i in range(alive)]

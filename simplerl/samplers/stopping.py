@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from simplerl.types import Stop
 
-_EXTRA_TOKENS = 8  # decoded before the shortest window that could contain a stop string
+_EXTRA_TOKENS = 8  # decoded in addition to the shortest window that could contain a stop string
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Token sampling that is a pure function of the logits and of (seed, step, problem id, sample index, position).
+"""Samples tokens as a pure function of the logits and of (seed, step, problem id, sample index, position).
 
 Each response has a 64-bit seed. Its uniform random number at a position is the SplitMix64 output (Steele, Lea and
 Flood 2014) at that position of the stream with that seed, and the token is found by inverting the cumulative

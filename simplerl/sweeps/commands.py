@@ -53,7 +53,7 @@ def jobs_for(sweeps: Sequence[Sweep]) -> dict[str, QueuedJob] | None:
     try:
         return slurm.queued()
     except SlurmError as error:
-        print(f"{error} Runs that are queued or running there are shown as interrupted.", file=sys.stderr)
+        print(f"{error} Runs that are queued or running on SLURM are shown as interrupted.", file=sys.stderr)
         return None
 
 
@@ -93,7 +93,7 @@ def cancel(sweep: Sweep) -> int:
 
 
 def _stop_local_process(run: SweepRun) -> None:
-    """Send SIGTERM to the process that status.json names, if it really is the one that runs this folder."""
+    """Send SIGTERM to the process in status.json if it holds the lock of this run folder; otherwise print why not."""
     status = read_status(Path(run.folder))
     if status["host"] != socket.gethostname():
         print(f"{run.folder} runs on {status['host']}: cancel it there.")
@@ -105,8 +105,8 @@ def _stop_local_process(run: SweepRun) -> None:
 
 
 def runs_folder(pid: int, folder: Path) -> bool:
-    """Return whether a process of this machine runs our train.py and holds the lock of the run folder. The status.json
-    of a folder that came from elsewhere may name any process."""
+    """Return whether a process of this machine runs this project's train.py and holds the lock of the run folder. A
+    status.json copied from another machine may name any process."""
     process = Path("/proc") / str(pid)
     try:
         arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")[1:]
@@ -119,16 +119,24 @@ def runs_folder(pid: int, folder: Path) -> bool:
 
 
 def checked_command(sweep: Sweep, command: Sequence[str]) -> list[str]:
-    """Return the arguments of Python that repeat the command of a sweep. Raises ConfigError unless it is train.py of
-    this project, without hidden values: the sweep.json of a folder that came from elsewhere may hold any command."""
+    """Return the arguments for Python that repeat the command of a sweep. Raises ConfigError if they contain hidden
+    secrets or do not run this project's train.py, because a sweep.json from another source may hold any command."""
     script, *arguments = command
     if (Path(sweep.cwd) / script).resolve() != manifest.TRAIN:
-        raise ConfigError(f"{sweep.folder}/sweep.json: {script} is not {manifest.TRAIN}: start its command yourself.")
+        raise ConfigError(
+            f"{sweep.folder}/sweep.json: its program, {script}, is not {manifest.TRAIN}: run its command yourself."
+        )
     if not Path(sweep.cwd).is_dir():
-        raise ConfigError(f"{sweep.folder}/sweep.json: the folder {sweep.cwd} is missing: start the command elsewhere.")
+        raise ConfigError(
+            f"{sweep.folder}/sweep.json: the working directory of the sweep, {sweep.cwd}, no longer exists: create it "
+            f"(mkdir -p {sweep.cwd}) and resume the sweep again."
+        )
     if hidden := [argument for argument in arguments if HIDDEN in argument]:
         key = hidden[0].partition("=")[0]
-        raise ConfigError(f"{sweep.name}: the value of {key} was not stored: start the same command again with it.")
+        raise ConfigError(
+            f"{sweep.name}: the value of {key} was not stored, because it is a secret: start the same command again "
+            "with it."
+        )
     return [str(manifest.TRAIN), *arguments]
 
 
@@ -146,7 +154,7 @@ def resume(sweep: Sweep) -> int:
     if not commands:
         print("Nothing to resume: every run is finished, queued, running or left out.")
     status = 0
-    signal.signal(signal.SIGINT, lambda *_: None)  # on Ctrl-C the run saves and ends, and so do we
+    signal.signal(signal.SIGINT, lambda *_: None)  # on Ctrl-C the run saves and ends, which also ends this command
     for command in commands:
         again = checked_command(sweep, command)
         if not any(argument.startswith("hydra.sweep.dir=") for argument in again):

@@ -32,14 +32,14 @@ POLLS_WITHOUT_JOB = 3  # in a row, before an unfinished run counts as ended (its
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a sweep with its composed and resolved configuration."""
+    """Holds a run of a sweep with its composed and resolved configuration."""
 
     overrides: list[str]
     job: RunJob
 
 
 def plan_runs(loader: ConfigLoader, config: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[PlannedRun]:
-    """Compose each run and determine its label and folder. Raises ConfigError."""
+    """Compose each run and determine its label and folder."""
     runs = []
     for overrides in job_overrides:
         composed = loader.load_sweep_config(config, list(overrides))
@@ -68,7 +68,7 @@ def open_sweep(folder: Path, runs: Sequence[PlannedRun], launcher: str) -> tuple
 
 
 def _sweep_command(action: str, folder: Path) -> str:
-    """Return the command line of sweep.py for this sweep, which may not be under runs/."""
+    """Return the command line of sweep.py that applies `action` to this sweep, with --root if it is not under runs/."""
     if folder.parent.name != manifest.FOLDER:
         return f"python sweep.py {action} {folder}"
     root = folder.absolute().parent.parent
@@ -146,7 +146,8 @@ def _check(runs: Sequence[PlannedRun], resources: Resources | None = None) -> No
 def _submit(
     folder: Path, root: Path, runs: Sequence[PlannedRun], resources: Resources
 ) -> tuple[list[SweepRun], list[SweepRun]]:
-    """Submit the runs that need it. Returns the entries of all runs, and those of the submitted runs."""
+    """Submit the runs that are neither finished, queued nor running. Returns the sweep's entries of all runs, and those
+    of the submitted ones."""
     sweep, entries = open_sweep(folder, runs, "slurm")
     jobs, earlier = queued(), manifest.jobs_of(root)
     chosen: dict[str, tuple[SweepRun, RunJob]] = {}
@@ -187,8 +188,8 @@ def follow_runs(
     known_jobs: Mapping[str, Sequence[str]],
     query: Callable[[], dict[str, QueuedJob]] = queued,
 ) -> None:
-    """Print every change of state until all runs have ended. known_jobs: run folder -> job ids, from this and other
-    sweeps. Raises CompactHydraException if a run did not finish, or SLURM does not answer for `SLURM_TIMEOUT`
+    """Print every change of a run's state until all runs have ended. known_jobs: run folder -> job ids, from this and
+    other sweeps. Raises CompactHydraException if a run did not finish, or SLURM does not answer for `SLURM_TIMEOUT`
     seconds."""
     printed: dict[str, str] = {}
     names = manifest.labels(entries)
@@ -216,7 +217,8 @@ def follow_runs(
 
 
 def _queued_jobs(query: Callable[[], dict[str, QueuedJob]], poll_s: float) -> dict[str, QueuedJob]:
-    """Query SLURM, again and again while its controller restarts or is busy."""
+    """Query SLURM, repeatedly while its controller does not answer. Raises CompactHydraException after `SLURM_TIMEOUT`
+    seconds."""
     deadline = time.monotonic() + SLURM_TIMEOUT
     while True:
         try:
@@ -224,7 +226,7 @@ def _queued_jobs(query: Callable[[], dict[str, QueuedJob]], poll_s: float) -> di
         except SlurmError as error:
             if time.monotonic() > deadline:
                 raise CompactHydraException(
-                    f"SLURM does not answer ({error}); the jobs are not affected, only this command stops."
+                    f"SLURM does not answer ({error}); the jobs are not affected: see `python sweep.py status` later."
                 ) from error
             print(f"{time.strftime('%H:%M:%S')}  {error} Trying again.", flush=True)
         time.sleep(poll_s)

@@ -21,25 +21,25 @@ from simplerl.io.files import read_json, reading, write_text
 logger = logging.getLogger(__name__)
 FOLDER = ".sweeps"  # under run.root
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
-REMEDY = "remove it, and start the same command again with hydra.sweep.dir=FOLDER"
+REMEDY = "remove it, and run the sweep's command again with hydra.sweep.dir=FOLDER, where FOLDER is the sweep's folder"
 
 
 @dataclass
 class SweepRun:
     overrides: list[str]
     folder: str  # absolute path
-    command: list[str]  # sys.argv of the sweep; `sweep.py resume` runs no other program than train.py
+    command: list[str]  # sys.argv of the sweep; `sweep.py resume` runs it only if it is this project's train.py
     launcher: str  # local | slurm
     job: str | None = None  # SLURM id of the last submission
     log: str | None = None  # log file of that job
 
     def __post_init__(self) -> None:
-        """Hide passwords and access tokens. Raises ValueError if a value has another type, as in a foreign file."""
+        """Hide passwords and access tokens. Raises ValueError if a value read from a file has the wrong type."""
         lists = all(isinstance(x, list) and all(isinstance(y, str) for y in x) for x in (self.overrides, self.command))
         if not (lists and self.command and all(isinstance(x, str) for x in (self.folder, self.launcher))):
             raise ValueError("a run needs overrides, folder, command and launcher")
         if not all(isinstance(x, str | None) for x in (self.job, self.log)):
-            raise ValueError("job and log of a run are text")
+            raise ValueError("the job or log of a run is neither a string nor null")
         self.overrides, self.command = hide_in_overrides(self.overrides), hide_in_overrides(self.command)
 
 
@@ -76,7 +76,8 @@ def labels(runs: Sequence[SweepRun]) -> dict[str, str]:
 
 
 def read(folder: Path) -> Sweep:
-    """Return the sweep in a folder. Raises ConfigError if its sweep.json is damaged or not one of ours."""
+    """Return the sweep in a folder. Raises ConfigError if its sweep.json is damaged or was not written by this
+    project."""
     path = folder / "sweep.json"
     content = read_json(path, REMEDY, {"cwd": str, "created": str, "runs": list})
     with reading(path, REMEDY):
@@ -115,7 +116,7 @@ def find(name: str, root: Path) -> Sweep:
 
 
 def jobs_of(root: Path) -> dict[str, list[str]]:
-    """Return run folder -> ids of all jobs submitted for it by any sweep under `root`, which reads all their files."""
+    """Return run folder -> ids of all jobs submitted for it, from the sweep.json of every sweep under `root`."""
     jobs: dict[str, list[str]] = {}
     for sweep in all_sweeps(root):
         for run in sweep.runs:
@@ -125,6 +126,6 @@ def jobs_of(root: Path) -> dict[str, list[str]]:
 
 
 def submission_lock(root: Path) -> FileLock:
-    """Return the lock under which one process at a time checks which runs are queued and submits the others."""
+    """Return a file lock that lets one process at a time check which runs are queued and submit the others."""
     (root / FOLDER).mkdir(parents=True, exist_ok=True)
     return FileLock(root / FOLDER / ".lock")

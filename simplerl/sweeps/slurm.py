@@ -5,8 +5,8 @@ lack: a job that squeue no longer lists has ended, and its outcome is read from 
 
 We do not use hydra-submitit-launcher: it pickles Hydra's task function and composes the configuration again in the job,
 hides failed runs from SLURM (its jobs exit with status 0), asks only sacct whether jobs are alive, always waits for the
-jobs, and cannot run code of ours before a job is requeued. Here a job is the frozen configuration of a run
-(`simplerl.sweeps.slurm_job`).
+jobs, and cannot run the code that saves a checkpoint before a job is requeued. Here a job is the frozen configuration
+of a run (`simplerl.sweeps.slurm_job`).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 FIELDS = ("JobArrayID", "State", "Reason", "RestartCnt")  # queried from squeue
 FIELD_WIDTH = 64
-# Variables of the submitting job that would otherwise reach sbatch and srun of the new one. SLURM_CONF is kept: it
-# says where the cluster is.
+# Variables of a surrounding job that would otherwise change sbatch and srun of the submitted one. SLURM_CONF is kept,
+# because it locates the cluster.
 INHERITED_PREFIXES = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
 INHERITED_NAMES = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "RAY_ADDRESS")
 
@@ -40,7 +40,7 @@ class SlurmError(RuntimeError):
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """A job that squeue lists."""
+    """Describes a job that squeue lists."""
 
     id: str  # 12, or 12_3 for a task of an array
     state: str  # PENDING, RUNNING, COMPLETING ...
@@ -53,7 +53,7 @@ class QueuedJob:
 
 
 def queued() -> dict[str, QueuedJob]:
-    """Return all waiting and running jobs of this user by id. Raises SlurmError."""
+    """Return all waiting and running jobs of this user by id. Raises SlurmError if squeue fails."""
     columns = ",".join(f"{name}:{FIELD_WIDTH}" for name in FIELDS)
     lines = _run("squeue", "--noheader", "--array", "--me", f"--Format={columns}").splitlines()
     starts = [FIELD_WIDTH * number for number in range(len(FIELDS))]
@@ -62,14 +62,15 @@ def queued() -> dict[str, QueuedJob]:
 
 
 def being_preempted(job: str) -> bool:
-    """Return whether the job still runs, but SLURM has decided to preempt it (grace time). Raises SlurmError."""
+    """Return whether the job still runs, but SLURM has decided to preempt it (grace time). Raises SlurmError if
+    scontrol fails."""
     shown = _run("scontrol", "--oneliner", "show", "job", job)
     return "JobState=RUNNING" in shown and re.search(r"PreemptTime=\d", shown) is not None
 
 
 def cancel(jobs: Iterable[str]) -> None:
-    """Cancel jobs: SLURM sends SIGTERM, on which a run saves, and SIGKILL after the site's KillWait. Raises
-    SlurmError."""
+    """Cancel jobs: SLURM sends SIGTERM, on which a run saves, and SIGKILL after the site's KillWait. Raises SlurmError
+    if scancel fails."""
     _run("scancel", *jobs)
 
 
@@ -85,7 +86,7 @@ def _run(*command: str) -> str:
 
 @dataclass
 class Resources:
-    """The resources of one run; conf/hydra/launcher/slurm.yaml explains each."""
+    """Holds the resources of one run; conf/hydra/launcher/slurm.yaml explains each."""
 
     nodes: int = 1
     gpus_per_node: int | None = None
@@ -116,7 +117,8 @@ def check_backend(job: RunJob, resources: Resources) -> None:
 def submit(jobs: Sequence[RunJob], resources: Resources, name: str, folder: Path) -> list[tuple[str, str]]:
     """Submit the jobs as one array and return (job id, log file) of each, in the given order.
 
-    folder: for submitit's files; every node must be able to read it. Raises SlurmError if sbatch refuses."""
+    folder: for submitit's files; every node must be able to read it. Raises SlurmError if sbatch is missing or refuses
+    the jobs."""
     if shutil.which("sbatch") is None:
         raise SlurmError("sbatch is not installed here: submit from a login node, or omit hydra/launcher=slurm.")
     import submitit

@@ -1,6 +1,6 @@
 """Runs one training run inside a SLURM job, from its frozen configuration and without Hydra.
 
-Signals and what happens on each:
+The signals of a job are handled as follows:
 - SIGUSR2 (time limit or preemption; `--signal` of the job): submitit's own handler would exit at whatever line is
   executing, without saving. During a run `Run.catching_signals` therefore only records the signal; the run finishes its
   stage, saves and raises `Interrupted`; then submitit's handler is called here and requeues the job.
@@ -34,20 +34,20 @@ from simplerl.sweeps.slurm import being_preempted
 if TYPE_CHECKING:
     import submitit
 
-LOCK_PATIENCE = 120.0  # seconds for which a killed predecessor on another node may still hold the folder's lock
+LOCK_PATIENCE = 120.0  # seconds to wait for the folder's lock, which a killed process on another node may still hold
 
 
 @dataclass(frozen=True)
 class RunJob:
-    """The job that submitit pickles at submission and calls in every task."""
+    """Runs one training run as a job, which submitit pickles at submission and calls in every task."""
 
     raw: DictConfig  # the composed configuration without Hydra's own part
     label: str
     folder: Path
 
     def __call__(self) -> str:
-        """Run to the end and return the run folder; empty in tasks other than the first. Every failure ends the process
-        with a non-zero exit status."""
+        """Run the training run and return its folder. Tasks other than the first lend their node to it and return "".
+        Every failure ends the process with a non-zero exit status."""
         if allocation.rank() > 0:
             status = allocation.join_ray_cluster()
             if status:
@@ -56,7 +56,7 @@ class RunJob:
         # Set before torch is imported, which would otherwise use every core of the node.
         os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
         logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
-        logging.getLogger("submitit").propagate = False  # it has a handler of its own
+        logging.getLogger("submitit").propagate = False  # because submitit installs its own handler
         with allocation.driver_role():
             return self._run()
 

@@ -102,8 +102,8 @@ def last_line(path: Path) -> str:
 
 
 def last_row(path: Path, name: str) -> dict[str, Any]:
-    """Return the last line of metrics.jsonl that has this metric as a number, or {}. The file is read from its end,
-    because that of a long run is large; lines that are damaged or incomplete are skipped."""
+    """Return the last row of metrics.jsonl that has the metric `name` as a number, or {}. The file is read from its
+    end, because it may be large; damaged and incomplete lines are skipped."""
     key = json.dumps(name).encode()
     for line in read_lines_backwards(path):
         with suppress(ValueError, RecursionError):
