@@ -43,8 +43,8 @@ MISTAKES = {
     ),
     "type": (["train.steps=abc"], "train.steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),
     "grammar": (["algorithm=[ppo"], "no viable alternative at input '[ppo'"),
-    "true for a group": (["debug=true"], "A group takes the name of an option"),
-    "null for a group": (["reward=null"], "A group takes the name of an option, such as evals=none"),
+    "true for a group": (["debug=true"], "A group is set to the name of an option"),
+    "null for a group": (["reward=null"], "A group is set to the name of an option, such as evals=none"),
     "sweep and --cfg": (
         ["-m", "seed=0,1", "--cfg", "job"],
         "-m starts a sweep and --cfg shows the configuration of one run",
@@ -182,7 +182,7 @@ FILES: dict[str, tuple[dict[str, str], str]] = {
         "did you mean shape?",
     ),
     "reward too deep": ({"reward/mine": "reward:\n  _target_: simplerl.rewards.strict"}, "remove the line `reward:`"),
-    "bad indentation": ({"reward/mine": "_target_: a.b\n _partial_: true"}, "correct its indentation"),
+    "bad indentation": ({"reward/mine": "_target_: a.b\n _partial_: true"}, "correct its syntax"),
 }
 
 

@@ -55,7 +55,7 @@ def _plain(text: str) -> str:
 
 
 def parse_choice(text: str) -> Choice | None:
-    """Return the option that a normalised text chooses, or None if it is not one option."""
+    """Return the option that a normalised text chooses, or None if it does not state exactly one."""
     if len(text) > MAX_CHARACTERS:
         return None
     plain = _plain(text)
@@ -106,5 +106,5 @@ def statements(text: str) -> frozenset[int]:
 
 
 def offers_alternatives(answer: str) -> bool:
-    """Return whether an answer as written joins its items by "or"; several options are joined by "and"."""
+    """Return whether an unnormalised answer contains "or": then it offers alternatives instead of several options."""
     return re.search(r"\bor\b|或", answer) is not None

@@ -1,7 +1,7 @@
 """Compares a normalised answer with a normalised gold answer, structure by structure and value by value.
 
 `simplerl.rewards.equality` states the decisions that are implemented here. Per value the cheapest test comes first:
-exact numbers, equal strings, words, expressions at sample points, and math-verify for what is left.
+exact numbers, equal strings, words, expressions at sample points, and finally math-verify.
 """
 
 from __future__ import annotations
@@ -57,9 +57,8 @@ class Unfinished(Exception):
 
 @dataclass
 class Comparator:
-    """Compares one answer with one gold answer; in every method `a` is the answer and `g` the gold answer.
-
-    measured: gold answers are rounded measurements.
+    """Compares one answer with one gold answer: `verdict` compares the texts, every other method returns whether two of
+    their parts are equal. `a` is of the answer, `g` of the gold answer. measured: gold answers are measurements.
     """
 
     measured: bool
@@ -67,7 +66,8 @@ class Comparator:
     gold_unread: bool = False
 
     def verdict(self, answer: str, gold: str) -> Verdict:
-        """Compare two normalised texts. Raises Unfinished if the outcome depends on a math-verify call that failed."""
+        """Compare two normalised texts. Raises Unfinished if the outcome depends on a math-verify call that timed out
+        or failed."""
         if any(self.texts(answer, one) for one in gold_alternatives(gold)):
             return Verdict(EQUAL)
         if self.unfinished:
@@ -162,7 +162,7 @@ class Comparator:
         return self.in_order(theirs, mine) if swapped else self.in_order(mine, theirs)
 
     def items(self, a: Structure, g: Structure) -> bool:
-        """Compare two items of collections; a nested set equals only a nested set."""
+        """Return whether two elements of collections are equal; a set in a collection equals only another set."""
         nested = (isinstance(side, Unordered) and side.braces for side in (a, g))
         return len(set(nested)) == 1 and self.equal(a, g)
 
@@ -203,7 +203,8 @@ class Comparator:
         return len(a.sides) == 2 and _is_same_relation(a.sides, g.sides, positive=a.operators[0] != "!=")
 
     def matrices(self, a: Structure, g: Structure) -> bool:
-        """Compare two matrices cell by cell, or a row or column vector with a tuple."""
+        """Return whether two matrices are equal cell by cell, or a row or column vector equals a tuple. Nested lists
+        count as matrices too."""
         if isinstance(a, Matrix) and isinstance(g, Matrix):
             return len(a.rows) == len(g.rows) and all(self.in_order(x, y) for x, y in zip(a.rows, g.rows, strict=True))
         if (nested := _rows_of_lists(a if isinstance(g, Matrix) else g)) is not None:
@@ -275,7 +276,7 @@ class Comparator:
         return any(algebra.expressions_equal(a.value, value) for value in values)
 
     def by_math_verify(self, answer: str, gold: str) -> bool:
-        """Ask math-verify; remember a call that did not finish and a gold answer that nothing can parse."""
+        """Return math-verify's verdict; record a call that did not finish and a gold answer that no parser reads."""
         status = math_verify_status(answer, gold)
         self.gold_unread |= status == DIFFERENT and algebra.parse_or_none(gold) is None and is_unparseable(gold)
         if status in (TIMEOUT, FAILED):
@@ -284,13 +285,13 @@ class Comparator:
 
 
 def _percent_of_a_unit(a: Quantity, g: Quantity) -> bool:
-    """Return whether one side is a percentage and the other a length, an angle or another quantity with a unit."""
+    """Return whether exactly one side is a percentage and the value without "%" has a unit or a degree sign."""
     other = g if a.percent else a
     return a.percent != g.percent and bool(other.unit or DEGREES.search(other.value))
 
 
 def _rows_of_lists(structure: Structure) -> Matrix | None:
-    """Return [[1,2],[3,4]] as a matrix."""
+    """Return [[1,2],[3,4]] as a matrix; None for any other structure."""
     if not isinstance(structure, Ordered) or structure.opening != "[":
         return None
     rows = [item.items for item in structure.items if isinstance(item, Ordered) and item.opening in "[("]
@@ -322,7 +323,7 @@ def split_unit_after_bracket(text: str, gold: Quantity | None = None) -> str:
 
 
 def _resplit(structure: Structure, other: Structure) -> Structure:
-    """Read 1,100 as a list of two numbers if the other side is a list."""
+    """Return 1,100 as a list of two numbers if `other` is a list; return any other structure unchanged."""
     if isinstance(structure, Value) and isinstance(other, Unordered) and "," in structure.text:
         pieces, _ = split_outside_brackets(structure.text, frozenset(","))
         return Unordered(tuple(Value(piece) for piece in pieces))

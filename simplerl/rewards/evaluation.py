@@ -171,7 +171,7 @@ def constant_value(tree: Tree) -> Any:
 
 
 def is_unfinished_computation(tree: Tree) -> bool:
-    """Return whether the tree leaves arithmetic on given numbers undone, so that a policy could box the question.
+    """Return whether the tree contains variables or unfinished arithmetic, with which a policy could box the question.
 
     True for 16-3-4, 17*23, 3!, log_2 8 and 7+0x; false for 2^10 and sqrt(2)/2, which are ways to write a number.
     The root of a square counts as a number: sqrt(16) alone may mean 4, but sqrt(16)+1 is an undone sum.

@@ -1,7 +1,7 @@
-"""Converts what a reward function returned to the plain fields of a `Score`, or explains why that is impossible.
+"""Converts the value that a reward function returned to the plain fields of a `Score`, or raises UnusableScore.
 
-A reward may be any function of a user, so its values are converted where they arise: later stages store the reward as
-float32, write texts as UTF-8 and use the names of parts as metrics.
+A reward may be any function of a user, so the value is checked at once: later stages store the reward as float32, write
+texts as UTF-8 and use the names of parts as metrics.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FORMS = "return a simplerl.types.Score, a number, (number, bool), or a dict wit
 
 
 class UnusableScore(ValueError):
-    """A reward returned something that is not a score; the message says what."""
+    """Raised for a value that is not a score; the message states the fault and the allowed values."""
 
 
 def score_fields(value: Any, longest: int) -> tuple[float, bool, str, str | None, dict[str, float]]:
@@ -36,7 +36,7 @@ def score_fields(value: Any, longest: int) -> tuple[float, bool, str, str | None
     A number is the reward, and the answer counts as correct if it is positive. A pair (number, bool) is reward and
     correct. A dict has the keys of `Score`, of which only `reward` is required.
 
-    longest: characters that `extracted` may have. Raises UnusableScore.
+    longest: characters that `extracted` may have, if over MIN_EXTRACTED. Raises UnusableScore for any other value.
     """
     if isinstance(value, Score):
         fields: Mapping[Any, Any] = vars(value)
@@ -92,7 +92,8 @@ def _truth(value: Any) -> bool:
 
 
 def _text(name: str, value: Any, longest: int) -> str:
-    """Return a plain str, also of a `Response`."""
+    """Validate a text of a score and return it as a plain str, even if it is a `Response`. A number in `extracted` is
+    converted. Raises UnusableScore if it is not a string, is too long or is not valid Unicode."""
     if not isinstance(value, str):
         if name == "extracted" and isinstance(value, Real):
             return str(value)

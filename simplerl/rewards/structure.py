@@ -198,7 +198,7 @@ def _collection(pieces: tuple[str, ...], depth: int, *, open_sets: bool) -> Unor
 
 
 def _outward_brackets(text: str) -> str:
-    """Write ]2,5[ as (2,5)."""
+    """Return the text with intervals such as ]2,5[ written as (2,5)."""
     if "]" not in text[:1] and "[" not in text[-1:]:
         return text
     text = re.sub(r"\]([^\[\]]*,[^\[\]]*)\[", r"(\1)", text)
