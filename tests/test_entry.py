@@ -174,7 +174,7 @@ FILES: dict[str, tuple[dict[str, str], str]] = {
     ),
     "stage without a name": (
         {"algorithm/shape/mine": f"# @package algorithm\nshape:\n  {STAGE}"},
-        "a stage has a name",
+        "the shaping function has no name",
     ),
     "stage without a package": ({"algorithm/shape/mine": f"shape:\n  x:\n    {STAGE}"}, "write `# @package algorithm`"),
     "typo of the shape": (

@@ -40,7 +40,7 @@ POSITIONAL_ARGUMENTS = {
 
 
 def load(raw: DictConfig) -> Config:
-    """Return the composed configuration as typed, checked values. Raises ConfigError."""
+    """Return the composed configuration as typed, checked values. Raises ConfigError if it is invalid."""
     try:
         missing = sorted(OmegaConf.missing_keys(raw))
         if missing:
@@ -59,7 +59,8 @@ def load(raw: DictConfig) -> Config:
         check_functions(raw)
         config: Config = instantiate(raw, _convert_="object")
     except InterpolationResolutionError as error:
-        raise ConfigError(f"{error.full_key} cannot be resolved: {str(error).splitlines()[0]}.") from error
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{error.full_key} cannot be resolved ({reason}): set it to a value.") from error
     except InstantiationException as error:
         raise ConfigError(_import_error_message(error)) from error
     algorithm = config.algorithm
@@ -93,10 +94,10 @@ def _functions(raw: DictConfig) -> dict[str, int]:
 
 
 def check_nodes(raw: DictConfig) -> None:
-    """Refuse configured functions whose YAML is not `_target_` with `_partial_: true`. Raises ConfigError."""
+    """Raise ConfigError if the YAML of a configured function lacks `_target_` or `_partial_: true`."""
     if "_target_" in raw.algorithm.shape:
         file = option_file("algorithm.shape", raw.choices)
-        raise ConfigError(f"{file}: a stage has a name: nest `_target_` below `shape:` and below a name of its own.")
+        raise ConfigError(f"{file}: the shaping function has no name: nest `_target_` below `shape:` and a name.")
     for key in _functions(raw):
         node = OmegaConf.select(raw, key)
         if node is not None:
@@ -111,7 +112,7 @@ def _check_node(key: str, node: Any, raw: DictConfig) -> None:
                 f"{key}={node} is a value, but the parts of an algorithm are groups: write {path[0]}/{path[1]}={node}."
             )
         remedy = f"write reward@evals.reward={node}" if key == "evals.reward" else f"set {key}._target_ in a YAML file"
-        raise ConfigError(f"{key}={node} is a value, but names a function: {remedy}.")
+        raise ConfigError(f"{key}={node} is a value, but {key} must be a function: {remedy}.")
     file = option_file(key, raw.choices)
     if "_target_" not in node:
         last, keys = key.rsplit(".", 1)[-1], list(map(str, node))
@@ -134,8 +135,8 @@ def _check_node(key: str, node: Any, raw: DictConfig) -> None:
 
 
 def check_functions(raw: DictConfig) -> None:
-    """Check the keywords of all configured functions. Functions that need torch and transformers are imported last, so
-    that a bad keyword of a reward is refused at once. Raises ConfigError."""
+    """Raise ConfigError for an invalid keyword of a configured function. Functions that need torch and transformers are
+    imported last, so that an invalid keyword of a reward is reported at once."""
     for key, arguments in _functions(raw).items():
         node = OmegaConf.select(raw, key)
         if node is not None:
@@ -143,7 +144,7 @@ def check_functions(raw: DictConfig) -> None:
 
 
 def _check_function(key: str, function: Any, arguments: int) -> None:
-    """Check the keywords of one configured function, which Python itself would refuse only at the first call."""
+    """Raise ConfigError for a keyword of one configured function that its first call would refuse."""
     require(
         isinstance(function, partial),
         f"{key} must name a function by `_target_` and `_partial_: true`, not {function!r}.",
@@ -172,8 +173,8 @@ def _check_function(key: str, function: Any, arguments: int) -> None:
 
 
 def _check_reward_order(key: str, keywords: dict[str, Any], signature: inspect.Signature) -> None:
-    """Refuse a reward function whose parameter `correct` is not above its parameters `wrong` and `unboxed`, as far as
-    it has them."""
+    """Raise ConfigError if `correct` of a reward function is not greater than its `wrong` and `unboxed`. Parameters
+    that the function does not have are ignored."""
     defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
     scores = {name: value for name, value in (defaults | keywords).items() if isinstance(value, int | float)}
     for worse in {"wrong", "unboxed"} & scores.keys() if "correct" in scores else ():
@@ -193,7 +194,8 @@ def _parameter_types(function: Any) -> dict[str, Any]:
 
 
 def _check_value(key: str, value: Any, hint: Any) -> None:
-    """Check a number, string, boolean or choice against its type and bounds; values of other types pass."""
+    """Raise ConfigError if a number, string, boolean or choice does not fit its type hint and bounds; values with other
+    type hints are not checked."""
     if get_origin(hint) is Annotated:
         hint, *extras = get_args(hint)
         _check_value(key, value, hint)

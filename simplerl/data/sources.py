@@ -42,11 +42,11 @@ log = logging.getLogger(__name__)
 
 REQUIRED, OPTIONAL = ("question", "answer"), ("solution", "level", "id")
 COUNTS = ("rows", "bad", "other_level", "duplicates", "conflicts", "ungradable", "kept")
-LOGGED_ROWS = 3  # how many skipped or ungradable rows the log names
+LOGGED_ROWS = 3  # number of skipped and of ungradable rows that the log names
 
 
 class Problems(list[Problem]):
-    """A list of problems with statistics of the file they come from.
+    """Holds problems, as a list, and the statistics of the file that they come from.
 
     `report` has the numbers of rows, bad rows (skipped), rows of other levels (filtered out), duplicates (repeated
     questions), conflicts (duplicates with a different answer), ungradable rows (empty gold answer) and kept problems.
@@ -188,7 +188,7 @@ def _parse_rows(
 
     Raises ConfigError at the first unusable row, unless such rows are skipped, and if no problem is left.
 
-    on_bad_row: as in `load_problems`; "" raises where there is no such setting.
+    on_bad_row: as in `load_problems`; "" raises, for callers that have no such setting.
     """
     first_bad = ""
     found = 0
@@ -309,7 +309,7 @@ def _deduplicate(problems: Iterable[Problem], report: Counter[str], drop: bool) 
 def _finish(
     path: str, problems: list[Problem], report: Counter[str], shuffle_seed: int | None, limit: int | None
 ) -> Problems:
-    """Shuffle, limit, and log the counts."""
+    """Shuffle the problems, keep the first `limit`, log the counts, and return problems and counts."""
     if shuffle_seed is not None:
         random.Random(shuffle_seed).shuffle(problems)
     problems = problems[:limit]

@@ -26,7 +26,7 @@ MAX_TOY_VOCABULARY = 1000  # tokens; a larger tokenizer belongs to a real model
 
 @dataclass(frozen=True)
 class TrainingSchedule:
-    """The numbers of prompts, rollouts and optimizer steps of RL."""
+    """Holds the numbers of prompts, rollouts and optimizer steps of RL."""
 
     prompts: int  # usable training problems
     prompts_per_step: int
@@ -34,7 +34,7 @@ class TrainingSchedule:
     minibatch_size: int
     epochs: int
     steps: int  # rollout steps
-    passes: float | None = None  # passes over which learning rates are scheduled; None: over the steps
+    passes: float | None = None  # passes over which learning rates are scheduled; None: schedule over `steps`
 
     @property
     def rollouts(self) -> int:
@@ -80,20 +80,20 @@ class TrainingSchedule:
 
 @dataclass(frozen=True)
 class EvalSets:
-    """The rendered evaluation sets of a run, with prompt format and sampling parameters."""
+    """Holds the rendered evaluation sets of a run, with prompt format and sampling parameters."""
 
     prompts: dict[str, list[Prompt]]
     format: PromptFormat
     sampling: Sampling
-    # Ids of problems whose prompt leaves no room for a response. They are not sampled: their response is empty, or
-    # they are not in `prompts` either if `excludes_too_long`.
+    # Ids of problems whose prompt leaves no room for a response. They are not sampled: they get an empty response or,
+    # if `excludes_too_long`, are not in `prompts`.
     too_long: dict[str, list[str]] = field(default_factory=dict)
     excludes_too_long: bool = False
 
 
 @dataclass(frozen=True)
 class Task:
-    """Everything a run needs besides model weights."""
+    """Holds everything that a run needs besides model weights."""
 
     tokenizer: Any
     format: PromptFormat
@@ -111,8 +111,8 @@ class Task:
 
 
 def prepare_task(config: Config) -> Task:
-    """Load tokenizer and data, and render prompts. Raises ConfigError on settings that do not fit them; quick checks
-    come first."""
+    """Load the tokenizer and the data, and render the prompts. Raises ConfigError for settings that do not fit them;
+    quick checks come first."""
     check_model_available(config.model)
     tokenizer = load_tokenizer(config.model)
     _check_role_tokenizers(config, tokenizer)
@@ -250,7 +250,7 @@ def _context_hint(model: ModelConfig) -> str:
 
 
 def prepare_evals(config: Config, tokenizer: Any, context: int) -> EvalSets:
-    """Load and render the evaluation sets. Raises ConfigError if responses leave no room for prompts."""
+    """Load and render the evaluation sets. Raises ConfigError if no prompt of a set leaves room for a response."""
     format = _format(config.evals.prompt or config.prompt, config.model, tokenizer)
     sampling = Sampling(**vars(config.evals.sampling))
     prompts, too_long = {}, dict[str, list[str]]()
