@@ -1,4 +1,4 @@
-"""Shared entry point of the Hydra commands: compose a configuration, run it, report errors, set the exit status.
+"""Implements the Hydra commands: compose a configuration, run a command with it, report errors, set the exit status.
 
 Multi-line errors raised by Hydra are shortened to one sentence with a remedy.
 """

@@ -144,7 +144,7 @@ def _std(x: Tensor) -> Tensor:
 
 
 def _per_token(batch: Batch, advantages: Tensor) -> Batch:
-    """Set the advantage of every token to that of its response, [B] -> [B, T] float32."""
+    """Set the advantage of every response token to the advantage of its response, [B] -> [B, T] float32."""
     return batch.with_(advantages=advantages[:, None].float() * batch.mask)
 
 

@@ -58,8 +58,8 @@ def check_finite(value: Any, key: str = "") -> None:
 
 
 def numeric_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Yield (dotted key, value, metadata) of every field of a configuration, including nested ones; the metadata is
-    that of `simplerl.config.schema.setting`."""
+    """Yield (dotted key, value, metadata) of every field of a configuration, including nested ones. Metadata: as set by
+    `simplerl.config.schema.setting`."""
     for one in fields(config):
         value, key = getattr(config, one.name), f"{prefix}{one.name}"
         nested = value if isinstance(value, dict) else {}
@@ -72,7 +72,7 @@ def numeric_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, di
 
 
 def check_values(config: Config) -> None:
-    """Check bounds and combinations of settings; configured functions may still be uninstantiated `_target_` nodes."""
+    """Raise ConfigError for settings out of bounds or in conflict. Functions may still be uninstantiated nodes."""
     for key, value, metadata in numeric_fields(config):
         minimum = metadata.get("minimum")
         require(minimum is None or value is None or value >= minimum, f"{key}={value} must be at least {minimum}.")
@@ -232,7 +232,7 @@ def _rollout(config: Config) -> None:
 
 
 def check_fit(config: Config) -> None:
-    """Check that the parts of the algorithm fit each other and the other settings."""
+    """Raise ConfigError if the parts of the algorithm do not fit each other or train.samples_per_prompt."""
     algorithm = config.algorithm
     if algorithm.advantage is None:
         require(

@@ -70,8 +70,8 @@ def load(raw: DictConfig) -> Config:
 
 
 def _import_error_message(error: InstantiationException) -> str:
-    """Summarize why Hydra could not import a `_target_`. The reason is in the second line of the error's cause or, when
-    Hydra itself refuses the target, in the first sentence of its own message."""
+    """Return the message for a `_target_` that Hydra could not import. The reason is the second line of the error's
+    cause or, if Hydra itself refuses the target, the first sentence of the error."""
     key = re.search(r"full_key: (.+)", str(error))
     target = re.search(r"'([\w.]+)'", str(error))
     setting = f"{key[1] if key else 'node'}._target_={target[1] if target else '?'}"

@@ -1,4 +1,4 @@
-"""Keep passwords and access tokens out of what a run writes.
+"""Keep passwords and access tokens out of the files and logs of a run.
 
 A setting such as `+reward.api_key=...` reaches the function that needs it, but neither the name of the run folder nor
 config.yaml, sweep.json, results.json or Weights & Biases. A secret is recognized by the last part of its key. Prefer

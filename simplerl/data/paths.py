@@ -130,7 +130,7 @@ def _split_of(name: Path) -> str | None:
 
 
 def _check_complete(folder: Path, names: list[Path]) -> None:
-    """Refuse shards of which some are missing, if their names state the number of shards."""
+    """Raise ConfigError if there are fewer shards than their names state, such as 00000-of-00002."""
     counts = {int(found[1]) for name in names if (found := re.search(r"-\d+-of-(\d+)\.", name.name))}
     if counts and max(counts) > len(names):
         raise ConfigError(

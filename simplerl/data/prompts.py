@@ -116,7 +116,8 @@ class PromptFormat:
         return self._chat(problem)
 
     def _chat(self, problem: Problem) -> str:
-        """Return the prompt that the model's chat template renders, on the day `prompt.date`."""
+        """Return the prompt that the model's chat template renders, on the day `prompt.date`. Raises ConfigError if the
+        template raises."""
         system = self.config.system if problem.system is None else problem.system
         messages = [{"role": "user", "content": fill(self.config.user, question=problem.question)}]
         if system is not None:

@@ -225,7 +225,8 @@ def _complete_rows(text: str) -> int:
 
 
 def _rows_in_object(path: Path, content: dict[str, Any]) -> list[Any]:
-    """Return the rows of a JSON object: its columns ({"question": [...], ...}), its only list of objects, or itself."""
+    """Return the rows of a JSON object: its columns ({"question": [...], ...}), its only list of objects, or itself.
+    Raises ConfigError if it holds several lists of objects."""
     columns = {key: list(value.values()) if isinstance(value, dict) else value for key, value in content.items()}
     nested = all(isinstance(value, dict) for value in content.values())
     flat = all(isinstance(value, list) for value in content.values()) and not any(map(is_chat, content.values()))

@@ -113,7 +113,8 @@ def _task(config: Config) -> Task:
 
 
 def compare_prompts(config: Config) -> None:
-    """Warn if a run's checkpoint is evaluated with another prompt than in training, which may change the results."""
+    """Log a warning if a run's checkpoint is evaluated with a different prompt than in training, which may change the
+    results."""
     for folder in Path(config.model.path).resolve().parents:
         trained = folder / "config.yaml"
         if (folder / "status.json").exists() and trained.exists():

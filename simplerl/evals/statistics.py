@@ -44,7 +44,7 @@ class Interval:
 
 
 def _as_matrix(values: ArrayLike) -> Array:
-    """Return values as [N, S] float64; a vector [N] has one sample per item."""
+    """Return values as [N, S] float64; a vector [N] has one sample per item. Raises ValueError for other shapes."""
     array = np.asarray(values, dtype=np.float64)
     array = array[:, None] if array.ndim == 1 else array
     if array.ndim != 2 or array.size == 0:
@@ -176,7 +176,7 @@ def pass_at_k(samples: int, correct: ArrayLike, k: int) -> Array:
     """Return [N] unbiased estimates of pass@k, the probability that at least one of k samples is correct.
 
     correct: [N] numbers c of correct samples among n = `samples` of each item. The estimate is
-    1 - C(n - c, k) / C(n, k) (Chen et al. 2021, equation 1).
+    1 - C(n - c, k) / C(n, k) (Chen et al. 2021, equation 1). Raises ValueError unless 1 <= k <= n.
     """
     if not 1 <= k <= samples:
         raise ValueError(f"k={k} must be between 1 and the number of samples, {samples}")

@@ -79,7 +79,7 @@ def _find(function: str) -> Callable[..., Any]:
 
 @lru_cache(maxsize=8)
 def _accepted(call: Callable[..., Any], names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return those of `names` that a function has parameters for."""
+    """Return the names that are parameters of a function; all `names` if it has **keywords."""
     parameters = inspect.signature(call).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return names

@@ -27,7 +27,7 @@ class PackedResponse(NamedTuple):
 
 
 class Message(NamedTuple):
-    """Holds a message of a grading process, with the numbers by which the supervisor checks that it expects it."""
+    """Holds a message of a grading process; the supervisor checks `pid` and `number` to refuse unexpected messages."""
 
     pid: int  # of the sender: a process that a reward forked also holds the connection
     number: int  # of the answer, counted from 0 since the process started

@@ -28,7 +28,7 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 
 @dataclass(frozen=True)
 class Decoration:
-    """Holds what is around the value of a gold answer, the value, and whether the plain value is graded as correct."""
+    """Holds the kind of a gold answer's decoration, the plain value, and whether that is graded as correct."""
 
     kind: str
     value: str

@@ -51,7 +51,7 @@ def compare(answer: str, gold: str, *, rule: str = "math_verify", source: str = 
 def judge(
     answer: str, gold: str, *, rule: str = "math_verify", source: str = "", environment: Environment = "training"
 ) -> Verdict:
-    """Compare as `compare` does, and also report whether the gold answer could be read.
+    """Return the `Verdict` on an answer: the status as by `compare`, and whether no parser could read the gold answer.
 
     environment: installed packages whose parser rule=qwen_train imitates, see `simplerl.rewards.qwen`.
     """
@@ -69,7 +69,7 @@ def judge(
 
 
 def is_readable(gold: str, *, rule: str = "math_verify", source: str = "") -> bool:
-    """Return whether a gold answer can be compared at all, tried with a copy of itself in other spacing."""
+    """Return whether a gold answer can be compared: whether it equals a copy of itself with spaces around it."""
     try:
         return _judge(f" {gold} ", gold.strip(), rule, source, "training").status == EQUAL
     except (Unfinished, ArithmeticError, LookupError, RecursionError, TypeError, ValueError):

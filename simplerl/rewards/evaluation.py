@@ -1,4 +1,4 @@
-"""Evaluates expression trees exactly where possible, and recognises arithmetic that an answer left undone.
+"""Evaluates expression trees, exactly if possible, and recognises arithmetic that an answer left undone.
 
 Rational arithmetic stays in `Fraction`; everything else is computed by mpmath to DIGITS digits. Powers, factorials and
 function arguments are bounded, so that no expression of a model can make an evaluation slow or large.
@@ -207,7 +207,7 @@ def _is_rational_value(tree: Tree) -> bool:
 
 
 def _adds_rationals(tree: Tree) -> bool:
-    """Return whether rational numbers are added, or multiplied other than by a power of ten, anywhere in the tree."""
+    """Return whether any node adds rational numbers or multiplies them, except by a power of ten."""
     for node in nodes(tree):
         numbers = [part for part in node[1:] if _is_rational(part)] if node[0] in ("add", "mul") else []
         if len(numbers) > 1 and node[0] == "add" and not _is_mixed_number(node):

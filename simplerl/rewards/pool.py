@@ -151,7 +151,7 @@ class Grader:
         """Return (score, seconds in the reward function) of each (response, problem), in order.
 
         Raises ConfigError if the reward cannot be used: it fails or times out on every answer, times out on many
-        answers in a row, or takes too long altogether.
+        answers in a row, or takes too long in total. Raises RuntimeError if the Grader is not open.
         """
         if not self._threads[0].is_alive() and self._failure is None:
             raise RuntimeError("A Grader has no workers outside its context: use `with Grader(...) as grader:`.")
@@ -280,8 +280,7 @@ def check_reward(
 ) -> None:
     r"""Call a user's reward once, in a worker process, with the gold answer of `problem` in a \boxed{}.
 
-    Raises ConfigError if it returns no usable score. The rewards in MATH_REWARDS are not called. `tokens`: of
-    `made_up_response(problem)`.
+    Raises ConfigError if it returns no usable score. Skips MATH_REWARDS. tokens: of `made_up_response(problem)`.
     """
     if _function(reward) in MATH_REWARDS:
         return

@@ -191,7 +191,7 @@ def _part_by_part(a: str, g: str, depth: int) -> bool:
 
 
 def _readable_prefix(text: str) -> str:
-    """Return the beginning of a text up to where the published parser stops: a comma, \\text, an unmatched bracket."""
+    """Return the part of a text before the published parser stops: at a comma, \\text or an unmatched bracket."""
     depth = 0
     for i, character in enumerate(text):
         depth += (character in "([{") - (character in ")]}")

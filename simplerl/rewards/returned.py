@@ -31,7 +31,7 @@ class UnusableScore(ValueError):
 
 
 def score_fields(value: Any, longest: int) -> tuple[float, bool, str, str | None, dict[str, float]]:
-    """Return the fields of a `Score`, as plain values, from what a reward function returned.
+    """Return the fields of a `Score`, as plain values, given the value that a reward function returned.
 
     A number is the reward, and the answer counts as correct if it is positive. A pair (number, bool) is reward and
     correct. A dict has the keys of `Score`, of which only `reward` is required.
@@ -65,7 +65,8 @@ def _kind(value: Any) -> str:
 
 
 def _number(name: str, value: Any) -> float:
-    """Return a plain float. Accepts numbers of NumPy, and arrays and tensors of one element."""
+    """Return a number as a plain float, also one of NumPy or an array or tensor of one element. Raises UnusableScore if
+    it is not a number, not finite or above MAX_NUMBER in size."""
     number = value if type(value) is float else _convert(name, value)
     if not abs(number) <= MAX_NUMBER:  # also if it is NaN
         raise UnusableScore(f"the score's {name} is {number!r}; it must be finite and at most {MAX_NUMBER:g} in size")
@@ -83,7 +84,7 @@ def _convert(name: str, value: Any) -> float:
 
 
 def _truth(value: Any) -> bool:
-    """Return a plain bool. Accepts 0, 1 and the booleans of NumPy and PyTorch."""
+    """Return 0, 1 or a boolean, also of NumPy or PyTorch, as a plain bool. Raises UnusableScore for other values."""
     if value is True or value is False:
         return bool(value)
     if not isinstance(value, SupportsFloat) or _number("correct", value) not in (0.0, 1.0):

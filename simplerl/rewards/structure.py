@@ -304,7 +304,7 @@ def _parse_relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: i
 
 
 def is_label(text: str, *, gold: bool) -> bool:
-    """Return whether a left side only names what is asked for: x, f(x), S_{n}, (x, y), AB, \\text{Area}.
+    """Return whether a left side only names the quantity that follows: x, f(x), S_{n}, (x, y), AB, \\text{Area}.
 
     In a gold answer it must be one name. In an answer it may also be a sum or product of names (m+n = 371) without
     numbers: 2x+z = 1 is an equation and not the value 1.
