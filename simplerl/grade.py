@@ -74,9 +74,10 @@ def command_parser(command: str, files: str, description: str, settings_help: st
 def parse_command(
     parser: argparse.ArgumentParser, arguments: list[str]
 ) -> tuple[argparse.Namespace, dict[str, Any], dict[str, Any]]:
-    """Return the parsed options (`columns`: names by field), the settings of the Grader, and all other settings.
+    """Parse the arguments. Returns the options, the settings of the Grader, and all other settings.
 
-    Settings (key=value) may be anywhere among the arguments. Raises ConfigError for an invalid setting.
+    Settings (key=value) may be anywhere among the arguments; `options.columns` has those of columns.KEY. Raises
+    ConfigError for an invalid setting.
     """
     words = [word for word in arguments if _is_setting(word)]
     options = parser.parse_args([word for word in arguments if word not in words])
@@ -109,7 +110,7 @@ def parse_command(
 
 
 def _is_setting(word: str) -> bool:
-    """Return whether an argument is KEY=VALUE, rather than a file in a run's folder, whose name contains "="."""
+    """Return whether an argument is KEY=VALUE and not a path that contains "=", such as that of a run folder."""
     place = Path(word)
     is_file = place.exists() or (len(place.parts) > 1 and place.parent.is_dir())
     return re.match(r"\+?[A-Za-z_][\w.]*=", word) is not None and not is_file
@@ -205,7 +206,7 @@ def as_json_line(row: Mapping[str, Any]) -> str:
 
 
 def check_writable(path: Path, source: Path) -> Path:
-    """Return `path` if a file can be written there; called before the work starts.
+    """Check, before the work starts, that a file can be written at `path`, and return `path`.
 
     Raises ConfigError if the folder is missing or read-only, or if the path is a folder or the input file `source`.
     """

@@ -261,7 +261,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "function that Hydra refuses": (
         ["reward._target_=os.system"],
         "reward._target_=os.system is refused: Target 'os.system' is blocklisted because it allows config data to "
-        "control executable behavior or belongs to an execution-capable target family.",
+        "control executable behavior or belongs to an execution-capable target family; name another function.",
     ),
     "device": (["run.device=gpu"], "run.device=gpu is unknown: choose auto, cpu or cuda"),
     "a word for a limit": (

@@ -169,7 +169,7 @@ def group_relative(batch: Batch, *, std: Literal["group", "batch", "none"] = "gr
 
 def rloo(batch: Batch) -> Batch:
     """Estimate advantages as return minus the mean return of the other samples of the prompt (RLOO,
-    arXiv:2402.14740). A group of one has no baseline."""
+    arXiv:2402.14740). The baseline of a group of one is 0."""
     total = rollout_returns(batch)
     return _per_token(batch, total - _others_mean(total, batch.group))
 

@@ -37,16 +37,17 @@ def icepop(batch: Batch, *, low: Positive = 0.5, high: Positive = 5.0) -> tuple[
 
 
 def sequence_mask(batch: Batch, *, low: Positive = 0.5, high: Positive = 2.0) -> tuple[Batch, dict[str, float]]:
-    """Drop responses whose geometric mean of w = pi_old / pi_sampler is outside [low, high]; the others keep their
-    advantages. All rows still count in the aggregation of the loss."""
+    """Set the advantages to 0 in responses whose geometric mean of w = pi_old / pi_sampler is outside [low, high]. All
+    rows still count in the aggregation of the loss."""
     log_weight = _log_weights(batch)
     mean = _exp(log_weight.sum(-1) / batch.mask.sum(-1).clamp(min=1))
     return _reweighted(batch, ((mean >= low) & (mean <= high)).float()[:, None] * batch.mask)
 
 
 def off_policy_mask(batch: Batch, *, limit: Positive = 0.5) -> tuple[Batch, dict[str, float]]:
-    """Drop responses with a negative advantage whose mean log(pi_sampler / pi_old) exceeds `limit`, in nats: the policy
-    has already moved away from them (off-policy sequence masking, DeepSeek-V3.2, arXiv:2512.02556)."""
+    """Set the advantages to 0 in responses with a negative advantage whose mean log(pi_sampler / pi_old) exceeds
+    `limit`, in nats: the policy has already moved away from them (off-policy sequence masking, DeepSeek-V3.2,
+    arXiv:2512.02556)."""
     assert batch.advantages is not None
     mean = -_log_weights(batch).sum(-1) / batch.mask.sum(-1).clamp(min=1)
     dropped = (batch.advantages.sum(-1) < 0) & (mean > limit)

@@ -121,9 +121,9 @@ def _sequence_mean(x: Tensor, batch: Batch) -> Tensor:
 
 
 def gmpo(output: TokenOutput, batch: Batch, *, clip_low: Positive = 0.4, clip_high: Positive = 0.4) -> LossOutput:
-    """Compute the loss of the geometric mean of clipped token ratios (GMPO, arXiv:2507.20673): log-ratios are
-    clipped to [-clip_low, clip_high] on the side that the advantage pushes to, and averaged over the response. Every
-    token carries the response's loss, so aggregation must be sequence_mean."""
+    """Compute the loss of the geometric mean of clipped token ratios (GMPO, arXiv:2507.20673): log-ratios are clipped
+    to at most clip_high for a positive advantage and to at least -clip_low for a negative one, then averaged over the
+    response. Every token carries the response's loss, so aggregation must be sequence_mean."""
     assert batch.advantages is not None and batch.logprobs is not None
     ratio = Ratio.of(output, batch)
     log_ratio, sign = output.logprobs - batch.logprobs, batch.advantages.sign()
@@ -184,7 +184,7 @@ def dppo_kl(
 
 
 def _masked_gradient(output: TokenOutput, batch: Batch, kept: Tensor, max_ratio: float) -> LossOutput:
-    """Return -A * sg(min(ratio, max_ratio)) * log pi of the tokens that are `kept` [b, T]."""
+    """Return the loss -A * sg(min(ratio, max_ratio)) * log pi, 0 where not `kept` [b, T], and the metrics."""
     assert batch.advantages is not None
     ratio = Ratio.of(output, batch)
     weight = ratio.value.detach().clamp(max=max_ratio) * kept

@@ -77,11 +77,11 @@ def _import_error_message(error: InstantiationException) -> str:
     setting = f"{key[1] if key else 'node'}._target_={target[1] if target else '?'}"
     if error.__cause__ is None:
         message = " ".join(str(error).partition("\nfull_key:")[0].split())
-        return f"{setting} is refused: {re.split(r'[.] ', message)[0].rstrip('.')}."
+        return f"{setting} is refused: {re.split(r'[.] ', message)[0].rstrip('.')}; name another function."
     reason = str(error.__cause__).strip().splitlines()[:2][-1]
     extra = re.search(r"No module named '(ray|deepspeed|vllm)", reason)
-    remedy = " Install the extra: pip install -e '.[cpu]', or '.[gpu]'." if extra else ""
-    return f"{setting} cannot be imported: {reason}.{remedy}"
+    remedy = "install the extra: pip install -e '.[cpu]', or '.[gpu]'" if extra else "correct the name or its module"
+    return f"{setting} cannot be imported ({reason.rstrip('.')}): {remedy}."
 
 
 def _functions(raw: DictConfig) -> dict[str, int]:
@@ -97,7 +97,7 @@ def check_nodes(raw: DictConfig) -> None:
     """Raise ConfigError if the YAML of a configured function lacks `_target_` or `_partial_: true`."""
     if "_target_" in raw.algorithm.shape:
         file = option_file("algorithm.shape", raw.choices)
-        raise ConfigError(f"{file}: the shaping function has no name: nest `_target_` below `shape:` and a name.")
+        raise ConfigError(f"{file}: the shaping function has no name: nest `_target_` below `shape:` and `NAME:`.")
     for key in _functions(raw):
         node = OmegaConf.select(raw, key)
         if node is not None:
@@ -144,7 +144,7 @@ def check_functions(raw: DictConfig) -> None:
 
 
 def _check_function(key: str, function: Any, arguments: int) -> None:
-    """Raise ConfigError for a keyword of one configured function that its first call would refuse."""
+    """Raise ConfigError for an unknown, missing or invalid keyword of one configured function."""
     require(
         isinstance(function, partial),
         f"{key} must name a function by `_target_` and `_partial_: true`, not {function!r}.",

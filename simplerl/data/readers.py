@@ -86,7 +86,7 @@ def location_of(path: str | Path, number: int) -> str:
 
 
 def _reported(file: Path, rows: Iterator[Row]) -> Iterator[Row]:
-    """Yield the rows of a reader, and report its exceptions as ConfigError."""
+    """Yield the rows of a reader. Its exceptions become a ConfigError that names the file and the last row read."""
     number = 0
     try:
         for number, row in rows:

@@ -61,7 +61,8 @@ def read_responses(path: Path, columns: Mapping[str, str], *, bare: bool) -> lis
 
 
 def _find_columns(path: Path, rows: Sequence[Mapping[str, Any]], named: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the names under which each column is looked up. Raises ConfigError if no row has a response or answer."""
+    """Return the column names to look up for each key of COLUMNS. Raises ConfigError if no row has a response, or no
+    row an answer."""
     found = {key: [name for name in names if name in USED_UNNAMED] for key, names in COLUMNS.items()}
     found |= {key: [name] for key, name in named.items()}
     present = list(dict.fromkeys(name for row in rows for name in row))

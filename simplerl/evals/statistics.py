@@ -60,7 +60,7 @@ def _percentile_interval(mean: float, resampled: Array) -> Interval:
 
 
 def _chunks(resamples: int, numbers: int) -> list[int]:
-    """Return the numbers of resamples to make at a time, if each needs `numbers` random numbers."""
+    """Split `resamples` into chunks of at most _CHUNK random numbers, `numbers` per resample. Returns their sizes."""
     rows = max(1, _CHUNK // numbers)
     return [min(rows, resamples - start) for start in range(0, resamples, rows)]
 

@@ -97,7 +97,7 @@ def option_letters(text: str) -> frozenset[str]:
 
 
 def statements(text: str) -> frozenset[int]:
-    """Return the numbers of a text that lists statements, ①③ or (1)(3); else an empty set."""
+    """Return the statement numbers that a text lists, such as ①③ or (1)(3); an empty set for any other text."""
     plain = _SEPARATORS.sub("", _plain(text[:MAX_CHARACTERS]))
     if _STATEMENTS.fullmatch(plain) is None:
         return frozenset()
@@ -106,5 +106,5 @@ def statements(text: str) -> frozenset[int]:
 
 
 def offers_alternatives(answer: str) -> bool:
-    """Return whether an unnormalised answer contains "or": then it offers alternatives instead of several options."""
+    """Return whether an answer, before normalisation, contains "or": it then names alternatives, not a set."""
     return re.search(r"\bor\b|或", answer) is not None

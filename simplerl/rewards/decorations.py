@@ -53,7 +53,7 @@ def decorated(gold: str) -> tuple[str, str] | None:
 
 
 def audit_golds(problems: Iterable[Problem]) -> dict[str, list[tuple[Problem, Decoration]]]:
-    """Return the problems with a decorated gold answer by kind of decoration, in order."""
+    """Return {kind of decoration: [(problem, decoration)]} for the problems with a decorated gold answer, in order."""
     found: dict[str, list[tuple[Problem, Decoration]]] = {}
     for problem in problems:
         if (one := decorated(problem.answer)) is not None:

@@ -88,7 +88,7 @@ class Evaluator:
 
 
 def _bounded(x: Any) -> Any:
-    """Convert to mpmath and refuse magnitudes at which the functions become slow."""
+    """Convert to mpmath. Raises NotComputable above MAX_MAGNITUDE, where the functions become slow."""
     x = as_mpf(x)
     if abs(x) > MAX_MAGNITUDE:
         raise NotComputable("large argument")
@@ -112,7 +112,7 @@ def _divide(a: Any, b: Any) -> Any:
 
 
 def _call_finite(function: Any, *arguments: Any) -> Any:
-    """Call an mpmath function; an error or a result that is not finite becomes NotComputable."""
+    """Call an mpmath function. Raises NotComputable if it fails or its result is not finite."""
     try:
         result = function(*arguments)
     except (ValueError, ZeroDivisionError, OverflowError) as error:
@@ -171,7 +171,7 @@ def constant_value(tree: Tree) -> Any:
 
 
 def is_unfinished_computation(tree: Tree) -> bool:
-    """Return whether the tree contains variables or unfinished arithmetic, with which a policy could box the question.
+    """Return whether the tree has variables or unfinished arithmetic. Accepting it would reward boxing the question.
 
     True for 16-3-4, 17*23, 3!, log_2 8 and 7+0x; false for 2^10 and sqrt(2)/2, which are ways to write a number.
     The root of a square counts as a number: sqrt(16) alone may mean 4, but sqrt(16)+1 is an undone sum.

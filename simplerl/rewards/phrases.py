@@ -110,7 +110,7 @@ def _merged(tokens: list[tuple[str, bool]]) -> list[Piece]:
 
 
 def words_of(pieces: list[Piece]) -> str:
-    """Return a key of the words, with synonyms of "no solution" and "undefined" unified."""
+    """Return the words as a key for comparison, the same for all synonyms of "no solution" and of "undefined"."""
     joined = "\n".join(piece.text if piece.is_words else "#" for piece in pieces)
     joined = "emptyset" if joined == "#" and pieces[0].text.strip() == "\\emptyset" else joined
     return _SYNONYMS.get(joined, joined)

@@ -189,7 +189,7 @@ def _real_intervals(text: str) -> Structure | None:
 
 
 def _collection(pieces: tuple[str, ...], depth: int, *, open_sets: bool) -> Unordered:
-    """Return the items of the pieces, nested lists included. open_sets: also include the items of sets in braces."""
+    """Return the pieces as one list; nested lists are merged into it. open_sets: also merge sets in braces."""
     items: list[Structure] = []
     for piece in pieces:
         item = parse_structure(piece, depth + 1)
@@ -325,7 +325,7 @@ def is_label(text: str, *, gold: bool) -> bool:
 
 
 def gold_alternatives(gold: str) -> tuple[str, ...]:
-    """Split a gold answer that states the same set twice, such as `x < -7: (-\\infty, -7)`."""
+    """Split a gold answer that states a set twice, such as `x < -7: (-\\infty, -7)`; return any other one alone."""
     condition, colon, interval = gold.partition(":")
     is_double = bool(colon) and re.search(r"[<>]|\\[lg]e\b", condition) and interval.strip()[:1] in ("(", "[")
     return (condition, interval) if is_double else (gold,)
