@@ -4,8 +4,8 @@ The report lists the fraction of correct responses under each rule, the agreemen
 which two rules disagree (with both normal forms of the answer), gold answers that are not graded as equal to
 themselves, and the slowest answers. Rows are read as by `simplerl.grade`.
 
-`python -m simplerl.audit golds FILE` checks the gold answers of a data set alone (column "answer" or "gold"): it counts
-those with a unit, an option letter, a sentence or a remark that a plain correct value does not meet.
+`python -m simplerl.audit golds FILE` checks only the gold answers of a data set (column "answer" or "gold"): it counts
+those with a unit, an option letter, a sentence or a remark to which the plain value is not graded as equal.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ Graded = dict[str, list[tuple[Score, float]]]  # rule -> (score, seconds) of eac
 
 @dataclass(frozen=True)
 class _Ruled(Problem):
-    """A problem that is graded by one of `REWARDS`."""
+    """Holds a problem and the name of the entry of `REWARDS` that grades it."""
 
     reward: str = ""
 
@@ -67,14 +67,14 @@ def _by_its_reward(response: Response, problem: Problem) -> Score:
 
 
 def _math_worker(payload: bytes, seconds: float, memory_gib: float, _: bool) -> LocalGradingWorker:
-    """Return a worker that loads math-verify before its first answer, so that no answer is charged for it."""
+    """Return a worker that loads math-verify before its first answer, so that no answer's time includes loading."""
     return LocalGradingWorker(payload, seconds, memory_gib, uses_math_grader=True)
 
 
 def grade_by_all_rules(pairs: list[Pair], **settings: Any) -> tuple[Graded, list[tuple[Problem, str]]]:
     """Grade every response by the strict reward under every rule, and by the lenient reward under the default rule.
 
-    Also return the distinct gold answers that, put in a box, are not graded as correct, with the status."""
+    Returns the scores, and (problem, status) of each distinct gold answer that, in a box, is not graded as correct."""
     distinct = list({(problem.source, problem.answer): problem for _, problem in pairs}.values())
     golds = [(Response(f"\\boxed{{{problem.answer}}}"), problem) for problem in distinct]
     tasks = [(name, *pair) for name in REWARDS for pair in pairs] + [(MATH_VERIFY, *pair) for pair in golds]
@@ -163,13 +163,14 @@ def as_page(report: list[Table], title: str) -> str:
 
 
 def report_golds(path: Path) -> list[str]:
-    """Return the lines of the check of a file of gold answers. Raises ConfigError that names the file and row."""
+    """Check the gold answers of a file and return the report as lines. Raises ConfigError, which names file and row,
+    if a row has no usable gold answer."""
     problems = []
     for number, row in read_file(path):
         gold = row if isinstance(row, RowError) else row.get("answer", row.get("gold"))
         if isinstance(gold, RowError) or not isinstance(gold, (str, int, float)):
-            reason = gold if isinstance(gold, RowError) else 'has no "answer" or "gold" that is a string or a number'
-            raise ConfigError(f"{location_of(path, number)}: {reason}.")
+            reason = gold if isinstance(gold, RowError) else 'it has no "answer" or "gold" that is a string or a number'
+            raise ConfigError(f"{location_of(path, number)}: {reason}; correct the row.")
         identifier = row.get("id", row.get("problem_id", number)) if isinstance(row, dict) else number
         problems.append(Problem(str(identifier), "", str(gold), source=str(row.get("source") or "")))  # type: ignore[union-attr]
     return [*describe_golds(problems), f"{len(problems)} gold answers checked."]

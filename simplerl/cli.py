@@ -1,4 +1,4 @@
-"""Shared entry point of the Hydra commands: compose a configuration, run it, report errors, set the exit status.
+"""Implements the Hydra commands: compose a configuration, run a command with it, report errors, set the exit status.
 
 Multi-line errors raised by Hydra are shortened to one sentence with a remedy.
 """
@@ -45,7 +45,7 @@ def hydra_command(command: str, show: Callable[[Path], None], label: str = "") -
     `show`. `command` is the dotted name of a function (DictConfig, label) -> folder, imported only when it is called.
 
     Errors are printed as one sentence or a traceback. The exit status is 2 for a bad configuration, 1 for a failed run,
-    75 if a stop signal arrived and the run was saved, and 130 after Ctrl-C. In a sweep an error ends only its own job.
+    75 if a stop signal arrived and the run was saved, and 130 after Ctrl-C. In a sweep an error ends only that run.
     With HYDRA_FULL_ERROR=1, Hydra's errors are shown in full."""
 
     def run(raw: DictConfig) -> None:
@@ -128,7 +128,7 @@ def hydra_error_message(error: Exception) -> str:
     if "Only one of --run, --multirun" in text:
         return "-m starts a sweep and --cfg shows the configuration of one run: remove one of them."
     if "Config group override must be a string" in text:
-        return "A group takes the name of an option, such as evals=none: python train.py --help lists the options."
+        return "A group is set to the name of an option, such as evals=none: python train.py --help lists the options."
     if found := re.search(r"Could not override '(.+?)'", text):
         value = re.search(r"use \+\S+?=(.*)", text)
         return unknown_key(found[1], value[1].strip() if value else "VALUE")
@@ -145,9 +145,9 @@ def hydra_error_message(error: Exception) -> str:
 
 
 def _mistake(text: str, error: Exception) -> str | None:
-    """Return a sentence about an unknown key or option, or about a YAML file; None if it is another mistake."""
+    """Return advice about an unknown key or option or an invalid YAML file; None for any other error."""
     if isinstance(error, YAMLError):
-        return f"A YAML file cannot be read: {' '.join(text.split())}: correct its indentation."
+        return f"A YAML file cannot be read: {' '.join(text.split())}: correct its syntax."
     if found := re.search(r"Error merging override algorithm\.(kl|shape)=(\S+)$", text.strip()):
         return f"The parts of an algorithm are groups: write algorithm/{found[1]}={found[2]}."
     return file_mistake(text)

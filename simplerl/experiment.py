@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 def run_experiment(raw: DictConfig, label: str) -> Path:
     """Run or resume the experiment that `raw` describes, or do nothing if it is finished. Returns the run folder.
 
-    Raises ConfigError before a model is loaded, and `Interrupted` if a stop signal arrived and the run was saved."""
+    Raises ConfigError for an invalid configuration, before any model is loaded, and `Interrupted` if a stop signal
+    arrived and the run was saved."""
     config = load(raw)
     # Imported here so that `load` can refuse a configuration before torch and transformers are imported.
     import torch
@@ -54,8 +55,8 @@ def run_experiment(raw: DictConfig, label: str) -> Path:
 
 
 def explain_failure(error: BaseException, config: Config, run: Run) -> str:
-    """Return the reason and the remedy, in one sentence, if training has diverged or files cannot be written; otherwise
-    "". Saves the batch of a non-finite loss or gradient."""
+    """Return the reason of an error and its remedy if training has diverged or files cannot be written, otherwise "".
+    Saves the batch of a non-finite loss or gradient."""
     from simplerl.io.files import disk_full
     from simplerl.runs.checkpoints import checkpoints
 
@@ -82,13 +83,14 @@ def explain_failure(error: BaseException, config: Config, run: Run) -> str:
 
 
 def announce_evaluation_rule(config: Config) -> None:
-    """Print a line if the training reward is not of this package but evaluations are graded by a rule that is."""
+    """Log that evaluations are not graded by the training reward, if that is a user's own function and `evals.reward`
+    is built in."""
     if config.evals.reward is None or not config.evals.sets:
         return
     trains, grades = config.reward.func, config.evals.reward.func
     if grades.__module__.startswith("simplerl.") and not trains.__module__.startswith("simplerl."):
         logger.info(
-            "evaluations are graded by %s, not by the training reward: reward@evals.reward=%s grades them by it.",
+            "evaluations are graded by %s, not by the training reward: to use that, set reward@evals.reward=%s.",
             grades.__name__,
             config.choices.get("reward", "NAME"),
         )
@@ -103,8 +105,8 @@ def steps_by_phase(config: Config, task: Task) -> dict[str, int]:
 
 
 def run_phases(config: Config, task: Task, run: Run, backend: Backend) -> None:
-    """Run the configured phases: the warm-up, then reinforcement learning, or an evaluation alone. If a worker process
-    is lost, resume from the last checkpoint, at most `backend.max_restarts` times."""
+    """Run the configured phases: supervised warm-up, if any, then either reinforcement learning or one evaluation. If a
+    worker process is lost, resume from the last checkpoint, at most `backend.max_restarts` times."""
     from simplerl import rl, sft
     from simplerl.backends import Lost
 

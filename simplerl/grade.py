@@ -1,10 +1,10 @@
 """Grades the responses in a file and writes the rows back, in order, with their scores.
 
 INPUT is JSON, JSON Lines, Parquet or any other format that training reads, with the columns "response" and "answer" (or
-"gold", as in the rollouts of a run); columns.response=NAME and columns.answer=NAME name others. OUTPUT is JSON Lines:
-each row with all its columns and with reward, correct, extracted, status, seconds (spent in the reward function), parts
-and reason. A response that is null counts as empty. A row that cannot be graded gets the status "failed" and a reason.
-A reward sees "finish_reason" if a row has it, and no tokens.
+"gold", as in the rollouts of a run); columns.response=NAME and columns.answer=NAME read other columns. OUTPUT is JSON
+Lines: each row with all its columns and with reward, correct, extracted, status, seconds (spent in the reward
+function), parts and reason. A null response counts as empty. A row that cannot be graded gets the status "failed" and a
+reason. The reward gets the row's "finish_reason", if it has one, and no tokens.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 GRADER_SETTINGS = {"workers": int, "seconds_per_answer": float, "memory_gib": float}
 GRADER_HELP = """\
   workers=1              number of grading processes
-  seconds_per_answer=8   CPU time limit per answer; that of wall time is 4 x as long
+  seconds_per_answer=8   CPU-time limit per answer; the wall-time limit is 4 x as long
   memory_gib=2           memory limit of each process
   columns.response=NAME  column with the responses; likewise columns.answer, id, question, source, finish_reason
 """
@@ -51,7 +51,7 @@ settings:
   reward=strict          an option of conf/reward (yours, or strict, lenient, binary), or the dotted path of a function
   reward.rule=qwen       math_verify, qwen, exact or qwen_train; like reward.wrong=0, a keyword of the reward
 """
-SCORES = ("reward", "correct", "extracted", "status", "seconds", "parts", "reason")  # the columns that are added
+SCORES = ("reward", "correct", "extracted", "status", "seconds", "parts", "reason")  # columns that grading adds
 
 
 # Command line
@@ -74,13 +74,14 @@ def command_parser(command: str, files: str, description: str, settings_help: st
 def parse_command(
     parser: argparse.ArgumentParser, arguments: list[str]
 ) -> tuple[argparse.Namespace, dict[str, Any], dict[str, Any]]:
-    """Return the parsed options with the `columns` that were named, the settings of the Grader, and all other settings.
+    """Parse the arguments. Returns the options, the settings of the Grader, and all other settings.
 
-    Settings (key=value) may be anywhere among the arguments. Raises ConfigError for an invalid setting.
+    Settings (key=value) may be anywhere among the arguments; `options.columns` has those of columns.KEY. Raises
+    ConfigError for an invalid setting.
     """
     words = [word for word in arguments if _is_setting(word)]
     options = parser.parse_args([word for word in arguments if word not in words])
-    # reward=NAME beside reward.KEY=VALUE, as in train.py: the option and its values.
+    # As in train.py, reward=NAME chooses an option and reward.KEY=VALUE changes one of its keywords.
     names = [word.partition("=")[2] for word in words if word.startswith("reward=")]
     dotlist = [word.removeprefix("+") for word in words if not word.startswith("reward=")]
     try:
@@ -109,7 +110,7 @@ def parse_command(
 
 
 def _is_setting(word: str) -> bool:
-    """Return whether an argument is KEY=VALUE, rather than a file in a run's folder, whose name contains "="."""
+    """Return whether an argument is KEY=VALUE and not a path that contains "=", such as that of a run folder."""
     place = Path(word)
     is_file = place.exists() or (len(place.parts) > 1 and place.parent.is_dir())
     return re.match(r"\+?[A-Za-z_][\w.]*=", word) is not None and not is_file
@@ -137,14 +138,15 @@ def find_reward(name: str, keywords: Mapping[str, Any], conf: Path = CONF) -> Re
         signature, _ = inspect.signature(function), inspect.getfile(function)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"reward={name} names no function ({error}): write the dotted path of one that is importable from here."
+            f"reward={name} is not a function that can be imported ({error}): write the dotted path of a function in a "
+            "module that Python finds from the current folder."
         ) from error
     node = dict(OmegaConf.to_container(OmegaConf.merge(node, dict(keywords))))  # type: ignore[arg-type]
     bound = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
     try:
         signature.bind("", None, **bound)
     except TypeError as error:
-        raise ConfigError(f"reward={name} does not accept these settings: {error}.") from error
+        raise ConfigError(f"reward={name} does not accept these settings ({error}): correct its keywords.") from error
     for key in keywords.keys() & signature.parameters.keys():
         _check_type(key, keywords[key], type(signature.parameters[key].default))
     reward: Reward = instantiate(node | {"_partial_": True}, _convert_="all")
@@ -152,7 +154,8 @@ def find_reward(name: str, keywords: Mapping[str, Any], conf: Path = CONF) -> Re
 
 
 def _reward_option(name: str, conf: Path) -> dict[str, Any]:
-    """Return the keys of conf/reward/NAME.yaml as Hydra composes them."""
+    """Return the settings in conf/reward/NAME.yaml, composed by Hydra. Raises ConfigError if there is no such file or
+    if it needs the rest of a run's configuration."""
     options = sorted(path.stem for path in (conf / "reward").glob("*.yaml"))
     if name not in options:
         near = get_close_matches(name, options, 1)
@@ -166,7 +169,9 @@ def _reward_option(name: str, conf: Path) -> dict[str, Any]:
             found = OmegaConf.to_container(compose(f"reward/{name}"), resolve=True)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         file, reason = conf / "reward" / f"{name}.yaml", str(error).splitlines()[0]
-        raise ConfigError(f"{file} cannot be used without a run ({reason}): write the values in it.") from error
+        raise ConfigError(
+            f"{file} needs the rest of a run's configuration ({reason}): write plain values in this file."
+        ) from error
     assert isinstance(found, dict)
     node: dict[str, Any] = found.get("reward", found)
     return node
@@ -176,7 +181,7 @@ def _reward_option(name: str, conf: Path) -> dict[str, Any]:
 
 
 def grade_rows(rows: Sequence[Row], reward: Reward, **settings: Any) -> list[dict[str, Any]]:
-    """Return the columns of each row with its scores (`SCORES`). settings: those of `Grader`."""
+    """Grade the rows and return each with all its columns and the columns `SCORES`. settings: keywords of `Grader`."""
     with Grader(reward, **settings) as grader:
         graded = grader.grade_timed([one for _, one in rows if not isinstance(one, RowError)])
     scored = iter(zip(graded, grader.errors, strict=True))
@@ -195,15 +200,15 @@ def grade_rows(rows: Sequence[Row], reward: Reward, **settings: Any) -> list[dic
 
 
 def as_json_line(row: Mapping[str, Any]) -> str:
-    """Return a row as a line of JSON that UTF-8 can represent; numbers of NumPy become numbers, dates text."""
+    """Return a row as a line of JSON with lone surrogates escaped; NumPy numbers become numbers, dates text."""
     line = json.dumps(row, ensure_ascii=False, default=lambda x: x.item() if hasattr(x, "item") else str(x))
     return SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):04x}", line) + "\n"
 
 
 def check_writable(path: Path, source: Path) -> Path:
-    """Return `path` if a file can be written there, before the work starts.
+    """Check, before the work starts, that a file can be written at `path`, and return `path`.
 
-    Raises ConfigError if the folder is missing or read-only, or if the path is the input file `source`.
+    Raises ConfigError if the folder is missing or read-only, or if the path is a folder or the input file `source`.
     """
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: the folder {path.parent} does not exist; create it.")
@@ -231,7 +236,7 @@ def main(arguments: list[str]) -> None:
 
 
 def print_summary(rows: Sequence[Row], graded: Sequence[Mapping[str, Any]], output: Path) -> None:
-    """Print the counts of a graded file; which of its columns were replaced, and why rows failed, to stderr."""
+    """Print the mean reward and the count of each status; to stderr, the replaced columns and why rows failed."""
     if replaced := [name for name in SCORES if any(name in row for row, _ in rows)]:
         print(f"note: columns of the input were replaced: {', '.join(replaced)}", file=sys.stderr)
     if failed := [row for row in graded if row["status"] == FAILED]:
@@ -244,8 +249,8 @@ def print_summary(rows: Sequence[Row], graded: Sequence[Mapping[str, Any]], outp
 
 
 def run_command(command: Callable[[list[str]], None]) -> None:
-    """Run a command with the arguments of this process; an error that a user can cure becomes a one-line message and
-    exit status 1."""
+    """Run a command with the arguments of this process. A ConfigError, OSError or RuntimeError becomes a one-line
+    message and exit status 1; Ctrl-C exits with status 130."""
     try:
         command(sys.argv[1:])
     except (ConfigError, OSError, RuntimeError) as error:

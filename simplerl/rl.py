@@ -1,4 +1,4 @@
-"""The RL loop: evaluate, sample, grade, compute log-probs and values, estimate advantages, update, sync weights.
+"""Runs the RL loop: evaluate, sample, grade, compute log-probs and values, estimate advantages, update, sync weights.
 
 Metrics at step s describe the policy after s updates: its evaluation, the responses it samples, and the update to the
 policy of step s + 1. Models are loaded by `simplerl.backends`, prompts by `simplerl.data.task`; `simplerl.rollouts`
@@ -114,8 +114,9 @@ def rollout_source(config: Config, task: Task, sampler: Sampler, grader: Grader,
 def evaluation_grader(
     config: Config, backend: Backend, training_grader: Grader | None = None
 ) -> AbstractContextManager[Grader]:
-    """Return the grader of evaluations, with worker processes of its own: by `evals.reward` and the fixed rules. If
-    `evals.reward` is null or the run has no evaluations, it is the training grader, of which nothing is started."""
+    """Return a context manager of the grader for evaluations, which grades by `evals.reward` and FIXED_RULES in
+    separate worker processes. It is `training_grader`, already started, if that is given and `evals.reward` is null or
+    the run has no evaluations."""
     if training_grader is not None and (config.evals.reward is None or not config.evals.every):
         return nullcontext(training_grader)
     return backend.grader(evaluation_reward(config))
@@ -148,7 +149,7 @@ def evaluate_at(
 
 
 def evaluate_only(config: Config, task: Task, backend: Backend, run: Run, model: str) -> None:
-    """Evaluate the model of a run with algorithm=none, at step 0."""
+    """Evaluate the model of a run with algorithm=none and log the metrics as step 0."""
     run.begin("rl", 0)
     sampler = backend.sampler(model)
     with evaluation_grader(config, backend) as grader, StepProgress("evaluation", 0, 1) as progress:

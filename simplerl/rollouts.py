@@ -1,4 +1,4 @@
-"""Rollouts functions, which choose the rollouts of a step: (RolloutSource, step, State) -> (rollouts, State).
+"""Defines rollouts functions, which choose the rollouts of a step: (RolloutSource, step, State) -> (rollouts, State).
 
 They are configured in conf/algorithm/rollouts/. The state holds the function's position in the data. It is saved with
 each checkpoint, so that a resumed run samples the same rollouts as an uninterrupted one.
@@ -27,7 +27,7 @@ class Sample(Protocol):
 
 @dataclass(frozen=True)
 class RolloutSource:
-    """Prompts and sampling functions for a rollouts function."""
+    """Provides the prompts and the sampling function that a rollouts function uses."""
 
     prompts: Callable[[int], list[Prompt]]  # batch number (0, 1, ... over all passes) -> train.prompts_per_step prompts
     sample: Sample
@@ -78,8 +78,8 @@ def refill(
 
 
 def drop_equal(source: RolloutSource, step: int, state: State) -> tuple[list[Rollout], State]:
-    """Sample one batch of prompts and drop the groups whose rewards are all equal, without replacing them: the step has
-    fewer optimizer steps. If all groups are like that, they are kept."""
+    """Sample one batch of prompts and drop the groups whose rewards are all equal, without replacing them: the step
+    then makes fewer optimizer updates. If the rewards are equal in every group, all groups are kept."""
     rollouts = source.sample(source.prompts(step), step)
     groups = group_rollouts(rollouts)
     kept = [group for group in groups if len({score_of(rollout).reward for rollout in group}) > 1]
@@ -95,22 +95,22 @@ def difficulty_gate(
     high: Fraction = 0.9,
     max_batches: Count = 10,
 ) -> tuple[list[Rollout], State]:
-    """Sample only prompts whose fraction of correct responses, when they were last sampled, was in [low, high]; prompts
-    that were never sampled always pass (with high=0.9, the curriculum of ScaleRL, arXiv:2510.13786).
+    """Prefer prompts whose fraction of correct responses, when last sampled, was in [low, high]; prompts never sampled
+    always qualify (with high=0.9, the curriculum of ScaleRL, arXiv:2510.13786).
 
-    Looks at up to `max_batches` batches of prompts for a step; the rest of the step is filled with gated prompts.
-    state["batches"]: batches looked at since the start of the run. state["accuracy"]: by problem id."""
+    Up to `max_batches` batches of prompts are examined per step; if too few prompts qualify, excluded ones fill it.
+    state["batches"]: batches examined since the start of the run. state["accuracy"]: last fraction by problem id."""
     number, accuracy = int(state.get("batches", 0)), dict(state.get("accuracy", {}))
     passing: dict[str, Prompt] = {}
-    gated: dict[str, Prompt] = {}
+    excluded: dict[str, Prompt] = {}
     for _ in range(max_batches):
         for prompt in source.prompts(number):
             passes = low <= accuracy.get(prompt.problem.id, low) <= high
-            (passing if passes else gated).setdefault(prompt.problem.id, prompt)
+            (passing if passes else excluded).setdefault(prompt.problem.id, prompt)
         number += 1
         if len(passing) >= source.prompts_per_step:
             break
-    chosen = [*passing.values(), *gated.values()][: source.prompts_per_step]
+    chosen = [*passing.values(), *excluded.values()][: source.prompts_per_step]
     rollouts = source.sample(chosen, step)
     accuracy |= {group[0].prompt.problem.id: _accuracy(group) for group in group_rollouts(rollouts)}
     return rollouts, {**state, "batches": number, "accuracy": accuracy}
@@ -131,7 +131,7 @@ def _accuracy(group: list[Rollout]) -> float:
 
 @dataclass(frozen=True)
 class StepRollouts:
-    """The rollouts of one step, with metrics."""
+    """Holds the rollouts of one step and their metrics."""
 
     rollouts: list[Rollout]
     state: State  # of the rollouts function after this step

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning (SFT) before RL, with the same worker and optimizer step but another loss."""
+"""Runs supervised fine-tuning (SFT) before RL, with the same worker and optimizer step but the loss -log p."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from simplerl.types import Batch
 
 def warm_up(config: Config, task: Task, backend: Backend, run: Run) -> str:
     """Fine-tune the base model on the task's documents, resuming from the last checkpoint. Returns the folder of the
-    resulting model, which a resumed run reuses, or `model.path` if there are no documents."""
+    resulting model, which a resumed run reuses, or `model.path` if there are no documents. On a stop signal, saves a
+    checkpoint and raises `Interrupted`."""
     if not task.documents:
         return config.model.path
     result = run.dir / "warmup" / "model"

@@ -1,4 +1,4 @@
-"""The data types that are passed between the stages of the training loop.
+"""Defines the data types that are passed between the stages of the training loop.
 
 Letters in shape comments throughout the project: P prompts per step, G samples per prompt, B = P*G rollouts (b rollouts
 in a micro-batch), T tokens of prompt + response (right-padded), L tokens of one response, V vocabulary size.
@@ -26,8 +26,8 @@ FINISH_STOP, FINISH_LENGTH = "stop", "length"
 
 @dataclass(frozen=True)
 class Bounds:
-    """Inclusive bounds of a keyword of a configurable function: `Annotated[float, Bounds(0, 1)]`. Values outside them
-    are refused when the configuration is loaded."""
+    """Declares inclusive bounds of a keyword of a configurable function: `Annotated[float, Bounds(0, 1)]`. Values
+    outside them are refused when the configuration is loaded."""
 
     minimum: float = -math.inf
     maximum: float = math.inf
@@ -41,7 +41,7 @@ Gibibytes = Annotated[float, Bounds(0.01)]
 
 @dataclass(frozen=True)
 class Problem:
-    """A question with a verifiable answer. `id` is unique within its data set and seeds the samples."""
+    """Holds a question with a verifiable answer. `id` is unique within its data set and seeds the samples."""
 
     id: str
     question: str
@@ -55,7 +55,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A problem rendered for the model, as text and as tokens."""
+    """Holds a problem and its prompt for the model, as text and as tokens."""
 
     problem: Problem
     text: str
@@ -64,8 +64,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Stop:
-    """Stop conditions of sampling: any of these token ids, or the first occurrence of any of these strings. They
-    depend on the prompt format and the model."""
+    """Holds the stop conditions of sampling: any of these token ids, or the first occurrence of any of these strings.
+    They depend on the prompt format and the model."""
 
     ids: tuple[int, ...]
     strings: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling parameters. temperature=0 is greedy decoding; top_k=0 and top_p=1 disable truncation."""
+    """Holds the sampling parameters. temperature=0 is greedy decoding; top_k=0 and top_p=1 disable truncation."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -82,7 +82,7 @@ class Sampling:
 
 
 class Response(str):
-    """The response passed to a reward function: a `str` with the attributes `tokens` and `finish_reason`.
+    """Represents the response passed to a reward function: a `str` with the attributes `tokens` and `finish_reason`.
 
     All operations on `str` work (`len(response)`, `in`, `re`); their results are plain `str`.
     """
@@ -101,7 +101,7 @@ class Response(str):
 
     @property
     def truncated(self) -> bool:
-        """Whether the response reached sampling.max_new_tokens without a stop token."""
+        """Return whether the response reached sampling.max_new_tokens without a stop token."""
         return self.finish_reason == FINISH_LENGTH
 
     def __reduce__(self) -> tuple[type[Response], tuple[str, tuple[int, ...], str, int]]:
@@ -110,7 +110,7 @@ class Response(str):
 
 @dataclass(frozen=True)
 class Score:
-    """The result of a reward function for one response."""
+    """Holds the result of a reward function for one response."""
 
     reward: float
     correct: bool
@@ -121,7 +121,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled response."""
+    """Holds one sampled response to a prompt and, once graded, its score."""
 
     prompt: Prompt
     sample: int  # 0..G-1 within its prompt
@@ -135,7 +135,7 @@ class Rollout:
 
     @property
     def response(self) -> Response:
-        """The response as it is passed to reward functions."""
+        """Return the response as it is passed to reward functions."""
         key = zlib.crc32(struct.pack(f"{len(self.logprobs)}d", *self.logprobs))
         return Response(self.text, self.token_ids, self.finish_reason, key)
 
@@ -143,7 +143,7 @@ class Rollout:
 def score_of(rollout: Rollout) -> Score:
     """Return the rollout's score. Raises ValueError if it has not been graded."""
     if rollout.score is None:
-        raise ValueError(f"the rollout of problem {rollout.prompt.problem.id!r} has no score yet")
+        raise ValueError(f"the rollout of problem {rollout.prompt.problem.id!r} has no score: grade it first")
     return rollout.score
 
 
@@ -155,7 +155,7 @@ def group_rollouts(rollouts: Sequence[Rollout]) -> list[list[Rollout]]:
     return list(groups.values())
 
 
-Reward = Callable[[Response, Problem], Any]  # -> Score, or what `simplerl.rewards.returned` converts to one
+Reward = Callable[[Response, Problem], Any]  # -> Score, or a value that `simplerl.rewards.returned` converts
 Data = Callable[[], list[Problem]]
 RewardShaping = Callable[[list["Rollout"]], list["Rollout"]]  # all graded rollouts of a step
 State = dict[str, Any]  # state of an algorithm between steps: JSON values, saved in checkpoints
@@ -163,7 +163,7 @@ State = dict[str, Any]  # state of an algorithm between steps: JSON values, save
 
 @dataclass(frozen=True)
 class Batch:
-    """The rollouts of one step (or the documents of one SFT minibatch) as tensors.
+    """Holds the rollouts of one step (or the documents of one SFT minibatch) as tensors.
 
     A batch is never mutated; a stage returns `batch.with_(advantages=...)`. Columns that are specific to one algorithm
     are in `extra`."""

@@ -107,6 +107,6 @@ def test_a_grader_that_keeps_dying_raises_lost() -> None:
 def test_a_reward_that_workers_cannot_load_is_refused() -> None:
     payload = b"cno_such_module\nreward\n."
     worker = RayGradingWorker(payload, 8.0, 2.0, False, strategy="DEFAULT", max_restarts=1)
-    with pytest.raises(ConfigError, match=r"(?s)cannot load the reward: .*no_such_module"):
+    with pytest.raises(ConfigError, match=r"(?s)cannot load the reward; .*no_such_module"):
         worker.start()
     worker.kill()

@@ -179,7 +179,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         "algorithm=ppo compares several samples of a prompt",
     ),
     "betas": (["train.policy.betas=[0.9,1.0]"], "train.policy.betas=[0.9, 1.0] must be two numbers"),
-    "top_p 0": (["sampling.top_p=0"], "sampling.top_p=0.0 is outside (0, 1]"),
+    "top_p 0": (["sampling.top_p=0"], "sampling.top_p=0.0 must be in (0, 1]"),
     "several greedy samples": (["evals.samples=4"], "evals.samples=4 greedy responses are all the same"),
     "more prompts than data": (["train.prompts_per_step=64"], "train.prompts_per_step=64 exceeds the 32 usable"),
     "more documents than there are": (
@@ -198,7 +198,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "added key": (["+rewrad=lenient"], "rewrad is unknown: did you mean reward?"),
     "added key of a group": (["+train.stepz=4"], "train.stepz is unknown: did you mean train.steps?"),
     "kl whose gradient is nothing": (["algorithm.kl.place=loss"], "algorithm.kl.estimator=k1 in the loss has zero"),
-    "number that is not finite": (["train.policy.lr=inf"], "train.policy.lr=inf is not a finite number"),
+    "number that is not finite": (["train.policy.lr=inf"], "train.policy.lr=inf is not finite: set a finite number"),
     "huge seed": (["seed=99999999999"], "seed=99999999999 must be at most 2147483647"),
     "temperature near 0": (["sampling.temperature=1e-9"], "sampling.temperature=1e-09 must be 0 (greedy) or at least"),
     "clip of nothing": (["algorithm.loss.clip_low=0"], "algorithm.loss.clip_low=0 must be between"),
@@ -260,7 +260,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "function that Hydra refuses": (
         ["reward._target_=os.system"],
         "reward._target_=os.system is refused: Target 'os.system' is blocklisted because it allows config data to "
-        "control executable behavior or belongs to an execution-capable target family.",
+        "control executable behavior or belongs to an execution-capable target family; name another function.",
     ),
     "device": (["run.device=gpu"], "run.device=gpu is unknown: choose auto, cpu or cuda"),
     "a word for a limit": (

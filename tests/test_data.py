@@ -200,10 +200,10 @@ BAD_FILES: dict[str, tuple[str, Any, dict[str, Any], str]] = {
     "a number": ("d.json", "3", {}, "d.json does not hold a list of rows"),
     "broken JSON list": ("d.json", f"[{json.dumps(GOOD)}, {{]", {}, "d.json is not valid JSON after row 1: Expecting"),
     "short CSV row": ("d.csv", 'question,answer\n"A, B?",1\nC?', {}, "row 2: it does not have as many fields"),
-    "open quote": ("d.csv", 'question,answer\nA?,1\n"B?,2\nC?,3', {}, "d.csv, row 1 is the last that can be read"),
+    "open quote": ("d.csv", 'question,answer\nA?,1\n"B?,2\nC?,3', {}, "d.csv, row 1 is the last row that can be read"),
     "truncated gz": (
         "d.jsonl.gz", gzip.compress(b"".join(lines({**GOOD, "n": i}) + b"\n" for i in range(9000)))[:-3000], {},
-        " is the last that can be read (Compressed file ended before the end-of-stream marker",
+        " is the last row that can be read (Compressed file ended before the end-of-stream marker",
     ),
     "no gz": ("d.csv.gz", "question,answer", {}, "d.csv.gz is not a valid Csv file (Not a gzipped file"),
     "damaged Parquet": ("d.parquet", damaged_parquet, {}, "d.parquet is not a valid Parquet file"),
@@ -294,7 +294,7 @@ def test_an_unreachable_hub_data_set_raises_a_config_error() -> None:
         env={"HF_HUB_OFFLINE": "1", "PATH": "", "HOME": "/nonexistent", "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout.startswith("The Hub data set simplerl-tests/absent (split train) cannot be loaded: ")
+    assert done.stdout.startswith("The Hub data set simplerl-tests/absent (split train) cannot be loaded (")
 
 
 def test_skipped_rows_are_logged_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -271,7 +271,7 @@ def test_a_run_is_evaluated_by_another_rule_than_its_reward(tmp_path: Path, capl
     raw.evals.reward = {"_target_": "simplerl.rewards.strict", "_partial_": True}
     raw.choices = {"reward": "digits"}
     folder = run_experiment(raw, "test")
-    assert "graded by strict, not by the training reward: reward@evals.reward=digits" in caplog.text
+    assert "graded by strict, not by the training reward: to use that, set reward@evals.reward=digits" in caplog.text
     assert "share" in json.loads(pq.read_table(folder / "rollouts/step_000000.parquet")["parts"][0].as_py())
     for step in (0, 1):
         results = json.loads((folder / f"evals/step_00000{step}/results.json").read_text())

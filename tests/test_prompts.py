@@ -267,7 +267,7 @@ def test_system_turns_of_the_data(chat_tokenizer: Any, qwen: Any) -> None:
     assert chat.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n")
     for format, message in {
         PromptFormat(config("micro"), qwen): r"\('Be brief.'\), for which prompt.template has no place",
-        PromptFormat(replace(config("chat"), system="S"), chat_tokenizer): r"and prompt.system is another",
+        PromptFormat(replace(config("chat"), system="S"), chat_tokenizer): r"but prompt.system is also set",
         chat_format("no system"): r"\(no system turn\): set data.system=drop",
     }.items():
         with pytest.raises(ConfigError, match=message):

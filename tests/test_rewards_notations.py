@@ -257,8 +257,8 @@ def test_the_audit_names_decorated_golds(tmp_path: Path) -> None:
         "Gold answers with a sentence",
         "Gold answers with a remark in brackets",
     ]
-    assert "2, of which 1 are not met by the value alone (r4)" in lines[0]
+    assert "2, of which 1 are not graded as equal to their plain value (r4)" in lines[0]
     assert "(r5)" in lines[1]
     file.write_text('{"question": "?"}')
-    with pytest.raises(ConfigError, match=r'golds\.jsonl, line 1: has no "answer" or "gold"'):
+    with pytest.raises(ConfigError, match=r'golds\.jsonl, line 1: it has no "answer" or "gold"'):
         audit.report_golds(file)

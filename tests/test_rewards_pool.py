@@ -21,7 +21,7 @@ from light_rewards import generation
 
 from simplerl.errors import ConfigError
 from simplerl.evals.metrics import rollout_metrics
-from simplerl.rewards import pool, strict, trl, verl, worker
+from simplerl.rewards import WithFixedRules, pool, strict, trl, verl, worker
 from simplerl.rewards.pool import Grader, check_reward
 from simplerl.rewards.returned import RESERVED_PARTS
 from simplerl.rewards.worker import LocalGradingWorker
@@ -59,7 +59,7 @@ def test_scores_come_back_in_prompt_and_sample_order() -> None:
         ("close files and return", "failed", "grading process"),
         ("end with a thread", "failed", "grading process died"),
         ("write to all files", "failed", "the grading process sent"),
-        ("answer in a child", "failed", "the grading process sent a message out of turn"),
+        ("answer in a child", "failed", "the grading process sent an unexpected message"),
         ("eat", "failed", "MemoryError"),
         ("die", "failed", "grading process died (exit status -9)"),
         ("quit", "failed", "grading process died (exit status 0)"),
@@ -154,7 +154,7 @@ def test_a_response_that_utf8_cannot_hold_costs_its_row(caplog: pytest.LogCaptur
 def test_a_reward_that_always_fails_stops_the_run() -> None:
     with (
         Grader(partial(acting)) as grader,
-        pytest.raises(ConfigError, match=r"bad_rewards.acting failed on all 20 answers \(KeyError: 'no such thing' \("),
+        pytest.raises(ConfigError, match=r"acting failed on all 20 answers \(most often: KeyError: 'no such thing' \("),
     ):
         grader.grade_pairs([("raise", problem("p"))] * 20)
 
@@ -439,3 +439,11 @@ def test_pairs_may_be_responses() -> None:
 def test_a_grader_outside_its_context_is_refused() -> None:
     with pytest.raises(RuntimeError, match="with Grader"):
         Grader(partial(strict)).grade_pairs([])
+
+
+@pytest.mark.parametrize("value", [0.5, (0.5, True), {"reward": 0.5}, Score(0.5, True, "equal")])
+def test_a_reward_that_returns_a_number_is_also_judged_by_the_fixed_rules(value: object) -> None:
+    judged = WithFixedRules.of(lambda response, problem: value)  # type: ignore[arg-type,return-value]
+    score = judged(Response("The answer is 7"), Problem("p", "?", "7"))
+    assert (score.reward, score.correct) == (0.5, True)
+    assert (score.parts["correct_strict"], score.parts["correct_lenient"]) == (0.0, 1.0)

@@ -1,1 +1,1 @@
-"""Advantage estimators, losses, corrections and reward shaping: pure functions configured in conf/algorithm/."""
+"""Defines advantage estimators, losses, corrections and reward shaping: pure functions for conf/algorithm/."""

@@ -1,4 +1,4 @@
-"""Advantage estimators: pure functions Batch -> Batch, configured in conf/algorithm/advantage/.
+"""Defines the advantage estimators: pure functions Batch -> Batch, configured in conf/algorithm/advantage/.
 
 An estimator reads `token_rewards` [B, T] (the rollout's reward on its last token, minus a KL penalty on every token
 with kl.place=reward) and sets `advantages` [B, T]. A stateful estimator has the signature
@@ -23,8 +23,8 @@ def estimate_advantages(
 ) -> tuple[Batch, State | None, dict[str, float]]:
     """Set `token_rewards` and `advantages` of a batch with log-probs, and apply the algorithm's correction, if any.
 
-    state: that of the advantage estimator and, under "kl_coef", of the adaptive KL coefficient. Returns the batch, the
-    new state, and metrics."""
+    state: the state of the advantage estimator and, under "kl_coef", the adaptive KL coefficient. Returns the batch,
+    the new state, and metrics."""
     state, metrics = dict(state or {}), {}
     if algorithm.old_logprobs is OldLogprobs.sampler:
         batch = batch.with_(logprobs=batch.sampler_logprobs)
@@ -54,7 +54,7 @@ def _rounded(batch: Batch, dtype: torch.dtype) -> Batch:
 
 
 def whitened(x: Tensor, mask: Tensor) -> Tensor:
-    """Normalize to zero mean and unit variance over all tokens under the mask."""
+    """Return `x` normalized to zero mean and unit variance over all tokens under the mask, and zero at all others."""
     count = mask.sum()
     mean = (x * mask).sum() / count
     variance = ((x - mean).square() * mask).sum() / count
@@ -144,7 +144,7 @@ def _std(x: Tensor) -> Tensor:
 
 
 def _per_token(batch: Batch, advantages: Tensor) -> Batch:
-    """Set the advantage of every token to that of its response, [B] -> [B, T] float32."""
+    """Set the advantage of every response token to the advantage of its response, [B] -> [B, T] float32."""
     return batch.with_(advantages=advantages[:, None].float() * batch.mask)
 
 
@@ -157,9 +157,9 @@ def centred_returns(batch: Batch) -> Tensor:
 def group_relative(batch: Batch, *, std: Literal["group", "batch", "none"] = "group") -> Batch:
     """Estimate advantages as return minus group mean, divided by a sample standard deviation of returns.
 
-    std: "group" for that of the group (GRPO, arXiv:2402.03300, section 4.1.2), "batch" for that of all rollouts of the
-    step (Lite PPO, arXiv:2508.08221), "none" for no division (Dr. GRPO, arXiv:2503.20783). 1e-6 is added to it. Groups
-    with equal returns get advantage 0."""
+    std: divide by the standard deviation, plus 1e-6, of the "group" (GRPO, arXiv:2402.03300, section 4.1.2) or of the
+    "batch" of all rollouts of the step (Lite PPO, arXiv:2508.08221), or do not divide: "none" (Dr. GRPO,
+    arXiv:2503.20783). Groups with equal returns get advantage 0."""
     total = rollout_returns(batch)
     if std == "group":
         return _per_token(batch, _normalized_in_group(total, batch.group))
@@ -169,7 +169,7 @@ def group_relative(batch: Batch, *, std: Literal["group", "batch", "none"] = "gr
 
 def rloo(batch: Batch) -> Batch:
     """Estimate advantages as return minus the mean return of the other samples of the prompt (RLOO,
-    arXiv:2402.14740). A group of one has no baseline."""
+    arXiv:2402.14740). The baseline of a group of one is 0."""
     total = rollout_returns(batch)
     return _per_token(batch, total - _others_mean(total, batch.group))
 
@@ -221,8 +221,8 @@ def remax(batch: Batch) -> Batch:
 
 
 def gdpo(batch: Batch, *, weights: dict[str, float]) -> Batch:
-    """Estimate advantages from reward parts that are normalized apart: each part minus its group mean, divided by its
-    group's standard deviation plus 1e-6; their weighted sum, normalized over the batch's tokens (GDPO,
+    """Estimate advantages as the weighted sum of reward parts that are each normalized within the group (minus the
+    mean, divided by the standard deviation plus 1e-6); the sum is normalized over the batch's tokens (GDPO,
     arXiv:2601.05242). The KL penalty in the reward is not used.
 
     weights: weight of each part by name. Reads the columns `reward/<part>` [B], which a reward with parts provides."""

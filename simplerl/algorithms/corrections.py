@@ -1,4 +1,4 @@
-"""Off-policy corrections for rollouts that were not sampled from exactly the policy before the update.
+"""Defines off-policy corrections for rollouts that were not sampled from exactly the policy before the update.
 
 A correction is a function Batch -> (Batch, metrics) that rescales advantages. Policy losses are proportional to
 advantages, so this reweights the policy loss and leaves KL and entropy terms unchanged.
@@ -21,7 +21,7 @@ def truncated_importance(
     Ionides 2008, doi:10.1198/106186008X320456). pi_old is the policy before this step's updates; pi_sampler differs
     from it by numerics or older weights.
 
-    level: "sequence" takes for w the ratio of the whole response, which is unbiased but varies more."""
+    level: w is the ratio of the "token" or of the whole "sequence", which is unbiased but has a higher variance."""
     log_weight = _log_weights(batch)
     weight = _exp(log_weight if level == "token" else log_weight.sum(-1, keepdim=True).expand_as(log_weight))
     capped = weight.clamp(max=cap)
@@ -30,23 +30,24 @@ def truncated_importance(
 
 
 def icepop(batch: Batch, *, low: Positive = 0.5, high: Positive = 5.0) -> tuple[Batch, dict[str, float]]:
-    """Multiply each token's advantage by w = pi_old / pi_sampler where w is in [low, high], and by 0 elsewhere (IcePop,
+    """Multiply each token's advantage by w = pi_old / pi_sampler if w is in [low, high], otherwise by 0 (IcePop,
     arXiv:2510.18855)."""
     weight = _exp(_log_weights(batch))
     return _reweighted(batch, weight * ((weight >= low) & (weight <= high)))
 
 
 def sequence_mask(batch: Batch, *, low: Positive = 0.5, high: Positive = 2.0) -> tuple[Batch, dict[str, float]]:
-    """Drop responses whose geometric mean of w = pi_old / pi_sampler is outside [low, high]; the others keep their
-    advantages. All rows still count in the aggregation of the loss."""
+    """Set the advantages to 0 in responses whose geometric mean of w = pi_old / pi_sampler is outside [low, high]. All
+    rows still count in the aggregation of the loss."""
     log_weight = _log_weights(batch)
     mean = _exp(log_weight.sum(-1) / batch.mask.sum(-1).clamp(min=1))
     return _reweighted(batch, ((mean >= low) & (mean <= high)).float()[:, None] * batch.mask)
 
 
 def off_policy_mask(batch: Batch, *, limit: Positive = 0.5) -> tuple[Batch, dict[str, float]]:
-    """Drop responses with a negative advantage whose mean log(pi_sampler / pi_old) exceeds `limit`, in nats: the policy
-    has already moved away from them (off-policy sequence masking, DeepSeek-V3.2, arXiv:2512.02556)."""
+    """Set the advantages to 0 in responses with a negative advantage whose mean log(pi_sampler / pi_old) exceeds
+    `limit`, in nats: the policy has already moved away from them (off-policy sequence masking, DeepSeek-V3.2,
+    arXiv:2512.02556)."""
     assert batch.advantages is not None
     mean = -_log_weights(batch).sum(-1) / batch.mask.sum(-1).clamp(min=1)
     dropped = (batch.advantages.sum(-1) < 0) & (mean > limit)

@@ -1,4 +1,4 @@
-"""Estimators of the KL divergence of the policy from the reference, and its use in the reward or in the loss."""
+"""Estimates the KL divergence of the policy from the reference, and applies it in the reward or in the loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator) 
 
     k3 grows exponentially, so its log-ratio is clamped to [-20, 20] and its value to at most 10, as in verl.
     k3_k2_gradient has the value of k3 and the gradient of k2, which is an unbiased gradient of the KL divergence
-    (arXiv:2510.01555). k3_ratio is k3 here; `kl_loss` multiplies it by pi / pi_old."""
+    (arXiv:2510.01555). k3_ratio gives k3; `kl_loss` multiplies it by pi / pi_old."""
     log_ratio = logprobs - ref_logprobs
     if estimator is KLEstimator.k1:
         return log_ratio

@@ -1,4 +1,4 @@
-"""Losses: pure functions (output, Batch) -> (per-token loss [b, T], {metric: [b, T]}).
+"""Defines the losses: pure functions (output, Batch) -> (per-token loss [b, T], {metric: [b, T]}).
 
 The loss of an optimizer step is the sum of per-token losses times the weights of
 `simplerl.engine.batching.token_weights`. Metrics are averaged over response tokens. The losses of a role are added.
@@ -27,7 +27,7 @@ SEQUENCE_LOG_RATIO_LIMIT = 10.0  # upper clamp of the mean log-ratio of a respon
 
 @dataclass(frozen=True)
 class TokenOutput:
-    """Log-probs and entropies of a causal language model for the tokens of a batch, zero outside the mask."""
+    """Holds the log-probs and entropies of a causal language model for the tokens of a batch, zero outside the mask."""
 
     logprobs: Tensor  # [b, T]
     entropy: Tensor  # [b, T], of the full next-token distribution
@@ -35,7 +35,7 @@ class TokenOutput:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Importance ratios pi / pi_old of the tokens of a batch, with the metrics that all policy losses log."""
+    """Holds importance ratios pi / pi_old of the tokens of a batch, and the metrics that all policy losses log."""
 
     log: Tensor  # [b, T], clamped to [-20, 20]
     value: Tensor  # [b, T], exp(log)
@@ -88,11 +88,11 @@ def dual_clip(
 
 
 def cispo(output: TokenOutput, batch: Batch, *, min_ratio: NonNegative = 0.0, max_ratio: Positive = 1.2) -> LossOutput:
-    """Compute CISPO's loss -sg(clamp(ratio, min_ratio, max_ratio)) * A * log pi: the weight is clipped and no token
-    loses its gradient (MiniMax-M1, arXiv:2506.13585).
+    """Compute CISPO's loss -sg(clamp(ratio, min_ratio, max_ratio)) * A * log pi, which clips the weight and keeps the
+    gradient of every token (MiniMax-M1, arXiv:2506.13585).
 
-    The bounds are those of the ratio itself. With the convention 1 - eps_low, 1 + eps_high (the paper, verl), eps_high
-    is max_ratio - 1; TRL and ScaleRL (arXiv:2510.13786) give max_ratio directly, 5 by default."""
+    The bounds apply to the ratio itself. In the paper and verl they are 1 - eps_low and 1 + eps_high, so eps_high is
+    max_ratio - 1; TRL and ScaleRL (arXiv:2510.13786) set max_ratio directly, 5 by default."""
     assert batch.advantages is not None
     ratio = Ratio.of(output, batch)
     weight = ratio.value.detach().clamp(min_ratio, max_ratio)
@@ -104,8 +104,8 @@ def gspo(
     output: TokenOutput, batch: Batch, *, clip_low: SequenceClip = 3e-4, clip_high: SequenceClip = 4e-4
 ) -> LossOutput:
     """Compute the clipped surrogate loss of the sequence ratio exp(mean_t log(pi / pi_old)) (GSPO,
-    arXiv:2507.18071), in the token form sg(s) * pi / sg(pi), whose gradient is that of the sequence form under
-    sequence_mean."""
+    arXiv:2507.18071), in the token form sg(s) * pi / sg(pi), which has the gradient of the sequence form with
+    aggregation=sequence_mean."""
     assert batch.advantages is not None and batch.logprobs is not None
     ratio = Ratio.of(output, batch)
     mean = _sequence_mean(output.logprobs - batch.logprobs, batch).detach()
@@ -121,9 +121,9 @@ def _sequence_mean(x: Tensor, batch: Batch) -> Tensor:
 
 
 def gmpo(output: TokenOutput, batch: Batch, *, clip_low: Positive = 0.4, clip_high: Positive = 0.4) -> LossOutput:
-    """Compute the loss of the geometric mean of clipped token ratios (GMPO, arXiv:2507.20673): log-ratios are
-    clipped to [-clip_low, clip_high] on the side that the advantage pushes to, and averaged over the response. Every
-    token carries the response's loss, so aggregation must be sequence_mean."""
+    """Compute the loss of the geometric mean of clipped token ratios (GMPO, arXiv:2507.20673): log-ratios are clipped
+    to at most clip_high for a positive advantage and to at least -clip_low for a negative one, then averaged over the
+    response. Every token carries the response's loss, so aggregation must be sequence_mean."""
     assert batch.advantages is not None and batch.logprobs is not None
     ratio = Ratio.of(output, batch)
     log_ratio, sign = output.logprobs - batch.logprobs, batch.advantages.sign()
@@ -137,8 +137,8 @@ def gmpo(output: TokenOutput, batch: Batch, *, clip_low: Positive = 0.4, clip_hi
 def sapo(
     output: TokenOutput, batch: Batch, *, temperature_positive: Positive = 1.0, temperature_negative: Positive = 1.05
 ) -> LossOutput:
-    """Compute the soft-gated loss -A * sigmoid(tau * (ratio - 1)) * 4 / tau, with one tau for positive and one for
-    other advantages (SAPO, arXiv:2511.20347)."""
+    """Compute SAPO's loss -A * sigmoid(tau * (ratio - 1)) * 4 / tau (arXiv:2511.20347), where tau is
+    `temperature_positive` for positive advantages and `temperature_negative` otherwise."""
     assert batch.advantages is not None
     ratio = Ratio.of(output, batch)
     positive = torch.full_like(ratio.value, temperature_positive)
@@ -155,9 +155,9 @@ def dppo_tv(
     high: Fraction = 0.2,
     max_ratio: Positive = 20.0,
 ) -> LossOutput:
-    """Compute DPPO's masked policy gradient with the binary total variation as trust region (arXiv:2602.04879): tokens
-    whose probability has already moved by more than `high` in the direction of a positive advantage, or by `low` of a
-    negative one, get no gradient. All others get -A * sg(min(ratio, max_ratio)) * log pi."""
+    """Compute DPPO's masked policy gradient with the binary total variation as trust region (arXiv:2602.04879). A token
+    gets no gradient if its probability has already risen by more than `high` and its advantage is positive, or fallen
+    by more than `low` otherwise. All other tokens get the loss -A * sg(min(ratio, max_ratio)) * log pi."""
     assert batch.logprobs is not None and batch.advantages is not None
     moved = output.logprobs.detach().exp() - batch.logprobs.exp()
     kept = torch.where(batch.advantages > 0, moved <= high, moved >= -low)
@@ -172,8 +172,8 @@ def dppo_kl(
     high: Positive = 0.2,
     max_ratio: Positive = 20.0,
 ) -> LossOutput:
-    """Compute DPPO's masked policy gradient with the binary KL divergence as trust region (arXiv:2602.04879): as
-    `dppo_tv`, with KL(old || new) of "this token or another" in place of the difference in probability."""
+    """Compute DPPO's masked policy gradient with the binary KL divergence as trust region (arXiv:2602.04879): like
+    `dppo_tv`, but with KL(old || new) of the event "this token" instead of the difference in probability."""
     assert batch.logprobs is not None and batch.advantages is not None
     new, old = output.logprobs.detach().exp(), batch.logprobs.exp()
     others = (1 - old) * torch.log((1 - old + 1e-8) / (1 - new + 1e-8))
@@ -184,7 +184,7 @@ def dppo_kl(
 
 
 def _masked_gradient(output: TokenOutput, batch: Batch, kept: Tensor, max_ratio: float) -> LossOutput:
-    """Return -A * sg(min(ratio, max_ratio)) * log pi of the tokens that are `kept` [b, T]."""
+    """Return the loss -A * sg(min(ratio, max_ratio)) * log pi, 0 where not `kept` [b, T], and the metrics."""
     assert batch.advantages is not None
     ratio = Ratio.of(output, batch)
     weight = ratio.value.detach().clamp(max=max_ratio) * kept
@@ -204,7 +204,7 @@ def mirror_descent(output: TokenOutput, batch: Batch, *, tau: NonNegative = 1.0)
 
 def correct_nll(output: TokenOutput, batch: Batch, *, coef: float) -> LossOutput:
     """Compute -coef * log p of the tokens of correct responses (positive-example language-model loss, VAPO,
-    arXiv:2504.05118). It is averaged over all responses, where the paper averages over correct ones."""
+    arXiv:2504.05118). It is averaged over all responses, whereas the paper averages over correct ones."""
     assert batch.correct is not None
     return -coef * output.logprobs * batch.correct[:, None], {}
 

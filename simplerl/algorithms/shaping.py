@@ -1,6 +1,6 @@
-"""Reward shaping: functions from all graded rollouts of a step to rollouts, configured in conf/algorithm/shape/.
+"""Defines reward shaping: functions from all graded rollouts of a step to rollouts, set in conf/algorithm/shape/.
 
-Several can be applied in order: algorithm/shape=[kimi_length,soft_overlong].
+Several functions can be applied in order: algorithm/shape=[kimi_length,soft_overlong].
 """
 
 from __future__ import annotations

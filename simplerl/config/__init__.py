@@ -1,4 +1,4 @@
-"""The typed configuration: every setting (`schema`, `choices`), consistency checks (`checks`) and loading (`load`)."""
+"""Defines the typed configuration: settings (`schema`, `choices`), consistency checks (`checks`), loading (`load`)."""
 
 from simplerl.config.choices import *  # noqa: F403
 from simplerl.config.schema import *  # noqa: F403

@@ -39,8 +39,8 @@ NOT_A_ROLES_COLUMN = (
 
 
 def check_known(node: DictConfig, prefix: str = "", given: DictConfig | None = None) -> None:
-    """Refuse keys that were added with `+key=value` but do not exist in the schema; those of `given`, if it is to be
-    merged into `node`. Keywords of functions are checked in `simplerl.config.load`."""
+    """Raise ConfigError for keys of `node` (or of `given`, which will be merged into it) that the schema does not have,
+    such as those added with `+key=value`. Keywords of functions are checked in `simplerl.config.load`."""
     kind = OmegaConf.get_type(node)
     node = node if given is None else given
     if is_dataclass(kind):
@@ -56,17 +56,17 @@ def check_known(node: DictConfig, prefix: str = "", given: DictConfig | None = N
 
 
 def check_finite(value: Any, key: str = "") -> None:
-    """Refuse infinite and NaN numbers anywhere in a nested configuration."""
+    """Raise ConfigError for an infinite or NaN number anywhere in a nested configuration."""
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for name, part in items:
             check_finite(part, f"{key}.{name}" if key else str(name))
-    require(not isinstance(value, float) or math.isfinite(value), f"{key}={value} is not a finite number.")
+    require(not isinstance(value, float) or math.isfinite(value), f"{key}={value} is not finite: set a finite number.")
 
 
 def numeric_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Yield (dotted key, value, metadata) of every field of a configuration, including nested ones; the metadata is
-    that of `simplerl.config.schema.setting`."""
+    """Yield (dotted key, value, metadata) of every field of a configuration, including nested ones. Metadata: as set by
+    `simplerl.config.schema.setting`."""
     for one in fields(config):
         value, key = getattr(config, one.name), f"{prefix}{one.name}"
         nested = value if isinstance(value, dict) else {}
@@ -79,7 +79,7 @@ def numeric_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, di
 
 
 def check_values(config: Config) -> None:
-    """Check bounds and combinations of settings; configured functions may still be uninstantiated `_target_` nodes."""
+    """Raise ConfigError for settings out of bounds or in conflict. Functions may still be uninstantiated nodes."""
     for key, value, metadata in numeric_fields(config):
         minimum = metadata.get("minimum")
         require(minimum is None or value is None or value >= minimum, f"{key}={value} must be at least {minimum}.")
@@ -115,7 +115,7 @@ def check_values(config: Config) -> None:
 
 
 def _model_path(key: str, path: str) -> None:
-    """Refuse a local path that does not exist (it would be looked up on the Hub) or that contains no model."""
+    """Raise ConfigError for a local path that does not exist (it would be looked up on the Hub) or has no model."""
     parts = Path(path).parts
     looks_local = path.startswith(("/", ".", "~")) or len(parts) > 2 or (len(parts) == 2 and Path(parts[0]).is_dir())
     require(
@@ -205,7 +205,7 @@ def _sampling(config: Config) -> None:
             sampling.temperature == 0 or sampling.temperature >= MIN_TEMPERATURE,
             f"{key}.temperature={sampling.temperature} must be 0 (greedy) or at least {MIN_TEMPERATURE}.",
         )
-        require(0 < sampling.top_p <= 1, f"{key}.top_p={sampling.top_p} is outside (0, 1]; 1 turns it off.")
+        require(0 < sampling.top_p <= 1, f"{key}.top_p={sampling.top_p} must be in (0, 1]; 1 disables it.")
     require(
         config.evals.samples == 1 or config.evals.sampling.temperature > 0,
         f"evals.samples={config.evals.samples} greedy responses are all the same: set a positive "
@@ -218,8 +218,8 @@ def _rollout(config: Config) -> None:
     require(ahead in (0, 1), f"rollout.ahead={ahead} is unknown: choose 0 or 1.")
     require(
         not ahead or config.rollout.separate_sampler,
-        f"rollout.ahead={ahead} samples while the policy trains, which needs a sampler on its own devices: choose one "
-        "of backend=ray_..., or set rollout.ahead=0.",
+        f"rollout.ahead={ahead} samples while the policy trains, which needs a sampler on separate devices: choose an "
+        "option backend=ray_..., or set rollout.ahead=0.",
     )
     require(
         not ahead or algorithm.correction is not None,
@@ -243,7 +243,7 @@ def _rollout(config: Config) -> None:
 
 
 def check_fit(config: Config) -> None:
-    """Check that the parts of the algorithm fit each other and the other settings."""
+    """Raise ConfigError if the parts of the algorithm do not fit each other or train.samples_per_prompt."""
     algorithm = config.algorithm
     if algorithm.advantage is None:
         require(

@@ -1,4 +1,4 @@
-"""Settings with a fixed set of values, by name."""
+"""Defines the values of settings that are chosen by name."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from enum import Enum
 
 
 class Precision(Enum):
-    """Precision of matrix products. Weights, optimizer state and losses are always float32."""
+    """Selects the precision of matrix products. Weights, optimizer state and losses are always float32."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
 
 
 class Aggregation(Enum):
-    """How per-token losses are aggregated to a scalar; see `simplerl.engine.batching.token_weights`."""
+    """Selects how per-token losses are aggregated to a scalar; see `simplerl.engine.batching.token_weights`."""
 
     sequence_mean = "sequence_mean"
     token_mean = "token_mean"
@@ -24,7 +24,7 @@ class Aggregation(Enum):
 
 
 class KLPlace(Enum):
-    """Where the KL penalty is applied."""
+    """Selects where the KL penalty is applied."""
 
     none = "none"
     reward = "reward"
@@ -32,7 +32,7 @@ class KLPlace(Enum):
 
 
 class KLEstimator(Enum):
-    """See `simplerl.algorithms.kl.kl_estimate`."""
+    """Selects the estimator of the KL divergence; see `simplerl.algorithms.kl.kl_estimate`."""
 
     k1 = "k1"
     k2 = "k2"
@@ -42,7 +42,7 @@ class KLEstimator(Enum):
 
 
 class OldLogprobs(Enum):
-    """Which log-probs of the sampled tokens are pi_old in ratios, KL and corrections."""
+    """Selects which log-probs of the sampled tokens are pi_old in ratios, KL and corrections."""
 
     trainer = "trainer"  # computed by the trainer before the step's updates
     sampler = "sampler"  # as returned by the sampler: no correction for its numerics is then needed or possible
@@ -54,24 +54,24 @@ class RoleKind(Enum):
 
 
 class UpdateTime(Enum):
-    """Whether a trained role is updated before or after the advantages of the same step are estimated."""
+    """Selects whether a trained role is updated before or after the advantages of the same step are estimated."""
 
     before = "before"
     after = "after"
 
 
 class OverLong(Enum):
-    """What happens to a prompt of more than prompt.max_tokens tokens."""
+    """Selects what happens to a prompt of more than prompt.max_tokens tokens."""
 
     drop = "drop"
     truncate = "truncate"  # keep the first tokens, as the published run did; the end of the template is lost
 
 
 class ScheduleLength(Enum):
-    """Over how many optimizer steps learning rates are scheduled."""
+    """Selects the number of optimizer steps over which learning rates are scheduled."""
 
-    steps = "steps"  # those that are taken
-    passes = "passes"  # train.passes over all problems, also those that each pass leaves over, as the published run did
+    steps = "steps"  # the steps of the run
+    passes = "passes"  # train.passes over all problems, even those that each pass drops, as in the published run
 
 
 class Schedule(Enum):
@@ -81,7 +81,7 @@ class Schedule(Enum):
 
 
 class TooLong(Enum):
-    """What becomes of an evaluation item whose prompt leaves no room for a response."""
+    """Selects what happens to an evaluation item whose prompt leaves no room for a response."""
 
     wrong = "wrong"  # an empty response is graded
     exclude = "exclude"

@@ -1,4 +1,4 @@
-"""Remedies for what Hydra refuses: an unknown key on the command line, and a mistake in a YAML file of conf/."""
+"""Return advice about errors that Hydra reports: an unknown key on the command line, a mistake in a file of conf/."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simplerl.config.schema import AlgorithmConfig, all_settings
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 PARTS = ("advantage", "loss", "kl", "correction", "rollouts", "shape")  # nested groups of conf/algorithm/
-# Names of TRL and verl -> ours; the table of README.md lists the same.
+# Setting of TRL or verl -> the corresponding setting here, as in the table of README.md.
 FOREIGN = {
     "learning_rate": "train.policy.lr",
     "actor.optim.lr": "train.policy.lr",
@@ -65,7 +65,7 @@ def _leaves(node: Any, prefix: str) -> list[str]:
 
 
 def unknown_key(key: str, value: str = "VALUE") -> str:
-    """Return a sentence about a key that does not exist, with the key or group that was probably meant."""
+    """Return advice about a key that does not exist, with the key or group that was probably meant."""
     leaf = key.rsplit(".", 1)[-1]
     if "@" in key or "/" in key:
         return _unknown_group(key, value)
@@ -81,7 +81,7 @@ def unknown_key(key: str, value: str = "VALUE") -> str:
     if not ours and len(leaf) > 6:
         ours = [ours for name, ours in FOREIGN.items() if leaf in name]
     if ours:
-        return f"{key} is called {' or '.join(dict.fromkeys(ours))} here."
+        return f"{key} is unknown: this setting is called {' or '.join(dict.fromkeys(ours))}."
     return _nearest(key, value, list(dict.fromkeys([*all_settings(), *given])))
 
 
@@ -95,7 +95,7 @@ def _unknown_group(key: str, value: str) -> str:
 
 
 def _nearest(key: str, value: str, keys: list[str]) -> str:
-    """Suggest the most similar key of the same group, or keys of that name elsewhere."""
+    """Return advice that suggests the most similar key of the same group, or keys of that name in other groups."""
     path = key.split(".")
     for depth, name in enumerate(path):
         prefix = "".join(f"{part}." for part in path[:depth])
@@ -117,7 +117,7 @@ def _nearest(key: str, value: str, keys: list[str]) -> str:
 
 
 def file_mistake(text: str) -> str | None:
-    """Return a sentence about a mistake in a YAML file, from Hydra's message about it; None if it is about none."""
+    """Return advice about a mistake in a YAML file, given Hydra's message; None if the message is not about a file."""
     if found := re.search(r"In '(.+?)': Could not load '(.+)/(.+?)'", text):
         return _unknown_option(*found.groups())
     if found := re.search(r"In '(.+?)': [^\0]*Key '(.+?)' not in '(\w+)'", text):
@@ -125,7 +125,7 @@ def file_mistake(text: str) -> str | None:
     if found := re.search(r"In '(.+?)': [^\0]*: (\w+) is not a subclass of (\w+)\. value: (.*)", text):
         file, _, kind, value = found.groups()
         if kind == "RoleConfig":
-            return f"conf/{file}.yaml: {value} is no role: nest its keys below a name, as roles: NAME: column: ..."
+            return f"conf/{file}.yaml: {value} is not a role: nest its keys below a name, as roles: NAME: column: ..."
         return (
             f"conf/{file}.yaml: {value} must be a mapping with the keys {', '.join(_keys(kind))}, such as KEY: VALUE."
         )
@@ -160,7 +160,7 @@ def _key_of_file(file: str, key: str, kind: str) -> str:
 
 
 def option_file(key: str, choices: Mapping[str, str]) -> str:
-    """Return the YAML file of the option that sets `key`, such as conf/reward/strict.yaml for reward.wrong. Where the
+    """Return the YAML file of the option that sets `key`, such as conf/reward/strict.yaml for reward.wrong. If the
     option is unknown, the file's name is OPTION.yaml."""
     path = key.split(".")
     nested = path[0] == "algorithm" and len(path) > 1
@@ -174,7 +174,7 @@ def option_file(key: str, choices: Mapping[str, str]) -> str:
 
 
 def role_that_gives(column: str) -> str | None:
-    """Return the option of conf/algorithm/role/ that has a role with this column."""
+    """Return the option of conf/algorithm/role/ with a role that provides this column, or None."""
     for path in sorted((CONF / "algorithm/role").glob("*.yaml")):
         roles = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         found = roles.get("roles") if isinstance(roles, dict) else None
@@ -184,7 +184,7 @@ def role_that_gives(column: str) -> str | None:
 
 
 def rollouts_that_give(column: str) -> str | None:
-    """Return the option of conf/algorithm/rollouts/ whose rollouts have this column."""
+    """Return the option of conf/algorithm/rollouts/ whose rollouts provide this column, or None."""
     for path in sorted((CONF / "algorithm/rollouts").glob("*.yaml")):
         option = OmegaConf.load(path)
         if isinstance(option, DictConfig) and column in option.get("rollout_columns", []):

@@ -41,7 +41,7 @@ POSITIONAL_ARGUMENTS = {
 
 
 def load(raw: DictConfig) -> Config:
-    """Return the composed configuration as typed, checked values. Raises ConfigError."""
+    """Return the composed configuration as typed, checked values. Raises ConfigError if it is invalid."""
     try:
         missing = sorted(OmegaConf.missing_keys(raw))
         if missing:
@@ -60,7 +60,8 @@ def load(raw: DictConfig) -> Config:
         check_functions(raw)
         config: Config = instantiate(raw, _convert_="object")
     except InterpolationResolutionError as error:
-        raise ConfigError(f"{error.full_key} cannot be resolved: {str(error).splitlines()[0]}.") from error
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{error.full_key} cannot be resolved ({reason}): set it to a value.") from error
     except InstantiationException as error:
         raise ConfigError(_import_error_message(error)) from error
     algorithm = config.algorithm
@@ -70,20 +71,20 @@ def load(raw: DictConfig) -> Config:
 
 
 def _import_error_message(error: InstantiationException) -> str:
-    """Summarize why Hydra could not import a `_target_`. The reason is in the second line of the error's cause or, when
-    Hydra itself refuses the target, in the first sentence of its own message."""
+    """Return the message for a `_target_` that Hydra could not import. The reason is the second line of the error's
+    cause or, if Hydra itself refuses the target, the first sentence of the error."""
     key = re.search(r"full_key: (.+)", str(error))
     target = re.search(r"'([\w.]+)'", str(error))
     setting = f"{key[1] if key else 'node'}._target_={target[1] if target else '?'}"
     if error.__cause__ is None:
         message = " ".join(str(error).partition("\nfull_key:")[0].split())
-        return f"{setting} is refused: {re.split(r'[.] ', message)[0].rstrip('.')}."
+        return f"{setting} is refused: {re.split(r'[.] ', message)[0].rstrip('.')}; name another function."
     if target and (absent := _absent_name(target[1])):
         return f"{setting} cannot be imported: {absent}"
     reason = str(error.__cause__).strip().splitlines()[:2][-1]
     extra = re.search(r"No module named '(ray|deepspeed|vllm)", reason)
-    remedy = " Install the extra: pip install -e '.[cpu]', or '.[gpu]'." if extra else ""
-    return f"{setting} cannot be imported: {reason}.{remedy}"
+    remedy = "install the extra: pip install -e '.[cpu]', or '.[gpu]'" if extra else "correct the name or its module"
+    return f"{setting} cannot be imported ({reason.rstrip('.')}): {remedy}."
 
 
 def _absent_name(target: str) -> str:
@@ -108,10 +109,10 @@ def _functions(raw: DictConfig) -> dict[str, int]:
 
 
 def check_nodes(raw: DictConfig) -> None:
-    """Refuse configured functions whose YAML is not `_target_` with `_partial_: true`. Raises ConfigError."""
+    """Raise ConfigError if the YAML of a configured function lacks `_target_` or `_partial_: true`."""
     if "_target_" in raw.algorithm.shape:
         file = option_file("algorithm.shape", raw.choices)
-        raise ConfigError(f"{file}: a stage has a name: nest `_target_` below `shape:` and below a name of its own.")
+        raise ConfigError(f"{file}: the shaping function has no name: nest `_target_` below `shape:` and `NAME:`.")
     for key in _functions(raw):
         node = OmegaConf.select(raw, key)
         if node is not None:
@@ -126,7 +127,7 @@ def _check_node(key: str, node: Any, raw: DictConfig) -> None:
                 f"{key}={node} is a value, but the parts of an algorithm are groups: write {path[0]}/{path[1]}={node}."
             )
         remedy = f"write reward@evals.reward={node}" if key == "evals.reward" else f"set {key}._target_ in a YAML file"
-        raise ConfigError(f"{key}={node} is a value, but names a function: {remedy}.")
+        raise ConfigError(f"{key}={node} is a value, but {key} must be a function: {remedy}.")
     file = option_file(key, raw.choices)
     if "_target_" not in node:
         last, keys = key.rsplit(".", 1)[-1], list(map(str, node))
@@ -149,8 +150,8 @@ def _check_node(key: str, node: Any, raw: DictConfig) -> None:
 
 
 def check_functions(raw: DictConfig) -> None:
-    """Check the keywords of all configured functions. Functions that need torch and transformers are imported last, so
-    that a bad keyword of a reward is refused at once. Raises ConfigError."""
+    """Raise ConfigError for an invalid keyword of a configured function. Functions that need torch and transformers are
+    imported last, so that an invalid keyword of a reward is reported at once."""
     for key, arguments in _functions(raw).items():
         node = OmegaConf.select(raw, key)
         if node is not None:
@@ -158,7 +159,7 @@ def check_functions(raw: DictConfig) -> None:
 
 
 def _check_function(key: str, function: Any, arguments: int) -> None:
-    """Check the keywords of one configured function, which Python itself would refuse only at the first call."""
+    """Raise ConfigError for an unknown, missing or invalid keyword of one configured function."""
     require(
         isinstance(function, partial),
         f"{key} must name a function by `_target_` and `_partial_: true`, not {function!r}.",
@@ -187,8 +188,8 @@ def _check_function(key: str, function: Any, arguments: int) -> None:
 
 
 def _check_reward_order(key: str, keywords: dict[str, Any], signature: inspect.Signature) -> None:
-    """Refuse a reward function whose parameter `correct` is not above its parameters `wrong` and `unboxed`, as far as
-    it has them."""
+    """Raise ConfigError if `correct` of a reward function is not greater than its `wrong` and `unboxed`. Parameters
+    that the function does not have are ignored."""
     defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
     scores = {name: value for name, value in (defaults | keywords).items() if isinstance(value, int | float)}
     for worse in {"wrong", "unboxed"} & scores.keys() if "correct" in scores else ():
@@ -208,7 +209,8 @@ def _parameter_types(function: Any) -> dict[str, Any]:
 
 
 def _check_value(key: str, value: Any, hint: Any) -> None:
-    """Check a number, string, boolean or choice against its type and bounds; values of other types pass."""
+    """Raise ConfigError if a number, string, boolean or choice does not fit its type hint and bounds; values with other
+    type hints are not checked."""
     if get_origin(hint) is Annotated:
         hint, *extras = get_args(hint)
         _check_value(key, value, hint)

@@ -1,4 +1,4 @@
-"""The schema of the configuration: every setting with its type, default and unit.
+"""Defines the schema of the configuration: every setting with its type, default and unit.
 
 Hydra composes conf/ against `Config` and refuses unknown keys and wrong types. `simplerl.config.load` then instantiates
 it: values become these dataclasses, and each field marked "partial" below becomes a `functools.partial` of the function
@@ -51,7 +51,7 @@ class ModelConfig:
 
 @dataclass
 class PromptConfig:
-    """How a problem is rendered as a prompt, and what ends a response (see `simplerl.data.prompts`)."""
+    """Configures how problems are rendered as prompts and when a response ends (see `simplerl.data.prompts`)."""
 
     name: str = MISSING
     template: str | None = None  # text with {question} and {shots}; null: the model's own chat template
@@ -64,7 +64,7 @@ class PromptConfig:
     response: str = "{solution}"  # template of SFT targets, with {question}, {solution} and {answer}
     stop_strings: list[str] = field(default_factory=list)
     stop_tokens: list[str] = field(default_factory=list)  # tokens that end a response, besides the model's EOS tokens
-    max_tokens: int = setting(1024, minimum=1)  # longer prompts are counted, and dropped or truncated:
+    max_tokens: int = setting(1024, minimum=1)  # longer prompts are counted, and dropped or truncated by `over_long`
     over_long: OverLong = OverLong.drop
     final_newline: bool | None = None  # whether the template ends with a newline; null: as it is written
 
@@ -79,7 +79,7 @@ class SamplingConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW and its learning-rate schedule, counted in optimizer steps."""
+    """Configures AdamW and its learning-rate schedule, counted in optimizer steps."""
 
     lr: float = 0.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
@@ -116,7 +116,7 @@ class TrainConfig:
 
 @dataclass
 class KLConfig:
-    """The KL penalty that keeps the policy close to the reference."""
+    """Configures the KL penalty that keeps the policy close to the reference."""
 
     place: KLPlace = KLPlace.none
     estimator: KLEstimator = KLEstimator.k1
@@ -128,7 +128,8 @@ class KLConfig:
 
 @dataclass
 class RoleConfig:
-    """A model that an algorithm needs besides the policy. Its outputs for the rollouts become a column of the batch."""
+    """Configures a model that an algorithm needs besides the policy. Its outputs for the rollouts become a column of
+    the batch."""
 
     kind: RoleKind = RoleKind.causal_lm
     model: str | None = None  # Hugging Face folder or Hub id with the policy's tokenizer; null: the initial policy
@@ -141,7 +142,7 @@ class RoleConfig:
 
 @dataclass
 class NeedsConfig:
-    """What the chosen parts of an algorithm require of other settings."""
+    """Declares which other settings the chosen parts of an algorithm require."""
 
     group: bool = False  # several samples per prompt
     sampler_logprobs: bool = False  # sampler log-probs comparable to the policy's, so no top_p or top_k
@@ -149,7 +150,7 @@ class NeedsConfig:
 
 @dataclass
 class AlgorithmConfig:
-    """How the policy is updated from rollouts. Each part is a Hydra group: conf/algorithm/<part>/."""
+    """Configures how the policy is updated from rollouts. Each part is a Hydra group: conf/algorithm/<part>/."""
 
     name: str = MISSING
     # partial: (Batch) -> Batch, or (Batch, State) -> (Batch, State) where `state` is set; null: no RL (algorithm=none)
@@ -158,7 +159,7 @@ class AlgorithmConfig:
     kl: KLConfig = field(default_factory=KLConfig)
     correction: Any = None  # partial: (Batch) -> (Batch, metrics)
     rollouts: Any = None  # partial: (RolloutSource, step, State) -> (rollouts, State)
-    rollout_columns: list[str] = field(default_factory=list)  # columns [B] that it gives, in `Rollout.extra`
+    rollout_columns: list[str] = field(default_factory=list)  # columns [B] that `rollouts` adds to `Rollout.extra`
     shape: dict[str, Any] = field(default_factory=dict)  # name -> partial: (rollouts) -> rollouts, after grading
     roles: dict[str, RoleConfig] = field(default_factory=dict)  # models besides the policy
     state: dict[str, Any] | None = None  # initial state of the advantage function
@@ -183,7 +184,7 @@ class RolloutConfig:
 
 @dataclass
 class WarmupConfig:
-    """Supervised fine-tuning (SFT) before RL."""
+    """Configures supervised fine-tuning (SFT) before RL."""
 
     name: str = MISSING
     data: Any = None  # partial: () -> [Problem] with solutions; null: no warm-up
@@ -209,7 +210,7 @@ class EvalsConfig:
     too_long: TooLong = TooLong.wrong  # items whose prompt leaves no room for a response
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.0))
     prompt: PromptConfig | None = None  # null: the training prompt
-    # partial: (response, Problem) -> Score, the rule of evaluation, strict unless set; null: the training reward alone
+    # partial: (response, Problem) -> Score, which grades evaluations (default: strict); null: the training reward alone
     reward: Any = None
 
 
@@ -226,7 +227,7 @@ class GradingConfig:
 
 @dataclass
 class TrackingConfig:
-    """Weights & Biases logging; the run folder is written in any case."""
+    """Configures logging to Weights & Biases; the run folder is written in any case."""
 
     mode: TrackingMode = TrackingMode.disabled
     project: str = "simplerl"

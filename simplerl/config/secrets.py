@@ -1,8 +1,8 @@
-"""Keep passwords and access tokens out of what a run writes.
+"""Keep passwords and access tokens out of the files and logs of a run.
 
 A setting such as `+reward.api_key=...` reaches the function that needs it, but neither the name of the run folder nor
-config.yaml, sweep.json, results.json or Weights & Biases. Recognized by the last part of the key, it should be read
-from the environment where possible, because the command itself is visible in the list of processes.
+config.yaml, sweep.json, results.json or Weights & Biases. A secret is recognized by the last part of its key. Prefer
+the environment for secrets, because the command itself is visible in the list of processes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def is_secret(key: str) -> bool:
 
 
 def hide_secrets(node: Any) -> Any:
-    """Return settings with the values of secrets replaced; null and true or false are kept."""
+    """Return the settings with secret values replaced, except null and booleans."""
     if isinstance(node, dict):
         hidden = {key: is_secret(str(key)) and _is_value(value) for key, value in node.items()}
         return {key: HIDDEN if hidden[key] else hide_secrets(value) for key, value in node.items()}
@@ -55,7 +55,7 @@ def _hide_entry(entry: re.Match[str]) -> str:
 
 
 def hide_in_label(label: str, settings: Any) -> str:
-    """Return a label, of overrides joined by commas, without the secrets of these settings."""
+    """Return a label, which joins overrides by commas, without secret overrides and the secret values in `settings`."""
     for value in secret_values(settings):
         label = label.replace(value, "") if len(value) > 3 else label  # a short value may be part of another setting
     pieces = re.split(r",(?=[~+]*[\w./@-]+=)", label)

@@ -1,1 +1,1 @@
-"""Training data and benchmarks: reading problems, rendering them as prompts, and the task of a run."""
+"""Reads the problems of training data and benchmarks, renders them as prompts and prepares the task of a run."""

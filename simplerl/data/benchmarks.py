@@ -1,4 +1,4 @@
-r"""The benchmarks: how to read their files and gold answers, their headings in tables, and published accuracies.
+r"""Defines the benchmarks: how to read files and gold answers, their headings in tables, and published accuracies.
 
 Known defects, which `simplerl.data.sources.benchmark` reports:
 - gaokao2023en/167 and /192 (numbered from 0) have an empty gold answer, so no response to them can be graded.
@@ -37,17 +37,18 @@ def _blog_post(*accuracies: float | None) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """How to read `<name>.jsonl`: its columns, the rule in ANSWERS that extracts the gold answer, and known facts."""
+    """Describes how to read `<name>.jsonl`: its columns, the rule in ANSWERS that extracts the gold answer, and the
+    published facts."""
 
     items: int
     question: str
     answer: str
     answer_from: str
-    heading: str = ""  # in tables; "": its name
+    heading: str = ""  # in tables; "": the benchmark's name
     level: str | None = None
     solution: str | None = None
     ungradable: tuple[int, ...] = ()  # rows, numbered from 0, whose gold answer is empty
-    averages: tuple[int, ...] = ()  # the averages it is part of: over 5 or 8 benchmarks
+    averages: tuple[int, ...] = ()  # the averages that include it: over 5 or 8 benchmarks
     published: Mapping[str, float] = field(default_factory=dict)  # model -> accuracy in per cent
 
 

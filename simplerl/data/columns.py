@@ -53,8 +53,8 @@ def after_hashes(value: Any) -> str:
 
 
 def last_box(value: Any) -> str:
-    r"""Return the content of the last \boxed{} of a solution (MATH), also of `\boxed 7`. Raises ValueError if there is
-    none."""
+    r"""Return the content of the last box of a solution (MATH), written \boxed{7} or `\boxed 7`. Raises ValueError if
+    there is none."""
     text = as_text(value)
     bare = list(re.finditer(r"\\f?box(?:ed)?\s*(?![a-zA-Z{\s])([^$\n]*?)(?:[.,;]?\s*)(?:\$|\\\)|\\\]|\n|$)", text))
     found = last_boxed(text)
@@ -146,7 +146,8 @@ def chat_turns(value: list[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def question_and_system(value: Any) -> tuple[str, str | None]:
-    """Return the question and the system message of a text or of a chat with one user turn. Raises ValueError."""
+    """Return the question and the system message of a text or of a chat with one user turn. Raises ValueError for any
+    other value."""
     if is_chat(value):
         turns = chat_turns(value)
         users = [text for role, text in turns if role == "user"]
@@ -169,7 +170,8 @@ def _not_empty(text: str) -> str:
 
 
 def assistant_text(value: Any) -> Any:
-    """Return the last assistant turn of a chat; any other value unchanged. Raises ValueError if there is none."""
+    """Return the last assistant turn if the value is a chat, otherwise the value unchanged. Raises ValueError if the
+    chat has no assistant turn."""
     if not is_chat(value):
         return value
     texts = [text for role, text in chat_turns(value) if role == "assistant"]
@@ -182,10 +184,10 @@ def assistant_text(value: Any) -> Any:
 
 
 def value_of(row: Mapping[str, Any], column: str) -> Any:
-    """Return the value of a column, or of the nested field that "a.b" names. Raises KeyError.
+    """Return the value of a column, or of the nested field that "a.b" names. Raises KeyError if the row has neither.
 
-    A part of the name may be the index of a list ("0.value"); a field of null is null, and a text that holds a JSON
-    object has its fields."""
+    A part of the name may be the index of a list ("0.value"). A field of null is null, and a string that holds JSON is
+    parsed."""
     if column in row:
         return row[column]
     value: Any = row
@@ -204,7 +206,7 @@ def value_of(row: Mapping[str, Any], column: str) -> Any:
     return value
 
 
-GUESS = "guess"  # a column name that stands for the usual ones
+GUESS = "guess"  # instead of a column name: use the usual name that the data has
 # The usual names of each field, in groups: a name of an earlier group wins over those of later groups.
 USUAL: dict[str, tuple[tuple[str, ...], ...]] = {
     "question": (
@@ -247,7 +249,7 @@ def guess_columns(row: Mapping[str, Any], wanted: Mapping[str, str], where: str)
             have = ", ".join(map(repr, row)) or "none"
             name = next(iter(row), "NAME")
             raise ConfigError(
-                f"{where}: no column has a usual name of the {key} (its columns: {have}): set the right one, such as "
+                f"{where}: no column has a usual name of the {key} (its columns: {have}): set the correct one, such as "
                 f"{setting('columns.' + key)}={name}."
             )
         else:
@@ -271,7 +273,8 @@ def row_parser(
     keep_system: bool,
     extra: Sequence[str] | None,
 ) -> RowParser:
-    """Return the function that converts a row to a problem by these columns and extraction rules."""
+    """Return a function that converts a row to a problem by these columns and extraction rules. It raises RowError for
+    a row that lacks a column or has an invalid value."""
 
     def value(row: dict[str, Any], key: str, column: str) -> Any:
         try:

@@ -1,8 +1,8 @@
-"""Digests of what a run reads: problems, weights, tokenizer, chat template, and functions from outside this package.
+"""Computes digests of a run's inputs: problems, weights, tokenizer, chat template, functions outside this package.
 
 They are stored in environment.json and compared when the same command finds the run again (`simplerl.runs.folder`).
 Problems are hashed as they were loaded and not as files, so that every source is covered, also the Hub and a user's own
-function, and a change that the run does not read (another order of JSON keys, rows beyond `limit`) does not matter.
+function, and a change that the run does not read (another order of JSON keys, rows beyond `limit`) has no effect.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OURS = "simplerl."
 
 
 def input_digests(config: Config, resolved: Mapping[str, Any], task: Task) -> dict[str, str]:
-    """Return a digest of each input of a run under the name by which a message calls it. resolved: the configuration
+    """Return a digest of each input of a run, by the name that messages use for the input. resolved: the configuration
     with its `_target_`s."""
     found: dict[str, str] = {}
     if task.prompts:
@@ -55,12 +55,12 @@ def input_digests(config: Config, resolved: Mapping[str, Any], task: Task) -> di
 
 
 def _named(key: str, function: Any) -> str:
-    """Return `<key>.path=<file>` for a function that reads one, else its key."""
+    """Return the setting to name in a message: `<key>.path=<file>` if the function reads a file, otherwise `<key>`."""
     keywords = function.keywords if isinstance(function, partial) else {}
     path = keywords.get("path")
     if path is None:
         return key
-    file = Path(str(path)) / f"{keywords.get('name')}.jsonl"  # benchmarks are given their folder
+    file = Path(str(path)) / f"{keywords.get('name')}.jsonl"  # `path` is the folder of a benchmark
     return f"{key}.path={file if file.is_file() else path}"
 
 
@@ -80,9 +80,9 @@ def weights_digest(model: ModelConfig) -> str:
     """Return the commit of a Hub model, or a digest of the names, sizes and contents of a folder's weights and
     config.json.
 
-    Hashing 15 GB would take a minute at every start. Of files over 16 MiB only blocks of 4 KiB are read: of safetensors
-    the header and two blocks of each tensor, of others 256 blocks. So any training or replacement of a tensor is
-    noticed, but not an edit of a few numbers of a large one.
+    Files over 16 MiB are hashed in part, as hashing 15 GB would take a minute at every start: the header and two blocks
+    of 4 KiB per tensor for safetensors, 256 such blocks otherwise. Training or replacing a tensor therefore changes the
+    digest, but editing a few of its numbers may not.
     """
     folder = Path(model.path)
     if not folder.is_dir():
@@ -105,7 +105,7 @@ def _hub_commit(model: ModelConfig, cache: str | None = None) -> str:
 
 
 def _blocks(file: Path) -> Iterator[bytes]:
-    """Yield what is hashed of a file."""
+    """Yield the parts of a weights file that are hashed, see `weights_digest`."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         if size <= WHOLE:

@@ -1,4 +1,4 @@
-"""Find what the path of a data set names: a file, a folder or pattern of shards, a saved data set, or a Hub id."""
+"""Read the rows of the data set at a path: a file, a folder or pattern of shards, a saved data set, or a Hub id."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _files(files: Iterable[Path], encoding: str) -> Iterator[Located]:
 
 
 def _one_file(file: Path) -> Path:
-    """Return the file; warn if its name says that it is one of several shards."""
+    """Return the file unchanged, and warn if its name shows that it is one of several shards."""
     shard = re.search(r"-\d+-of-(\d+)\.", file.name)
     if shard and int(shard[1]) > 1:
         log.warning("%s is one of %d shards: name their folder to read all of them", file, int(shard[1]))
@@ -75,7 +75,8 @@ def _matches(pattern: Path) -> list[Path]:
 
 
 def _shards(folder: Path, split: str | None) -> list[Path]:
-    """Return the data files of a folder, at any depth, if they are the shards of one data set."""
+    """Return the data files of a folder, at any depth, or those of a split. Raises ConfigError if they are not the
+    shards of one data set."""
     relative = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
     names = [
         name
@@ -129,11 +130,11 @@ def _split_of(name: Path) -> str | None:
 
 
 def _check_complete(folder: Path, names: list[Path]) -> None:
-    """Refuse shards of which some are missing, if their names state the number of shards."""
+    """Raise ConfigError if there are fewer shards than their names state, such as 00000-of-00002."""
     counts = {int(found[1]) for name in names if (found := re.search(r"-\d+-of-(\d+)\.", name.name))}
     if counts and max(counts) > len(names):
         raise ConfigError(
-            f"{folder} holds {len(names)} of {max(counts)} shards: copy the missing ones, or read those that are there "
+            f"{folder} holds {len(names)} of {max(counts)} shards: copy the missing ones, or read the existing ones "
             f"with {setting('path')}={folder / names[0].parent}/*{''.join(names[0].suffixes)}."
         )
 
@@ -168,7 +169,7 @@ def _hub_dataset(name: str, split: str, arguments: dict[str, Any]) -> Iterator[L
         data = datasets.load_dataset(name, split=split, **arguments)
     except Exception as error:  # of the network, of the Hub, and of the libraries that read its files
         raise ConfigError(
-            f"The Hub data set {name} (split {split}) cannot be loaded: {_first_line(error)} Correct "
+            f"The Hub data set {name} (split {split}) cannot be loaded ({_first_line(error).rstrip('.')}): correct "
             f"{setting('path')}, {setting('split')} or {setting('hub')}, or download the files and set "
             f"{setting('path')} to their folder."
         ) from error

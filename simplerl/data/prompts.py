@@ -1,4 +1,4 @@
-"""Render problems as prompts (text and tokens), and define what ends a response.
+"""Render problems as prompts (text and tokens), and define the stop conditions of a response.
 
 Templates are filled by replacing the known placeholders only, once and literally, so braces in a template
 (`\\boxed{}`) or in a question (LaTeX) need no escaping.
@@ -24,7 +24,7 @@ from simplerl.types import Problem, Prompt, Stop
 
 logger = logging.getLogger(__name__)
 
-# What a chat template is given in any case.
+# Variables that every chat template gets.
 _RESERVED = ("messages", "add_generation_prompt", "tokenize", "strftime_now")
 
 
@@ -77,7 +77,8 @@ class PromptFormat:
             self._check_chat_template()
 
     def _check_chat_template(self) -> None:
-        """Refuse a chat template that drops the question or the system message, or a variable that it does not read."""
+        """Raise ConfigError if the chat template drops the question or the system message, or does not read a variable
+        of `prompt.variables`."""
         where = f"prompt={self.config.name}"
         template = self.tokenizer.get_chat_template()
         for name in self.config.variables:
@@ -115,7 +116,8 @@ class PromptFormat:
         return self._chat(problem)
 
     def _chat(self, problem: Problem) -> str:
-        """Return the prompt that the model's chat template renders, on the day `prompt.date`."""
+        """Return the prompt that the model's chat template renders, on the day `prompt.date`. Raises ConfigError if the
+        template raises."""
         system = self.config.system if problem.system is None else problem.system
         messages = [{"role": "user", "content": fill(self.config.user, question=problem.question)}]
         if system is not None:
@@ -136,7 +138,7 @@ class PromptFormat:
             ) from error
 
     def _check_system(self, problem: Problem) -> None:
-        """Refuse the system message of a problem that this prompt cannot render."""
+        """Raise ConfigError if this prompt cannot render the problem's system message."""
         where = f"prompt={self.config.name}: problem {problem.id} has a system message ({str(problem.system)[:40]!r})"
         if self.config.template is not None:
             raise ConfigError(
@@ -144,7 +146,7 @@ class PromptFormat:
             )
         if self.config.system is not None:
             raise ConfigError(
-                f"{where}, and prompt.system is another: set prompt.system=null, or set {setting('system')}=drop."
+                f"{where}, but prompt.system is also set: set prompt.system=null, or set {setting('system')}=drop."
             )
 
     def render(self, problem: Problem) -> Prompt:

@@ -23,7 +23,8 @@ from simplerl.errors import ConfigError, require
 
 
 class RowError(ValueError):
-    """A row that cannot be used. The message states the reason; the caller adds the location (`location_of`)."""
+    """Yielded or raised for a row that cannot be used. The message states the reason; the caller adds the location
+    (`location_of`)."""
 
 
 Row = tuple[int, "dict[str, Any] | RowError"]  # the number of a line or row, from 1, and its content
@@ -34,7 +35,7 @@ _key: ContextVar[str] = ContextVar("key of the data's settings", default="data")
 
 @contextmanager
 def settings_under(key: str) -> Iterator[None]:
-    """Let error messages name the settings of the data under `key`, such as `warmup.data`, instead of `data`."""
+    """Make error messages within the block name settings under `key`, such as `warmup.data`, instead of `data`."""
     token = _key.set(key)
     try:
         yield
@@ -52,7 +53,7 @@ def read_file(file: Path, encoding: str | None = None) -> Iterator[Row]:
 
     A row that cannot be read is yielded as a RowError. Raises ConfigError if the file itself cannot be read.
 
-    encoding: of a text file; None means UTF-8 where the caller has no such setting.
+    encoding: of a text file; None means UTF-8, for callers that have no setting for it.
     """
     if file_format(file) not in READERS:
         raise ConfigError(f"{file} has an unsupported format: use {', '.join(READERS)}, a data set folder or a Hub id.")
@@ -85,7 +86,7 @@ def location_of(path: str | Path, number: int) -> str:
 
 
 def _reported(file: Path, rows: Iterator[Row]) -> Iterator[Row]:
-    """Yield the rows of a reader, and report its exceptions as ConfigError."""
+    """Yield the rows of a reader. Its exceptions become a ConfigError that names the file and the last row read."""
     number = 0
     try:
         for number, row in rows:
@@ -98,8 +99,8 @@ def _reported(file: Path, rows: Iterator[Row]) -> Iterator[Row]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(";")[0]
         if number:
             raise ConfigError(
-                f"{location_of(file, number)} is the last that can be read ({reason}): the file is damaged after it, "
-                "so copy or write it again."
+                f"{location_of(file, number)} is the last row that can be read ({reason}): the file is damaged after "
+                "it, so copy or write the file again."
             ) from error
         kind = file_format(file)[1:].capitalize()
         raise ConfigError(f"{file} is not a valid {kind} file ({reason}): copy or write it again.") from error
@@ -115,7 +116,8 @@ def is_chat(value: Any) -> bool:
 
 
 def _object_or_error(row: Any) -> dict[str, Any] | RowError:
-    """Return a row as an object; a list of objects becomes one whose columns are "0", "1", ..."""
+    """Return a row that is an object, or a list of objects as an object with the columns "0", "1", ...; otherwise a
+    RowError."""
     if isinstance(row, list) and row and all(isinstance(one, dict) for one in row):
         return {str(index): one for index, one in enumerate(row)}
     return row if isinstance(row, dict) else RowError("it is not an object with named columns")
@@ -129,14 +131,15 @@ def _open(path: Path) -> io.BufferedIOBase:
 
 
 def _is_utf8(path: Path, encoding: str | None) -> bool:
-    """Return whether a text file is to be read as UTF-8: not if it has the byte-order mark of UTF-16."""
+    """Return whether to read a text file as UTF-8: not if it has the byte-order mark of UTF-16 or `encoding` is not
+    UTF-8."""
     with _open(path) as file:
         marked = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     return not marked and codecs.lookup(encoding or "utf-8").name in ("utf-8", "utf-8-sig")
 
 
 def _encoding_remedy(data: bytes, encoding: str | None) -> str:
-    """Return how to read bytes that are not UTF-8."""
+    """Return the remedy for bytes that are not UTF-8: the encoding to set, or to save the file as UTF-8."""
     if encoding is None:
         return "save it as UTF-8"
     windows = any(0x80 <= byte <= 0x9F for byte in data)  # printable in cp1252, control characters in Latin-1
@@ -152,7 +155,7 @@ def _decodes(data: bytes, encoding: str) -> bool:
 
 
 def _text(path: Path, encoding: str | None) -> str:
-    """Return the content of a text file."""
+    """Return the content of a text file. Raises ConfigError, with line and remedy, if the encoding does not fit."""
     with _open(path) as file:
         data = file.read()
     name = "utf-8-sig" if _is_utf8(path, encoding) else _other_encoding(encoding)
@@ -222,7 +225,8 @@ def _complete_rows(text: str) -> int:
 
 
 def _rows_in_object(path: Path, content: dict[str, Any]) -> list[Any]:
-    """Return the rows of a JSON object: its columns ({"question": [...], ...}), its only list of objects, or itself."""
+    """Return the rows of a JSON object: its columns ({"question": [...], ...}), its only list of objects, or itself.
+    Raises ConfigError if it holds several lists of objects."""
     columns = {key: list(value.values()) if isinstance(value, dict) else value for key, value in content.items()}
     nested = all(isinstance(value, dict) for value in content.values())
     flat = all(isinstance(value, list) for value in content.values()) and not any(map(is_chat, content.values()))
@@ -237,7 +241,7 @@ def _rows_in_object(path: Path, content: dict[str, Any]) -> list[Any]:
     }
     if len(lists) > 1:
         raise ConfigError(
-            f"{path} holds several lists of rows ({', '.join(lists)}): save the one that you want as a file of its own."
+            f"{path} holds several lists of rows ({', '.join(lists)}): save the list that you need as a separate file."
         )
     if lists:
         return next(iter(lists.values()))

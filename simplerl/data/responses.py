@@ -13,8 +13,8 @@ from simplerl.data.readers import RowError, location_of, read_file
 from simplerl.errors import ConfigError
 from simplerl.types import FINISH_STOP, Problem, Response
 
-# The columns that are read and, in order of preference, their names in other people's files. Only the first of each
-# and "gold" and "problem_id" are used without being named on the command line; the others are suggested.
+# The columns that are read and, in order of preference, their names in files of other programs. Only the first name of
+# each, "gold" and "id" are used without being named on the command line; the others are suggested in error messages.
 COLUMNS = {
     "response": ("response", "completion", "output", "generation", "prediction", "generated_text", "pred", "text"),
     "answer": (
@@ -30,15 +30,15 @@ USED_UNNAMED = {*(names[0] for names in COLUMNS.values()), "gold", "id"}
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 Graded = tuple[Response, Problem]
-Row = tuple["dict[str, Any]", "Graded | RowError"]  # a row's columns, and what is graded or why it cannot be
+Row = tuple["dict[str, Any]", "Graded | RowError"]  # a row's columns, and the response and problem to grade
 
 
 def read_responses(path: Path, columns: Mapping[str, str], *, bare: bool) -> list[Row]:
     """Read the rows of a file, each with the response and problem that are graded.
 
     columns: the names of columns that do not have their usual name, by the keys of `COLUMNS`. bare: the response is
-    only an answer, so put it into a box. A row that cannot be graded has a RowError in their place. Raises ConfigError
-    if the file cannot be read, lacks a column, or has no row that can be graded.
+    only an answer, so put it into a box. For a row that cannot be graded, a RowError replaces response and problem.
+    Raises ConfigError if the file cannot be read, lacks a column, or has no row that can be graded.
     """
     if path.is_dir():
         raise ConfigError(f"{path} is a folder: name a file with one response per row.")
@@ -61,7 +61,8 @@ def read_responses(path: Path, columns: Mapping[str, str], *, bare: bool) -> lis
 
 
 def _find_columns(path: Path, rows: Sequence[Mapping[str, Any]], named: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the names under which each column is looked up. Raises ConfigError if no row has a response or answer."""
+    """Return the column names to look up for each key of COLUMNS. Raises ConfigError if no row has a response, or no
+    row an answer."""
     found = {key: [name for name in names if name in USED_UNNAMED] for key, names in COLUMNS.items()}
     found |= {key: [name] for key, name in named.items()}
     present = list(dict.fromkeys(name for row in rows for name in row))
@@ -76,8 +77,8 @@ def _find_columns(path: Path, rows: Sequence[Mapping[str, Any]], named: Mapping[
             remedies.append(f"columns.{key}={guess}")
         absent = " and ".join(f'"{found[key][0]}"' for key in missing)
         raise ConfigError(
-            f"{path} has no column {absent}; its columns are {', '.join(map(str, present))}: name the right one, for "
-            f"instance {' '.join(remedies)}."
+            f"{path} has no column {absent}; its columns are {', '.join(map(str, present))}: name the correct one, "
+            f"such as {' '.join(remedies)}."
         )
     return found
 
@@ -99,7 +100,7 @@ def _value(row: Mapping[str, Any], name: str) -> tuple[bool, Any]:
 
 
 def _read_answer(row: Mapping[str, Any], names: Mapping[str, Sequence[str]], number: int, *, bare: bool) -> Graded:
-    """Return the response and problem of a row. Raises RowError."""
+    """Return the response and problem of a row. Raises RowError if a column is missing or not text or a number."""
 
     def value(key: str) -> Any:
         return next((value for present, value in (_value(row, name) for name in names[key]) if present), None)

@@ -42,11 +42,11 @@ log = logging.getLogger(__name__)
 
 REQUIRED, OPTIONAL = ("question", "answer"), ("solution", "level", "id")
 COUNTS = ("rows", "bad", "other_level", "duplicates", "conflicts", "ungradable", "kept")
-LOGGED_ROWS = 3  # how many skipped or ungradable rows the log names
+LOGGED_ROWS = 3  # number of skipped and of ungradable rows that the log names
 
 
 class Problems(list[Problem]):
-    """A list of problems with statistics of the file they come from.
+    """Holds problems, as a list, and the statistics of the file that they come from.
 
     `report` has the numbers of rows, bad rows (skipped), rows of other levels (filtered out), duplicates (repeated
     questions), conflicts (duplicates with a different answer), ungradable rows (empty gold answer) and kept problems.
@@ -78,7 +78,8 @@ def load_problems(
     shuffle_seed: int | None = None,
     limit: int | None = None,
 ) -> Problems:
-    """Load the problems of one file, folder of shards, saved data set or Hub data set.
+    """Load the problems of one file, folder of shards, saved data set or Hub data set. Raises ConfigError for invalid
+    settings and unusable data.
 
     columns: the column names of question, answer, solution, level and id; "a.b" selects field b of the nested column
         a. "guess" finds the usual name; null does so for question and answer, and means no such column otherwise. A
@@ -128,9 +129,10 @@ def load_problems(
 
 
 def benchmark(*, name: str, path: str | None, ungradable: str = "keep", limit: int | None = None) -> Problems:
-    """Load a benchmark from `<path>/<name>.jsonl`, with its own rule for the gold answer.
+    """Load a benchmark from `<path>/<name>.jsonl`, with the columns and answer rule in BENCHMARKS.
 
-    Items are in file order and their ids hold their index from 0, such as math500/97.
+    Items are in file order and their ids hold their index from 0, such as math500/97. Raises ConfigError if the file
+    cannot be read.
 
     ungradable: "exclude" drops items with an empty gold answer; "keep" reports them and grades every response wrong.
     limit: keep only the first items; null keeps all.
@@ -184,11 +186,11 @@ def _parse_rows(
     on_bad_row: str,
     ungradable: str,
 ) -> Iterator[Problem]:
-    """Parse all rows and update the counts in `report`.
+    """Yield the problems of all rows and update the counts in `report`.
 
     Raises ConfigError at the first unusable row, unless such rows are skipped, and if no problem is left.
 
-    on_bad_row: as in `load_problems`; "" raises where there is no such setting.
+    on_bad_row: as in `load_problems`; "" raises, for callers that have no such setting.
     """
     first_bad = ""
     found = 0
@@ -223,7 +225,7 @@ def _parse_rows(
 
 
 def _refuse_solutions(path: str, problems: Iterable[Problem]) -> list[Problem]:
-    """Refuse gold answers that are worked solutions, which no response can match."""
+    """Return the problems. Raises ConfigError if most gold answers are worked solutions, which no response matches."""
     found = list(problems)
     for mark, rule, what in (("####", "after_hashes", "####"), ("\\boxed", "last_box", "\\boxed{}")):
         count = sum(mark in problem.answer for problem in found)
@@ -282,7 +284,8 @@ def _check_choice(key: str, value: str, choices: Iterable[str]) -> None:
 
 
 def _deduplicate(problems: Iterable[Problem], report: Counter[str], drop: bool) -> list[Problem]:
-    """Count repeated questions in `report`, drop them if `drop`, and make ids unique by appending #2, #3, ..."""
+    """Return the problems with unique ids (#2, #3, ... is appended) and, if `drop`, without repeated questions, which
+    are counted in `report`."""
     answers: dict[str, str] = {}
     kept: list[Problem] = []
     for problem in problems:
@@ -309,7 +312,7 @@ def _deduplicate(problems: Iterable[Problem], report: Counter[str], drop: bool) 
 def _finish(
     path: str, problems: list[Problem], report: Counter[str], shuffle_seed: int | None, limit: int | None
 ) -> Problems:
-    """Shuffle, limit, and log the counts."""
+    """Shuffle the problems, keep the first `limit`, log the counts, and return problems and counts."""
     if shuffle_seed is not None:
         random.Random(shuffle_seed).shuffle(problems)
     problems = problems[:limit]

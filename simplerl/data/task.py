@@ -26,7 +26,7 @@ MAX_TOY_VOCABULARY = 1000  # tokens; a larger tokenizer belongs to a real model
 
 @dataclass(frozen=True)
 class TrainingSchedule:
-    """The numbers of prompts, rollouts and optimizer steps of RL."""
+    """Holds the numbers of prompts, rollouts and optimizer steps of RL."""
 
     prompts: int  # usable training problems
     prompts_per_step: int
@@ -34,7 +34,7 @@ class TrainingSchedule:
     minibatch_size: int
     epochs: int
     steps: int  # rollout steps
-    passes: float | None = None  # passes over which learning rates are scheduled; None: over the steps
+    passes: float | None = None  # passes over which learning rates are scheduled; None: schedule over `steps`
 
     @property
     def rollouts(self) -> int:
@@ -80,20 +80,20 @@ class TrainingSchedule:
 
 @dataclass(frozen=True)
 class EvalSets:
-    """The rendered evaluation sets of a run, with prompt format and sampling parameters."""
+    """Holds the rendered evaluation sets of a run, with prompt format and sampling parameters."""
 
     prompts: dict[str, list[Prompt]]
     format: PromptFormat
     sampling: Sampling
-    # Ids of problems whose prompt leaves no room for a response. They are not sampled: their response is empty, or
-    # they are not in `prompts` either if `excludes_too_long`.
+    # Ids of problems whose prompt leaves no room for a response. They are not sampled: they get an empty response or,
+    # if `excludes_too_long`, are not in `prompts`.
     too_long: dict[str, list[str]] = field(default_factory=dict)
     excludes_too_long: bool = False
 
 
 @dataclass(frozen=True)
 class Task:
-    """Everything a run needs besides model weights."""
+    """Holds everything that a run needs besides model weights."""
 
     tokenizer: Any
     format: PromptFormat
@@ -111,8 +111,8 @@ class Task:
 
 
 def prepare_task(config: Config) -> Task:
-    """Load tokenizer and data, and render prompts. Raises ConfigError on settings that do not fit them; quick checks
-    come first."""
+    """Load the tokenizer and the data, and render the prompts. Raises ConfigError for settings that do not fit them;
+    quick checks come first."""
     check_model_available(config.model)
     tokenizer = load_tokenizer(config.model)
     _check_role_tokenizers(config, tokenizer)
@@ -160,7 +160,7 @@ def check_rewards(config: Config, tokenizer: Any, prompts: Sequence[Prompt], eva
 
 
 def _check_role_tokenizers(config: Config, tokenizer: Any) -> None:
-    """Refuse roles whose model has another vocabulary than the policy, because they read the policy's tokens."""
+    """Raise ConfigError if a role's model has a different vocabulary than the policy, whose tokens it reads."""
     for name, role in config.algorithm.roles.items():
         if role.model is None:
             continue
@@ -174,7 +174,7 @@ def _check_role_tokenizers(config: Config, tokenizer: Any) -> None:
 
 
 def _check_unique_ids(key: str, prompts: Sequence[Prompt]) -> None:
-    """Refuse problems with the same id, by which samples are grouped and seeded."""
+    """Raise ConfigError if two problems have the same id, by which samples are grouped and seeded."""
     counts = Counter(prompt.problem.id for prompt in prompts)
     if len(counts) < len(prompts):
         id, count = counts.most_common(1)[0]
@@ -186,7 +186,7 @@ def _format(prompt: PromptConfig, model: ModelConfig, tokenizer: Any) -> PromptF
 
 
 def _warn_about_toy_questions(config: Config, vocabulary: int, prompts: Sequence[Prompt], evals: EvalSets) -> None:
-    """Warn if data or evaluations of a real model are still those of the default run."""
+    """Log a warning if a model other than the micro model uses the default micro-world data or evaluations."""
     sets = {"data": prompts} | {f"evals.sets.{name}": one for name, one in evals.prompts.items()}
     toys = [key for key, some in sets.items() if some and some[0].problem.source == TOY_SOURCE]
     if toys and vocabulary > MAX_TOY_VOCABULARY:
@@ -198,7 +198,7 @@ def _warn_about_toy_questions(config: Config, vocabulary: int, prompts: Sequence
 
 
 def _warn_about_overlap(prompts: Sequence[Prompt], evals: EvalSets) -> None:
-    """Warn about evaluation questions that are also training questions, up to whitespace."""
+    """Log a warning about evaluation questions that are also training questions, up to whitespace."""
     training = {" ".join(prompt.problem.question.split()) for prompt in prompts}
     for name, some in evals.prompts.items():
         overlap = sum(" ".join(prompt.problem.question.split()) in training for prompt in some)
@@ -229,7 +229,7 @@ def check_model_available(model: ModelConfig, key: str = "model.path") -> None:
 
 
 def _check_context(config: Config, context: int) -> None:
-    """Refuse a maximum prompt and response length that exceed the context together: prompts would be dropped."""
+    """Raise ConfigError if the longest prompt and response together exceed the context: prompts would be dropped."""
     prompt, response = config.prompt.max_tokens, config.sampling.max_new_tokens
     if prompt + response > context:
         raise ConfigError(
@@ -250,7 +250,7 @@ def _context_hint(model: ModelConfig) -> str:
 
 
 def prepare_evals(config: Config, tokenizer: Any, context: int) -> EvalSets:
-    """Load and render the evaluation sets. Raises ConfigError if responses leave no room for prompts."""
+    """Load and render the evaluation sets. Raises ConfigError if no prompt of a set leaves room for a response."""
     format = _format(config.evals.prompt or config.prompt, config.model, tokenizer)
     sampling = Sampling(**vars(config.evals.sampling))
     prompts, too_long = {}, dict[str, list[str]]()
@@ -320,7 +320,8 @@ def _warmup_key(config: Config) -> str:
 
 
 def _documents(config: Config, format: PromptFormat, limit: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Load the warm-up's problems and return the documents of at most `limit` tokens."""
+    """Load the warm-up's problems and return the documents of at most `limit` tokens, only those graded as correct with
+    warmup.correct_only. Raises ConfigError if there are fewer than a minibatch."""
     documents = []
     problems: Sequence[Problem] = without_surrogates(config.warmup.data()[: config.warmup.limit])
     if config.warmup.correct_only:

@@ -1,1 +1,1 @@
-"""Evaluation on benchmarks: sampling and grading, statistics, and text features of responses."""
+"""Evaluates models on benchmarks: sampling and grading, statistics, and text features of responses."""

@@ -1,8 +1,8 @@
-r"""Text features of responses, such as boxed answers, code and reflection words.
+r"""Computes text features of responses, such as boxed answers, code and reflection words.
 
-Pure functions of the text, linear in its length, cheap enough for every rollout. They describe behaviour and do not
-measure quality: base models also reflect, so compare with step 0. A file of its own because training metrics,
-evaluation and analysis share it, and it needs nothing but `re`.
+The functions are pure and linear in the length of the text, so cheap enough for every rollout. They describe behaviour
+and do not measure quality: base models also reflect, so compare with step 0. A separate module, because training
+metrics, evaluation and analysis share it and it imports only `re`.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ The prompts of all sets are sampled in one stream. Graded responses are written 
 a key that hashes everything its content depends on, so a killed evaluation can be resumed. All metrics are computed
 from the complete table in a fixed order: a resumed evaluation produces the same files.
 
-Correct is what `evals.reward` says, whatever reward trains. The same responses are also judged by the strict and the
-lenient rule with their defaults (`simplerl.rewards.FIXED_RULES`), in the same call of the same worker process.
+`evals.reward` decides whether a response is correct, independently of the training reward. The same responses are also
+judged by the strict and the lenient rule with their default keywords (`simplerl.rewards.FIXED_RULES`).
 
     out/samples.parquet    one row per response: set, key, the verdicts correct_strict and correct_lenient, and the
                            columns of simplerl.runs.rollout_table
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from simplerl.rewards.pool import Grader
     from simplerl.samplers import Sampler
 
-PART_SECONDS = 30.0  # interval between writing parts, and so the sampling time that a kill can lose
+PART_SECONDS = 30.0  # sampling time between two parts; a killed evaluation loses at most as much
 VERDICTS = tuple(f"correct_{name}" for name in FIXED_RULES)
 SAMPLES_SCHEMA = pa.schema(
     [("set", pa.string()), ("key", pa.string()), *((name, pa.bool_()) for name in VERDICTS), *SCHEMA]
@@ -60,8 +60,8 @@ Stream = Iterator[Rollout]
 
 
 def evaluation_reward(config: Config) -> Reward:
-    """Return the rule by which evaluations are graded: `evals.reward` with the fixed rules or, if that is null, the
-    training reward alone."""
+    """Return the reward that grades evaluations: `evals.reward` with the fixed rules or, if that is null, the training
+    reward alone."""
     return config.reward if config.evals.reward is None else WithFixedRules.of(config.evals.reward)
 
 
@@ -127,7 +127,7 @@ def evaluate(
 
 
 class _Item:
-    """One question of one set. During sampling the set's name is part of its id, as ids may repeat across sets."""
+    """Represents one question of one set. During sampling its id contains the set's name, as sets may share ids."""
 
     def __init__(self, name: str, prompt: Prompt, context: dict[str, Any]) -> None:
         self.name, self.id, self.fixed_rules = name, prompt.problem.id, bool(context["fixed_rules"])
@@ -167,7 +167,7 @@ def _samples_table(items: Sequence[_Item], rollouts: Sequence[Rollout], step: in
 
 
 def _read_rows(out: Path | None) -> pa.Table:
-    """Return all rows that earlier attempts wrote to a folder."""
+    """Return all rows that earlier attempts wrote to a folder; an empty table if there are none or `out` is None."""
     files = [] if out is None else [*sorted((out / "parts").glob("*.parquet")), out / "samples.parquet"]
     remedy = "remove it, and the same command samples its responses again"
     tables = [read_parquet(file, remedy, schema=SAMPLES_SCHEMA) for file in files if file.exists()]
@@ -183,7 +183,7 @@ def _write_part(out: Path, table: pa.Table) -> None:
 
 
 def _select_rows(table: pa.Table, items: Sequence[_Item], samples: int) -> pa.Table:
-    """Return the rows of these items by item and sample, without rows of other keys (other settings)."""
+    """Return the rows of these items, ordered by item and sample; rows with other keys (other settings) are dropped."""
     row_of = {
         pair: row for row, pair in enumerate(zip(table["key"].to_pylist(), table["sample"].to_pylist(), strict=True))
     }
@@ -262,8 +262,8 @@ def set_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def accuracy_columns(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Return the accuracies that rows have, and their columns: accuracy, by `evals.reward`, and if the rows were judged
-    by the fixed rules, accuracy_strict and accuracy_lenient."""
+    """Return {metric: column} for the accuracies that the rows have: accuracy, by `evals.reward`, and if the rows were
+    judged by the fixed rules, accuracy_strict and accuracy_lenient."""
     fixed = {f"accuracy_{rule}": f"correct_{rule}" for rule in FIXED_RULES}
     return {"accuracy": "correct"} | {name: column for name, column in fixed.items() if rows[0].get(column) is not None}
 
@@ -293,7 +293,7 @@ def _pass_ks(samples: int) -> list[int]:
 
 
 def _majority_votes(rows: Sequence[dict[str, Any]], samples: int) -> Array:
-    """Return [N] accuracies of the majority vote."""
+    """Return the accuracy of the majority vote of each item, [N]."""
     groups = [rows[i : i + samples] for i in range(0, len(rows), samples)]
     return np.array([majority_vote_accuracy([r["extracted"] for r in g], [r["correct"] for r in g]) for g in groups])
 

@@ -1,4 +1,4 @@
-"""Metrics of a training step, computed from its rollouts and from its scored batch."""
+"""Computes the metrics of a training step from its rollouts and from its scored batch."""
 
 from __future__ import annotations
 

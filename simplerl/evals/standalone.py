@@ -1,4 +1,4 @@
-"""Evaluate a model or checkpoint on its own: what evaluate.py runs and prints."""
+"""Evaluate a model or checkpoint without training: implements evaluate.py."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def show(folder: Path) -> None:
 
 
 def evaluate_model(raw: DictConfig, label: str) -> Path:
-    """Evaluate a model, resume that, or do nothing if it is finished. Returns the folder, which has the files of a
-    run's folder: the results are those of step 0, in evals/step_000000. `label` names a new folder.
+    """Evaluate a model, or resume an unfinished evaluation; a finished one is not repeated. Returns the folder, laid
+    out as a run folder with the results in evals/step_000000. `label` names a new folder.
 
     Raises ConfigError for invalid settings, before weights are loaded, and `Interrupted` after a stop signal."""
     _refuse_training_reward()
@@ -85,7 +85,7 @@ def evaluate_model(raw: DictConfig, label: str) -> Path:
 
 
 def _refuse_training_reward() -> None:
-    """Refuse `reward=...` on the command line of evaluate.py, where it has no effect."""
+    """Raise ConfigError for `reward=...` on the command line of evaluate.py, where it would have no effect."""
     for override in HydraConfig.get().overrides.task if HydraConfig.initialized() else []:
         if found := re.fullmatch(r"\+*reward([.=].*)", override):
             remedy = f"reward@evals.reward{found[1]}" if found[1].startswith("=") else f"evals.reward{found[1]}"
@@ -113,7 +113,8 @@ def _task(config: Config) -> Task:
 
 
 def compare_prompts(config: Config) -> None:
-    """Warn if a run's checkpoint is evaluated with another prompt than in training, which may change the results."""
+    """Log a warning if a run's checkpoint is evaluated with a different prompt than in training, which may change the
+    results."""
     for folder in Path(config.model.path).resolve().parents:
         trained = folder / "config.yaml"
         if (folder / "status.json").exists() and trained.exists():
@@ -127,7 +128,8 @@ def compare_prompts(config: Config) -> None:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[Stream], Stream]]:
-    """Show the number of finished responses: a progress bar on a terminal, elsewhere a log line at every tenth."""
+    """Yield a function that wraps a stream of `total` responses to show its progress: as a bar on a terminal, otherwise
+    as a log line at every tenth."""
     console = Console()
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=console, disable=not console.is_terminal)
@@ -148,7 +150,7 @@ def results_table(results: dict[str, Any]) -> Table:
     """Return one row per benchmark, and their mean, for the contents of results.json.
 
     The columns are accuracy in per cent by `evals.reward` with its 95 % interval, pass@k and maj@k, the published
-    accuracy, accuracy by the strict and the lenient rule, and what the responses look like."""
+    accuracy, accuracy by the strict and the lenient rule, and statistics of the responses."""
     model, samples = results["weights"].split(" ")[0].split("@")[0], results["samples"]
     own_row = published_accuracy(model)
     sets = dict(results["sets"])

@@ -1,4 +1,4 @@
-"""Estimates with standard errors and 95 % intervals, pass@k and majority voting. Pure functions of arrays.
+"""Estimates means with standard errors and 95 % intervals, pass@k and majority voting. Pure functions of arrays.
 
 N is the number of items of a benchmark, S the number of samples per item, R the number of bootstrap resamples.
 Two sources of uncertainty are resampled:
@@ -22,9 +22,9 @@ from simplerl.rewards.numeric import parse_number
 RESAMPLES = 10_000
 LEVEL = 0.95
 Z = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
-MANY_ITEMS = 10_000  # of a benchmark, above which resamples are not made item by item
+MANY_ITEMS = 10_000  # with more items, sums are sampled at once instead of item by item
 FEW_VALUES = 64
-MAX_VOTE = 400  # characters of an answer that a majority vote normalises
+MAX_VOTE = 400  # characters; a majority vote does not normalise longer answers
 _CHUNK = 4_000_000  # random numbers generated at a time, to limit memory
 
 Array = NDArray[np.float64]
@@ -32,7 +32,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean, its standard error, and the ends of its 95 % interval.
+    """Holds a mean, its standard error, and the ends of its 95 % interval.
 
     All but the mean are None if there is too little data to estimate the spread (a single item).
     """
@@ -44,7 +44,7 @@ class Interval:
 
 
 def _as_matrix(values: ArrayLike) -> Array:
-    """Return values as [N, S] float64; a vector [N] has one sample per item."""
+    """Return values as [N, S] float64; a vector [N] has one sample per item. Raises ValueError for other shapes."""
     array = np.asarray(values, dtype=np.float64)
     array = array[:, None] if array.ndim == 1 else array
     if array.ndim != 2 or array.size == 0:
@@ -60,7 +60,7 @@ def _percentile_interval(mean: float, resampled: Array) -> Interval:
 
 
 def _chunks(resamples: int, numbers: int) -> list[int]:
-    """Return how many resamples of `numbers` random numbers to make at a time."""
+    """Split `resamples` into chunks of at most _CHUNK random numbers, `numbers` per resample. Returns their sizes."""
     rows = max(1, _CHUNK // numbers)
     return [min(rows, resamples - start) for start in range(0, resamples, rows)]
 
@@ -176,7 +176,7 @@ def pass_at_k(samples: int, correct: ArrayLike, k: int) -> Array:
     """Return [N] unbiased estimates of pass@k, the probability that at least one of k samples is correct.
 
     correct: [N] numbers c of correct samples among n = `samples` of each item. The estimate is
-    1 - C(n - c, k) / C(n, k) (Chen et al. 2021, equation 1).
+    1 - C(n - c, k) / C(n, k) (Chen et al. 2021, equation 1). Raises ValueError unless 1 <= k <= n.
     """
     if not 1 <= k <= samples:
         raise ValueError(f"k={k} must be between 1 and the number of samples, {samples}")

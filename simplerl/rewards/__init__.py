@@ -17,12 +17,14 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from simplerl.rewards.adapters import trl, verl
 from simplerl.rewards.equality import judge
 from simplerl.rewards.extract import boxed_answer, cut_at_stop
 from simplerl.rewards.free_text import lenient_answer
 from simplerl.rewards.qwen import qwen_answer
+from simplerl.rewards.returned import UnusableScore, score_fields
 from simplerl.rewards.rules import EQUAL, NO_ANSWER, PUBLISHED_RULES, Environment, Rule
 from simplerl.types import Problem, Reward, Score
 
@@ -117,7 +119,7 @@ def weighted(
     wrong: float = 0.0,
 ) -> Score:
     """Score a weighted sum of reward functions. The first one decides whether the response is correct. `Score.parts`
-    has the unweighted reward of each, by name, beside the parts of the first.
+    has the parts of the first and the unweighted reward of each, by name.
 
     wrong: reward of an answer whose grading did not finish."""
     scores = {name: function(response, problem) for name, function in functions.items()}
@@ -126,24 +128,26 @@ def weighted(
     return replace(first, reward=sum(weights[name] * score.reward for name, score in scores.items()), parts=parts)
 
 
-# Evaluations judge every response by these too, with their defaults, so that all runs can be compared.
+# Evaluations also judge every response by these rewards, with their default keywords, so that runs can be compared.
 FIXED_RULES = {"strict": strict, "lenient": lenient}
 
 
 class WithFixedRules(partial[Score]):
-    """A reward that also judges each response by FIXED_RULES, in the same call: the verdicts are the parts
+    """Wraps a reward so that it also judges each response by FIXED_RULES, in the same call: the verdicts are the parts
     correct_strict and correct_lenient of its score, 1 or 0. Comparisons are cached, so the same answer is compared
-    once. A rule that raises counts as not correct, and does not change the score of the reward itself."""
+    once. A rule that raises counts as not correct and does not change the score of the reward."""
 
     @classmethod
     def of(cls, reward: Reward) -> WithFixedRules:
-        """Return `reward`, a function or a partial of one, with the fixed rules."""
+        """Wrap `reward`, a function or a partial, so that it also judges each response by FIXED_RULES."""
         return cls(reward.func, *reward.args, **reward.keywords) if isinstance(reward, partial) else cls(reward)
 
     def __call__(self, response: str, problem: Problem) -> Score:  # type: ignore[override]
-        score = super().__call__(response, problem)
-        if not isinstance(score, Score):  # the grading worker reports it
-            return score
+        value: Any = super().__call__(response, problem)
+        try:
+            score = value if isinstance(value, Score) else Score(*score_fields(value, len(response)))
+        except UnusableScore:  # the grading worker reports it
+            return value  # type: ignore[no-any-return]
         verdicts = {f"correct_{name}": _verdict(name, response, problem) for name in FIXED_RULES}
         return replace(score, parts={**score.parts, **verdicts})
 

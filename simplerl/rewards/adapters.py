@@ -1,4 +1,4 @@
-"""Adapters for reward functions that were written for TRL or verl: `reward=trl reward.function=my_module.my_reward`.
+"""Adapts reward functions that were written for TRL or verl: `reward=trl reward.function=my_module.my_reward`.
 
 The function runs unchanged, on one response at a time. Columns of the data that `Problem` has no field for come from
 `Problem.extra`.
@@ -17,11 +17,12 @@ from simplerl.types import Problem, Response
 
 
 def trl(response: Response, problem: Problem, *, function: str, conversational: bool = False) -> Any:
-    """Return the reward of a TRL reward function: (completions, **columns) -> one number per completion.
+    """Call a TRL reward function, (completions, **columns) -> one number per completion, and return its number.
 
-    function: its dotted name. It gets those of prompts, completions, completion_ids and the problem's columns
-    (question, answer, solution, source, level, id and `Problem.extra`) that it has parameters for, each as a list of
-    one item. conversational: completions and prompts are lists of messages, as with TRL's conversational data sets.
+    function: its dotted name. Each parameter that it declares gets a list of one item: prompts (the bare question),
+    completions, completion_ids, or a column of the problem (question, answer, solution, source, level, id or one of
+    `Problem.extra`). conversational: completions and prompts are lists of messages, as in TRL's conversational data
+    sets. Raises TypeError if it does not return a list of one number.
     """
     call = _find(function)
     text, prompt = str(response), problem.question
@@ -32,13 +33,13 @@ def trl(response: Response, problem: Problem, *, function: str, conversational: 
     }
     rewards = call(**{name: [arguments[name]] for name in _accepted(call, tuple(arguments))})
     if not isinstance(rewards, list | tuple) or len(rewards) != 1:
-        raise TypeError(f"{function} returned {rewards!r} for one completion, not a list of one number")
+        raise TypeError(f"{function} returned {rewards!r} for one completion: return a list with one number for each")
     return rewards[0]
 
 
 def verl(response: Response, problem: Problem, *, function: str) -> Any:
-    """Return the score of a verl reward function: (data_source, solution_str, ground_truth, extra_info) -> a number or
-    a dict.
+    """Call a verl reward function, (data_source, solution_str, ground_truth, extra_info) -> a number or a dict, and
+    return its score.
 
     function: its dotted name. `Problem.source` is the data source; extra_info has the question and `Problem.extra`. In
     a dict, "score" is the reward, "acc" tells whether the answer is correct (if absent: a positive score), "pred" is
@@ -62,7 +63,7 @@ def _columns(problem: Problem) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def _find(function: str) -> Callable[..., Any]:
-    """Return the function with a dotted name. Raises ConfigError."""
+    """Import a function by its dotted name. Raises ConfigError if it cannot be imported or is not callable."""
     module, _, name = function.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -72,13 +73,13 @@ def _find(function: str) -> Callable[..., Any]:
             "that is importable from where you run"
         ) from error
     if not callable(found):
-        raise ConfigError(f"reward.function={function} is not a function")
+        raise ConfigError(f"reward.function={function} is not a function: give the dotted name of one")
     return found  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=8)
 def _accepted(call: Callable[..., Any], names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return those of `names` that a function has parameters for."""
+    """Return the names that are parameters of a function; all `names` if it has **keywords."""
     parameters = inspect.signature(call).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return names

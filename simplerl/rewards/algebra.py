@@ -141,7 +141,7 @@ def _is_constant_at_points(tree: Tree) -> bool:
 
 
 def equations_equal(answer: tuple[Tree, Tree], gold: tuple[Tree, Tree], *, positive: bool = False) -> bool:
-    """Return whether left - right of one relation is a non-zero constant multiple of that of the other.
+    """Return whether left - right of the answer is a non-zero constant multiple of left - right of the gold answer.
 
     positive: the constant must be positive, as the direction of an inequality requires.
     """

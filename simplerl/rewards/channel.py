@@ -13,7 +13,7 @@ from array import array
 from typing import Any, NamedTuple
 
 READY, UNUSABLE, BEGIN, VERDICT = "ready", "unusable", "begin", "verdict"  # kinds of messages from a grading process
-MAX_BYTES = 2**31  # a longer message is not one of ours
+MAX_BYTES = 2**31  # a greater length shows that the bytes were not sent by `Channel.send`
 _LENGTH = struct.Struct("!Q")
 
 
@@ -27,10 +27,10 @@ class PackedResponse(NamedTuple):
 
 
 class Message(NamedTuple):
-    """Holds what a grading process says, with the proof that it is the answer to the question that was asked."""
+    """Holds a message of a grading process; the supervisor checks `pid` and `number` to refuse unexpected messages."""
 
     pid: int  # of the sender: a process that a reward forked also holds the connection
-    number: int  # counts the answers that the process was given
+    number: int  # of the answer, counted from 0 since the process started
     cpu_seconds: float  # used by the process so far
     kind: str  # READY | UNUSABLE | BEGIN | VERDICT
     body: Any
@@ -44,7 +44,7 @@ class Channel:
         self._received = bytearray()
 
     def send(self, message: Any, seconds: float | None = None) -> None:
-        """Send a message. Raises TimeoutError if the other side does not take it within `seconds`."""
+        """Send a message. Raises TimeoutError if the peer does not receive it within `seconds`."""
         data = pickle.dumps(tuple(message), pickle.HIGHEST_PROTOCOL)
         if seconds is not None:
             self.socket.settimeout(seconds)
@@ -53,14 +53,15 @@ class Channel:
             self.socket.settimeout(None)
 
     def read(self) -> None:
-        """Take the bytes that have arrived; wait for some if there are none. Raises EOFError at the end."""
+        """Read the bytes that have arrived, waiting if there are none. Raises EOFError if the peer has closed the
+        channel."""
         data = self.socket.recv(2**18)
         if not data:
             raise EOFError
         self._received += data
 
     def next_message(self) -> Any:
-        """Return the next message that has arrived completely, as a tuple, or None.
+        """Return the next message that has been read completely, as a tuple, or None if there is none.
 
         Raises ConnectionError if the bytes are not a message.
         """

@@ -55,7 +55,7 @@ def _plain(text: str) -> str:
 
 
 def parse_choice(text: str) -> Choice | None:
-    """Return the option that a normalised text chooses, or None if it is not one option."""
+    """Return the option that a normalised text chooses, or None if it does not state exactly one."""
     if len(text) > MAX_CHARACTERS:
         return None
     plain = _plain(text)
@@ -97,7 +97,7 @@ def option_letters(text: str) -> frozenset[str]:
 
 
 def statements(text: str) -> frozenset[int]:
-    """Return the numbers of a text that lists statements, ①③ or (1)(3); else an empty set."""
+    """Return the statement numbers that a text lists, such as ①③ or (1)(3); an empty set for any other text."""
     plain = _SEPARATORS.sub("", _plain(text[:MAX_CHARACTERS]))
     if _STATEMENTS.fullmatch(plain) is None:
         return frozenset()
@@ -106,5 +106,5 @@ def statements(text: str) -> frozenset[int]:
 
 
 def offers_alternatives(answer: str) -> bool:
-    """Return whether an answer as written joins its items by "or"; several options are joined by "and"."""
+    """Return whether an answer, before normalisation, contains "or": it then names alternatives, not a set."""
     return re.search(r"\bor\b|或", answer) is not None

@@ -1,7 +1,7 @@
 """Compares a normalised answer with a normalised gold answer, structure by structure and value by value.
 
 `simplerl.rewards.equality` states the decisions that are implemented here. Per value the cheapest test comes first:
-exact numbers, equal strings, words, expressions at sample points, and math-verify for what is left.
+exact numbers, equal strings, words, expressions at sample points, and finally math-verify.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Unfinished(Exception):
 
 @dataclass
 class Comparator:
-    """Compares one answer with one gold answer; in every method `a` is the answer and `g` the gold answer.
+    """Compares one answer with one gold answer; in every method `a` is of the answer and `g` of the gold answer.
 
     measured: gold answers are rounded measurements.
     """
@@ -67,7 +67,8 @@ class Comparator:
     gold_unread: bool = False
 
     def verdict(self, answer: str, gold: str) -> Verdict:
-        """Compare two normalised texts. Raises Unfinished if the outcome depends on a math-verify call that failed."""
+        """Compare two normalised texts. Raises Unfinished if the outcome depends on a math-verify call that timed out
+        or failed."""
         if any(self.texts(answer, one) for one in gold_alternatives(gold)):
             return Verdict(EQUAL)
         if self.unfinished:
@@ -75,7 +76,7 @@ class Comparator:
         return Verdict(DIFFERENT, self.gold_unread)
 
     def texts(self, a: str, g: str) -> bool:
-        """Compare two whole texts: as options, as compound quantities, otherwise by structure."""
+        """Return whether two whole texts are equal as options, as compound quantities or else by structure."""
         for compare in (self.options, same_compound_quantity):
             if (verdict := compare(a, g)) is not None:
                 return verdict
@@ -88,7 +89,8 @@ class Comparator:
         return any(self.equal(one, wanted) for one in answers for wanted in golds)
 
     def options(self, a: str, g: str) -> bool | None:
-        """Compare multiple-choice answers; None if the gold answer is not an option or the answer chooses none."""
+        """Return whether multiple-choice answers are equal; None if the gold answer is not an option or the answer
+        chooses none."""
         if letters := option_letters(g) or statements(g):
             chosen = option_letters(a) or statements(a)
             return chosen == letters if chosen else None
@@ -104,7 +106,7 @@ class Comparator:
         return not choice.content or is_words(choice.content) or self.texts(choice.content, gold.content)
 
     def equal(self, a: Structure, g: Structure) -> bool:  # noqa: PLR0911 - one return per pair of kinds
-        """Compare two structures of any kind."""
+        """Return whether two structures of any kind are equal."""
         if isinstance(a, Equation) and isinstance(g, Equation):
             return self.equations(a, g)
         if isinstance(g, Equation):
@@ -131,11 +133,11 @@ class Comparator:
         return False
 
     def in_order(self, a: tuple[Structure, ...], g: tuple[Structure, ...]) -> bool:
-        """Compare two sequences item by item."""
+        """Return whether two sequences have equal items in the same order."""
         return len(a) == len(g) and all(self.equal(x, y) for x, y in zip(a, g, strict=True))
 
     def unordered(self, a: Structure, g: Structure) -> bool:
-        """Match two collections item by item in any order, or one collection with a single value or a tuple."""
+        """Return whether two collections have equal items in any order, or a collection equals a value or a tuple."""
         a, g = _resplit(a, g), _resplit(g, a)
         if isinstance(a, Unordered) and isinstance(g, Unordered):
             if len(a.items) != len(g.items) or len(a.items) > MAX_ITEMS:
@@ -162,12 +164,12 @@ class Comparator:
         return self.in_order(theirs, mine) if swapped else self.in_order(mine, theirs)
 
     def items(self, a: Structure, g: Structure) -> bool:
-        """Compare two items of collections; a nested set equals only a nested set."""
+        """Return whether two elements of collections are equal; a set in a collection equals only another set."""
         nested = (isinstance(side, Unordered) and side.braces for side in (a, g))
         return len(set(nested)) == 1 and self.equal(a, g)
 
     def congruences(self, a: Structure, g: Structure) -> bool:
-        """Compare congruences: x \\equiv 3 (mod 5) equals 3 (mod 5), but not 3."""
+        """Return whether congruences are equal: x \\equiv 3 (mod 5) equals 3 (mod 5), but not 3."""
         if isinstance(a, Congruence) and isinstance(g, Congruence):
             if (a.modulus, len(a.sides)) != (g.modulus, len(g.sides)) or not _same_text(a.sides[0], g.sides[0]):
                 return False
@@ -182,7 +184,8 @@ class Comparator:
         return self.values(stated.sides[1], residue) if stated is a else self.values(residue, stated.sides[1])
 
     def equations(self, a: Equation, g: Equation) -> bool:
-        """Compare the right sides if the left sides are the same, otherwise the equations as relations."""
+        """Return whether two equations are equal: their right sides if the left sides are the same, otherwise the
+        equations as relations."""
         if len(a.sides) == len(g.sides) == 2:
             if _same_text(a.sides[0], g.sides[0]) or _both_name_y(a.sides[0], g.sides[0]):
                 return self.equal(parse_structure(a.sides[1]), parse_structure(g.sides[1]))
@@ -195,7 +198,7 @@ class Comparator:
         return len(a.sides) == len(g.sides) and all(self.values(x, y) for x, y in sides)
 
     def inequalities(self, a: Inequality, g: Inequality) -> bool:
-        """Compare inequalities with the same operators side by side, then as relations."""
+        """Return whether inequalities with the same operators have the same sides or are equal as relations."""
         if a.operators != g.operators:  # so they also have the same number of sides
             return False
         if all(map(_same_text, a.sides, g.sides)):
@@ -203,7 +206,8 @@ class Comparator:
         return len(a.sides) == 2 and _is_same_relation(a.sides, g.sides, positive=a.operators[0] != "!=")
 
     def matrices(self, a: Structure, g: Structure) -> bool:
-        """Compare two matrices cell by cell, or a row or column vector with a tuple."""
+        """Return whether two matrices are equal cell by cell, or a row or column vector equals a tuple. Nested lists
+        count as matrices too."""
         if isinstance(a, Matrix) and isinstance(g, Matrix):
             return len(a.rows) == len(g.rows) and all(self.in_order(x, y) for x, y in zip(a.rows, g.rows, strict=True))
         if (nested := _rows_of_lists(a if isinstance(g, Matrix) else g)) is not None:
@@ -217,7 +221,7 @@ class Comparator:
         return self.in_order(flat, other.items) if matrix is a else self.in_order(other.items, flat)
 
     def values(self, answer: str, gold: str) -> bool:  # noqa: PLR0911 - cheapest test first
-        """Compare two single values: units first, then numbers, strings, options, words and expressions."""
+        """Return whether two values are equal, compared by units, then as numbers, strings, words or expressions."""
         g = split_unit(gold)
         a = split_unit(answer, g)
         if a.modulus and g.modulus and a.modulus != g.modulus:
@@ -246,7 +250,7 @@ class Comparator:
         return bool(same)
 
     def phrases(self, answer: str, gold: str) -> bool:
-        """Compare texts with words: the same words, and equal mathematics between them."""
+        """Return whether texts with words have the same words and equal mathematics between them."""
         a, g = split_words(answer), split_words(gold)
         if not a or words_of(a) != words_of(g):
             return False
@@ -255,7 +259,8 @@ class Comparator:
         return all(self.texts(x.text, y.text) for x, y in zip(a, g, strict=True) if not x.is_words)
 
     def numbers(self, x: Number, x_percent: bool, y: Number, y_percent: bool) -> bool:
-        """Compare an answer x with a gold y; if only one has a percent sign, it may also mean a hundredth."""
+        """Return whether an answer x equals a gold answer y; if only one has a percent sign, it may also mean a
+        hundredth."""
         if is_close(x, y, measured=self.measured):
             return True
         if x_percent == y_percent:
@@ -267,7 +272,7 @@ class Comparator:
         return is_close(x, y, measured=self.measured)
 
     def value_against_number(self, a: Quantity, g: Quantity) -> bool:
-        """Compare an expression with a gold number: a root or power may equal it, an unfinished computation may not."""
+        """Return whether an expression equals a gold number: a root or power may, an unfinished computation may not."""
         tree: Tree | None = algebra.parse_or_none(a.value)
         if tree is None or is_unfinished_computation(tree):
             return False
@@ -275,7 +280,7 @@ class Comparator:
         return any(algebra.expressions_equal(a.value, value) for value in values)
 
     def by_math_verify(self, answer: str, gold: str) -> bool:
-        """Ask math-verify; remember a call that did not finish and a gold answer that nothing can parse."""
+        """Return math-verify's verdict; record a call that did not finish and a gold answer that no parser reads."""
         status = math_verify_status(answer, gold)
         self.gold_unread |= status == DIFFERENT and algebra.parse_or_none(gold) is None and is_unparseable(gold)
         if status in (TIMEOUT, FAILED):
@@ -284,13 +289,13 @@ class Comparator:
 
 
 def _percent_of_a_unit(a: Quantity, g: Quantity) -> bool:
-    """Return whether one side is a percentage and the other a length, an angle or another quantity with a unit."""
+    """Return whether exactly one side is a percentage and the value without "%" has a unit or a degree sign."""
     other = g if a.percent else a
     return a.percent != g.percent and bool(other.unit or DEGREES.search(other.value))
 
 
 def _rows_of_lists(structure: Structure) -> Matrix | None:
-    """Return [[1,2],[3,4]] as a matrix."""
+    """Return [[1,2],[3,4]] as a matrix; None for any other structure."""
     if not isinstance(structure, Ordered) or structure.opening != "[":
         return None
     rows = [item.items for item in structure.items if isinstance(item, Ordered) and item.opening in "[("]
@@ -322,7 +327,7 @@ def split_unit_after_bracket(text: str, gold: Quantity | None = None) -> str:
 
 
 def _resplit(structure: Structure, other: Structure) -> Structure:
-    """Read 1,100 as a list of two numbers if the other side is a list."""
+    """Return 1,100 as a list of two numbers if `other` is a list; return any other structure unchanged."""
     if isinstance(structure, Value) and isinstance(other, Unordered) and "," in structure.text:
         pieces, _ = split_outside_brackets(structure.text, frozenset(","))
         return Unordered(tuple(Value(piece) for piece in pieces))
@@ -335,5 +340,5 @@ _ROMAN = re.compile(r"\\mathrm\s*\{\s*([A-Za-z]{1,3})\s*\}")
 
 
 def _both_name_y(a: str, g: str) -> bool:
-    """Return whether one side is y and the other a function of x such as f(x)."""
+    """Return whether one of the texts is y and the other one is a function of x such as f(x)."""
     return any(one.strip() == "y" and re.fullmatch(r"[fgh]\s*\(\s*x\s*\)", other) for one, other in ((a, g), (g, a)))

@@ -1,7 +1,7 @@
-"""Negative controls: rewards that teach nothing about correct answers, against which a gain is judged.
+"""Provides negative controls: rewards that do not favour correct answers, with which a gain in accuracy is compared.
 
-An accuracy that also rises under one of them is not the effect of the reward (arXiv:2506.10947). All of them grade the
-response by `strict` too, so that the logged fraction correct and the evaluations mean the same as in other runs.
+An accuracy that also rises under one of them is not an effect of the reward (arXiv:2506.10947). All of them also grade
+the response by `strict`, so that the logged fraction correct and the evaluations mean the same as in other runs.
 """
 
 from __future__ import annotations
@@ -58,6 +58,6 @@ def wrong_gold(
 def length_only(
     response: Response, problem: Problem, *, tokens: Count = 64, wrong: float = 0.0, rule: Rule = "math_verify"
 ) -> Score:
-    """Score the response's length as a fraction of `tokens`, at most 1, whatever it says."""
+    """Score the response by its length alone: linearly from `wrong` at length 0 to 1 at `tokens` tokens or more."""
     length = min(len(response.tokens) / tokens, 1.0)
     return replace(strict(response, problem, rule=rule), reward=wrong + (1 - wrong) * length)

@@ -1,8 +1,8 @@
-r"""Finds gold answers with something around the value: a sentence, a unit, an option letter, a remark in brackets.
+r"""Finds gold answers with decorations around the value: a sentence, a unit, an option letter, a remark in brackets.
 
-A plain correct value meets such a gold answer only if the comparison can take the decoration off. `decorated` names the
-decoration and the plain value, and `audit_golds` counts the gold answers that their own plain value does not meet, so
-that they are known before they cost a benchmark.
+A plain value is graded as equal to such a gold answer only if the comparison can remove the decoration. `decorated`
+returns the decoration and the plain value; `audit_golds` checks whether the plain value is graded as correct, so that
+unusable gold answers are found before a benchmark is run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 
 @dataclass(frozen=True)
 class Decoration:
-    """Holds what is around the value of a gold answer, the value, and whether the plain value is graded as correct."""
+    """Holds the kind of a gold answer's decoration, the plain value, and whether that is graded as correct."""
 
     kind: str
     value: str
@@ -53,7 +53,7 @@ def decorated(gold: str) -> tuple[str, str] | None:
 
 
 def audit_golds(problems: Iterable[Problem]) -> dict[str, list[tuple[Problem, Decoration]]]:
-    """Return the problems with a decorated gold answer by kind of decoration, in order."""
+    """Return {kind of decoration: [(problem, decoration)]} for the problems with a decorated gold answer, in order."""
     found: dict[str, list[tuple[Problem, Decoration]]] = {}
     for problem in problems:
         if (one := decorated(problem.answer)) is not None:
@@ -63,14 +63,15 @@ def audit_golds(problems: Iterable[Problem]) -> dict[str, list[tuple[Problem, De
 
 
 def describe_golds(problems: Iterable[Problem], shown: int = 5) -> list[str]:
-    """Return one warning per kind of decoration that a plain value does not meet, with counts and the first ids."""
+    """Return one warning per kind of decoration with which some plain values are not graded as correct, with counts
+    and the first ids."""
     lines = []
     for kind, rows in audit_golds(problems).items():
         missed = [problem.id for problem, decoration in rows if not decoration.met]
         if missed:
             more = f" and {len(missed) - shown} more" if len(missed) > shown else ""
             lines.append(
-                f"Gold answers with {kind}: {len(rows)}, of which {len(missed)} are not met by the value alone "
-                f"({', '.join(missed[:shown])}{more}): clean them or exclude these rows."
+                f"Gold answers with {kind}: {len(rows)}, of which {len(missed)} are not graded as equal to their plain "
+                f"value ({', '.join(missed[:shown])}{more}): reduce them to the value or exclude these rows."
             )
     return lines

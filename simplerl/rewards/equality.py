@@ -1,7 +1,7 @@
 """Decides whether an answer equals a gold answer, by one of four rules, and returns a status instead of a bool.
 
 - `math_verify` (default): normalise both, then compare structure, strings, exact numbers and expressions at sample
-  points; math-verify decides what is left.
+  points; math-verify decides the remaining cases.
 - `exact`: equal strings after the same normalisation.
 - `qwen`: the published evaluation.
 - `qwen_train`: the published training reward, which does not normalise the gold answer.
@@ -9,9 +9,9 @@
 Decisions of the default rule:
 - Integers must match exactly. A decimal gold answer allows a relative error of 1e-4, a decimal answer to an exact gold
   answer 1e-6. x % may mean x or x/100; nothing else is rescaled.
-- Letters are never units, and neither are words of other scripts unless `unit_words.txt` lists them. A percentage is
+- Variables are never units, and neither are words of other scripts unless `unit_words.txt` lists them. A percentage is
   not a length. Words beside a value must be the same, and the value between them is compared as mathematics.
-- An option letter may stand with its text or value, on either side; several options are a set.
+- Answer and gold answer may give an option letter with or without its text or value; several options are a set.
 - Lists and sets have no order, but every item counts; tuples and intervals are ordered.
 - An unfinished computation (16-3-4, 3!, \\int) does not equal its result, but 5 = 10/2 counts as 5, and 2 \\pm 1 as
   1 and 3.
@@ -39,7 +39,7 @@ MEASURED_SOURCES = ("minerva",)  # sources whose gold answers are rounded measur
 
 
 def compare(answer: str, gold: str, *, rule: str = "math_verify", source: str = "") -> str:
-    """Return the status of comparing an answer with a gold answer.
+    """Compare an answer with a gold answer and return the status.
 
     EQUAL, DIFFERENT, NO_ANSWER (the answer is empty), TIMEOUT or FAILED. Nothing equals an empty gold answer, except
     an empty answer under the published rules. source: the problem's data set, for data sets with their own
@@ -51,9 +51,9 @@ def compare(answer: str, gold: str, *, rule: str = "math_verify", source: str = 
 def judge(
     answer: str, gold: str, *, rule: str = "math_verify", source: str = "", environment: Environment = "training"
 ) -> Verdict:
-    """Compare as `compare` does, and also report whether the gold answer could be read.
+    """Return the `Verdict` on an answer: the status as by `compare`, and whether no parser could read the gold answer.
 
-    environment: whose packages the rule qwen_train follows, see `simplerl.rewards.qwen`.
+    environment: installed packages whose parser rule=qwen_train imitates, see `simplerl.rewards.qwen`.
     """
     check_rule(rule, environment)
     answer = answer.strip()
@@ -64,12 +64,12 @@ def judge(
     except Unfinished as unfinished:
         return Verdict(unfinished.status)
     except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
-        # What a comparison cannot read is not correct. Its causes are faults of ours; none may cost a run.
+        # A comparison that raises is a bug of this package, which must not end a run: the answer counts as different.
         return Verdict(DIFFERENT, gold_unread=not is_readable(gold, rule=rule, source=source))
 
 
 def is_readable(gold: str, *, rule: str = "math_verify", source: str = "") -> bool:
-    """Return whether a gold answer can be compared at all, tried with a copy of itself in other spacing."""
+    """Return whether a gold answer can be compared: whether it equals a copy of itself with spaces around it."""
     try:
         return _judge(f" {gold} ", gold.strip(), rule, source, "training").status == EQUAL
     except (Unfinished, ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
@@ -111,6 +111,6 @@ _normalize_gold = lru_cache(maxsize=16384)(normalize)
 
 
 def warm_up() -> None:
-    """Load sympy and math-verify and run each comparison path once, so that the first answer is not charged for it."""
+    """Load sympy and math-verify and compare once, so that the time of the first answer does not include loading."""
     compare("\\sqrt{2}x+1", "1+2^{1/2}x")
     math_verify_status("\\sqrt{x+1}", "\\sqrt{1+x}")

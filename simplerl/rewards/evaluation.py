@@ -1,4 +1,4 @@
-"""Evaluates expression trees exactly where possible, and recognises arithmetic that an answer left undone.
+"""Evaluates expression trees, exactly if possible, and recognises arithmetic that an answer left undone.
 
 Rational arithmetic stays in `Fraction`; everything else is computed by mpmath to DIGITS digits. Powers, factorials and
 function arguments are bounded, so that no expression of a model can make an evaluation slow or large.
@@ -88,7 +88,7 @@ class Evaluator:
 
 
 def _bounded(x: Any) -> Any:
-    """Convert to mpmath and refuse magnitudes at which the functions become slow."""
+    """Convert to mpmath. Raises NotComputable above MAX_MAGNITUDE, where the functions become slow."""
     x = as_mpf(x)
     if abs(x) > MAX_MAGNITUDE:
         raise NotComputable("large argument")
@@ -112,7 +112,7 @@ def _divide(a: Any, b: Any) -> Any:
 
 
 def _call_finite(function: Any, *arguments: Any) -> Any:
-    """Call an mpmath function; an error or a result that is not finite becomes NotComputable."""
+    """Call an mpmath function. Raises NotComputable if it fails or its result is not finite."""
     try:
         result = function(*arguments)
     except (ValueError, ZeroDivisionError, OverflowError) as error:
@@ -171,7 +171,7 @@ def constant_value(tree: Tree) -> Any:
 
 
 def is_unfinished_computation(tree: Tree) -> bool:
-    """Return whether the tree leaves arithmetic on given numbers undone, so that a policy could box the question.
+    """Return whether the tree has variables or unfinished arithmetic. Accepting it would reward boxing the question.
 
     True for 16-3-4, 17*23, 3!, log_2 8 and 7+0x; false for 2^10 and sqrt(2)/2, which are ways to write a number.
     The root of a square counts as a number: sqrt(16) alone may mean 4, but sqrt(16)+1 is an undone sum.
@@ -207,7 +207,7 @@ def _is_rational_value(tree: Tree) -> bool:
 
 
 def _adds_rationals(tree: Tree) -> bool:
-    """Return whether rational numbers are added, or multiplied other than by a power of ten, anywhere in the tree."""
+    """Return whether any node adds rational numbers or multiplies them, except by a power of ten."""
     for node in nodes(tree):
         numbers = [part for part in node[1:] if _is_rational(part)] if node[0] in ("add", "mul") else []
         if len(numbers) > 1 and node[0] == "add" and not _is_mixed_number(node):

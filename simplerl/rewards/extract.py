@@ -1,6 +1,6 @@
 r"""Extracts the content of the last \boxed{} from a response or a solution, in time linear in the text.
 
-- The response ends at the first end mark, of whatever model family.
+- The response ends at the first end mark of any model family.
 - A well-formed \boxed{...} has matching braces at any depth, and `\{ \}` are literal. Unclosed boxes are ignored, and
   an empty last box means no answer. The outer of two nested boxes counts.
 - Boxes are never combined, and no alternatives are tried: only the last of several boxes counts, and "3 or 4" in a box
@@ -60,6 +60,6 @@ def last_boxed(text: str, *, fbox: bool = True) -> str | None:
 
 
 def boxed_answer(response: str, *, fbox: bool = False) -> str | None:
-    """Return the answer by strict extraction, or None if there is none."""
+    r"""Return the content of the last \boxed{} before the first end mark; None if there is no box or it is empty."""
     answer = last_boxed(cut_at_stop(response), fbox=fbox)
     return answer.strip() or None if answer is not None else None

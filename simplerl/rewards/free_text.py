@@ -1,6 +1,6 @@
 r"""Extracts the final answer from a response wherever it is written, without computing it, in time linear in the text.
 
-The first of these that the response has:
+Takes the first of these that the response contains:
 - The content of the last <answer> tag, unless a box follows it.
 - The last box, else an unclosed last box.
 - The value after the last "answer is", "Answer:", "答案是", "A:" or "####", or the option that is called correct.
@@ -106,7 +106,7 @@ _MAX_MARKERS = 20  # markers and tags that are tried, from the last
 
 
 def lenient_answer(response: str) -> str | None:
-    """Return the answer by lenient extraction, or None if there is none."""
+    """Return the final answer of a response by the rules of this module, or None if there is none."""
     text = _plain(cut_at_stop(response))
     for tag in reversed(list(_TAG.finditer(text))[-_MAX_MARKERS:]):
         end = _TAG_END.search(text, tag.end())
@@ -174,7 +174,7 @@ def _unclosed_box(text: str) -> str | None:
 
 
 def _marked(text: str, marker: re.Match[str]) -> str | None:
-    """Return the value that a marker announces, or None if none follows."""
+    """Return the value that follows a marker such as "the answer is", or None if no value follows."""
     rest = text[marker.end() : marker.end() + _TAIL].lstrip(" \n:：*_")
     if marker["hashes"] and _is_heading(*rest.partition("\n")[::2]):
         return None

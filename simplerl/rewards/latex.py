@@ -111,7 +111,7 @@ class _Parser:
         return self.power()
 
     def product(self, tree: Tree) -> Tree:
-        """Multiply `tree` by the factors written next to it without an operator."""
+        """Return `tree` times the factors written next to it without an operator. Raises ParseError for two numbers."""
         while self.starts_factor():
             token = self.peek()
             if token is not None and (token[0] in DIGITS or token[0] == ".") and _ends_in_number(tree):

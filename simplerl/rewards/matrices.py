@@ -1,4 +1,4 @@
-r"""Reads matrices and vectors: every environment, a numeric factor in front, a transpose sign behind.
+r"""Reads matrices and vectors in any environment, also with a numeric factor before or a transpose sign after them.
 
 `as_pmatrix` writes all environments as pmatrix while a text is normalised; `matrix_cells` and `scaled_vector` then read
 them. Determinants (vmatrix) are not matrices.

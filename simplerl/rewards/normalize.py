@@ -158,7 +158,7 @@ _CONDITION = re.compile(r"[^|:=<>]*[|:][^|:]*(?:[=<>]|\\(?:le|ge|ne|in)(?![a-z])
 
 
 def _without_clause(text: str) -> str:
-    """Remove a final clause "for all real x", which says nothing, and "x in R" after a function of x."""
+    """Remove a final clause "for all real x", which adds no condition, and "x in R" after a function of x."""
     if "for" not in text and "\\in" not in text and "where" not in text and "with" not in text:
         return text
     plain = TEXT_GROUP.sub(r" \1 ", text)

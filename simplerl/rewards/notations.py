@@ -1,4 +1,4 @@
-r"""Compares numbers in special notations: in another base, clock times, ratios, minutes of arc, compound quantities.
+r"""Compares values in special notations: numbers in a base, clock times, ratios, minutes of arc, compound quantities.
 
 Each function returns whether the two texts are equal, or None if they are not both in its notation.
 """
@@ -15,7 +15,7 @@ from simplerl.rewards.characters import TEXT_GROUP
 from simplerl.rewards.numeric import parse_number
 from simplerl.rewards.units import unit_size
 
-_BASES = re.findall(  # the names of 2 to 16, then those of the last line
+_BASES = re.findall(  # names of the bases 2 to 16, then of 2, 3, 4, 8, 10 and 16
     r"\w+",
     """two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
     binary ternary quaternary octal decimal hexadecimal""",
@@ -36,7 +36,7 @@ _PART = re.compile(
 
 
 def equal_in_notation(a: str, g: str) -> bool | None:
-    """Compare by the first notation that both texts are in; None if there is none."""
+    """Return whether two texts are equal in the first special notation that both use; None if they share none."""
     a, g = (TEXT_GROUP.sub(r" \1 ", side).strip() for side in (a, g))
     for compare in (_same_base, _same_time, _same_ratio):
         if (verdict := compare(a, g)) is not None:
@@ -73,7 +73,7 @@ def _ratio(text: str) -> list[str] | None:
 
 
 def _same_ratio(a: str, g: str) -> bool | None:
-    """Compare a_1:...:a_n with g_1:...:g_n by cross multiplication."""
+    """Return whether a_1:...:a_n equals g_1:...:g_n, by cross multiplication; None if either is not a ratio."""
     if ":" not in g and " to " not in g:
         return None
     x, y = _ratio(a), _ratio(g)
@@ -88,7 +88,8 @@ def _same_ratio(a: str, g: str) -> bool | None:
 
 
 def angle_in_degrees(text: str) -> str:
-    r"""Return 30^\circ 15' 36'' in degrees with a degree sign, 30.26^\circ as an exact fraction; else the text."""
+    r"""Convert an angle in degrees, minutes and seconds to an exact fraction of degrees: 30^\circ 15' 36'' becomes
+    1513/50^\circ. Any other text is returned unchanged."""
     if "'" not in text or (found := _ANGLE.fullmatch(text.strip())) is None:
         return text
     value = Fraction(found["degrees"]) + Fraction(found["minutes"]) / 60 + Fraction(found["seconds"] or 0) / 3600
@@ -96,7 +97,8 @@ def angle_in_degrees(text: str) -> str:
 
 
 def same_compound_quantity(a: str, g: str) -> bool | None:
-    """Compare 3 hours 45 minutes with 3 hours and 45 minutes or 225 minutes; None unless one has several parts."""
+    """Return whether two quantities such as 3 hours 45 minutes and 225 minutes are equal; None unless both are
+    quantities and one has several parts."""
     x, y = _compound(a), _compound(g)
     if x is None or y is None or max(x[2], y[2]) < 2:
         return None

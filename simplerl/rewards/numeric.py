@@ -123,7 +123,7 @@ _LITERAL = re.compile(
 
 
 def needs_literal_match(text: str) -> bool:
-    """Return whether a value equals only the same string.
+    """Return whether a value must be compared as a string only.
 
     True for lists that end in dots, numbers in another base, adjacent numbers, dates, times, ratios and minutes of arc.
     """

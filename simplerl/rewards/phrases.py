@@ -1,7 +1,7 @@
 r"""Reads answers that are words, or words beside values: `west`, `2.5 \text{ million}`, `from 1/2 to 3`.
 
-The words must be the same apart from case, spaces and prose punctuation. What stands between them is mathematics, and
-is handed back to be compared as such, so that words never hide a decimal point, sign, power or bracket.
+The words must be the same apart from case, spaces and prose punctuation. The text between them is mathematics, and
+`split_words` returns it separately for comparison, so that words never hide a decimal point, sign, power or bracket.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _merged(tokens: list[tuple[str, bool]]) -> list[Piece]:
 
 
 def words_of(pieces: list[Piece]) -> str:
-    """Return a key of the words, with synonyms of "no solution" and "undefined" unified."""
+    """Return the words as a key for comparison, the same for all synonyms of "no solution" and of "undefined"."""
     joined = "\n".join(piece.text if piece.is_words else "#" for piece in pieces)
     joined = "emptyset" if joined == "#" and pieces[0].text.strip() == "\\emptyset" else joined
     return _SYNONYMS.get(joined, joined)

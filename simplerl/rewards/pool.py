@@ -47,7 +47,7 @@ MIN_ALL_FAILED = 4  # if at least this many answers all fail, assume that the re
 MAX_TIMEOUTS, MIN_PROBLEMS = 8, 3
 REPORT_SECONDS = 30.0  # between two lines about the progress of grading
 CLOSE_SECONDS = 30.0  # time for workers to end
-POLL_SECONDS = 0.2  # between two looks at the stop signal
+POLL_SECONDS = 0.2  # between two checks for a stop signal
 CHUNK = 16  # answers per message; a larger chunk saves nothing, a smaller one spreads work more evenly
 
 
@@ -63,7 +63,7 @@ class Grader:
     and the answer gets status "timeout".
     memory_gib: address space of a worker; an answer that needs more gets status "failed".
     seconds_per_step: limit of the time that a call of `grade` takes after its last response has arrived.
-    worker_type: makes a worker from (pickled reward, seconds_per_answer, memory_gib, uses_math_grader).
+    worker_type: creates a worker from (pickled reward, seconds_per_answer, memory_gib, uses_math_grader).
 
     An answer that times out or fails gets `failure_reward`: the value of the function's parameter `wrong`, or 0 if it
     has none. `metrics` holds reward/timeout_fraction and reward/failed_fraction of the last call. `check_stop` is
@@ -151,7 +151,7 @@ class Grader:
         """Return (score, seconds in the reward function) of each (response, problem), in order.
 
         Raises ConfigError if the reward cannot be used: it fails or times out on every answer, times out on many
-        answers in a row, or takes too long altogether.
+        answers in a row, or takes too long in total. Raises RuntimeError if the Grader is not open.
         """
         if not self._threads[0].is_alive() and self._failure is None:
             raise RuntimeError("A Grader has no workers outside its context: use `with Grader(...) as grader:`.")
@@ -176,11 +176,13 @@ class Grader:
             if is_encodable(packed.text):
                 self._queue.append((results, index, (packed, problem)))
             else:
-                results[index] = GradingResult(None, 0.0, "the response has a lone surrogate, which is no character")
+                results[index] = GradingResult(
+                    None, 0.0, "the response has a lone surrogate, which UTF-8 cannot represent"
+                )
             self._changed.notify()
 
     def _wait(self, results: _Results, count: int) -> None:
-        """Wait until `count` results are there."""
+        """Wait for `count` results. Raises ConfigError after `seconds_per_step`, and any failure of a worker."""
         begin = reported = time.monotonic()
         with self._changed:
             while len(results) < count:
@@ -200,7 +202,8 @@ class Grader:
                     )
 
     def _scores(self, results: list[GradingResult], problems: list[Problem]) -> list[tuple[Score, float]]:
-        """Set `metrics` and log errors. Raises ConfigError if every answer failed or timed out."""
+        """Return the score and grading time of each answer, set `metrics` and log errors. Raises ConfigError if all of
+        at least MIN_ALL_FAILED answers failed, or all timed out."""
         scores = [r.score or Score(self.failure_reward, False, r.status, None, {}) for r in results]
         count = len(results)
         statuses = [score.status for score in scores]
@@ -219,14 +222,15 @@ class Grader:
             log.warning(message, self.name, len(errors), count, summary, errors[0][1].id, errors[0][0].rstrip())
             if len(errors) == count >= MIN_ALL_FAILED:
                 raise ConfigError(
-                    f"The reward {self.name} failed on all {count} answers ({reasons[0][0]}): correct the function."
+                    f"The reward {self.name} failed on all {count} answers (most often: {reasons[0][0]}): correct the "
+                    "function."
                 )
         return [(score, result.seconds) for score, result in zip(scores, results, strict=True)]
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-        if self._closing:  # by another thread, so the rest of the queue will not be graded
+        if self._closing:  # set by another thread, so the rest of the queue will not be graded
             raise RuntimeError("The grader was closed while answers were still waiting to be graded.")
 
     def _run(self, worker: GradingWorker) -> None:
@@ -252,7 +256,7 @@ class Grader:
             worker.kill()
 
     def _count_timeouts(self, result: GradingResult, problem: Problem) -> None:
-        """Stop the grading after many time-outs in a row without a verdict."""
+        """End the grading with a ConfigError after MAX_TIMEOUTS time-outs in a row, if of MIN_PROBLEMS problems."""
         if result.score is not None or result.status != TIMEOUT:
             self._timed_out.clear()
             return
@@ -276,7 +280,7 @@ def check_reward(
 ) -> None:
     r"""Call a user's reward once, in a worker process, with the gold answer of `problem` in a \boxed{}.
 
-    Raises ConfigError if it gives no usable score. `tokens` are those of `made_up_response(problem)`.
+    Raises ConfigError if it returns no usable score. Skips MATH_REWARDS. tokens: of `made_up_response(problem)`.
     """
     if _function(reward) in MATH_REWARDS:
         return
@@ -309,7 +313,7 @@ def error_summary(error: str) -> str:
 
 
 def reward_name(reward: Reward) -> str:
-    """Return the dotted name of a reward; of the wrapped function, if it is an adapter's."""
+    """Return the dotted name of a reward function or, with an adapter (`trl`, `verl`), of the function it calls."""
     function = _function(reward)
     wrapped = reward.keywords.get("function") if isinstance(reward, partial) else None
     return str(wrapped or f"{function.__module__}.{function.__qualname__}")
@@ -335,10 +339,11 @@ def _function(reward: Reward) -> Callable[..., Any]:
 
 
 def source_digest(reward: Reward) -> str:
-    """Return a digest of the source of a reward: of its file, or of all of `simplerl.rewards` if it is built in."""
+    """Return a digest of the source file of a reward, or of all of `simplerl.rewards` if it is built in. With an
+    adapter, the file of the function that it calls is included."""
     file = Path(inspect.getfile(_function(reward)))
     files = [*sorted(file.parent.glob("*.py")), WORD_LIST] if file.parent == Path(__file__).parent else [file]
-    if isinstance(reward, partial) and "function" in reward.keywords:  # of an adapter, which reports if it is absent
+    if isinstance(reward, partial) and "function" in reward.keywords:  # an adapter itself reports a missing module
         with suppress(ImportError, ValueError):
             module = importlib.util.find_spec(reward.keywords["function"].rpartition(".")[0])
             files += [Path(module.origin)] if module and module.origin else []

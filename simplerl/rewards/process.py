@@ -1,4 +1,4 @@
-"""Runs a reward function in a process of its own: `python -m simplerl.rewards.process FD`.
+"""Runs a reward function in a separate process: `python -m simplerl.rewards.process FD`.
 
 FD is a socket on which the supervisor (`simplerl.rewards.worker`) sends responses. The reward runs in the main thread,
 the only one in which the timers of math-verify and of `simplerl.rewards.symbolic` work. The process ends when the
@@ -24,10 +24,10 @@ from simplerl.rewards.channel import BEGIN, READY, UNUSABLE, VERDICT, Channel, M
 from simplerl.rewards.returned import UnusableScore, encodable, score_fields
 from simplerl.types import Problem, Response
 
-MAX_ANSWERS = 20_000  # a process that has graded as many is replaced
-MAX_GROWTH = 400 * 2**20  # bytes above the size after its first answers
+MAX_ANSWERS = 20_000  # a process is replaced after this many answers,
+MAX_GROWTH = 400 * 2**20  # or if its memory exceeds the size after its first chunk by these bytes
 MAX_ERROR = 4000  # characters of an error that are sent back
-# Sent by a terminal or SLURM to all processes of a run, which stops its grading processes itself.
+# Signals that a terminal or SLURM sends to all processes of a run; ignored, because the run ends its grading processes.
 FOREIGN_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 WARM_UP = (PackedResponse("The answer is \\boxed{2}.", array("i", [1, 2, 3]), "stop"), Problem("0", "1 + 1?", "2"))
 
@@ -54,7 +54,8 @@ def resident_bytes() -> int:
 
 
 def _isolate(channel: Channel) -> None:
-    """Die with the parent, ignore signals that are meant for the run, and keep the connection from other processes."""
+    """Make this process die with its parent, ignore signals that are meant for the run, and not pass the connection to
+    its child processes."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
     for number in FOREIGN_SIGNALS:
@@ -66,7 +67,7 @@ def _isolate(channel: Channel) -> None:
 
 
 def _after_fork(channel: Channel) -> None:
-    """Leave the connection and the signals of this process to the process that forked it."""
+    """Close the connection in a forked child and restore the default actions of FOREIGN_SIGNALS."""
     channel.close()
     for number in FOREIGN_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
@@ -83,7 +84,8 @@ def _limit_memory(gib: float) -> None:
 
 
 def _score(reward: Any, packed: PackedResponse, problem: Problem) -> tuple[Any, float, str | None]:
-    """Return (fields of the score, seconds, None) or (None, seconds, error). A reward may raise even SystemExit."""
+    """Call the reward. Returns (fields of the score, seconds, None), or (None, seconds, error) if it raised anything,
+    even SystemExit, or returned no usable score."""
     pid, response, error = os.getpid(), _ReceivedResponse(packed), None
     start = time.perf_counter()
     try:
@@ -123,7 +125,7 @@ def serve(channel: Channel) -> None:
             equality.warm_up()
         _limit_memory(memory_gib)
         if warm_up and not uses_math_grader:
-            _score(reward, *WARM_UP)  # whatever the reward imports at its first call is not part of an answer's time
+            _score(reward, *WARM_UP)  # so that the time of no answer includes imports at the first call
     except BaseException:  # reported to the parent, which raises it
         send(UNUSABLE, body=traceback.format_exc(limit=-2))
         return

@@ -132,7 +132,7 @@ def qwen_equal(answer: str, gold: str, source: str = "", *, training: Environmen
         return True
     if training is None:
         return _equal(normal_form(answer, source), normal_form(gold, source))
-    gold = re.sub(r"\\left\s?(?=\[)|\\right\s?(?=\])", "", gold)  # of the brackets with \left, only these are read
+    gold = re.sub(r"\\left\s?(?=\[)|\\right\s?(?=\])", "", gold)  # the published parser reads \left only before these
     unread = _UNREAD[training].search(gold) or _UNREAD_TUPLE.search(gold)
     return _equal(answer, gold, parse=unread is None)
 
@@ -148,7 +148,7 @@ def _number(text: str) -> float | None:
 
 
 def _equal(a: str, g: str, *, parse: bool = True, depth: int = 0) -> bool:
-    """Compare two texts as the published rules do. parse: whether their parser reads the gold answer."""
+    """Return whether two texts are equal by the published rules. parse: whether their parser reads the gold answer."""
     a, g = a.strip(), g.strip()
     if a.lower() == g.lower():
         return True
@@ -173,7 +173,7 @@ def _without_brackets(a: str, g: str) -> bool:
 
 
 def _part_by_part(a: str, g: str, depth: int) -> bool:
-    """Compare lists in brackets, matrices and equations; False if a comparison as a whole must decide."""
+    """Return whether lists in brackets, matrices or equations are equal part by part; False does not mean unequal."""
     rows: list[list[list[str]]] = []
     if _LIST.match(a) and _LIST.match(g):
         rows = [[text[1:-1].split(",")] for text in (a, g)]
@@ -191,7 +191,7 @@ def _part_by_part(a: str, g: str, depth: int) -> bool:
 
 
 def _readable_prefix(text: str) -> str:
-    """Return the beginning of a text up to where the published parser stops: a comma, \\text, an unmatched bracket."""
+    """Return the part of a text before the published parser stops: at a comma, \\text or an unmatched bracket."""
     depth = 0
     for i, character in enumerate(text):
         depth += (character in "([{") - (character in ")]}")

@@ -1,7 +1,7 @@
-"""Converts what a reward function returned to the plain fields of a `Score`, or explains why that is impossible.
+"""Converts the value that a reward function returned to the plain fields of a `Score`, or raises UnusableScore.
 
-A reward may be any function of a user, so its values are converted where they arise: later stages store the reward as
-float32, write texts as UTF-8 and use the names of parts as metrics.
+A reward may be any function of a user, so the value is checked at once: later stages store the reward as float32, write
+texts as UTF-8 and use the names of parts as metrics.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _FORMS = "return a simplerl.types.Score, a number, (number, bool), or a dict wit
 
 
 class UnusableScore(ValueError):
-    """A reward returned something that is not a score; the message says what."""
+    """Raised for a value that is not a score; the message states the fault and the allowed values."""
 
 
 def score_fields(value: Any, longest: int) -> tuple[float, bool, str, str | None, dict[str, float]]:
-    """Return the fields of a `Score`, as plain values, from what a reward function returned.
+    """Return the fields of a `Score`, as plain values, given the value that a reward function returned.
 
     A number is the reward, and the answer counts as correct if it is positive. A pair (number, bool) is reward and
     correct. A dict has the keys of `Score`, of which only `reward` is required.
 
-    longest: characters that `extracted` may have. Raises UnusableScore.
+    longest: characters that `extracted` may have, if over MIN_EXTRACTED. Raises UnusableScore for any other value.
     """
     if isinstance(value, Score):
         fields: Mapping[Any, Any] = vars(value)
@@ -65,7 +65,8 @@ def _kind(value: Any) -> str:
 
 
 def _number(name: str, value: Any) -> float:
-    """Return a plain float. Accepts numbers of NumPy, and arrays and tensors of one element."""
+    """Return a number as a plain float, also one of NumPy or an array or tensor of one element. Raises UnusableScore if
+    it is not a number, not finite or above MAX_NUMBER in size."""
     number = value if type(value) is float else _convert(name, value)
     if not abs(number) <= MAX_NUMBER:  # also if it is NaN
         raise UnusableScore(f"the score's {name} is {number!r}; it must be finite and at most {MAX_NUMBER:g} in size")
@@ -83,7 +84,7 @@ def _convert(name: str, value: Any) -> float:
 
 
 def _truth(value: Any) -> bool:
-    """Return a plain bool. Accepts 0, 1 and the booleans of NumPy and PyTorch."""
+    """Return 0, 1 or a boolean, also of NumPy or PyTorch, as a plain bool. Raises UnusableScore for other values."""
     if value is True or value is False:
         return bool(value)
     if not isinstance(value, SupportsFloat) or _number("correct", value) not in (0.0, 1.0):
@@ -92,7 +93,8 @@ def _truth(value: Any) -> bool:
 
 
 def _text(name: str, value: Any, longest: int) -> str:
-    """Return a plain str, also of a `Response`."""
+    """Validate a text of a score and return it as a plain str, even if it is a `Response`. A number in `extracted` is
+    converted. Raises UnusableScore if it is not a string, is too long or is not valid Unicode."""
     if not isinstance(value, str):
         if name == "extracted" and isinstance(value, Real):
             return str(value)

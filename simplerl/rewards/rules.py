@@ -1,6 +1,6 @@
 """Defines the equality rules and the outcomes of a comparison.
 
-A file of its own because the comparison, math-verify and the worker pool all need these names and must not import one
+A separate module, because the comparison, math-verify and the worker pool all need these names and must not import one
 another.
 """
 
@@ -14,7 +14,7 @@ from simplerl.errors import ConfigError
 EQUAL, DIFFERENT, NO_ANSWER, TIMEOUT, FAILED = "equal", "different", "no_answer", "timeout", "failed"
 Rule = Literal["math_verify", "qwen", "exact", "qwen_train"]
 RULES: tuple[Rule, ...] = get_args(Rule)
-Environment = Literal["training", "evaluation"]  # whose packages the rule qwen_train follows, see `qwen`
+Environment = Literal["training", "evaluation"]  # packages whose parser rule=qwen_train imitates, see `qwen`
 ENVIRONMENTS: tuple[Environment, ...] = get_args(Environment)
 PUBLISHED_RULES: tuple[Rule, ...] = ("qwen", "qwen_train")
 

@@ -48,9 +48,9 @@ def _is_formula(side: str) -> bool:
 
 
 def approximations(text: str) -> tuple[str, ...]:
-    r"""Return the exact value and the decimal of `\frac{\pi}{4} \approx 0.785`; nothing if they disagree.
+    r"""Return the exact value and the decimal of `\frac{\pi}{4} \approx 0.785`; () if they disagree.
 
-    Any other text is returned alone.
+    Any other text is returned as the only element.
     """
     pieces, found = split_outside_brackets(text, frozenset(["\\approx"]))
     if len(found) != 1 or not all(pieces):

@@ -189,7 +189,7 @@ def _real_intervals(text: str) -> Structure | None:
 
 
 def _collection(pieces: tuple[str, ...], depth: int, *, open_sets: bool) -> Unordered:
-    """Return the items of the pieces, nested lists included. open_sets: also include the items of sets in braces."""
+    """Return the pieces as one list; nested lists are merged into it. open_sets: also merge sets in braces."""
     items: list[Structure] = []
     for piece in pieces:
         item = parse_structure(piece, depth + 1)
@@ -198,7 +198,7 @@ def _collection(pieces: tuple[str, ...], depth: int, *, open_sets: bool) -> Unor
 
 
 def _outward_brackets(text: str) -> str:
-    """Write ]2,5[ as (2,5)."""
+    """Return the text with intervals such as ]2,5[ written as (2,5)."""
     if "]" not in text[:1] and "[" not in text[-1:]:
         return text
     text = re.sub(r"\]([^\[\]]*,[^\[\]]*)\[", r"(\1)", text)
@@ -304,7 +304,7 @@ def _parse_relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: i
 
 
 def is_label(text: str, *, gold: bool) -> bool:
-    """Return whether a left side only names what is asked for: x, f(x), S_{n}, (x, y), AB, \\text{Area}.
+    """Return whether a left side only names the quantity that follows: x, f(x), S_{n}, (x, y), AB, \\text{Area}.
 
     In a gold answer it must be one name. In an answer it may also be a sum or product of names (m+n = 371) without
     numbers: 2x+z = 1 is an equation and not the value 1.
@@ -325,7 +325,7 @@ def is_label(text: str, *, gold: bool) -> bool:
 
 
 def gold_alternatives(gold: str) -> tuple[str, ...]:
-    """Split a gold answer that states the same set twice, such as `x < -7: (-\\infty, -7)`."""
+    """Split a gold answer that states a set twice, such as `x < -7: (-\\infty, -7)`; return any other one alone."""
     condition, colon, interval = gold.partition(":")
     is_double = bool(colon) and re.search(r"[<>]|\\[lg]e\b", condition) and interval.strip()[:1] in ("(", "[")
     return (condition, interval) if is_double else (gold,)

@@ -1,9 +1,9 @@
 r"""Calls math-verify with a time limit, for symbolic answers that `simplerl.rewards.latex` cannot parse.
 
-math-verify gets the extracted answer only. Its number fallback is off, because it turns a failed parse into some number
-of the text, and so is its removal of units, which also removes variables such as m, s and t. Numeric answers never get
-here, so its absolute rounding decides nothing. Very long or deeply nested expressions and towers of powers are refused
-before they are parsed.
+math-verify gets only the extracted answer. Its number fallback is off, because it turns a failed parse into some number
+of the text, and so is its removal of units, which also removes variables such as m, s and t. Numeric answers are
+compared before, so its absolute rounding has no effect. Very long or deeply nested expressions and towers of powers are
+refused before they are parsed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class _OutOfTime(BaseException):
 
 @lru_cache(maxsize=1)
 def load_math_verify() -> tuple[Any, Any, Any, Any]:
-    """Return (parse, verify, LatexExtractionConfig, our NormalizationConfig), with a parser bug fixed and logs off."""
+    """Import math-verify, work around a parser bug and silence its logs. Returns (parse, verify, LatexExtractionConfig,
+    the NormalizationConfig to use)."""
     import math_verify
     from latex2sympy2_extended.antlr_parser import PSParser
     from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
@@ -135,7 +136,7 @@ def is_unparseable(gold: str) -> bool:
 
 
 def math_verify_alone(response: str, problem: Problem, *, wrong: float = -0.5, boxed: bool = True) -> Score:
-    """Score by math-verify's own parse and verify, without our normalisation and limits: a baseline for benchmarks.
+    """Score by math-verify's own parse and verify, without this package's normalisation and limits: a baseline.
 
     boxed: take the answer from the last box; otherwise math-verify extracts it from the whole response.
     """

@@ -72,7 +72,7 @@ _TAIL_WORDS = re.compile(
 )
 _TAIL_SHORT = re.compile(r"(?:(?<=[\d)}])" + _AFTER_PI + r")\s*(" + _SHORT + r")" + _POWER + r"$")
 _TAIL_DEGREE = re.compile(r"(?P<sign>\^\s*(?:\\circ|\{\s*\\circ\s*\}))\s*(?:" + _FONT + r")?\s*(?P<scale>[CFK])\s*\}?$")
-_SCRIPT = r"[^\x00-\x7fÀ-ɏ]"  # letters of other scripts; what is mathematics has been translated before
+_SCRIPT = r"[^\x00-\x7fÀ-ɏ]"  # letters of other scripts; mathematical characters have been translated before
 _TAIL_SCRIPT = re.compile(
     rf"\s*(?:{_FONT})?\s*(?P<word>{_SCRIPT}(?:\s?/?\s?{_SCRIPT}){{0,30}})\s*\}}?" + _POWER + r"\s*\.?$"
 )
@@ -87,7 +87,7 @@ _MODULUS = re.compile(
 
 @dataclass(frozen=True)
 class Quantity:
-    """Holds a value and what was written after it."""
+    """Holds a value and the unit, percent sign and modulus that were written after it."""
 
     value: str
     unit: str = ""
@@ -162,9 +162,9 @@ _NUMERALS_AND_HEDGES = re.compile("[零一二两三四五六七八九十百千�
 
 
 def _foreign_unit(word: str, *, in_gold: bool) -> str:
-    """Return the name of a unit in another script, square and cubic ones as powers, or "" if it is none.
+    """Return the name of a unit in another script, square and cubic units as powers, or "" if the word is no unit.
 
-    Any noun may follow a counter in a gold answer: 3只兔子.
+    In a gold answer, any noun may follow a counter: 3只兔子.
     """
     names = []
     for part in re.split(r"\s*[/每]\s*", re.sub(r"\s+", "", word)):
@@ -232,7 +232,7 @@ _Factor = tuple[str, float, int, int]  # dimension, size, power, 1 in the numera
 
 
 def _factors(unit: str) -> tuple[_Factor, ...] | None:
-    """Return the factors of a unit independent of its spelling, or None if it contains an unknown word."""
+    """Return the factors of a unit, the same for every spelling, or None if the unit contains an unknown word."""
     unit = re.sub(r"\bmph\b", "mile per hour", re.sub(r"\bkph\b", "km per hour", unit))
     unit = re.sub(r"\\(?=[a-z])", "", unit)
     factors: list[_Factor] = []
@@ -265,7 +265,7 @@ _DEGREE_SIGN = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})\s*$")
 
 
 def angle_unit(measured: Quantity) -> str:
-    """Return "degree", "radian", or "" if neither is written."""
+    """Return the angular unit of a quantity: "degree", "radian", or "" if it has none."""
     factors = _factors(measured.unit) if measured.unit else ()
     if factors and len(factors) == 1 and factors[0][0] == "angle":
         return "degree" if factors[0][1] == 1 else "radian"

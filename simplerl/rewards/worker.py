@@ -2,7 +2,7 @@
 
 `simplerl.rewards.pool` and the Ray graders are built on `LocalGradingWorker`. Every send and every wait has a limit, a
 verdict is accepted only with the id of the process and the number of the answer, and a process that breaks this
-protocol is killed before its end is waited for. What it has started is killed with it.
+protocol is killed, with all processes that it has started, without waiting for it to end by itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from simplerl.types import Problem, Score
 
 log = logging.getLogger(__name__)
 
-START_SECONDS = 120.0  # time for a process's imports, and for the first call of the reward, on a busy machine
+START_SECONDS = 120.0  # limit for a process's imports and for the first call of the reward, on a busy machine
 START_ATTEMPTS = 3
 WALL_FACTOR = 4.0  # limit of an answer's wall time, in units of its limit of CPU time
 MIN_HAND_OVER_SECONDS = 5.0  # time to confirm the start of a chunk, even if answers have less
@@ -47,7 +47,7 @@ class GradingResult(NamedTuple):
 
 
 class GradingWorker(Protocol):
-    """Defines a worker on any machine. One thread uses it, and it restarts its process if that dies or hangs."""
+    """Defines a worker on any machine, which is used by one thread and restarts a process that dies or hangs."""
 
     def start(self) -> None: ...
     def grade(self, items: list[tuple[PackedResponse, Problem]]) -> Iterator[GradingResult]: ...
@@ -57,15 +57,15 @@ class GradingWorker(Protocol):
 
 
 class Stopped(Exception):
-    """The worker was stopped by another thread."""
+    """Raised in the thread that uses a worker after another thread has called its `stop`."""
 
 
 class LocalGradingWorker:
-    """Runs the reward in a subprocess of this process.
+    """Runs the reward in a subprocess.
 
     payload: the pickled reward function. seconds_per_answer: the process is killed if one answer takes more CPU time,
-    or WALL_FACTOR times as much wall time, which matters for a reward that waits. memory_gib: address space of the
-    process. uses_math_grader: load math-verify before the first answer.
+    or WALL_FACTOR times as much wall time, which matters for a reward that waits. memory_gib: limit of the process's
+    address space. uses_math_grader: load math-verify before the first answer.
     """
 
     def __init__(self, payload: bytes, seconds_per_answer: float, memory_gib: float, uses_math_grader: bool) -> None:
@@ -91,7 +91,7 @@ class LocalGradingWorker:
                 self.kill()
                 continue
             if kind == UNUSABLE:
-                raise ConfigError(f"A grading worker cannot load the reward: {detail}")
+                raise ConfigError(f"A grading worker cannot load the reward; correct it or its imports: {detail}")
             self._next_number = 0
             return
         raise ConfigError(
@@ -114,7 +114,7 @@ class LocalGradingWorker:
             [sys.executable, "-m", "simplerl.rewards.process", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,  # not ours, which a program that the reward starts could keep open
+            stdout=subprocess.PIPE,  # not inherited: a program that the reward starts could keep it open
             stderr=subprocess.STDOUT,
             env=environment,
             process_group=0,
@@ -128,7 +128,7 @@ class LocalGradingWorker:
             raise Stopped
 
     def grade(self, items: list[tuple[PackedResponse, Problem]]) -> Iterator[GradingResult]:
-        """Yield one result per item, in order. An answer that kills or hangs the process costs only that answer."""
+        """Yield one result per item, in order. If an answer kills or hangs the process, only that answer fails."""
         while items:
             done, begin = 0, time.monotonic()
             try:
@@ -154,7 +154,8 @@ class LocalGradingWorker:
     def _hand_over(self, items: list[tuple[PackedResponse, Problem]]) -> None:
         """Send the items, and wait until the process confirms that it begins with them.
 
-        A process that does not, because an earlier answer has broken it, is replaced, at no cost for these answers.
+        A process that does not confirm, because an earlier answer has broken it, is replaced, and no answer fails.
+        Raises OSError or EOFError after START_ATTEMPTS attempts.
         """
         limit = max(self.wall_limit, MIN_HAND_OVER_SECONDS)
         for attempts_left in reversed(range(START_ATTEMPTS)):
@@ -172,10 +173,10 @@ class LocalGradingWorker:
                 self._restart()
 
     def _check_silent(self) -> None:
-        """Raise ConnectionError if the process has sent something that nobody has asked for."""
+        """Raise ConnectionError if the process has sent a message while it had no answer to grade."""
         if wait([self.channel.socket], 0):
             self.channel.read()
-            raise ConnectionError("the grading process sent a verdict that it was not asked for")
+            raise ConnectionError("the grading process sent a message while it had no answer to grade")
 
     def _receive(self, number: int, cpu_limit: float, wall_limit: float, *kinds: str) -> tuple[str, Any]:
         """Return (kind, body) of the next message. Raises TimeoutError at a limit, and ConnectionError if the process
@@ -205,22 +206,24 @@ class LocalGradingWorker:
         except TypeError:
             pid, got, kind, body = 0, 0, "", None
         if pid != self.process.pid or got != number or kind not in kinds:
-            raise ConnectionError("the grading process sent a message out of turn: does the reward write to its files?")
+            raise ConnectionError(
+                "the grading process sent an unexpected message: does the reward write to files that it has not opened?"
+            )
         return kind, body
 
     def _forward_output(self, descriptor: int) -> None:
-        """Print what the process has printed, and remember its last line."""
+        """Forward the output of the process to stderr, and record its last line that is not blank."""
         data = os.read(descriptor, 2**16)
         if not data:
             self._output = None
         text = data.decode(errors="replace")
         self._last_line = next((line for line in reversed(text.splitlines()) if line.strip()), self._last_line)
-        with suppress(OSError, ValueError):  # our own stderr may be closed
+        with suppress(OSError, ValueError):  # stderr may be closed
             sys.stderr.write(text)
             sys.stderr.flush()
 
     def _how_it_ended(self) -> str:
-        """Explain why the channel was closed. The process stays a zombie, so that its group can still be killed."""
+        """Return why the channel was closed, in words. The process stays a zombie, so that its group can be killed."""
         assert self.process is not None
         deadline = time.monotonic() + END_SECONDS
         ended = None
@@ -262,10 +265,8 @@ def cpu_seconds(pid: int) -> float:
 
 
 def kill_with_descendants(process: subprocess.Popen[bytes], mark: str) -> None:
-    """Kill a process that leads a process group, the group, and the processes elsewhere whose environment has `mark`.
-
-    The leader is waited for only after that, for at most END_SECONDS.
-    """
+    """Kill the process group that `process` leads, and all other processes whose environment contains `mark`. Then wait
+    for `process`, for at most END_SECONDS."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     for _ in range(5):  # a process may be just starting another one
