@@ -77,8 +77,8 @@ def set_percent_limits(axis: Any) -> None:
 
 
 def draw_band(axis: Any, found: Band, style: LineStyle, text: str) -> None:
-    """Draw the (smoothed) mean over seeds and, behind it, the range of the seeds; for a single seed the unsmoothed
-    curve."""
+    """Draw the mean over seeds and, behind it, their range, both smoothed if the curve is long. Behind a long curve of
+    a single seed, its unsmoothed values are drawn instead."""
     table = smooth(found.table)
     steps = table.index.to_numpy()
     if len(found.table) > SMOOTH_FROM and found.seeds == 1:

@@ -36,7 +36,8 @@ class _Curves:
 
 @dataclass
 class _Plot:
-    """Holds all curves in the order of their columns, and facts about their bounds (__MIN, __MAX)."""
+    """Holds the curves of a line plot in the order of their columns and, for notes, counts of bounds (__MIN, __MAX) and
+    of cells that are not numbers."""
 
     curves: list[_Curves]
     bounds: int = 0  # number of cells that are bounds

@@ -75,8 +75,10 @@ def gae(
 
     value_lam: lambda of the critic's targets; None: `lam` (decoupled GAE, VAPO, arXiv:2504.05118).
     length_alpha: replaces `lam` by 1 - 1 / (length_alpha * tokens of the response), at least 0 (length-adaptive GAE,
-    VAPO). Sets `advantages`, normalized over the batch if `whiten`, and `returns` = advantages + values before
-    whitening."""
+    VAPO).
+
+    Sets `advantages`, normalized over the response tokens of the batch if `whiten`, and `returns` = values + advantages
+    before whitening, by `value_lam` if given."""
     lams = torch.full((len(batch),), lam, device=batch.mask.device)
     if length_alpha is not None:
         lams = (1 - 1 / (length_alpha * batch.mask.sum(-1)).clamp(min=1)).clamp(0, 1)

@@ -111,7 +111,8 @@ class _Parser:
         return self.power()
 
     def product(self, tree: Tree) -> Tree:
-        """Return `tree` times the factors written next to it without an operator. Raises ParseError for two numbers."""
+        r"""Return `tree` times the factors that follow it without an operator; a proper \frac after an integer is added
+        (mixed number). Raises ParseError for two adjacent numerals."""
         while self.starts_factor():
             token = self.peek()
             if token is not None and (token[0] in DIGITS or token[0] == ".") and _ends_in_number(tree):
@@ -157,7 +158,7 @@ class _Parser:
         return False
 
     def script(self) -> Tree:
-        """Parse an exponent or subscript: a group in braces, or one token with an optional sign."""
+        """Parse an exponent or the base of a function: a group in braces, or one operand, after any minus signs."""
         negative = False
         while self.peek() == "-":
             self.advance()

@@ -218,7 +218,8 @@ def _is_closed_by_last_brace(text: str) -> bool:
 
 
 def equality_key(text: str) -> str:
-    """Return a key for comparing normalised texts as strings: without spaces, redundant braces and text commands."""
+    """Return a key for comparing normalised texts as strings: text commands are replaced by their content, and spaces
+    and the braces of one-character scripts are removed, but `3 4` stays different from `34`."""
     text = TEXT_GROUP.sub(r"\1", text)
     text = re.sub(r"([\^_])\{([A-Za-z0-9+*])\}", r"\1\2", text)
     text = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])", r"\1\\ ", text)

@@ -1,8 +1,8 @@
 """Implements `sampler=local`, which generates responses in this process from a transformers model.
 
-A prompt is prefilled once for all its samples. The longest prompts start first, and rows that finish are replaced by
-waiting ones (continuous batching). Given the weights, a response depends only on (seed, step, problem id, sample
-index); see `simplerl.samplers.token_sampling`.
+A prompt is prefilled once for all its samples that fit the row limit. The longest prompts start first. Waiting rows
+start when enough rows have finished (continuous batching) or, with the generic decoder, when all have. Given the
+weights, a response depends only on (seed, step, problem id, sample index); see `simplerl.samplers.token_sampling`.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def sample_tokens(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[
 
     Log-probs are under the distribution that was sampled from (temperature, then top-k, then top-p, then
     renormalised). For greedy decoding (temperature 0) they are under the plain softmax. Raises NonFinite if a logit is
-    infinite or NaN.
+    NaN or +inf, or if all logits of a row are -inf.
     """
     if sampling.temperature == 0:
         _check_finite(logits.amax(-1))

@@ -37,7 +37,7 @@ class SweepRun:
         """Hide passwords and access tokens. Raises ValueError if a value read from a file has the wrong type."""
         lists = all(isinstance(x, list) and all(isinstance(y, str) for y in x) for x in (self.overrides, self.command))
         if not (lists and self.command and all(isinstance(x, str) for x in (self.folder, self.launcher))):
-            raise ValueError("a run needs overrides, folder, command and launcher")
+            raise ValueError("overrides and command of a run must be lists of texts, folder and launcher texts")
         if not all(isinstance(x, str | None) for x in (self.job, self.log)):
             raise ValueError("the job or log of a run is neither a string nor null")
         self.overrides, self.command = hide_in_overrides(self.overrides), hide_in_overrides(self.command)
