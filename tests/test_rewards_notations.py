@@ -100,6 +100,10 @@ KINDS: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
         [("30^\\circ 30'", "30^\\circ30'"), ("30^\\circ 30'", "30.5^\\circ"), ("30^{\\circ} 30^{\\prime}", "30°30′"), ("30^\\circ 30' 36''", "30.51^\\circ"), ("30.5", "30^\\circ 30'"), ("30度30分", "30^\\circ30'")],
         [("30^\\circ 30'", "30^\\circ 20'"), ("30^\\circ 3'", "303"), ("30^\\circ 30'", "31^\\circ"), ("12^\\circ 5'", "12^\\circ 50'")],
     ),
+    "or-and-inequalities": (
+        [("x>3 \\text{ and } x<5", "(3,5)"), ("x<3或x>5", "x<3, x>5"), ("x\\ge 0, x\\ne 1", "\\{x|x\\ge 0 \\text{ and } x\\ne 1\\}"), ("x>0 \\text{ and } y<1", "y<1, x>0"), ("x>\\sqrt{2} \\wedge x<2", "(\\sqrt{2},2)")],
+        [("x>3 \\text{ or } x<5", "(3,5)"), ("[1,2]", "x\\ge 1 \\text{ or } x\\le 2"), ("\\{x|x>3 \\text{ or } x<5\\}", "(3,5)"), ("1<x<3 \\text{ and } 5<x<7", "(1,3)\\cup(5,7)"), ("x>0 \\text{ and } y<1", "x>0 \\text{ or } y<1")],
+    ),
 }  # fmt: skip
 
 

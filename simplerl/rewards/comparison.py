@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from simplerl.rewards import algebra
 from simplerl.rewards.choices import only_letter, option_letters, parse_choice, parse_gold_choice, statements
 from simplerl.rewards.evaluation import is_unfinished_computation
+from simplerl.rewards.forms import Congruence, Equation, Inequality, Matrix, Ordered, Structure, Unordered, Value
 from simplerl.rewards.latex import Tree
 from simplerl.rewards.normalize import equality_key
 from simplerl.rewards.notations import angle_in_degrees, equal_in_notation, same_compound_quantity
@@ -27,14 +28,6 @@ from simplerl.rewards.phrases import is_words, split_words, words_of
 from simplerl.rewards.rules import DIFFERENT, EQUAL, FAILED, TIMEOUT, Verdict
 from simplerl.rewards.stated import approximations, stated_value
 from simplerl.rewards.structure import (
-    Congruence,
-    Equation,
-    Inequality,
-    Matrix,
-    Ordered,
-    Structure,
-    Unordered,
-    Value,
     gold_alternatives,
     is_label,
     parse_structure,
@@ -138,7 +131,7 @@ class Comparator:
         """Match two collections item by item in any order, or one collection with a single value or a tuple."""
         a, g = _resplit(a, g), _resplit(g, a)
         if isinstance(a, Unordered) and isinstance(g, Unordered):
-            if len(a.items) != len(g.items) or len(a.items) > MAX_ITEMS:
+            if len(a.items) != len(g.items) or len(a.items) > MAX_ITEMS or {a.joined, g.joined} == {"or", "and"}:
                 return False
             unmatched = list(g.items)
             for item in a.items:

@@ -10,8 +10,9 @@ from fractions import Fraction
 
 from simplerl.rewards import algebra
 from simplerl.rewards.evaluation import is_unfinished_computation, variables
+from simplerl.rewards.forms import Equation
 from simplerl.rewards.numeric import parse_number
-from simplerl.rewards.structure import Equation, is_label, split_outside_brackets
+from simplerl.rewards.structure import is_label, split_outside_brackets
 from simplerl.rewards.units import Quantity, split_unit
 
 _MATH = re.compile(r"\\\((.+?)\\\)|(?<![\\$])\$([^$]+)\$|\\\[(.+?)\\\]", re.S)
