@@ -104,6 +104,22 @@ KINDS: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
         [("x>3 \\text{ and } x<5", "(3,5)"), ("x<3或x>5", "x<3, x>5"), ("x\\ge 0, x\\ne 1", "\\{x|x\\ge 0 \\text{ and } x\\ne 1\\}"), ("x>0 \\text{ and } y<1", "y<1, x>0"), ("x>\\sqrt{2} \\wedge x<2", "(\\sqrt{2},2)")],
         [("x>3 \\text{ or } x<5", "(3,5)"), ("[1,2]", "x\\ge 1 \\text{ or } x\\le 2"), ("\\{x|x>3 \\text{ or } x<5\\}", "(3,5)"), ("1<x<3 \\text{ and } 5<x<7", "(1,3)\\cup(5,7)"), ("x>0 \\text{ and } y<1", "x>0 \\text{ or } y<1")],
     ),
+    "point-or-thousands": (
+        [("4, 112", "(4,112)"), ("(4,\\ 112)", "(4,112)"), ("4,112", "4112"), ("(4{,}112)", "4112"), ("\\{112, 4\\}", "\\{4,112\\}")],
+        [("4112", "(4,112)"), ("4,112", "(4,112)"), ("(20100)", "(20,100)"), ("(0125) \\cup(125, \\infty)", "(0,125) \\cup(125, \\infty)"), ("\\{4112\\}", "\\{4,112\\}")],
+    ),
+    "gamma": (
+        [("\\gamma^{2}+1", "1+\\gamma^2"), ("\\gcd(\\gamma,2)+\\gamma^2", "\\gamma^2+\\gcd(2,\\gamma)"), ("\\frac{1}{\\gamma^{2}}", "\\gamma^{-2}")],
+        [("\\gamma^{2}1", "\\gamma^{2}+1"), ("\\gamma^{3}1", "\\gamma^{2}+1"), ("\\frac{h^{2}\\left(\\gamma^{2}1\\right)}{r^{3}}", "\\frac{h^{2}\\left(\\gamma^{2}+1\\right)}{r^{3}}")],
+    ),
+    "clock-or-ratio": (
+        [("5:00", "05\\!:\\!00"), ("05 : 00", "05\\!:\\!00"), ("3:05 \\text{ pm}", "3\\!:\\!05 pm"), ("3:5", "6:10")],
+        [("15:00", "05\\!:\\!00"), ("6\\!:\\!00", "05\\!:\\!00"), ("3:5", "3:05"), ("1:02:03", "2:04:06")],
+    ),
+    "formula-in-prose": (
+        [("\\text{the density is } x/2 \\text{ for } x>0", "\\text{the density is } \\frac{x}{2} \\text{ for } x>0"), ("y=\\frac{c}{x-c} \\quad y \\equiv-1", "y=\\frac{c}{-c+x} \\quad y \\equiv-1"), ("profit=2x", "2x=profit"), ("the x-axis", "\\text{the x axis}")],
+        [("f(y) equals $(k/4)y$ for $y>0$ and otherwise equals 0", "f(y) equals $(k/3)y$ for $y>0$ and otherwise equals 0"), ("y=\\frac{c}{xc} \\quad y \\equiv-1", "y=\\frac{c}{x-c} \\quad y \\equiv-1"), ("the total cost 2x < 5", "the total cost 3x < 5")],
+    ),
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from simplerl.rewards.numeric import (
     needs_literal_match,
     parse_number_or_word,
 )
-from simplerl.rewards.phrases import is_words, split_words, words_of
+from simplerl.rewards.phrases import has_words, is_words, split_words, words_of
 from simplerl.rewards.rules import DIFFERENT, EQUAL, FAILED, TIMEOUT, Verdict
 from simplerl.rewards.stated import approximations, stated_value
 from simplerl.rewards.structure import (
@@ -179,13 +179,18 @@ class Comparator:
         if len(a.sides) == len(g.sides) == 2:
             if _same_text(a.sides[0], g.sides[0]) or _both_name_y(a.sides[0], g.sides[0]):
                 return self.equal(parse_structure(a.sides[1]), parse_structure(g.sides[1]))
+            if any(map(has_words, (*a.sides, *g.sides))):
+                return self.sides(a.sides, g.sides) or self.sides(a.sides[::-1], g.sides)
             return _is_same_relation(a.sides, g.sides)
         values = stated_value(a, gold=False), stated_value(g, gold=True)
         if values[0] is not None and values[1] is not None:
             same_value = self.equal(parse_structure(values[0]), parse_structure(values[1]))
             return same_value and _same_text(a.sides[0], g.sides[0])
-        sides = zip(a.sides, g.sides, strict=False)
-        return len(a.sides) == len(g.sides) and all(self.values(x, y) for x, y in sides)
+        return self.sides(a.sides, g.sides)
+
+    def sides(self, a: tuple[str, ...], g: tuple[str, ...]) -> bool:
+        """Compare the sides of two relations one by one."""
+        return len(a) == len(g) and all(self.values(x, y) for x, y in zip(a, g, strict=True))
 
     def inequalities(self, a: Inequality, g: Inequality) -> bool:
         """Compare inequalities with the same operators side by side, then as relations."""
@@ -193,6 +198,8 @@ class Comparator:
             return False
         if all(map(_same_text, a.sides, g.sides)):
             return True
+        if any(map(has_words, (*a.sides, *g.sides))):  # words are not products of letters
+            return self.sides(a.sides, g.sides)
         return len(a.sides) == 2 and _is_same_relation(a.sides, g.sides, positive=a.operators[0] != "!=")
 
     def matrices(self, a: Structure, g: Structure) -> bool:

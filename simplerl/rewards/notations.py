@@ -25,7 +25,8 @@ _BASED = re.compile(
     r"(?P<sign>-?)\s*(?:\(\s*(?P<d1>[0-9A-F.]+)\s*\)|(?P<d2>[0-9A-F.]+))\s*"
     r"(?:_\s*\{?\s*\(?\s*(?:base\s*)?(?P<b1>\d+|[a-z]+)\s*\)?\s*\}?|\(?\s*(?:in\s+)?base[\s-]*(?P<b2>\d+|[a-z]+)\s*\)?)"
 )
-_CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?\s*([ap]m)?", re.I)
+_CLOCK = re.compile(r"(\d{1,2})\s*:\s*([0-5]\d)(?:\s*:\s*([0-5]\d))?\s*([ap]m)?", re.I)
+_TWO_DIGITS = re.compile(r"0\d")
 _ANGLE = re.compile(
     r"(?P<sign>-?)\s*(?P<degrees>\d+)\s*\^\s*\{?\s*\\circ\s*\}?\s*(?P<minutes>\d+(?:\.\d+)?)\s*(?:'(?!')|\^\s*\{?\s*'\s*\}?)"
     r"\s*(?:(?P<seconds>\d+(?:\.\d+)?)\s*(?:''|\"))?"
@@ -73,12 +74,14 @@ def _ratio(text: str) -> list[str] | None:
 
 
 def _same_ratio(a: str, g: str) -> bool | None:
-    """Compare a_1:...:a_n with g_1:...:g_n by cross multiplication."""
+    """Compare a_1:...:a_n with g_1:...:g_n by cross multiplication; 3:05 is a time and no ratio."""
     if ":" not in g and " to " not in g:
         return None
     x, y = _ratio(a), _ratio(g)
     if x is None or y is None:
         return None
+    if any(_TWO_DIGITS.match(part) for part in (*x, *y)):
+        return a == g
     if len(x) != len(y) or any(parse_number(part) and not parse_number(part).value for part in (x[0], y[0])):  # type: ignore[union-attr]
         return False
     return all(

@@ -207,7 +207,9 @@ def _parse_bracketed(text: str, opening: str, inside: str, closing: str, depth: 
                 condition = parse_structure(head[1], depth + 1)
                 named = not isinstance(condition, Value) and _OVER_REALS.fullmatch(head[0])
                 return _without_variable(condition) if named else Value(text)
-        content = parse_structure(inside, depth + 1)
+        pieces, _ = split_outside_brackets(inside, _COMMAS)  # within braces 4,112 is two numbers
+        listed = len(pieces) > 1 and all(pieces)
+        content = _conditions(pieces, depth + 1) if listed else parse_structure(inside, depth + 1)
         items = content.items if isinstance(content, Unordered) and not content.braces else (content,)
         return Unordered(items, braces=True)
     pieces, _ = split_outside_brackets(inside, _COMMAS)
