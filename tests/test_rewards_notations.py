@@ -120,6 +120,10 @@ KINDS: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
         [("\\text{the density is } x/2 \\text{ for } x>0", "\\text{the density is } \\frac{x}{2} \\text{ for } x>0"), ("y=\\frac{c}{x-c} \\quad y \\equiv-1", "y=\\frac{c}{-c+x} \\quad y \\equiv-1"), ("profit=2x", "2x=profit"), ("the x-axis", "\\text{the x axis}")],
         [("f(y) equals $(k/4)y$ for $y>0$ and otherwise equals 0", "f(y) equals $(k/3)y$ for $y>0$ and otherwise equals 0"), ("y=\\frac{c}{xc} \\quad y \\equiv-1", "y=\\frac{c}{x-c} \\quad y \\equiv-1"), ("the total cost 2x < 5", "the total cost 3x < 5")],
     ),
+    "text-beside-a-value": (
+        [("5 \\text{ (mod 7)}", "5 \\pmod 7"), ("5", "5 \\pmod 7"), ("\\text{B} \\text{ none}", "B"), ("5 \\text{ quarters}", "5 quarters"), ("5 \\text{ cubic meters}", "5")],
+        [("5 \\text{ (mod 7)}", "5"), ("5(mod 7)", "5"), ("\\text{B}2", "B"), ("\\text{B}+1", "B"), ("C?", "C"), ("5 \\text{ cubic}", "5"), ("5 \\text{ roots}", "5")],
+    ),
 }  # fmt: skip
 
 

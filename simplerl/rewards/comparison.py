@@ -220,7 +220,7 @@ class Comparator:
         """Compare two single values: units first, then numbers, strings, options, words and expressions."""
         g = split_unit(gold)
         a = split_unit(answer, g)
-        if a.modulus and g.modulus and a.modulus != g.modulus:
+        if a.modulus and a.modulus != g.modulus:  # a class of numbers is not a number
             return False
         if {angle_unit(a), angle_unit(g)} == {"degree", "radian"}:
             return _is_same_angle(*((a, g) if angle_unit(a) == "degree" else (g, a)))
