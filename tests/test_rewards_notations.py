@@ -124,6 +124,10 @@ KINDS: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
         [("5 \\text{ (mod 7)}", "5 \\pmod 7"), ("5", "5 \\pmod 7"), ("\\text{B} \\text{ none}", "B"), ("5 \\text{ quarters}", "5 quarters"), ("5 \\text{ cubic meters}", "5")],
         [("5 \\text{ (mod 7)}", "5"), ("5(mod 7)", "5"), ("\\text{B}2", "B"), ("\\text{B}+1", "B"), ("C?", "C"), ("5 \\text{ cubic}", "5"), ("5 \\text{ roots}", "5")],
     ),
+    "log-bases": (
+        [("\\lg 2", "\\log_{10} 2"), ("\\lg^2 x", "(\\log_{10} x)^2"), ("\\log x^2", "2\\log x"), ("-2", "\\log (0.01)=-2"), ("\\frac{\\log 2}{\\log 2-\\log 3}", "\\frac{\\ln 2}{\\ln 2-\\ln 3}")],
+        [("\\log 100", "\\ln 100"), ("\\log x", "\\log_{10} x"), ("\\lg 2", "\\ln 2"), ("\\lg 2", "\\log 2")],
+    ),
 }  # fmt: skip
 
 

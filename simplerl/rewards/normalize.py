@@ -19,7 +19,7 @@ _RENAMED = {
     "mid": "|",
     "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "langle": r"\langle", "varnothing": "emptyset",
     "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "degree": "^\\circ", "degrees": "^\\circ",
-    "arcsinh": "arsinh", "lg": "log", "operatorname": "mathrm", "textdollar": "\\$", "simeq": "approx",
+    "arcsinh": "arsinh", "lg": "log_{10}", "operatorname": "mathrm", "textdollar": "\\$", "simeq": "approx",
     "bmatrix": "pmatrix", "epsilon": "epsilon", "varepsilon": "epsilon", "varphi": "phi", "iff": "iff",
     "backslash": "setminus", "bigcup": "cup", "bigcap": "cap", "textcircled": "circled", "rightarrow": "to",
     "intercal": "top", "land": "wedge", "lor": "vee", "thickapprox": "approx", "doteq": "approx",

@@ -26,7 +26,7 @@ def stated_value(equation: Equation, *, gold: bool, formulas: bool = False) -> s
     """
     sides = [split_unit(side).value if gold else split_unit(side, Quantity("")).value for side in equation.sides]
     if parse_number(sides[0]) is not None:
-        same = all(algebra.expressions_equal(sides[0], side) is True for side in sides[1:])
+        same = all(_agree(sides[0], side) for side in sides[1:])
         return equation.sides[0] if same else None
     if is_label(equation.sides[0], gold=gold):
         sides = sides[1:]
@@ -38,8 +38,13 @@ def stated_value(equation: Equation, *, gold: bool, formulas: bool = False) -> s
             return None
         if parse_number(sides[-1]) is None and (trees[-1] is None or is_unfinished_computation(trees[-1])):
             return None
-    same = all(algebra.expressions_equal(side, sides[-1]) is True for side in sides[:-1])
+    same = all(_agree(side, sides[-1]) for side in sides[:-1])
     return equation.sides[-1] if same else None
+
+
+def _agree(side: str, other: str) -> bool:
+    r"""Return whether two sides of one equation are equal; \\log may have either base there: \\log 0.01 = -2."""
+    return algebra.expressions_equal(side, other, any_base=True) is True
 
 
 def _is_formula(side: str) -> bool:
