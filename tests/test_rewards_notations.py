@@ -128,6 +128,18 @@ KINDS: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
         [("\\lg 2", "\\log_{10} 2"), ("\\lg^2 x", "(\\log_{10} x)^2"), ("\\log x^2", "2\\log x"), ("-2", "\\log (0.01)=-2"), ("\\frac{\\log 2}{\\log 2-\\log 3}", "\\frac{\\ln 2}{\\ln 2-\\ln 3}")],
         [("\\log 100", "\\ln 100"), ("\\log x", "\\log_{10} x"), ("\\lg 2", "\\ln 2"), ("\\lg 2", "\\log 2")],
     ),
+    "matrix-in-brackets": (
+        [("\\pmatrix{1&2\\cr 3&4}", "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}"), ("\\left[\\matrix{1\\\\2}\\right]", "\\begin{bmatrix}1\\\\2\\end{bmatrix}"), ("[1,2;3,4]", "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}"), ("\\begin{pmatrix}2&4\\\\6&8\\end{pmatrix}/2", "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}")],
+        [("[1,2;3,4]", "\\begin{pmatrix}1&3\\\\2&4\\end{pmatrix}"), ("[1,2;3,4]", "(1,2,3,4)"), ("[1;2]", "\\begin{pmatrix}1&2\\end{pmatrix}"), ("\\begin{pmatrix}2&4\\\\6&8\\end{pmatrix}/2", "\\begin{pmatrix}2&4\\\\6&8\\end{pmatrix}")],
+    ),
+    "words-for-signs": (
+        [("30\\text{ degrees }30\\text{ minutes}", "30^\\circ30'"), ("30 degrees, 30 minutes and 36 seconds", "30^\\circ30'36''"), ("12\\text{ руб.}", "12"), ("5\\text{ шт.}", "5")],
+        [("30\\text{ degrees }20\\text{ minutes}", "30^\\circ30'"), ("30\\text{ hours }30\\text{ minutes}", "30^\\circ30'"), ("12\\text{ тыс.}", "12")],
+    ),
+    "roman-numerals-and-sides": (
+        [("x=3,且y=4", "x=3,y=4"), ("\\text{(A) Only I}", "A"), ("(E) I, II and III", "E"), ("5=x", "5"), ("-3 = x", "-3")],
+        [("(A) or I", "A"), ("(A) Only B", "A"), ("5=2x", "5"), ("5=\\pi", "5"), ("5=x", "y=5")],
+    ),
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from simplerl.rewards.evaluation import is_unfinished_computation
 from simplerl.rewards.forms import Congruence, Equation, Inequality, Matrix, Ordered, Structure, Unordered, Value
 from simplerl.rewards.latex import Tree
 from simplerl.rewards.normalize import equality_key
-from simplerl.rewards.notations import angle_in_degrees, equal_in_notation, same_compound_quantity
+from simplerl.rewards.notations import angle_in_degrees, angle_in_signs, equal_in_notation, same_compound_quantity
 from simplerl.rewards.numeric import (
     DEGREES,
     Number,
@@ -69,6 +69,7 @@ class Comparator:
 
     def texts(self, a: str, g: str) -> bool:
         """Compare two whole texts: as options, as compound quantities, otherwise by structure."""
+        a, g = angle_in_signs(a), angle_in_signs(g)
         for compare in (self.options, same_compound_quantity):
             if (verdict := compare(a, g)) is not None:
                 return verdict

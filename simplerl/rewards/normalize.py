@@ -43,8 +43,8 @@ _DOTTED = re.compile(r"\\(d?)dot\s*\{\s*([A-Za-z]|\\[a-z]+)\s*\}")
 _OR, _AND, _WITH = "或者?|或|または|или", "且|并且", "以及|及|和|与|および"
 _JOINING = f"{_OR}|{_AND}|{_WITH}"  # in other scripts
 _BETWEEN_ITEMS = re.compile(
-    r"(?:,\s*)?(?:" + _TEXT + rf"\s*\{{[\s~,]*(and|or|{_JOINING})[\s~]*\}}|(?<=[\s\d)}}\]$])\b(and|or)\b"
-    rf"|(?<=[\s\w)}}\]$])({_JOINING})(?=[\s\dA-Za-z\\({{\[$+-])|\\(vee|wedge)(?![A-Za-z]))"
+    r"(?:,\s*)?(?:" + _TEXT + rf"\s*\{{[\s~,]*(and|or|{_JOINING})[\s~]*\}}|(?<=[\s\d)}}\]$,])\b(and|or)\b"
+    rf"|(?<=[\s\w)}}\]$,])({_JOINING})(?=[\s\dA-Za-z\\({{\[$+-])|\\(vee|wedge)(?![A-Za-z]))"
     r"|(" + _TEXT + r"\s*\{[^{}]*\})",  # any other \\text{...} is left unchanged
     re.I,
 )

@@ -31,6 +31,10 @@ _ANGLE = re.compile(
     r"(?P<sign>-?)\s*(?P<degrees>\d+)\s*\^\s*\{?\s*\\circ\s*\}?\s*(?P<minutes>\d+(?:\.\d+)?)\s*(?:'(?!')|\^\s*\{?\s*'\s*\}?)"
     r"\s*(?:(?P<seconds>\d+(?:\.\d+)?)\s*(?:''|\"))?"
 )
+_ANGLE_IN_WORDS = re.compile(
+    r"(-?\s*\d+)\s*(?:degrees?|deg\.?|\^\s*\{?\s*\\circ\s*\}?)\s*(?:,|and\b)?\s*(\d+(?:\.\d+)?)\s*(?:arc\s?)?min(?:ute)?s?\.?"
+    r"(?:\s*(?:,|and\b)?\s*(\d+(?:\.\d+)?)\s*(?:arc\s?)?sec(?:ond)?s?\.?)?"
+)
 _PART = re.compile(
     r"(?P<number>\d+(?:\.\d+)?|\\frac\s*\{\s*\d+\s*\}\s*\{\s*\d+\s*\})\s*(?P<unit>[A-Za-z]+)\.?(?![A-Za-z])\s*(?:,|and\b)?\s*"
 )
@@ -96,6 +100,13 @@ def angle_in_degrees(text: str) -> str:
         return text
     value = Fraction(found["degrees"]) + Fraction(found["minutes"]) / 60 + Fraction(found["seconds"] or 0) / 3600
     return f"{found['sign']}{value}^\\circ"
+
+
+def angle_in_signs(text: str) -> str:
+    """Return 30 degrees 15 minutes 36 seconds with the signs of degrees, minutes and seconds; else the text."""
+    if "min" not in text or (found := _ANGLE_IN_WORDS.fullmatch(TEXT_GROUP.sub(r" \1 ", text).strip())) is None:
+        return text
+    return f"{found[1]}^\\circ {found[2]}'" + (f" {found[3]}''" if found[3] else "")
 
 
 def same_compound_quantity(a: str, g: str) -> bool | None:

@@ -26,6 +26,8 @@ def stated_value(equation: Equation, *, gold: bool, formulas: bool = False) -> s
     """
     sides = [split_unit(side).value if gold else split_unit(side, Quantity("")).value for side in equation.sides]
     if parse_number(sides[0]) is not None:
+        if len(sides) == 2 and _is_variable(sides[1]):  # 5 = x
+            return equation.sides[0]
         same = all(_agree(sides[0], side) for side in sides[1:])
         return equation.sides[0] if same else None
     if is_label(equation.sides[0], gold=gold):
@@ -40,6 +42,11 @@ def stated_value(equation: Equation, *, gold: bool, formulas: bool = False) -> s
             return None
     same = all(_agree(side, sides[-1]) for side in sides[:-1])
     return equation.sides[-1] if same else None
+
+
+def _is_variable(side: str) -> bool:
+    tree = algebra.parse_or_none(side)
+    return tree is not None and tree[0] == "sym" and bool(variables(tree))
 
 
 def _agree(side: str, other: str) -> bool:

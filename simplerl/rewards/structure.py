@@ -26,7 +26,7 @@ from simplerl.rewards.forms import (
     intersection,
     interval,
 )
-from simplerl.rewards.matrices import matrix_cells, scaled_vector
+from simplerl.rewards.matrices import matrix_cells, rows_in_brackets, scaled_vector
 from simplerl.rewards.numeric import parse_number
 from simplerl.rewards.units import split_modulus
 
@@ -212,6 +212,8 @@ def _parse_bracketed(text: str, opening: str, inside: str, closing: str, depth: 
         content = _conditions(pieces, depth + 1) if listed else parse_structure(inside, depth + 1)
         items = content.items if isinstance(content, Unordered) and not content.braces else (content,)
         return Unordered(items, braces=True)
+    if (opening, closing) == ("[", "]") and (rows := rows_in_brackets(inside)) is not None:
+        return _matrix(rows, depth)
     pieces, _ = split_outside_brackets(inside, _COMMAS)
     if len(pieces) < 2 or not all(pieces):
         return parse_structure(inside, depth + 1) if opening == "(" and closing == ")" else Value(text)

@@ -75,7 +75,7 @@ _TAIL_SHORT = re.compile(r"(?:(?<=[\d)}])" + _AFTER_PI + r")\s*(" + _SHORT + r")
 _TAIL_DEGREE = re.compile(r"(?P<sign>\^\s*(?:\\circ|\{\s*\\circ\s*\}))\s*(?:" + _FONT + r")?\s*(?P<scale>[CFK])\s*\}?$")
 _SCRIPT = r"[^\x00-\x7fÀ-ɏ]"  # letters of other scripts; what is mathematics has been translated before
 _TAIL_SCRIPT = re.compile(
-    rf"\s*(?:{_FONT})?\s*(?P<word>{_SCRIPT}(?:\s?/?\s?{_SCRIPT}){{0,30}})\s*\}}?" + _POWER + r"\s*\.?$"
+    rf"\s*(?:{_FONT})?\s*(?P<word>{_SCRIPT}(?:\s?[./]?\s?{_SCRIPT}){{0,30}})\.?\s*\}}?" + _POWER + r"\s*\.?$"
 )
 _TAIL_BRACKET = re.compile(r"(?<=[\d)}\s])\s*[(\[]\s*(?P<unit>[^()\[\]]{1,60})[)\]]$")
 _PERCENT = re.compile(
