@@ -102,7 +102,7 @@ KINDS: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
     ),
     "or-and-inequalities": (
         [("x>3 \\text{ and } x<5", "(3,5)"), ("x<3或x>5", "x<3, x>5"), ("x\\ge 0, x\\ne 1", "\\{x|x\\ge 0 \\text{ and } x\\ne 1\\}"), ("x>0 \\text{ and } y<1", "y<1, x>0"), ("x>\\sqrt{2} \\wedge x<2", "(\\sqrt{2},2)")],
-        [("x>3 \\text{ or } x<5", "(3,5)"), ("[1,2]", "x\\ge 1 \\text{ or } x\\le 2"), ("\\{x|x>3 \\text{ or } x<5\\}", "(3,5)"), ("1<x<3 \\text{ and } 5<x<7", "(1,3)\\cup(5,7)"), ("x>0 \\text{ and } y<1", "x>0 \\text{ or } y<1")],
+        [("x>3 \\text{ or } x<5", "(3,5)"), ("[1,2]", "x\\ge 1 \\text{ or } x\\le 2"), ("\\{x|x>3 \\text{ or } x<5\\}", "(3,5)"), ("1<x<3 \\text{ and } 5<x<7", "(1,3)\\cup(5,7)"), ("x>0 \\text{ and } y<1", "x>0 \\text{ or } y<1"), ("p \\vee q", "p \\wedge q"), ("x\\in(0,1) \\text{ and } x\\in(1,2)", "(0,1)\\cup(1,2)")],
     ),
     "point-or-thousands": (
         [("4, 112", "(4,112)"), ("(4,\\ 112)", "(4,112)"), ("4,112", "4112"), ("(4{,}112)", "4112"), ("\\{112, 4\\}", "\\{4,112\\}")],

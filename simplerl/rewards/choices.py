@@ -19,7 +19,7 @@ _LEAD = (
 _LETTER = r"\(?\s*(?P<letter>[A-J])\s*\)?"
 _ALONE = re.compile(rf"(?:{_LEAD})?{_LETTER}\s*[.):]?")
 _WITH_CONTENT = re.compile(
-    rf"(?:{_LEAD})?(?:\(\s*(?P<bracketed>[A-J])\s*\)\s*[.:]?|(?P<marked>[A-J])\s*[.):]|(?P<bare>[A-J])\s*(?=[(\[]|\n(?!\d|\s*[-+*/^_=<>!'%|]|[a-z](?![a-z]))))\s*(?P<rest>\S.*)",
+    rf"(?:{_LEAD})?(?:\(\s*(?P<bracketed>[A-J])\s*\)\s*[.:]?|(?P<marked>[A-J])\s*[.):]|(?P<bare>[A-J])\s*(?=[(\[]|\n(?!\d|\s*[-+*/^_=<>!?'%|]|[a-z](?![a-z]))))\s*(?P<rest>\S.*)",
     re.S,
 )
 _DENIAL = re.compile(

@@ -28,7 +28,7 @@ class Value:
 class Unordered:
     """Holds the items of a list, set or union; `braces` is set for {...}.
 
-    joined: "or" or "and" if these words joined relations that do not describe intervals; then they must be the same.
+    joined: "or" if it is a union or these words joined relations, "and" if that word did; the two never agree.
     """
 
     items: tuple[Structure, ...]

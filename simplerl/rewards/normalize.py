@@ -161,12 +161,14 @@ def _with_connectives(text: str) -> str:
     r"""Write "and" and "or" between items as commas, but between relations, one an inequality, as \\wedge and \\vee."""
     pieces: list[str] = []
     signs: list[str] = []
+    logical: list[bool] = []  # written as \\wedge or \\vee
     end = 0
     for found in _BETWEEN_ITEMS.finditer(text):
         if found[5]:
             continue
         word = (found[1] or found[2] or found[3] or found[4]).lower()
         signs.append("\\vee" if re.fullmatch(f"or|vee|{_OR}", word) else "" if re.fullmatch(_WITH, word) else "\\wedge")
+        logical.append(found[4] is not None)
         pieces.append(text[end : found.start()])
         end = found.end()
     pieces.append(text[end:])
@@ -175,7 +177,8 @@ def _with_connectives(text: str) -> str:
         relations = [False] * len(pieces)
     joined = pieces[0]
     for i, (sign, piece) in enumerate(zip(signs, pieces[1:], strict=True)):
-        joined += f" {sign if sign and relations[i] and relations[i + 1] else ','} {piece}"
+        is_kept = logical[i] or (sign and relations[i] and relations[i + 1])
+        joined += f" {sign if is_kept else ','} {piece}"
     return " ".join(joined.split())
 
 

@@ -72,6 +72,7 @@ def split_outside_brackets(text: str, separators: frozenset[str]) -> tuple[tuple
 
 _COMMAS, _UNIONS = frozenset(",;"), frozenset(["\\cup"])
 _OR, _AND = frozenset(["\\vee"]), frozenset(["\\wedge"])  # between relations, see `normalize`
+_RELATION_SIGN = re.compile(r"[<>=]|\\(?:le|ge|ne|in)(?![a-z])")
 _SIGNS = re.compile(r"\\[pm][pm](?![a-z])")
 _RELATION_TOKENS = frozenset(_RELATIONS)
 
@@ -91,7 +92,7 @@ def parse_structure(text: str, depth: int = 0) -> Structure:  # noqa: PLR0911 - 
         return joined
     pieces, _ = split_outside_brackets(text, _UNIONS)
     if len(pieces) > 1 and all(pieces):
-        return _collection(pieces, depth, open_sets=True)
+        return replace(_collection(pieces, depth, open_sets=True), joined="or")
     pieces, operators = split_outside_brackets(text, _RELATION_TOKENS)
     if operators and all(pieces):
         return _parse_relation(pieces, tuple(_RELATIONS[o] for o in operators), depth)
@@ -167,8 +168,8 @@ def _joined_conditions(text: str, depth: int) -> Structure | None:
     """Return what relations joined by "or", else by "and", describe; x > 3 or x < 5 is not the interval (3,5)."""
     for joined, sign in (("or", _OR), ("and", _AND)):
         pieces, _ = split_outside_brackets(text, sign)
-        if len(pieces) == 1 or not all(pieces):
-            continue
+        if len(pieces) == 1 or not all(map(_RELATION_SIGN.search, pieces)):
+            continue  # p \\vee q
         if joined == "and":
             both = intersection([parse_structure(piece, depth + 1) for piece in pieces])
             if both is not None:
