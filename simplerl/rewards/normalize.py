@@ -158,7 +158,7 @@ def normalize(text: str) -> str:
 
 
 def _with_connectives(text: str) -> str:
-    r"""Write "and" and "or" between items as commas, but between relations, one an inequality, as \\wedge and \\vee."""
+    r"""Write "and" and "or" between items as commas, but \\wedge and \\vee between relations that are no equations."""
     pieces: list[str] = []
     signs: list[str] = []
     logical: list[bool] = []  # written as \\wedge or \\vee
@@ -173,7 +173,7 @@ def _with_connectives(text: str) -> str:
         end = found.end()
     pieces.append(text[end:])
     relations = [bool(_RELATION.search(piece)) for piece in pieces]
-    if not _INEQUALITY.search(text):
+    if not re.search(rf"{_INEQUALITY.pattern}|\\in(?![a-z])", text):
         relations = [False] * len(pieces)
     joined = pieces[0]
     for i, (sign, piece) in enumerate(zip(signs, pieces[1:], strict=True)):

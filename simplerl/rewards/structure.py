@@ -28,7 +28,7 @@ from simplerl.rewards.forms import (
 )
 from simplerl.rewards.matrices import matrix_cells, rows_in_brackets, scaled_vector
 from simplerl.rewards.numeric import parse_number
-from simplerl.rewards.units import split_modulus
+from simplerl.rewards.units import split_modulus, split_unit
 
 MAX_NESTING = 6
 
@@ -80,7 +80,7 @@ _RELATION_TOKENS = frozenset(_RELATIONS)
 def parse_structure(text: str, depth: int = 0) -> Structure:  # noqa: PLR0911 - one return per kind
     """Return the structure of a normalised answer. Anything nested deeper than MAX_NESTING is a Value."""
     text = text.strip()
-    if depth > MAX_NESTING or parse_number(text) is not None:
+    if depth > MAX_NESTING or _is_number(text):
         return Value(text)
     if (reals := _real_intervals(text)) is not None:
         return reals
@@ -113,6 +113,11 @@ def parse_structure(text: str, depth: int = 0) -> Structure:  # noqa: PLR0911 - 
         values = [text.replace("\\pm", a).replace("\\mp", b) for a, b in (("+", "-"), ("-", "+"))]
         return Unordered(tuple(parse_structure(value.lstrip("+ "), depth + 1) for value in values))
     return Value(text)
+
+
+def _is_number(text: str) -> bool:
+    """Return whether the text is a number; one with thousands may have a unit: $1,234."""
+    return parse_number(text if "," not in text else split_unit(text).value) is not None
 
 
 def _matrix(cells: list[list[str]], depth: int) -> Matrix:
