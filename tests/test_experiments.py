@@ -369,6 +369,7 @@ def test_runs_for_one_step(name: str, tmp_path: Path, long_micro: Path, benchmar
         assert len(table) == 4
         for row in table:
             expected = (config.prompt.template or "").split("{question}")[-1]
+            expected += "\n" if config.prompt.final_newline else ""
             assert row["prompt"].endswith(row["question"] + expected)
 
 

@@ -35,13 +35,13 @@ SAME = [
     # units and words after a value
     ("15\\mbox{ cm}^2", "15"), ("5\\text{ cm}", "5 cm"), ("18 dollars", "\\$18"), ("90^\\circ", "90"), ("90 \\text{ degrees}", "90^{\\circ}"),
     ("\\frac{1}{3} \\textbf{meters}", "1/3"), ("45^\\circ", "\\frac{\\pi}{4}"), ("12^{\\text{th}}", "12"), ("3x \\text{ cm}", "3x"), ("9.8\\,\\mathrm{m/s^2}", "9.8"),
-    *((answer, "5") for answer in ("5\\text{ m}", "5\\text{ W}", "5^\\circ\\text{C}", "5 red apples", "5\\text{ quarters}", "5 roots", "5\\text{ squares}")),
+    *((answer, "5") for answer in ("5\\text{ m}", "5\\text{ W}", "5^\\circ\\text{C}", "5 red apples", "5\\text{ squares}")),
     ("5\\text{ m}^2", "5 \\text{ square meters}"), ("5 \\text{ sq ft}", "5\\text{ ft}^2"), ("5^\\circ", "5^\\circ F"), ("5^\\circ C", "5 \\text{ degrees Celsius}"), ("5 \\text{ mph}", "5 \\text{ miles per hour}"),
     ("\\$5 \\text{ per hour}", "5 \\text{ dollars/hour}"), ("5\\text{ units}", "5 \\text{ square units}"), ("3+4\\mathrm{i}", "3+4i"), ("5\\text{i}", "5i"),
     ("5 zorks", "5.0 zorks"), ("5", "5 zorks"), ("5 cups of flour", "5"), ("25 \\text{ years old}", "25"), ("1 234.5", "1234.5"), ("-1 234", "-1234.0"), ("(1,2)\\text{ cm}", "(1,2)"), ("5 right triangles", "5"), ("12\\pi cm^2", "12\\pi"), ("12\\pi \\text{ square units}", "12\\pi"),
     ("60 rad", "60"), ("\\frac{\\pi}{3} \\text{ rad}", "60^\\circ"), ("60 degrees", "\\frac{\\pi}{3} \\text{ radians}"), ("45'", "45'"),
     # a modulus
-    ("3 \\pmod 5", "3"), ("3", "3 \\pmod{5}"), ("3 (mod 5)", "3 \\bmod 5"), ("x\\equiv 3\\pmod{5}", "x \\equiv 3 (mod 5)"), ("x≡3 (mod 5)", "3 \\pmod{5}"),
+    ("3", "3 \\pmod{5}"), ("3 (mod 5)", "3 \\bmod 5"), ("x\\equiv 3\\pmod{5}", "x \\equiv 3 (mod 5)"), ("x≡3 (mod 5)", "3 \\pmod{5}"),
     # spaces between digits
     ("1 3/4", "7/4"), ("2 1/3", "7/3"), ("1 000 000", "1000000"), ("10\\,000", "10000"), ("x = 10 000", "10,000"), ("\\frac 1 2", "\\frac12"), ("2023-01-02", "2023-01-02"),
     # lists and sets are unordered
@@ -80,7 +80,7 @@ OTHER = [
     ("1 3/4", "13/4"), ("21/3", "2 1/3"), ("-1 1/2", "-11/2"), ("(1 1/2,3)", "(11/2,3)"), ("3 4", "34"), ("1 2 3", "123"), ("10 00", "1000"), ("1 000 00", "100000"), ("\\text{3 4 cm}", "34 cm"),
     ("2023-01-02", "2023-02-01"), ("2023-11-12", "2000"), ("1/12/2023", "1/12/2023.0"),
     # a modulus, angles
-    ("5 \\pmod{7}", "5 \\pmod{8}"), ("x\\equiv3\\pmod5", "x\\equiv3\\pmod7"), ("x\\equiv3\\pmod5", "3"), ("3", "x\\equiv3\\pmod5"), ("x\\equiv3", "3"), ("x\\equiv3", "x\\equiv3\\pmod5"), ("x \\mod 2", "x \\mod 3"), ("x \\mod 2", "x"),
+    ("3 \\pmod 5", "3"), ("3(mod 5)", "3"), ("5 \\pmod{7}", "5 \\pmod{8}"), ("x\\equiv3\\pmod5", "x\\equiv3\\pmod7"), ("x\\equiv3\\pmod5", "3"), ("3", "x\\equiv3\\pmod5"), ("x\\equiv3", "3"), ("x\\equiv3", "x\\equiv3\\pmod5"), ("x \\mod 2", "x \\mod 3"), ("x \\mod 2", "x"),
     ("60 rad", "60^\\circ"), ("7 radians", "7^\\circ"), ("7 radians", "7 degrees"), ("45^{\\circ}", "45'"), ("45'", "45^\\circ"),
     # nothing is scaled without a percent sign
     ("50", "0.5"), ("13", "1300"), ("0\\%", "24 percent"),

@@ -101,6 +101,15 @@ def test_fbox_counts_in_solutions_and_on_request() -> None:
         ("We get (5).", "5"),
         ("so 12cm", "12"),
         ("It costs $5/hour", "5"),
+        # text that continues a formula, and values that are denied
+        ("The answer is $5$ million.", "5 million"),
+        ("The answer is $3$/4", "3/4"),
+        ("so we get $2$^3", "2^3"),
+        ("The answer is $x+1$/$y$", "(x+1)/y"),
+        ("Answer: $5$%", "5%"),
+        ("The answer is $5$\n* 3 was wrong", "5"),
+        ("The answer can't be 42", None),
+        ("We get 41. It cannot be 42.", "41"),
         # several items
         ("The answer is $5$ or $6$.", "5, 6"),
         ("The answer is 1, 2, 3, 4 or 5", "1, 2, 3, 4, 5"),
@@ -116,6 +125,9 @@ def test_fbox_counts_in_solutions_and_on_request() -> None:
         ("## Step 3", None),
         # tags
         ("<think>The answer is 9.</think><answer>(3, 4)</answer>", "(3, 4)"),
+        ("<think>The answer is 41</think> 42", "42"),
+        ("<think>The answer is 41</think>", "41"),
+        ("<think>so \\boxed{41}</think> after 2 steps", "41"),
         ("<answer>1</answer> no <answer>\n2\n</answer>", "2"),
         ("<answer>x^2 + 3x + 1</answer>", "x^2 + 3x + 1"),
         ("<answer>So there are 4 bags and 12 items.</answer>", "12"),

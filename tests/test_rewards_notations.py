@@ -100,6 +100,46 @@ KINDS: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
         [("30^\\circ 30'", "30^\\circ30'"), ("30^\\circ 30'", "30.5^\\circ"), ("30^{\\circ} 30^{\\prime}", "30°30′"), ("30^\\circ 30' 36''", "30.51^\\circ"), ("30.5", "30^\\circ 30'"), ("30度30分", "30^\\circ30'")],
         [("30^\\circ 30'", "30^\\circ 20'"), ("30^\\circ 3'", "303"), ("30^\\circ 30'", "31^\\circ"), ("12^\\circ 5'", "12^\\circ 50'")],
     ),
+    "or-and-inequalities": (
+        [("x>3 \\text{ and } x<5", "(3,5)"), ("x<3或x>5", "x<3, x>5"), ("x\\ge 0, x\\ne 1", "\\{x|x\\ge 0 \\text{ and } x\\ne 1\\}"), ("x>0 \\text{ and } y<1", "y<1, x>0"), ("x>\\sqrt{2} \\wedge x<2", "(\\sqrt{2},2)")],
+        [("x>3 \\text{ or } x<5", "(3,5)"), ("[1,2]", "x\\ge 1 \\text{ or } x\\le 2"), ("\\{x|x>3 \\text{ or } x<5\\}", "(3,5)"), ("1<x<3 \\text{ and } 5<x<7", "(1,3)\\cup(5,7)"), ("x>0 \\text{ and } y<1", "x>0 \\text{ or } y<1"), ("p \\vee q", "p \\wedge q"), ("x\\in(0,1) \\text{ and } x\\in(1,2)", "(0,1)\\cup(1,2)")],
+    ),
+    "point-or-thousands": (
+        [("4, 112", "(4,112)"), ("(4,\\ 112)", "(4,112)"), ("4,112", "4112"), ("\\$4,112", "4112"), ("4,112\\text{ dollars}", "4112"), ("(4{,}112)", "4112"), ("\\{112, 4\\}", "\\{4,112\\}")],
+        [("4112", "(4,112)"), ("4,112", "(4,112)"), ("(20100)", "(20,100)"), ("(0125) \\cup(125, \\infty)", "(0,125) \\cup(125, \\infty)"), ("\\{4112\\}", "\\{4,112\\}")],
+    ),
+    "gamma": (
+        [("\\gamma^{2}+1", "1+\\gamma^2"), ("\\gcd(\\gamma,2)+\\gamma^2", "\\gamma^2+\\gcd(2,\\gamma)"), ("\\frac{1}{\\gamma^{2}}", "\\gamma^{-2}")],
+        [("\\gamma^{2}1", "\\gamma^{2}+1"), ("\\gamma^{3}1", "\\gamma^{2}+1"), ("\\frac{h^{2}\\left(\\gamma^{2}1\\right)}{r^{3}}", "\\frac{h^{2}\\left(\\gamma^{2}+1\\right)}{r^{3}}")],
+    ),
+    "clock-or-ratio": (
+        [("5:00", "05\\!:\\!00"), ("05 : 00", "05\\!:\\!00"), ("3:05 \\text{ pm}", "3\\!:\\!05 pm"), ("3:5", "6:10")],
+        [("15:00", "05\\!:\\!00"), ("6\\!:\\!00", "05\\!:\\!00"), ("3:5", "3:05"), ("1:02:03", "2:04:06")],
+    ),
+    "formula-in-prose": (
+        [("\\text{the density is } x/2 \\text{ for } x>0", "\\text{the density is } \\frac{x}{2} \\text{ for } x>0"), ("y=\\frac{c}{x-c} \\quad y \\equiv-1", "y=\\frac{c}{-c+x} \\quad y \\equiv-1"), ("profit=2x", "2x=profit"), ("the x-axis", "\\text{the x axis}")],
+        [("f(y) equals $(k/4)y$ for $y>0$ and otherwise equals 0", "f(y) equals $(k/3)y$ for $y>0$ and otherwise equals 0"), ("y=\\frac{c}{xc} \\quad y \\equiv-1", "y=\\frac{c}{x-c} \\quad y \\equiv-1"), ("the total cost 2x < 5", "the total cost 3x < 5")],
+    ),
+    "text-beside-a-value": (
+        [("5 \\text{ (mod 7)}", "5 \\pmod 7"), ("5", "5 \\pmod 7"), ("\\text{B} \\text{ none}", "B"), ("5 \\text{ quarters}", "5 quarters"), ("5 \\text{ cubic meters}", "5")],
+        [("5 \\text{ (mod 7)}", "5"), ("5(mod 7)", "5"), ("\\text{B}2", "B"), ("\\text{B}+1", "B"), ("C?", "C"), ("5 \\text{ cubic}", "5"), ("5 \\text{ roots}", "5")],
+    ),
+    "log-bases": (
+        [("\\lg 2", "\\log_{10} 2"), ("\\lg^2 x", "(\\log_{10} x)^2"), ("\\log x^2", "2\\log x"), ("-2", "\\log (0.01)=-2"), ("\\frac{\\log 2}{\\log 2-\\log 3}", "\\frac{\\ln 2}{\\ln 2-\\ln 3}")],
+        [("\\log 100", "\\ln 100"), ("\\log x", "\\log_{10} x"), ("\\lg 2", "\\ln 2"), ("\\lg 2", "\\log 2")],
+    ),
+    "matrix-in-brackets": (
+        [("\\pmatrix{1&2\\cr 3&4}", "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}"), ("\\left[\\matrix{1\\\\2}\\right]", "\\begin{bmatrix}1\\\\2\\end{bmatrix}"), ("[1,2;3,4]", "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}"), ("\\begin{pmatrix}2&4\\\\6&8\\end{pmatrix}/2", "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}")],
+        [("[1,2;3,4]", "\\begin{pmatrix}1&3\\\\2&4\\end{pmatrix}"), ("[1,2;3,4]", "(1,2,3,4)"), ("[1;2]", "\\begin{pmatrix}1&2\\end{pmatrix}"), ("\\begin{pmatrix}2&4\\\\6&8\\end{pmatrix}/2", "\\begin{pmatrix}2&4\\\\6&8\\end{pmatrix}")],
+    ),
+    "words-for-signs": (
+        [("30\\text{ degrees }30\\text{ minutes}", "30^\\circ30'"), ("30 degrees, 30 minutes and 36 seconds", "30^\\circ30'36''"), ("12\\text{ руб.}", "12"), ("5\\text{ шт.}", "5")],
+        [("30\\text{ degrees }20\\text{ minutes}", "30^\\circ30'"), ("30\\text{ hours }30\\text{ minutes}", "30^\\circ30'"), ("12\\text{ тыс.}", "12")],
+    ),
+    "roman-numerals-and-sides": (
+        [("x=3,且y=4", "x=3,y=4"), ("\\text{(A) Only I}", "A"), ("(E) I, II and III", "E"), ("5=x", "5"), ("-3 = x", "-3")],
+        [("(A) or I", "A"), ("(A) Only B", "A"), ("5=2x", "5"), ("5=\\pi", "5"), ("5=x", "y=5")],
+    ),
 }  # fmt: skip
 
 

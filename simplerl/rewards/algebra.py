@@ -98,24 +98,24 @@ def _agree_at_points(answer: Tree, gold: Tree, degrees: tuple[Any, Any], log_bas
     return None
 
 
-def trees_equal(answer: Tree, gold: Tree) -> bool | None:
+def trees_equal(answer: Tree, gold: Tree, *, any_base: bool = False) -> bool | None:
     """Return whether two trees are equal; None if they cannot be evaluated.
 
-    If only one side has a degree sign, degrees are also compared with radians. `\\log` is tried to base e and base 10
-    on both sides. Two antiderivatives with a constant C may differ by a constant.
+    If only one side has a degree sign, degrees are also compared with radians. `\\log` without a base may be to base e
+    or to base 10, so trees with it must be equal in both (any_base: in either). Two antiderivatives with a constant C
+    may differ by a constant.
     """
     with mpmath.workdps(DIGITS):
         degrees: list[tuple[Any, Any]] = [(1, 1)]
         if contains(answer, "deg") != contains(gold, "deg"):
             degrees.append((mpmath.pi / 180, mpmath.pi / 180))
-        bases = [None, 10] if contains(answer, "log") or contains(gold, "log") else [None]
+        bases = (None, 10) if contains(answer, "log") or contains(gold, "log") else (None,)
         verdict: bool | None = None
         for degree in degrees:
-            for base in bases:
-                agreed = _agree_at_points(answer, gold, degree, base)
-                if agreed:
-                    return True
-                verdict = agreed if verdict is None else verdict
+            found = [_agree_at_points(answer, gold, degree, base) for base in bases]
+            if all(found) or (any_base and any(found)):
+                return True
+            verdict = (False if False in found else None) if verdict is None else verdict
         same_bars = contains(answer, "abs") == contains(gold, "abs")
         if verdict is False and same_bars and _has_integration_constant(answer) and _has_integration_constant(gold):
             return _is_constant_at_points(("add", answer, ("neg", gold)))
@@ -168,17 +168,17 @@ def parse_or_none(text: str, tight: bool = False) -> Tree | None:
         return None
 
 
-def expressions_equal(answer: str, gold: str) -> bool | None:
+def expressions_equal(answer: str, gold: str, *, any_base: bool = False) -> bool | None:
     """Return whether two texts are equal as expressions; None if either cannot be parsed or evaluated.
 
-    A text with "/" is tried with both readings of a/2b: (a/2)b and a/(2b).
+    A text with "/" is tried with both readings of a/2b: (a/2)b and a/(2b). any_base: see `trees_equal`.
     """
     verdict: bool | None = None
     for tight in (False, True) if "/" in answer + gold else (False,):
         a, g = parse_or_none(answer, tight), parse_or_none(gold, tight)
         if a is None or g is None:
             return None
-        agreed = trees_equal(a, g)
+        agreed = trees_equal(a, g, any_base=any_base)
         if agreed:
             return True
         verdict = agreed if verdict is None else verdict

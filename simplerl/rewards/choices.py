@@ -19,7 +19,7 @@ _LEAD = (
 _LETTER = r"\(?\s*(?P<letter>[A-J])\s*\)?"
 _ALONE = re.compile(rf"(?:{_LEAD})?{_LETTER}\s*[.):]?")
 _WITH_CONTENT = re.compile(
-    rf"(?:{_LEAD})?(?:\(\s*(?P<bracketed>[A-J])\s*\)\s*[.:]?|(?P<marked>[A-J])\s*[.):]|(?P<bare>[A-J])\s*(?=[(\[]|\n))\s*(?P<rest>\S.*)",
+    rf"(?:{_LEAD})?(?:\(\s*(?P<bracketed>[A-J])\s*\)\s*[.:]?|(?P<marked>[A-J])\s*[.):]|(?P<bare>[A-J])\s*(?=[(\[]|\n(?!\d|\s*[-+*/^_=<>!?'%|]|[a-z](?![a-z]))))\s*(?P<rest>\S.*)",
     re.S,
 )
 _DENIAL = re.compile(
@@ -29,8 +29,11 @@ _DENIAL = re.compile(
     r"|instead|but|except|nor)\b|错|不对|不正确|不是|排除",
     re.I,
 )
-_OTHER = re.compile(
-    r"(?<![A-Za-z\\_^])[A-J](?![A-Za-z_^'|<>=+*/(-]|\s*[=<>+*/^_(-]|\s*\\(?:cup|cap|in|subset|le|ge)(?![a-z]))"
+_OTHER = (
+    re.compile(  # another option; I counts only after "or" or "not" or in brackets, otherwise it numbers a statement
+        r"(?<![A-Za-z\\_^])(?:[A-HJ]|(?<=or )I|(?<=not )I|(?<=^, )I|(?<=[(])I(?=\)))"
+        r"(?![A-Za-z_^'|<>=+*/(-]|\s*[=<>+*/^_(-]|\s*\\(?:cup|cap|in|subset|le|ge)(?![a-z]))"
+    )
 )
 _SEPARATORS = re.compile(r"[\s,;&]|and\b|[和与及且]")
 _SEVERAL = re.compile(rf"(?:{_LEAD})?(?P<letters>(?:[A-J]|\([A-J]\)){{2,10}})\.?")

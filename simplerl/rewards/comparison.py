@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from simplerl.rewards import algebra
 from simplerl.rewards.choices import only_letter, option_letters, parse_choice, parse_gold_choice, statements
 from simplerl.rewards.evaluation import is_unfinished_computation
+from simplerl.rewards.forms import Congruence, Equation, Inequality, Matrix, Ordered, Structure, Unordered, Value
 from simplerl.rewards.latex import Tree
 from simplerl.rewards.normalize import equality_key
-from simplerl.rewards.notations import angle_in_degrees, equal_in_notation, same_compound_quantity
+from simplerl.rewards.notations import angle_in_degrees, angle_in_signs, equal_in_notation, same_compound_quantity
 from simplerl.rewards.numeric import (
     DEGREES,
     Number,
@@ -23,18 +24,10 @@ from simplerl.rewards.numeric import (
     needs_literal_match,
     parse_number_or_word,
 )
-from simplerl.rewards.phrases import is_words, split_words, words_of
+from simplerl.rewards.phrases import has_words, is_words, split_words, words_of
 from simplerl.rewards.rules import DIFFERENT, EQUAL, FAILED, TIMEOUT, Verdict
 from simplerl.rewards.stated import approximations, stated_value
 from simplerl.rewards.structure import (
-    Congruence,
-    Equation,
-    Inequality,
-    Matrix,
-    Ordered,
-    Structure,
-    Unordered,
-    Value,
     gold_alternatives,
     is_label,
     parse_structure,
@@ -77,6 +70,7 @@ class Comparator:
 
     def texts(self, a: str, g: str) -> bool:
         """Return whether two whole texts are equal as options, as compound quantities or else by structure."""
+        a, g = angle_in_signs(a), angle_in_signs(g)
         for compare in (self.options, same_compound_quantity):
             if (verdict := compare(a, g)) is not None:
                 return verdict
@@ -140,7 +134,7 @@ class Comparator:
         """Return whether two collections have equal items in any order, or a collection equals a value or a tuple."""
         a, g = _resplit(a, g), _resplit(g, a)
         if isinstance(a, Unordered) and isinstance(g, Unordered):
-            if len(a.items) != len(g.items) or len(a.items) > MAX_ITEMS:
+            if len(a.items) != len(g.items) or len(a.items) > MAX_ITEMS or {a.joined, g.joined} == {"or", "and"}:
                 return False
             unmatched = list(g.items)
             for item in a.items:
@@ -189,13 +183,18 @@ class Comparator:
         if len(a.sides) == len(g.sides) == 2:
             if _same_text(a.sides[0], g.sides[0]) or _both_name_y(a.sides[0], g.sides[0]):
                 return self.equal(parse_structure(a.sides[1]), parse_structure(g.sides[1]))
+            if any(map(has_words, (*a.sides, *g.sides))):
+                return self.sides(a.sides, g.sides) or self.sides(a.sides[::-1], g.sides)
             return _is_same_relation(a.sides, g.sides)
         values = stated_value(a, gold=False), stated_value(g, gold=True)
         if values[0] is not None and values[1] is not None:
             same_value = self.equal(parse_structure(values[0]), parse_structure(values[1]))
             return same_value and _same_text(a.sides[0], g.sides[0])
-        sides = zip(a.sides, g.sides, strict=False)
-        return len(a.sides) == len(g.sides) and all(self.values(x, y) for x, y in sides)
+        return self.sides(a.sides, g.sides)
+
+    def sides(self, a: tuple[str, ...], g: tuple[str, ...]) -> bool:
+        """Compare the sides of two relations one by one."""
+        return len(a) == len(g) and all(self.values(x, y) for x, y in zip(a, g, strict=True))
 
     def inequalities(self, a: Inequality, g: Inequality) -> bool:
         """Return whether inequalities with the same operators have the same sides or are equal as relations."""
@@ -203,6 +202,8 @@ class Comparator:
             return False
         if all(map(_same_text, a.sides, g.sides)):
             return True
+        if any(map(has_words, (*a.sides, *g.sides))):  # words are not products of letters
+            return self.sides(a.sides, g.sides)
         return len(a.sides) == 2 and _is_same_relation(a.sides, g.sides, positive=a.operators[0] != "!=")
 
     def matrices(self, a: Structure, g: Structure) -> bool:
@@ -224,7 +225,7 @@ class Comparator:
         """Return whether two values are equal, compared by units, then as numbers, strings, words or expressions."""
         g = split_unit(gold)
         a = split_unit(answer, g)
-        if a.modulus and g.modulus and a.modulus != g.modulus:
+        if a.modulus and a.modulus != g.modulus:  # a class of numbers is not a number
             return False
         if {angle_unit(a), angle_unit(g)} == {"degree", "radian"}:
             return _is_same_angle(*((a, g) if angle_unit(a) == "degree" else (g, a)))

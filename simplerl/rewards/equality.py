@@ -15,6 +15,8 @@ Decisions of the default rule:
 - Lists and sets have no order, but every item counts; tuples and intervals are ordered.
 - An unfinished computation (16-3-4, 3!, \\int) does not equal its result, but 5 = 10/2 counts as 5, and 2 \\pm 1 as
   1 and 3.
+- \\ln is to base e and \\lg to base 10. \\log without a base may be either, so it equals what it equals in both bases:
+  \\log 4 equals 2\\log 2, but neither \\ln 4 nor \\lg 4. Within an equation (\\log 0.01 = -2) one base suffices.
 - A set over numbers other than the reals is not an interval, ln|x| is not ln x, and x and \\bar{x} are different
   symbols.
 """

@@ -2,10 +2,10 @@ r"""Extracts the final answer from a response wherever it is written, without co
 
 Takes the first of these that the response contains:
 - The content of the last <answer> tag, unless a box follows it.
-- The last box, else an unclosed last box.
+- The last box, else an unclosed last box. Without a box, only what follows </think> counts if it has an answer.
 - The value after the last "answer is", "Answer:", "答案是", "A:" or "####", or the option that is called correct.
   "####" before words is a heading, and so is a line of words after fewer "#".
-- Mathematics on the last line, else the last number.
+- Mathematics on the last line, else the last number. "cannot be 42" and "not 42" are no answers.
 
 Rules for the value:
 - Text between two dollar amounts is not a formula: it is recognised by a digit after the closing $, or by three plain
@@ -13,7 +13,8 @@ Rules for the value:
 - "5 or 6" is one answer with two items, and so is a list that directly follows a marker; "20, up from 15" is 20. Two
   notations of one number ("1/2, or 0.5") are one value.
 - A number within an expression without math delimiters (sqrt(2), 5^2, 3y) is not extracted alone: the whole expression
-  is the answer. So is "5 million". A number may stand next to a character of another script (35个).
+  is the answer. So are "5 million", $5$ million and $3$/4. A number may stand next to a character of another script
+  (35个).
 """
 
 from __future__ import annotations
@@ -77,6 +78,9 @@ _NUMBER = re.compile(rf"(?<![{_LETTERS}\d.])(?:\\?\$\s?)?({_SCALED})(\s?\\?[%％
 _MULTIPLIER = re.compile(
     r"\s?(?:hundred|thousand|million|billion|trillion|dozen)\b|[万萬亿億兆만억]|[百千](?![米克瓦卡])"
 )
+_OPERATION = re.compile(  # after a formula
+    r" ?([/^*×·+]|times) ?(\d+(?:\.\d+)?|[A-Za-z](?![A-Za-z])|\{[^{}]*\}|\$[^$\n]+\$)|( ?\\?[%％])"
+)
 _ITEM = (
     r"(?:\$(?:\\.|[^$\\\n])+\$(?!\d)|\\\((?:(?!\\\)).){1,300}\\\)"
     rf"|\\?\$?\s?(?<!\d)(?:{_AMOUNT})(?:/\d++)?(?:\s?\\?%)?(?![{_LETTERS}\d^]))"
@@ -89,6 +93,9 @@ _THAT_IS = r"(?:or|i\.e\.|that is|equivalently|which is|=|≈)"
 _ROUNDED = r"(approximately|approx\.?|about|roughly|around|≈)\s"
 _RESTATED = re.compile(  # "1/2, or 0.5", "0.5 (or 1/2)"
     rf"({_ITEM})(?:,?\s?{_THAT_IS}|,|\s?\()\s?(?:{_THAT_IS}[,\s]\s?){{0,2}}(?:{_ROUNDED})?({_ITEM})", re.I
+)
+_DENIED = re.compile(
+    rf"(?:\b(?:cannot|not|never)|n['’]t)\s(?:(?:be|equal|equal to|simply|just)\s){{0,2}}(?:{_ITEM})", re.I
 )
 _QUOTED = re.compile(r"""(?:"([^"\n]{1,80})"|“([^”\n]{1,80})”|`{1,3}([^`\n]{1,80})`{1,3})""")
 _ASIDE = re.compile(
@@ -115,7 +122,10 @@ def lenient_answer(response: str) -> str | None:
             break
         if content:
             return _tagged(content)
-    return _answer_in(text)
+    thoughts, closed, after = text.rpartition("</think>")
+    if closed and (last_boxed(text) is None or last_boxed(after)) and (answer := _answer_in(after)):
+        return answer
+    return _answer_in(f"{thoughts}\n{after}")
 
 
 def _plain(text: str) -> str:
@@ -156,7 +166,7 @@ def _answer_in(text: str) -> str | None:
         value = _marked(text, marker) if marker.re is _MARKER else _letter(marker)
         if value is not None:
             return value
-    tail = _HEADING.sub("", text[-_TAIL:]).rstrip()
+    tail = _DENIED.sub(" ", _HEADING.sub("", text[-_TAIL:])).rstrip()
     last_line = tail.rsplit("\n", 1)[-1]
     return _last_formula_or_number(last_line) or _last_formula_or_number(tail)
 
@@ -194,7 +204,7 @@ def _value(text: str) -> str | None:  # noqa: PLR0911 - one return per form of a
     if (several := _several(text)) is not None:
         return several
     if (math := _MATH.match(text)) and _is_math(math):
-        return _content(math)
+        return _continued(text, math)[1]
     if quoted := _QUOTED.match(text):
         return _content(quoted).strip(" .") or None
     if (option := re.match(rf"(?:[Oo]ption|[Cc]hoice|选项){_LETTER}", text)) is not None:
@@ -268,7 +278,7 @@ def _last_formula_or_number(text: str) -> str | None:
     best: tuple[int, str] | None = None
     for math in _MATH.finditer(text):
         if _is_math(math):
-            best = (math.end(), _content(math))
+            best = _continued(text, math)
     for found in _NUMBER.finditer(text):
         if best is None or found.start() >= best[0]:
             best = (found.end(), _enclosing_expression(text, found))
@@ -299,6 +309,19 @@ def _enclosing_expression(text: str, found: re.Match[str]) -> str:
         if re.fullmatch(rf"[(\[{{]*({_AMOUNT})[)\]}}]*", whole) is None:
             return whole
     return re.sub(r"\s", "", found.group(1) + (found.group(2) or ""))
+
+
+def _continued(text: str, math: re.Match[str]) -> tuple[int, str]:
+    """Return the end and the text of a formula with what continues it: $5$ million, $3$/4, $2$^3, $5$%."""
+    content = _content(math)
+    if multiplier := _MULTIPLIER.match(text, math.end()):
+        return multiplier.end(), content + multiplier.group()
+    if (operation := _OPERATION.match(text, math.end())) is None:
+        return math.end(), content
+    if len(content) > 1 and not content.isdigit():
+        content = f"({content})"
+    sign = re.sub("times|×|·", "*", operation[1] or "")
+    return operation.end(), content + sign + (operation[2] or operation[3]).strip(" $")
 
 
 def _content(math: re.Match[str]) -> str:

@@ -16,10 +16,14 @@ _ARRAY = re.compile(
     r"(?P<close>\)|\]|\\\})",
     re.S,
 )
+_GROUP = r"(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*"
+_PLAIN_TEX = re.compile(rf"\\(?:b|B|p|small|bsmall|psmall)?matrix\s*\{{({_GROUP})\}}")  # \matrix{1&2\cr 3&4}
 _BRACKETS = re.compile(r"[(\[]\s*(\\begin\{pmatrix\}(?:(?!\\begin|\\end).)*\\end\{pmatrix\})\s*[)\]]", re.S)
 _TRANSPOSE = r"\s*\^\s*(?:\{\s*)?(?:\\top(?![a-z])|\\(?:text|mathrm|mathsf|mathbf|rm)\s*\{?\s*[Tt]\s*\}?|[Tt]|')\s*\}?"
 _MATRIX = re.compile(
-    rf"(?P<factor>.*?)\s*\*?\s*\\begin\{{pmatrix\}}(?P<cells>.*)\\end\{{pmatrix\}}(?P<transposed>{_TRANSPOSE})?", re.S
+    rf"(?P<factor>.*?)\s*\*?\s*\\begin\{{pmatrix\}}(?P<cells>.*)\\end\{{pmatrix\}}(?P<transposed>{_TRANSPOSE})?"
+    r"(?:\s*(?P<operation>[*/])\s*(?P<last>.+))?",
+    re.S,
 )
 _VECTOR = re.compile(
     rf"(?P<factor>.*?)(?P<bracketed>[(\[][^()\[\]]*,[^()\[\]]*[)\]])(?P<transposed>{_TRANSPOSE})?", re.S
@@ -29,8 +33,11 @@ _MAX_CELLS = 400
 
 def as_pmatrix(text: str) -> str:
     r"""Write matrix environments, and arrays within brackets, as pmatrix without brackets around it."""
-    if "\\begin" not in text:
+    if "matrix" not in text and "\\begin" not in text:
         return text
+    text = _PLAIN_TEX.sub(r"\\begin{pmatrix}\1\\end{pmatrix}", text)
+    if "\\begin" in text:
+        text = re.sub(r"\\cr(?![A-Za-z])", r"\\\\", text)
     text = _ENVIRONMENT.sub(r"\\\1{pmatrix}", text)
     text = _ARRAY.sub(lambda found: f"\\begin{{pmatrix}}{found['cells']}\\end{{pmatrix}}", text)
     return _BRACKETS.sub(r"\1", text)
@@ -47,7 +54,24 @@ def matrix_cells(text: str) -> list[list[str]] | None:
         return None
     if found["transposed"]:
         rows = [list(column) for column in zip(*rows, strict=True)]
-    return [[_scaled(factor, cell) for cell in row] for row in rows]
+    rows = [[_scaled(factor, cell) for cell in row] for row in rows]
+    if found["operation"] is None:
+        return rows
+    if (last := _numeric_factor(found["last"])) is None:
+        return None
+    last = f"\\frac{{1}}{{{last}}}" if found["operation"] == "/" else last
+    return [[_scaled(last, cell) for cell in row] for row in rows]
+
+
+def rows_in_brackets(inside: str) -> list[list[str]] | None:
+    """Return the rows of 1,2;3,4 or 1 2; 3 4, written in brackets for a matrix; None for a list such as 1;2."""
+    if ";" not in inside or re.search(r"[()\[\]]", inside):
+        return None
+    rows = [[cell.strip() for cell in row.split(",")] for row in inside.split(";")]
+    if all(len(row) == 1 for row in rows):
+        rows = [row[0].split() if re.fullmatch(r"[-+./\d\s]+", row[0]) else row for row in rows]
+    is_matrix = len({len(row) for row in rows}) == 1 and len(rows[0]) > 1 and all(all(row) for row in rows)
+    return rows if is_matrix and sum(map(len, rows)) <= _MAX_CELLS else None
 
 
 def scaled_vector(text: str) -> tuple[str, list[str], bool] | None:

@@ -19,7 +19,7 @@ _RENAMED = {
     "mid": "|",
     "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "langle": r"\langle", "varnothing": "emptyset",
     "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "degree": "^\\circ", "degrees": "^\\circ",
-    "arcsinh": "arsinh", "lg": "log", "operatorname": "mathrm", "textdollar": "\\$", "simeq": "approx",
+    "arcsinh": "arsinh", "lg": "log_{10}", "operatorname": "mathrm", "textdollar": "\\$", "simeq": "approx",
     "bmatrix": "pmatrix", "epsilon": "epsilon", "varepsilon": "epsilon", "varphi": "phi", "iff": "iff",
     "backslash": "setminus", "bigcup": "cup", "bigcap": "cap", "textcircled": "circled", "rightarrow": "to",
     "intercal": "top", "land": "wedge", "lor": "vee", "thickapprox": "approx", "doteq": "approx",
@@ -40,19 +40,22 @@ _OVERLINED = re.compile(
     r"\\(?:overline|bar|tilde|widetilde)\s*(?:\{\s*([A-Za-z]|\\[a-z]+)\s*\}|([A-Za-z])(?![A-Za-z]))"
 )
 _DOTTED = re.compile(r"\\(d?)dot\s*\{\s*([A-Za-z]|\\[a-z]+)\s*\}")
-_JOINING = "或者?|以及|及|和|且|并且|与|または|および|или"  # and, or
+_OR, _AND, _WITH = "或者?|或|または|или", "且|并且", "以及|及|和|与|および"
+_JOINING = f"{_OR}|{_AND}|{_WITH}"  # in other scripts
 _BETWEEN_ITEMS = re.compile(
-    r"(?:,\s*)?(?:" + _TEXT + rf"\s*\{{[\s~,]*(?:and|or|{_JOINING})[\s~]*\}}|(?<=[\s\d)}}\]$])\b(?:and|or)\b"
-    rf"|(?<=[\s\w)}}\]$])(?:{_JOINING})(?=[\s\dA-Za-z\\({{\[$+-]))"
+    r"(?:,\s*)?(?:" + _TEXT + rf"\s*\{{[\s~,]*(and|or|{_JOINING})[\s~]*\}}|(?<=[\s\d)}}\]$,])\b(and|or)\b"
+    rf"|(?<=[\s\w)}}\]$,])({_JOINING})(?=[\s\dA-Za-z\\({{\[$+-])|\\(vee|wedge)(?![A-Za-z]))"
     r"|(" + _TEXT + r"\s*\{[^{}]*\})",  # any other \\text{...} is left unchanged
     re.I,
 )
+_INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|ne)(?![a-z])|!=")
+_RELATION = re.compile(rf"=|\\in(?![a-z])|{_INEQUALITY.pattern}")
 _DISPLAY = re.compile(r"\\\[(.*)\\\]|\\begin\{(equation|math|displaymath)(\*?)\}(.*)\\end\{\2\3\}", re.S)
 _DELIMITERS = re.compile(r"(\\\\)|(?<!\\)\$|\\[()]|\\\[(?!\d)|\\\]|__(?=\w)")
 _ROW_SPACING = re.compile(r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in)\s*\]")
 _SMALL_SPACES = re.compile(r"(\\\\)|\\[!,;:>]|\\ |(?<!\\)~")
 _BOLD = re.compile(r"^\*\*(.*?)(?:\*\*)?$", re.S)
-_GROUPED = re.compile(r"(?<=\d)(?:,\s*\\!|\{,\}|\\,|,\\ )\s*(?=\d{3}(?!\d))")
+_GROUPED = re.compile(r"(?<=\d)(?:,\s*\\!|\{,\}|\\,)\s*(?=\d{3}(?!\d))")
 _THOUSANDS = re.compile(r"(?<![\d.,])(?<!\d )[1-9]\d{0,2}(?: \d{3})+(?!\d| \d)")
 _SPACE_BETWEEN_DIGITS = re.compile(r"(?<=\d)\s+(?=[\d.])")
 _FUNCTIONS = re.compile(
@@ -136,7 +139,7 @@ def normalize(text: str) -> str:
         r"\^\s*(?:\{\s*((?:\\prime\s*)+)\}|\\prime)", lambda p: "'" * max(1, (p[1] or "").count("prime")), text
     )
     text = _ORDINAL.sub("", text)
-    text = " ".join(_BETWEEN_ITEMS.sub(lambda between: between[1] or " , ", text).split())
+    text = _with_connectives(text)
     text = _FUNCTIONS.sub(r"\\\1 ", text)
     text = re.sub(r"(?<![A-Za-z\\])(?:\+\s*)?(?:infinity|inf)(?![A-Za-z])", r"\\infty ", text)
     text = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", text)
@@ -152,6 +155,31 @@ def normalize(text: str) -> str:
     text = re.sub(r"\*\*(?=\s*[-(\d])", "^", text)
     text = _strip_outer(text)
     return re.sub(r"\s+", " ", text)
+
+
+def _with_connectives(text: str) -> str:
+    r"""Write "and" and "or" between items as commas, but \\wedge and \\vee between relations that are no equations."""
+    pieces: list[str] = []
+    signs: list[str] = []
+    logical: list[bool] = []  # written as \\wedge or \\vee
+    end = 0
+    for found in _BETWEEN_ITEMS.finditer(text):
+        if found[5]:
+            continue
+        word = (found[1] or found[2] or found[3] or found[4]).lower()
+        signs.append("\\vee" if re.fullmatch(f"or|vee|{_OR}", word) else "" if re.fullmatch(_WITH, word) else "\\wedge")
+        logical.append(found[4] is not None)
+        pieces.append(text[end : found.start()])
+        end = found.end()
+    pieces.append(text[end:])
+    relations = [bool(_RELATION.search(piece)) for piece in pieces]
+    if not re.search(rf"{_INEQUALITY.pattern}|\\in(?![a-z])", text):
+        relations = [False] * len(pieces)
+    joined = pieces[0]
+    for i, (sign, piece) in enumerate(zip(signs, pieces[1:], strict=True)):
+        is_kept = logical[i] or (sign and relations[i] and relations[i + 1])
+        joined += f" {sign if is_kept else ','} {piece}"
+    return " ".join(joined.split())
 
 
 _CONDITION = re.compile(r"[^|:=<>]*[|:][^|:]*(?:[=<>]|\\(?:le|ge|ne|in)(?![a-z]))[^|]*$")  # x|x>3

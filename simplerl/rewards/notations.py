@@ -25,10 +25,15 @@ _BASED = re.compile(
     r"(?P<sign>-?)\s*(?:\(\s*(?P<d1>[0-9A-F.]+)\s*\)|(?P<d2>[0-9A-F.]+))\s*"
     r"(?:_\s*\{?\s*\(?\s*(?:base\s*)?(?P<b1>\d+|[a-z]+)\s*\)?\s*\}?|\(?\s*(?:in\s+)?base[\s-]*(?P<b2>\d+|[a-z]+)\s*\)?)"
 )
-_CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?\s*([ap]m)?", re.I)
+_CLOCK = re.compile(r"(\d{1,2})\s*:\s*([0-5]\d)(?:\s*:\s*([0-5]\d))?\s*([ap]m)?", re.I)
+_TWO_DIGITS = re.compile(r"0\d")
 _ANGLE = re.compile(
     r"(?P<sign>-?)\s*(?P<degrees>\d+)\s*\^\s*\{?\s*\\circ\s*\}?\s*(?P<minutes>\d+(?:\.\d+)?)\s*(?:'(?!')|\^\s*\{?\s*'\s*\}?)"
     r"\s*(?:(?P<seconds>\d+(?:\.\d+)?)\s*(?:''|\"))?"
+)
+_ANGLE_IN_WORDS = re.compile(
+    r"(-?\s*\d+)\s*(?:degrees?|deg\.?|\^\s*\{?\s*\\circ\s*\}?)\s*(?:,|and\b)?\s*(\d+(?:\.\d+)?)\s*(?:arc\s?)?min(?:ute)?s?\.?"
+    r"(?:\s*(?:,|and\b)?\s*(\d+(?:\.\d+)?)\s*(?:arc\s?)?sec(?:ond)?s?\.?)?"
 )
 _PART = re.compile(
     r"(?P<number>\d+(?:\.\d+)?|\\frac\s*\{\s*\d+\s*\}\s*\{\s*\d+\s*\})\s*(?P<unit>[A-Za-z]+)\.?(?![A-Za-z])\s*(?:,|and\b)?\s*"
@@ -73,12 +78,15 @@ def _ratio(text: str) -> list[str] | None:
 
 
 def _same_ratio(a: str, g: str) -> bool | None:
-    """Return whether a_1:...:a_n equals g_1:...:g_n, by cross multiplication; None if either is not a ratio."""
+    """Return whether a_1:...:a_n equals g_1:...:g_n, by cross multiplication; None if either is not a ratio. 3:05 is a
+    time and not a ratio."""
     if ":" not in g and " to " not in g:
         return None
     x, y = _ratio(a), _ratio(g)
     if x is None or y is None:
         return None
+    if any(_TWO_DIGITS.match(part) for part in (*x, *y)):
+        return a == g
     if len(x) != len(y) or any(parse_number(part) and not parse_number(part).value for part in (x[0], y[0])):  # type: ignore[union-attr]
         return False
     return all(
@@ -94,6 +102,13 @@ def angle_in_degrees(text: str) -> str:
         return text
     value = Fraction(found["degrees"]) + Fraction(found["minutes"]) / 60 + Fraction(found["seconds"] or 0) / 3600
     return f"{found['sign']}{value}^\\circ"
+
+
+def angle_in_signs(text: str) -> str:
+    """Return 30 degrees 15 minutes 36 seconds with the signs of degrees, minutes and seconds; else the text."""
+    if "min" not in text or (found := _ANGLE_IN_WORDS.fullmatch(TEXT_GROUP.sub(r" \1 ", text).strip())) is None:
+        return text
+    return f"{found[1]}^\\circ {found[2]}'" + (f" {found[3]}''" if found[3] else "")
 
 
 def same_compound_quantity(a: str, g: str) -> bool | None:

@@ -13,7 +13,7 @@ EXACT_TOLERANCE = Fraction(1, 10**6)  # error of a decimal answer to an exact go
 MAX_EXPONENT = 400
 MAX_DIGITS = 300
 
-_INT = r"\d+|\d{1,3}(?:,\d{3})+"
+_INT = r"\d+|[1-9]\d{0,2}(?:,\d{3})+"
 _DECIMAL = rf"(?:(?:{_INT})(?:\.\d*)?|\.\d+)"
 _EXPONENT = r"\s*(?:\*\s*10\s*\^\s*\{?\s*(?P<ten>[+-]?\s*\d+)\s*\}?|[eE]\s*(?P<e>[+-]?\d+))"
 _SIGN = r"(?P<sign>(?:[+-]\s*)*)"
@@ -41,13 +41,14 @@ def parse_number(text: str) -> Number | None:  # noqa: PLR0911 - one return per 
     """Parse a text that is one number as a whole; return None for any other text.
 
     Accepts integers, decimals, a/b, mixed numbers, repeating decimals, scientific notation and thousands separators.
+    Within brackets a comma separates coordinates: (4,112) is a point.
     """
     text = text.strip()
     if len(text) > MAX_DIGITS:
         return None
     if _GROUPED.fullmatch(text):
         text = text.replace(" ", "")
-    while len(text) > 2 and text[0] == "(" and text[-1] == ")" and text.count("(") == 1:
+    while len(text) > 2 and text[0] == "(" and text[-1] == ")" and text.count("(") == 1 and "," not in text:
         text = text[1:-1].strip()
     if found := _NUMBER.fullmatch(text):
         exponent = _integer(found["ten"] or found["e"] or "0")

@@ -23,7 +23,7 @@ _TOKEN = re.compile(
     rf"(?P<open>{TEXT}\s*\{{)|(?P<brace>[{{}}])|(?P<command>\\[A-Za-z]+|\\.)|(?P<word>[^\W\d_]+(?:['-][^\W\d_]+)*)|(?P<other>.)",
     re.S,
 )
-_PROSE = frozenset(",.;:?!'\"`“”‘")
+_PROSE = frozenset(",.;:!'\"`“”‘")
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,16 @@ def is_words(text: str) -> bool:
     )
 
 
+def has_words(side: str) -> bool:
+    r"""Return whether a side of a relation contains prose: \\text{...}, or four letters or more."""
+    return "\\text" in side or "\\mbox" in side or bool(re.search(r"(?<![\\A-Za-z])[A-Za-z]{4,}", side))
+
+
 def split_words(text: str) -> list[Piece]:
     r"""Return the words and the mathematics of a text in order.
 
-    Letters are words if there are two or more, or within \text{} and in texts without LaTeX if no digit or operator
-    touches them: in `x2 \text{ only}`, x2 is mathematics.
+    Letters are words if there are two or more (three within braces of a formula), or within \text{} and in texts
+    without LaTeX if no digit or operator touches them: in `x2 \text{ only}`, x2 is mathematics.
     """
     pieces: list[tuple[str, bool]] = []
     in_text: list[bool] = []
@@ -75,11 +80,20 @@ def split_words(text: str) -> list[Piece]:
         elif token["word"]:
             prose = everything or (in_text[-1] if in_text else False)
             single = len(piece) == 1 and piece.isascii()
-            word = not single or (prose and not _touches_mathematics(text, token))
+            if not single and not prose and _is_mathematics(piece, in_group=bool(in_text)):
+                word = False
+            else:
+                word = not single or (prose and not _touches_mathematics(text, token))
             pieces.append((piece, word))
         else:
             pieces.append((piece, False))
     return _merged(pieces)
+
+
+def _is_mathematics(letters: str, *, in_group: bool) -> bool:
+    r"""Return whether letters outside \\text are no word: x-c anywhere, xc within braces as in \\frac{c}{xc}."""
+    parts = re.split("[-']", letters)
+    return max(map(len, parts)) < 3 and ("-" in letters or in_group)
 
 
 def _touches_mathematics(text: str, token: re.Match[str]) -> bool:

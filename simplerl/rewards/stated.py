@@ -10,8 +10,9 @@ from fractions import Fraction
 
 from simplerl.rewards import algebra
 from simplerl.rewards.evaluation import is_unfinished_computation, variables
+from simplerl.rewards.forms import Equation
 from simplerl.rewards.numeric import parse_number
-from simplerl.rewards.structure import Equation, is_label, split_outside_brackets
+from simplerl.rewards.structure import is_label, split_outside_brackets
 from simplerl.rewards.units import Quantity, split_unit
 
 _MATH = re.compile(r"\\\((.+?)\\\)|(?<![\\$])\$([^$]+)\$|\\\[(.+?)\\\]", re.S)
@@ -25,7 +26,9 @@ def stated_value(equation: Equation, *, gold: bool, formulas: bool = False) -> s
     """
     sides = [split_unit(side).value if gold else split_unit(side, Quantity("")).value for side in equation.sides]
     if parse_number(sides[0]) is not None:
-        same = all(algebra.expressions_equal(sides[0], side) is True for side in sides[1:])
+        if len(sides) == 2 and _is_variable(sides[1]):  # 5 = x
+            return equation.sides[0]
+        same = all(_agree(sides[0], side) for side in sides[1:])
         return equation.sides[0] if same else None
     if is_label(equation.sides[0], gold=gold):
         sides = sides[1:]
@@ -37,8 +40,18 @@ def stated_value(equation: Equation, *, gold: bool, formulas: bool = False) -> s
             return None
         if parse_number(sides[-1]) is None and (trees[-1] is None or is_unfinished_computation(trees[-1])):
             return None
-    same = all(algebra.expressions_equal(side, sides[-1]) is True for side in sides[:-1])
+    same = all(_agree(side, sides[-1]) for side in sides[:-1])
     return equation.sides[-1] if same else None
+
+
+def _is_variable(side: str) -> bool:
+    tree = algebra.parse_or_none(side)
+    return tree is not None and tree[0] == "sym" and bool(variables(tree))
+
+
+def _agree(side: str, other: str) -> bool:
+    r"""Return whether two sides of one equation are equal; \\log may have either base there: \\log 0.01 = -2."""
+    return algebra.expressions_equal(side, other, any_base=True) is True
 
 
 def _is_formula(side: str) -> bool:

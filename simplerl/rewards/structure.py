@@ -8,73 +8,29 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 from simplerl.rewards.characters import TEXT_GROUP
-from simplerl.rewards.matrices import matrix_cells, scaled_vector
+from simplerl.rewards.forms import (
+    INFINITY,
+    Congruence,
+    Equation,
+    Inequality,
+    Matrix,
+    Ordered,
+    Structure,
+    Unordered,
+    Value,
+    half_lines,
+    intersection,
+    interval,
+)
+from simplerl.rewards.matrices import matrix_cells, rows_in_brackets, scaled_vector
 from simplerl.rewards.numeric import parse_number
-from simplerl.rewards.units import split_modulus
+from simplerl.rewards.units import split_modulus, split_unit
 
 MAX_NESTING = 6
-
-
-@dataclass(frozen=True)
-class Value:
-    """Holds a text without further structure: a number, an expression or words."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Unordered:
-    """Holds the items of a list, set or union; `braces` is set for {...}."""
-
-    items: tuple[Structure, ...]
-    braces: bool = False
-
-
-@dataclass(frozen=True)
-class Ordered:
-    """Holds a point, a sequence or an interval; `variable` is set if it was written as an inequality."""
-
-    opening: str
-    items: tuple[Structure, ...]
-    closing: str
-    variable: str = ""
-
-
-@dataclass(frozen=True)
-class Equation:
-    """Holds two or more sides joined by "="."""
-
-    sides: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Inequality:
-    """Holds left < right, left <= right or left != right, if it does not describe an interval of one variable."""
-
-    sides: tuple[str, ...]
-    operators: tuple[str, ...]  # "<", "<=" or "!="
-
-
-@dataclass(frozen=True)
-class Congruence:
-    """Holds a statement such as x \\equiv 3 (mod 5)."""
-
-    sides: tuple[str, ...]
-    modulus: str
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Holds rows of cells; a vector has one row or one column."""
-
-    rows: tuple[tuple[Structure, ...], ...]
-
-
-Structure = Value | Unordered | Ordered | Equation | Inequality | Congruence | Matrix
 
 _OPENING_TOKENS = {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"}
 _CLOSING_TOKENS = {")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"}
@@ -86,7 +42,6 @@ _RELATIONS = {
 _NAME = re.compile(r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_(?:\w|\{[^{}]*\}))?'*(?:\([^()]*\))?")
 _OVER_REALS = re.compile(rf"(?:{_NAME.pattern}|\([^()]*\))\s*(?:\\in\s*(?:\\mathbb\s*\{{?\s*R\s*\}}?|\\?R))?\s*")
 _WORDS = re.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}\d]*\}")
-_INFINITY = "\\infty"
 _REAL = r"(?:\\mathbb\s*\{?\s*R\s*\}?|\\R(?![a-z])|(?:the set of )?all real(?:s| numbers))"
 _REALS = re.compile(rf"\s*{_REAL}\s*", re.I)
 _REALS_WITHOUT = re.compile(
@@ -116,6 +71,8 @@ def split_outside_brackets(text: str, separators: frozenset[str]) -> tuple[tuple
 
 
 _COMMAS, _UNIONS = frozenset(",;"), frozenset(["\\cup"])
+_OR, _AND = frozenset(["\\vee"]), frozenset(["\\wedge"])  # between relations, see `normalize`
+_RELATION_SIGN = re.compile(r"[<>=]|\\(?:le|ge|ne|in)(?![a-z])")
 _SIGNS = re.compile(r"\\[pm][pm](?![a-z])")
 _RELATION_TOKENS = frozenset(_RELATIONS)
 
@@ -123,18 +80,19 @@ _RELATION_TOKENS = frozenset(_RELATIONS)
 def parse_structure(text: str, depth: int = 0) -> Structure:  # noqa: PLR0911 - one return per kind
     """Return the structure of a normalised answer. Anything nested deeper than MAX_NESTING is a Value."""
     text = text.strip()
-    if depth > MAX_NESTING or parse_number(text) is not None:
+    if depth > MAX_NESTING or _is_number(text):
         return Value(text)
     if (reals := _real_intervals(text)) is not None:
         return reals
     text = _outward_brackets(text)
     pieces, _ = split_outside_brackets(text, _COMMAS)
     if len(pieces) > 1 and all(pieces):
-        several = _collection(pieces, depth, open_sets=False)
-        return _intersection(several) or several
+        return _conditions(pieces, depth)
+    if (joined := _joined_conditions(text, depth)) is not None:
+        return joined
     pieces, _ = split_outside_brackets(text, _UNIONS)
     if len(pieces) > 1 and all(pieces):
-        return _collection(pieces, depth, open_sets=True)
+        return replace(_collection(pieces, depth, open_sets=True), joined="or")
     pieces, operators = split_outside_brackets(text, _RELATION_TOKENS)
     if operators and all(pieces):
         return _parse_relation(pieces, tuple(_RELATIONS[o] for o in operators), depth)
@@ -157,6 +115,11 @@ def parse_structure(text: str, depth: int = 0) -> Structure:  # noqa: PLR0911 - 
     return Value(text)
 
 
+def _is_number(text: str) -> bool:
+    """Return whether the text is a number; one with thousands may have a unit: $1,234."""
+    return parse_number(text if "," not in text else split_unit(text).value) is not None
+
+
 def _matrix(cells: list[list[str]], depth: int) -> Matrix:
     return Matrix(tuple(tuple(parse_structure(cell, depth + 1) for cell in row) for row in cells))
 
@@ -176,7 +139,7 @@ def _real_intervals(text: str) -> Structure | None:
         return None
     text = TEXT_GROUP.sub(r"\1 ", text)
     if _REALS.fullmatch(text):
-        return _interval("(", "-" + _INFINITY, _INFINITY, ")")
+        return interval("(", "-" + INFINITY, INFINITY, ")")
     if (found := _REALS_WITHOUT.fullmatch(text)) is None:
         return None
     points = found["set"] or found["list"]
@@ -184,8 +147,8 @@ def _real_intervals(text: str) -> Structure | None:
     values = {piece: one.value for piece in pieces if (one := parse_number(piece)) is not None}
     if not pieces or len(values) < len(pieces):
         return None
-    ends = ["-" + _INFINITY, *sorted(values, key=values.__getitem__), _INFINITY]
-    return Unordered(tuple(_interval("(", low, high, ")") for low, high in itertools.pairwise(ends)))
+    ends = ["-" + INFINITY, *sorted(values, key=values.__getitem__), INFINITY]
+    return Unordered(tuple(interval("(", low, high, ")") for low, high in itertools.pairwise(ends)))
 
 
 def _collection(pieces: tuple[str, ...], depth: int, *, open_sets: bool) -> Unordered:
@@ -197,27 +160,35 @@ def _collection(pieces: tuple[str, ...], depth: int, *, open_sets: bool) -> Unor
     return Unordered(tuple(items))
 
 
+def _conditions(pieces: tuple[str, ...], depth: int) -> Structure:
+    """Return the items of a list; conditions that must all hold (x > 1, x < 3, or with x != 2) are intersected."""
+    several = _collection(pieces, depth, open_sets=False)
+    if any(re.search(r"\\ne(?![a-z])", piece) for piece in pieces):
+        return intersection([parse_structure(piece, depth + 1) for piece in pieces]) or several
+    both = intersection(several.items) if half_lines(several.items) else None
+    return both if isinstance(both, Ordered) else several
+
+
+def _joined_conditions(text: str, depth: int) -> Structure | None:
+    """Return what relations joined by "or", else by "and", describe; x > 3 or x < 5 is not the interval (3,5)."""
+    for joined, sign in (("or", _OR), ("and", _AND)):
+        pieces, _ = split_outside_brackets(text, sign)
+        if len(pieces) == 1 or not all(map(_RELATION_SIGN.search, pieces)):
+            continue  # p \\vee q
+        if joined == "and":
+            both = intersection([parse_structure(piece, depth + 1) for piece in pieces])
+            if both is not None:
+                return both
+        return replace(_collection(pieces, depth, open_sets=False), joined=joined)
+    return None
+
+
 def _outward_brackets(text: str) -> str:
     """Return the text with intervals such as ]2,5[ written as (2,5)."""
     if "]" not in text[:1] and "[" not in text[-1:]:
         return text
     text = re.sub(r"\]([^\[\]]*,[^\[\]]*)\[", r"(\1)", text)
     return re.sub(r"^\]([^\[\]]*,[^\[\]]*)\]$", r"(\1]", re.sub(r"^\[([^\[\]]*,[^\[\]]*)\[$", r"[\1)", text))
-
-
-def _intersection(several: Unordered) -> Ordered | None:
-    """Return the interval described by x > 1, x < 3, which overlap so that "or" would mean every number; else None."""
-    ends = [one for one in several.items if isinstance(one, Ordered) and one.variable]
-    if len(ends) != 2 or len(several.items) != 2 or ends[0].variable != ends[1].variable:
-        return None
-    below, above = sorted(ends, key=lambda one: one.items[0] != Value("-" + _INFINITY))
-    if below.items[0] != Value("-" + _INFINITY) or above.items[1] != Value(_INFINITY):
-        return None
-    low, high = above.items[0], below.items[1]
-    x, y = (parse_number(end.text) if isinstance(end, Value) else None for end in (low, high))
-    if x is None or y is None or x.value >= y.value:
-        return None
-    return Ordered(above.opening, (low, high), below.closing, below.variable)
 
 
 def _bracketed(text: str) -> tuple[str, str, str] | None:
@@ -242,9 +213,13 @@ def _parse_bracketed(text: str, opening: str, inside: str, closing: str, depth: 
                 condition = parse_structure(head[1], depth + 1)
                 named = not isinstance(condition, Value) and _OVER_REALS.fullmatch(head[0])
                 return _without_variable(condition) if named else Value(text)
-        content = parse_structure(inside, depth + 1)
+        pieces, _ = split_outside_brackets(inside, _COMMAS)  # within braces 4,112 is two numbers
+        listed = len(pieces) > 1 and all(pieces)
+        content = _conditions(pieces, depth + 1) if listed else parse_structure(inside, depth + 1)
         items = content.items if isinstance(content, Unordered) and not content.braces else (content,)
         return Unordered(items, braces=True)
+    if (opening, closing) == ("[", "]") and (rows := rows_in_brackets(inside)) is not None:
+        return _matrix(rows, depth)
     pieces, _ = split_outside_brackets(inside, _COMMAS)
     if len(pieces) < 2 or not all(pieces):
         return parse_structure(inside, depth + 1) if opening == "(" and closing == ")" else Value(text)
@@ -254,8 +229,8 @@ def _parse_bracketed(text: str, opening: str, inside: str, closing: str, depth: 
     if all(isinstance(item, Equation) for item in items):
         return Unordered(items)
     if len(items) == 2 and opening in "([":
-        opening = "(" if pieces[0] == "-" + _INFINITY else opening
-        closing = ")" if pieces[1] == _INFINITY else closing
+        opening = "(" if pieces[0] == "-" + INFINITY else opening
+        closing = ")" if pieces[1] == INFINITY else closing
     return Ordered(opening, items, closing)
 
 
@@ -266,10 +241,6 @@ def _without_variable(condition: Structure) -> Structure:
     if isinstance(condition, Unordered):
         return replace(condition, items=tuple(map(_without_variable, condition.items)))
     return condition
-
-
-def _interval(opening: str, low: str, high: str, closing: str, variable: str = "") -> Ordered:
-    return Ordered(opening, (Value(low), Value(high)), closing, variable)
 
 
 def _parse_relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: int) -> Structure:  # noqa: PLR0911 - one return per relation
@@ -285,8 +256,8 @@ def _parse_relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: i
         if not _NAME.fullmatch(sides[0]):
             return Inequality(sides, operators)
         name, point = sides
-        below = _interval("(", "-" + _INFINITY, point, ")", name)
-        return Unordered((below, _interval("(", point, _INFINITY, ")", name)))
+        below = interval("(", "-" + INFINITY, point, ")", name)
+        return Unordered((below, interval("(", point, INFINITY, ")", name)))
     if set(operators) <= {">", ">="}:
         sides = sides[::-1]
         operators = tuple(o.replace(">", "<") for o in operators[::-1])
@@ -295,11 +266,11 @@ def _parse_relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: i
     first, last = ("[" if operators[0] == "<=" else "("), ("]" if operators[-1] == "<=" else ")")
     if len(sides) == 3 and _NAME.fullmatch(sides[1]):
         low, name, high = sides
-        return _interval("(" if low == "-" + _INFINITY else first, low, high, ")" if high == _INFINITY else last, name)
+        return interval("(" if low == "-" + INFINITY else first, low, high, ")" if high == INFINITY else last, name)
     if len(sides) == 2 and _NAME.fullmatch(sides[0]) and not _NAME.fullmatch(sides[1]):
-        return _interval("(", "-" + _INFINITY, sides[1], last, sides[0])
+        return interval("(", "-" + INFINITY, sides[1], last, sides[0])
     if len(sides) == 2 and _NAME.fullmatch(sides[1]) and not _NAME.fullmatch(sides[0]):
-        return _interval(first, sides[0], _INFINITY, ")", sides[1])
+        return interval(first, sides[0], INFINITY, ")", sides[1])
     return Inequality(sides, operators)
 
 

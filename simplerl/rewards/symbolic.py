@@ -29,6 +29,7 @@ _UNBOUNDED = re.compile(
     r"\d{40}|\|{5}|\^\s*\w+\s*\^|\^\s*\{?\s*-?\d{4}|\*\*|\^\s*\{[^{}]*\^|!\s*!|\d{3}\s*!|\\binom\s*\{\d{4}"
     r"|\\(?:prod|lim|int|sum|Gamma|mod|bmod|pmod)(?![A-Za-z])"
 )
+_GAMMA = re.compile(r"\\gamma(?![A-Za-z])")  # to math-verify a constant or function, and its powers are powers of 1
 
 
 class _OutOfTime(BaseException):
@@ -57,6 +58,7 @@ def load_math_verify() -> tuple[Any, Any, Any, Any]:
 
 @lru_cache(maxsize=4096)
 def _parse(text: str) -> tuple[Any, ...]:
+    text = _GAMMA.sub(r"\\iota", text)
     parse, _, config, normalization = load_math_verify()
     target = config(normalization_config=normalization, boxed_match_priority=-1)
     with warnings.catch_warnings(action="ignore"):

@@ -3,7 +3,8 @@ r"""Splits units off a value: words for units and counted things, percent signs 
 The rules are chosen to avoid false positives:
 - Words in an answer are units only if the list in `unit_words.txt` or the gold answer contains them.
 - Words in a gold answer (which never reads "5 incorrect") are units, unless they hedge (maybe, or), count (six, dozen,
-  thirds, k), compute (root, pi, below) or negate, or text follows after a comma. Quarters are coins.
+  thirds, k), compute (root, pi, below) or negate, or text follows after a comma. In an answer quarters and roots are
+  units only if the gold answer names them.
 - A word in another script is a unit only if the list contains it: 元 is one, 万 (ten thousand) is not.
 - A single letter is a unit only within \text, and only if it is a common unit: never i, e, j or d.
 - If both sides name a unit, it must be the same: the same dimension and size in any spelling (cm^2, square
@@ -74,14 +75,14 @@ _TAIL_SHORT = re.compile(r"(?:(?<=[\d)}])" + _AFTER_PI + r")\s*(" + _SHORT + r")
 _TAIL_DEGREE = re.compile(r"(?P<sign>\^\s*(?:\\circ|\{\s*\\circ\s*\}))\s*(?:" + _FONT + r")?\s*(?P<scale>[CFK])\s*\}?$")
 _SCRIPT = r"[^\x00-\x7fÀ-ɏ]"  # letters of other scripts; mathematical characters have been translated before
 _TAIL_SCRIPT = re.compile(
-    rf"\s*(?:{_FONT})?\s*(?P<word>{_SCRIPT}(?:\s?/?\s?{_SCRIPT}){{0,30}})\s*\}}?" + _POWER + r"\s*\.?$"
+    rf"\s*(?:{_FONT})?\s*(?P<word>{_SCRIPT}(?:\s?[./]?\s?{_SCRIPT}){{0,30}})\.?\s*\}}?" + _POWER + r"\s*\.?$"
 )
 _TAIL_BRACKET = re.compile(r"(?<=[\d)}\s])\s*[(\[]\s*(?P<unit>[^()\[\]]{1,60})[)\]]$")
 _PERCENT = re.compile(
     r"\s*(?:%|\bpercent(?:age)?\b|\bper cent\b|\bpct\b\.?|" + _FONT + r"\s*(?:%|percent|percentage|pct)\s*\})"
 )
 _MODULUS = re.compile(
-    r"\s*\\[pb]?mod\s*\{?\s*(\d+)\s*\}?$|\s*\(?\s*(?:\\text\s*\{\s*)?\(?\s*mod(?:ulo)?\s*\}?\s*(\d+)\s*\)?$"
+    r"\s*\\[pb]?mod\s*\{?\s*(\d+)\s*\}?$|\s*\(?\s*(?:\\text\s*\{\s*)?\(?\s*mod(?:ulo)?\s*\}?\s*(\d+)\s*\)?\s*\}?\s*\)?$"
 )
 
 
@@ -198,6 +199,9 @@ def _is_unit(word: str, named: frozenset[str] | None, *, mathematical: bool) -> 
     if len(word) == 1 and (word not in _UNIT_LETTERS or (mathematical and word.isupper())):
         return False
     if re.search(r"[,;:!?]|" + _SCRIPT, word):
+        return False
+    words = re.findall(r"[a-z.]+", word.lower())
+    if words and words[-1] in _POWERS:  # 5 cubic
         return False
     words = re.findall(r"[a-z.]+", re.sub(r"\b(?:square|cubic)\s+(?=[a-z])(?!root)", "", word.lower()))
     if named is not None and not _all_known(words, named):
