@@ -600,22 +600,56 @@ def test_the_remedy_of_a_message_works_when_pasted(name: str, tmp_path: Path) ->
     assert problems(*given, remedy_in(str(error.value), given))
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        "sampling.max_new_tokens=200",
-        "evals.sampling.max_new_tokens=256",
-        "evals.sampling.max_new_tokens=250",
-        "train.passes=0.0001 train.steps=null",
-        "warmup=micro_corpus warmup.data.count=8",
-    ],
-)
-def test_remedies_of_lengths_and_counts(given: str) -> None:
-    base = ["data.count=64", "evals.sets.micro.count=4", "train.prompts_per_step=16", *given.split()]
+LONG_SET = "{_target_: simplerl.data.sources.load_problems, _partial_: true, path: FOLDER/long.jsonl}"
+LENGTHS: dict[str, list[str]] = {
+    "response": ["sampling.max_new_tokens=200"],
+    "prompt": ["prompt.max_tokens=300"],
+    "both": ["prompt.max_tokens=300", "sampling.max_new_tokens=300"],
+    "evaluation at the context": ["evals.sampling.max_new_tokens=256"],
+    "evaluation below the context": ["evals.sampling.max_new_tokens=250"],
+    "short limit of prompts": ["prompt.max_tokens=3"],
+    "examples": ["evals=none", "prompt=question_answer_2shot", "prompt.max_tokens=200", "sampling.max_new_tokens=20"],
+    "examples of evaluations": ["+prompt@evals.prompt=question_answer_2shot", "evals.sampling.max_new_tokens=240"],
+    "a long set": [f"+evals.sets.long={LONG_SET}"],
+    "a long set and long responses": [f"+evals.sets.long={LONG_SET}", "evals.sampling.max_new_tokens=250"],
+    "passes": ["train.passes=0.0001", "train.steps=null"],
+    "documents": ["warmup=micro_corpus", "warmup.data.count=8"],
+    "long documents": ["warmup=micro_corpus", "warmup.data.count=200", "warmup.max_tokens=3"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_remedies_of_lengths_and_counts(name: str, tmp_path: Path) -> None:
+    """Each alternative that a message proposes works, alone."""
+    write(tmp_path / "long.jsonl", lines({"question": "x" * 3000, "answer": "1"}))
+    base = ["data.count=64", "evals.sets.micro.count=4", "train.prompts_per_step=16"]
+    given = [*base, *(one.replace("FOLDER", str(tmp_path)) for one in LENGTHS[name])]
+    given = [one for one in given if not ("evals=none" in given and one.startswith("evals.sets"))]
     with pytest.raises(ConfigError) as error:
-        prepare_task(load_config(composed(*base)))
-    (remedy,) = re.findall(r"such as ([\w.]+=\d+)", str(error.value))
-    prepare_task(load_config(composed(*base, remedy)))
+        prepare_task(load_config(composed(*given)))
+    remedies = [
+        re.findall(r"(?:~|\b)[a-z_]+\.[\w.]+(?:=\S+\b|=\[\])?", part) for part in alternatives(str(error.value))
+    ]
+    assert any(remedies)
+    for remedy in filter(None, remedies):
+        prepare_task(load_config(composed(*given, *remedy)))
+
+
+def alternatives(message: str) -> list[str]:
+    """Return the remedies of a message: the parts of what follows the last colon, without the reason."""
+    return re.split(r",? or ", message.rpartition(": ")[2].partition(", because")[0])
+
+
+SHOTS = ["prompt=question_answer_2shot", "prompt.max_tokens=200", "sampling.max_new_tokens=20"]
+
+
+@pytest.mark.parametrize("shots", [True, False])
+def test_no_value_is_proposed_if_none_helps(shots: bool, tmp_path: Path) -> None:
+    write(tmp_path / "long.jsonl", lines({"question": "x" * 3000, "answer": "1"}))
+    given = ["evals=heldout", f"evals.path={tmp_path}/long.jsonl", "data.count=64"]
+    with pytest.raises(ConfigError, match=r": choose a model with a larger context, because") as error:
+        prepare_task(load_config(composed(*given, *SHOTS * shots)))
+    assert "such as" not in str(error.value)
 
 
 def test_remedies_of_evaluation_sets_and_of_the_warm_up(tmp_path: Path) -> None:
