@@ -20,8 +20,8 @@ from array import array
 from functools import partial
 from typing import Any
 
-from simplerl.rewards.channel import BEGIN, READY, UNUSABLE, VERDICT, Channel, Message, PackedResponse
-from simplerl.rewards.returned import UnusableScore, encodable, score_fields
+from simplerl.rewards.channel import BEGIN, LOADED, READY, UNUSABLE, VERDICT, Channel, Message, PackedResponse
+from simplerl.rewards.returned import UnusableScore, encodable, reward_name, score_fields
 from simplerl.types import Problem, Response
 
 MAX_ANSWERS = 20_000  # a process that has graded as many is replaced
@@ -122,6 +122,7 @@ def serve(channel: Channel) -> None:
 
             equality.warm_up()
         _limit_memory(memory_gib)
+        send(LOADED, body=reward_name(reward))
         if warm_up and not uses_math_grader:
             _score(reward, *WARM_UP)  # whatever the reward imports at its first call is not part of an answer's time
     except BaseException:  # reported to the parent, which raises it
