@@ -313,12 +313,10 @@ def row_parser(
         try:
             return rule(content)
         except ValueError as error:
-            reason = f"the {key} (column {columns[key]!r}) {error}"
             nested = {"0": content[0]} if isinstance(content, list) and content else content
             inner = _value_columns(nested) if isinstance(nested, Mapping) else []
-            if benchmark or not inner:
-                raise RowError(reason) from error
-            raise RowError(reason, f"set {setting('columns.' + key)}={columns[key]}.{inner[0]}") from error
+            remedy = f"set {setting('columns.' + key)}={columns[key]}.{inner[0]}" if inner else "correct the file"
+            raise RowError(f"the {key} (column {columns[key]!r}) {error}", remedy) from error
 
     def optional(row: dict[str, Any], key: str, rule: Callable[[Any], str]) -> str | None:
         if key not in columns or is_missing(value(row, f"columns.{key}", columns[key])):

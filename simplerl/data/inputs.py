@@ -172,15 +172,12 @@ def _names_object(text: str) -> bool:
     *modules, name = text.split(".")
     if not modules or modules[0] == "__main__" or not all(part.isidentifier() for part in (*modules, name)):
         return False
-    places: list[str] | None = None
-    dotted = ""
-    for part in modules:
-        dotted = f"{dotted}.{part}" if dotted else part
-        # `find_spec` of importlib.util imports the packages that hold a module, but nothing for a name without a dot.
-        spec = find_spec(dotted) if places is None else PathFinder.find_spec(dotted, places)
-        if spec is None:
-            return False
-        places = list(spec.submodule_search_locations or [])
+    spec = find_spec(modules[0])  # of a module inside a package, it would import the package
+    for end in range(2, len(modules) + 1):
+        places = None if spec is None else spec.submodule_search_locations
+        spec = None if places is None else PathFinder.find_spec(".".join(modules[:end]), places)
+    if spec is None:
+        return False
     try:
         tree = ast.parse(Path(spec.origin or "").read_bytes())
     except (OSError, SyntaxError, ValueError):  # a module that is not Python source
