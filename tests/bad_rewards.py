@@ -169,6 +169,12 @@ def sleeping(response: str, problem: Problem) -> float:
     return 1.0
 
 
+def slow_if_asked(completions: list[str], id: list[str]) -> list[float]:
+    """Wait, but not in the first call of a process, which is for a made-up problem."""
+    time.sleep(60 if id == ["p"] else 0)
+    return [1.0]
+
+
 def lazy(response: Response, problem: Problem) -> float:
     """Take a second of CPU time for the first call, as a function that imports a large library does."""
     if not hasattr(lazy, "loaded"):

@@ -206,7 +206,10 @@ UNREADABLE = {
     "other JSON": (b'{"a": 1}', "is not the history of a run, its columns are a"),
     "a damaged archive": (b"\x1f\x8bnonsense", "cannot be read"),
     "Latin-1": ("Name,State,m/x\nl\u00e4uft,finished,1\n".encode("latin-1"), r"is not UTF-8 text \(byte 16\)"),
-    "an endless cell": (b'Name,State,m/x\n"' + b"n" * 140_000, "is not a CSV file"),
+    "an endless cell": (
+        b'Name,State,m/x\n"' + b"n" * 140_000,
+        "(is not a CSV file|has no row)",
+    ),  # the limit of a cell is global
 }
 
 

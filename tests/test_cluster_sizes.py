@@ -100,7 +100,7 @@ def test_the_published_layouts_fit_80_gb(layout: str, capsys: Any) -> None:
 
 def test_one_device_has_no_layout(capsys: Any) -> None:
     assert main(["experiment=simplerl_zero", "data.path=x.json", "evals.path=x"]) == 2
-    assert "choose a layout, such as backend=ray_6gpu" in capsys.readouterr().err
+    assert "choose a Ray backend, such as backend=ray_6gpu" in capsys.readouterr().err
 
 
 def test_the_known_configuration_builds_the_architecture() -> None:

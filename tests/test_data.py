@@ -9,6 +9,7 @@ import logging
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,12 @@ def test_every_format_gives_the_same_problems(name: str, tmp_path: Path) -> None
     ]
 
 
+def test_a_number_may_name_a_column(tmp_path: Path) -> None:
+    chats = [[{"role": "user", "content": "Q?"}], [{"role": "assistant", "content": "1"}]]
+    write(tmp_path / "d.jsonl", lines(dict(zip("01", chats, strict=True))))
+    assert [p.answer for p in load(tmp_path / "d.jsonl", columns={"question": 0, "answer": 1})] == ["1"]
+
+
 def test_columns_are_mapped_including_nested_ones(tmp_path: Path) -> None:
     path = write(tmp_path / "d.jsonl", lines(*ROWS))
     columns = {"question": "question", "answer": "meta.gold", "level": "level", "solution": "answer", "id": "level"}
@@ -178,6 +185,16 @@ def damaged_parquet(path: Path) -> Path:
     return write(path, bytes(content))
 
 
+def write_stream(table: pa.Table, path: Path) -> None:
+    with pa.ipc.new_stream(str(path), table.schema) as file:
+        file.write_table(table)
+
+
+def repeated_column(path: Path, writes: Callable[[pa.Table, Path], None]) -> Path:
+    writes(pa.table([["Q?"], ["1"], ["2"]], names=["question", "answer", "answer"]), path)
+    return path
+
+
 BAD_FILES: dict[str, tuple[str, Any, dict[str, Any], str]] = {
     "not JSON": ("d.jsonl", lines(GOOD) + b'\n{"question": ', {}, "d.jsonl, line 2: it is not valid JSON"),
     "not an object": ("d.jsonl", lines(GOOD, [1, 2]), {}, "d.jsonl, line 2: it is not an object with named columns"),
@@ -225,6 +242,26 @@ BAD_FILES: dict[str, tuple[str, Any, dict[str, Any], str]] = {
     "endless number in a list": ("d.json", '[{"answer": ' + "9" * 5000 + "}]", {}, "d.json cannot be read: Exceeds"),
     "not Parquet": ("d.parquet", "PAR0", {}, "d.parquet is not a valid Parquet file"),
     "not Arrow": ("d.arrow", "ARROWED", {}, "d.arrow is not a valid Arrow file"),
+    "repeated column": ("d.csv", "question,answer,answer\nQ?,1,2", {}, "d.csv has 2 columns that are named 'answer'"),
+    "repeated tab": ("d.tsv", "question\tquestion\tanswer\nQ?\tR?\t2", {}, "2 columns that are named 'question'"),
+    "repeated Parquet": (
+        "d.parquet", lambda path: repeated_column(path, pq.write_table), {}, "2 columns that are named 'answer'",
+    ),
+    "repeated Arrow": ("d.arrow", lambda path: repeated_column(path, write_stream), {}, "2 columns that are named"),
+    "repeated field": (
+        "d.jsonl", lines(GOOD) + b'\n{"question": "Q?", "answer": 1, "answer": 2}', {},
+        "line 2: an object has 2 fields that are named 'answer'; correct it, or skip such rows",
+    ),
+    "repeated field in a list": (
+        "d.json", '[{"question": "Q?", "answer": 1, "answer": 2}]', {}, "object has 2 fields that are named 'answer'",
+    ),
+    **{
+        f"surrogate in {key}": (
+            "d.jsonl", lines(GOOD) + b"\n" + json.dumps({**GOOD, key: "\ud800"}).encode(), {},
+            f"line 2: the {key} has a lone surrogate, which UTF-8 cannot represent; correct it, or skip such rows",
+        )
+        for key in ("question", "answer")
+    },
     "unknown format": ("d.xml", "<question>", {}, "d.xml has an unsupported format"),
 }  # fmt: skip
 
@@ -242,7 +279,7 @@ def test_bad_files_raise_a_one_line_error(name: str, tmp_path: Path) -> None:
 BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown column": ({"columns": {**COLUMNS, "hint": "h"}}, "data.columns.hint is unknown"),
     "extra column": ({"extra": ["hint"]}, "line 1: data.extra=hint names a column that this row does not have"),
-    "column by number": ({"columns": {"question": "q", "answer": 1}}, "data.columns.answer=1 must be a column name"),
+    "no column": ({"columns": {"question": "q", "answer": True}}, "data.columns.answer=True must be a column name"),
     "levels without column": ({"levels": [3]}, "data.levels needs the column of the level"),
     "no such level": (
         {"levels": [9], "columns": {**COLUMNS, "level": "level"}}, "its levels, which are 3, 4, 5",
@@ -376,10 +413,14 @@ def test_empty_golds_are_excluded_only_on_request(shared: Path) -> None:
 def test_benchmark_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"evals.path is not set: set it to the folder that holds amc23.jsonl"):
         benchmark(name="amc23", path=None)
-    with pytest.raises(ConfigError, match=r"name=amc24 is unknown: choose one of aime24, math500.* such as name=amc23"):
+    with pytest.raises(
+        ConfigError, match=r"name=amc24 is unknown: choose one of aime24, math500.* such as data.name=amc23"
+    ):
         benchmark(name="amc24", path=str(tmp_path))
     write(tmp_path / "gsm8k.jsonl", lines({"question": "Q?", "answer": "no mark"}))
-    with pytest.raises(ConfigError, match=r"line 1: the answer \(column 'answer'\) has no ####; correct it.$"):
+    with pytest.raises(
+        ConfigError, match=r"line 1: the answer \(column 'answer'\) has no ####; correct it, or read it as a file"
+    ):
         benchmark(name="gsm8k", path=str(tmp_path))
 
 
@@ -554,6 +595,7 @@ def test_one_of_several_shards_is_pointed_out(tmp_path: Path, caplog: pytest.Log
 LATIN = "question,answer\nWieviel kostet ein Café?,7\n".encode("latin-1")
 SOLVED = {"question": "Q?", "answer": "It is 7.\n#### 7"}
 LEVEL = {**GOOD, "level": 3}
+CHAT_LIST = [{"from": "human", "value": "Q?"}, {"from": "assistant", "gold": {"value": "1"}}]
 REMEDIES: dict[str, tuple[Any, list[str]]] = {  # files or the content of d.jsonl, and overrides
     "bad row": (lines(GOOD, 5), []),
     "column that a row lacks": (lines(GOOD, {"question": "R?"}), []),
@@ -565,6 +607,13 @@ REMEDIES: dict[str, tuple[Any, list[str]]] = {  # files or the content of d.json
     "no limit": (lines(GOOD), ["data.limit=0"]),
     "levels without column": (lines(LEVEL), ["data.levels=[3]"]),
     "absent level": (lines(LEVEL), ["data.columns.level=level", "data.levels=[9]"]),
+    "every row lacks a column": (lines({"frage": "Q?", "answer": "1"}), ["data.columns.question=fragen"]),
+    "every row lacks an extra column": (lines(GOOD), ["data.extra=[hint]"]),
+    "every row lacks a column of levels": (lines(GOOD), ["data.columns.level=grade"]),
+    "every answer is a list": (lines({**GOOD, "answer": ["1"]}), []),
+    "every answer is an object": (lines({**GOOD, "answer": {"value": "1"}}), []),
+    "rows of lists": ({"d.json": json.dumps([CHAT_LIST])}, ["data.columns.answer=1.gold.value"]),
+    "answers of lists": ({"d.json": json.dumps([CHAT_LIST])}, ["data.columns.question=0.value"]),
     "split of a file": (lines(GOOD), ["data.split=test"]),
     "unknown encoding": (lines(GOOD), ["data.encoding=latin-42"]),
     "Latin-1 lines": ('{"question": "Café?", "answer": 1}'.encode("latin-1"), []),
@@ -600,22 +649,56 @@ def test_the_remedy_of_a_message_works_when_pasted(name: str, tmp_path: Path) ->
     assert problems(*given, remedy_in(str(error.value), given))
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        "sampling.max_new_tokens=200",
-        "evals.sampling.max_new_tokens=256",
-        "evals.sampling.max_new_tokens=250",
-        "train.passes=0.0001 train.steps=null",
-        "warmup=micro_corpus warmup.data.count=8",
-    ],
-)
-def test_remedies_of_lengths_and_counts(given: str) -> None:
-    base = ["data.count=64", "evals.sets.micro.count=4", "train.prompts_per_step=16", *given.split()]
+LONG_SET = "{_target_: simplerl.data.sources.load_problems, _partial_: true, path: FOLDER/long.jsonl}"
+LENGTHS: dict[str, list[str]] = {
+    "response": ["sampling.max_new_tokens=200"],
+    "prompt": ["prompt.max_tokens=300"],
+    "both": ["prompt.max_tokens=300", "sampling.max_new_tokens=300"],
+    "evaluation at the context": ["evals.sampling.max_new_tokens=256"],
+    "evaluation below the context": ["evals.sampling.max_new_tokens=250"],
+    "short limit of prompts": ["prompt.max_tokens=3"],
+    "examples": ["evals=none", "prompt=question_answer_2shot", "prompt.max_tokens=200", "sampling.max_new_tokens=20"],
+    "examples of evaluations": ["+prompt@evals.prompt=question_answer_2shot", "evals.sampling.max_new_tokens=240"],
+    "a long set": [f"+evals.sets.long={LONG_SET}"],
+    "a long set and long responses": [f"+evals.sets.long={LONG_SET}", "evals.sampling.max_new_tokens=250"],
+    "passes": ["train.passes=0.0001", "train.steps=null"],
+    "documents": ["warmup=micro_corpus", "warmup.data.count=8"],
+    "long documents": ["warmup=micro_corpus", "warmup.data.count=200", "warmup.max_tokens=3"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_remedies_of_lengths_and_counts(name: str, tmp_path: Path) -> None:
+    """Each alternative that a message proposes works, alone."""
+    write(tmp_path / "long.jsonl", lines({"question": "x" * 3000, "answer": "1"}))
+    base = ["data.count=64", "evals.sets.micro.count=4", "train.prompts_per_step=16"]
+    given = [*base, *(one.replace("FOLDER", str(tmp_path)) for one in LENGTHS[name])]
+    given = [one for one in given if not ("evals=none" in given and one.startswith("evals.sets"))]
     with pytest.raises(ConfigError) as error:
-        prepare_task(load_config(composed(*base)))
-    (remedy,) = re.findall(r"such as ([\w.]+=\d+)", str(error.value))
-    prepare_task(load_config(composed(*base, remedy)))
+        prepare_task(load_config(composed(*given)))
+    remedies = [
+        re.findall(r"(?:~|\b)[a-z_]+\.[\w.]+(?:=\S+\b|=\[\])?", part) for part in alternatives(str(error.value))
+    ]
+    assert any(remedies)
+    for remedy in filter(None, remedies):
+        prepare_task(load_config(composed(*given, *remedy)))
+
+
+def alternatives(message: str) -> list[str]:
+    """Return the remedies of a message: the parts of what follows the last colon, without the reason."""
+    return re.split(r",? or ", message.rpartition(": ")[2].partition(", because")[0])
+
+
+SHOTS = ["prompt=question_answer_2shot", "prompt.max_tokens=200", "sampling.max_new_tokens=20"]
+
+
+@pytest.mark.parametrize("shots", [True, False])
+def test_no_value_is_proposed_if_none_helps(shots: bool, tmp_path: Path) -> None:
+    write(tmp_path / "long.jsonl", lines({"question": "x" * 3000, "answer": "1"}))
+    given = ["evals=heldout", f"evals.path={tmp_path}/long.jsonl", "data.count=64"]
+    with pytest.raises(ConfigError, match=r": choose a model with a larger context, because") as error:
+        prepare_task(load_config(composed(*given, *SHOTS * shots)))
+    assert "such as" not in str(error.value)
 
 
 def test_remedies_of_evaluation_sets_and_of_the_warm_up(tmp_path: Path) -> None:
@@ -624,6 +707,7 @@ def test_remedies_of_evaluation_sets_and_of_the_warm_up(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"skip such rows with evals.sets.heldout.on_bad_row=skip"):
         problems(*held_out, key="evals.sets.heldout")
     assert problems(*held_out, "evals.sets.heldout.on_bad_row=skip", key="evals.sets.heldout")
+    write(file, lines({**GOOD, "solution": "1"}, 5))
     warmup = ["warmup=qwq_distill", f"warmup.data.path={file}"]
     with pytest.raises(ConfigError, match=r"skip such rows with warmup.data.on_bad_row=skip"):
         problems(*warmup, key="warmup.data")
@@ -633,6 +717,32 @@ def test_remedies_of_evaluation_sets_and_of_the_warm_up(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"is a file, but the benchmark amc23 reads amc23.jsonl in a folder") as error:
         problems(*suite, key="evals.sets.amc23")
     assert problems(*suite, remedy_in(str(error.value), suite), key="evals.sets.amc23")
+
+
+def test_a_benchmark_names_no_setting_that_it_does_not_have(tmp_path: Path) -> None:
+    """A file without the benchmark's columns is read as a file of one's own."""
+    folder = folder_of(tmp_path / "suite", "aime24.jsonl")
+    write(folder / "aime24.jsonl", lines({"problem": "Q?", "answer": 1}))
+    suite, key = ["evals=suite8", f"evals.path={folder}"], "evals.sets.aime24"
+    with pytest.raises(ConfigError, match=r"the benchmark aime24 reads 'solution', which it lacks") as error:
+        problems(*suite, key=key)
+    assert key not in str(error.value)
+    own = re.findall(r"evals[\w.]*=\S+[^\s.]", str(error.value))
+    assert problems(*own, key="evals.sets.heldout")
+    write(folder / "aime24.jsonl", b'{"problem": "\xff"}')
+    with pytest.raises(ConfigError, match=r"it is not UTF-8 text \(save it as UTF-8\); correct it\.$"):
+        problems(*suite, key=key)
+
+
+def test_skipping_is_proposed_only_if_rows_are_left(tmp_path: Path) -> None:
+    for bad in (lines({"question": "Q?"}, {"question": "R?"}), lines({**GOOD, "answer": ["1"]}), b"3\n4"):
+        with pytest.raises(ConfigError, match=r"no row is usable, so (set|correct) ") as error:
+            load(write(tmp_path / "d.jsonl", bad))
+        assert "on_bad_row" not in str(error.value)
+        with pytest.raises(ConfigError, match=r"no row is usable, so (set|correct) "):
+            load(write(tmp_path / "d.jsonl", bad), on_bad_row="skip")
+        with pytest.raises(ConfigError, match=r"or skip such rows with data.on_bad_row=skip.$"):
+            load(write(tmp_path / "d.jsonl", bad + b"\n" + lines(GOOD)))
 
 
 # Public data sets: the columns that they publish, with rows of our own

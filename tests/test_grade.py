@@ -88,7 +88,7 @@ def test_rule_reward_and_bare(tmp_path: Path) -> None:
         (["in.jsonl", "out.jsonl", "reward=math.dist"], "reward=math.dist is not a function"),
         (["in.jsonl", "out.jsonl", "columns.text=x"], "columns.text is unknown: choose among columns.response"),
         (["in.jsonl", "out.jsonl", "columns=x"], "columns is not a setting itself: write columns.response=NAME"),
-        (["in.jsonl", "out.jsonl", "columns.response=a"], 'no column "a"; its .* name the right .*response=response'),
+        (["in.jsonl", "out.jsonl", "columns.response=a"], 'no column "a"; its .* name the correct .*response=response'),
         (["in.jsonl", "out.parquet"], "out.parquet would hold JSON Lines: name it out.jsonl"),
         (
             ["poor.jsonl", "out.jsonl"],

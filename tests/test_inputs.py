@@ -141,8 +141,11 @@ def test_a_change_is_refused_by_name(kind: str, settings: list[str], tmp_path: P
     opened(tmp_path, settings).close("interrupted")  # what was allowed once is what the run now reads
 
 
-def test_a_finished_run_and_a_finished_evaluation_notice_a_change(tmp_path: Path) -> None:
+def test_a_finished_run_and_a_finished_evaluation_notice_a_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """The commands themselves: training, and evaluate.py."""
+    caplog.set_level("INFO")
     write_sums(tmp_path / "train.jsonl")
     settings = [
         "data=jsonl",
@@ -159,7 +162,9 @@ def test_a_finished_run_and_a_finished_evaluation_notice_a_change(tmp_path: Path
     for command, key in zip(commands, ("data.path", "evals.sets.heldout.path"), strict=True):
         with pytest.raises(ConfigError, match=rf"{key}={tmp_path}/train.jsonl.* changed: restore"):
             command(composed(tmp_path, *settings), "test")
+        caplog.clear()
         command(composed(tmp_path, *settings, "run.allow_changed=true"), "test")
+        assert "already finished" in caplog.text and "reward function have changed" not in caplog.text
 
 
 def test_rows_that_the_run_does_not_read_may_change(settings: list[str], tmp_path: Path) -> None:
@@ -197,3 +202,31 @@ def test_a_hub_model_is_known_by_its_commit(tmp_path: Path) -> None:
         (model / "refs").mkdir(exist_ok=True)
         (model / "refs/main").write_text(commit)
         assert module._hub_commit(ModelConfig(path="some/model"), str(tmp_path)) == commit
+
+
+def test_functions_that_are_keywords_are_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions that an adapter is given by name, at any depth; a text that only looks like one is not imported."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/__init__.py").write_text("from theirs.inner import score as shown\n")
+    (tmp_path / "theirs/inner.py").write_text("def score(completions):\n    return [1.0]\n")
+    (tmp_path / "a_script.py").write_text("raise RuntimeError\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    resolved = {
+        "reward": {"_target_": "simplerl.rewards.trl", "function": "theirs.inner.score"},
+        "evals": {
+            "reward": {
+                "_target_": "simplerl.rewards.weighted",
+                "functions": {"one": {"_target_": "simplerl.rewards.verl", "function": "theirs.shown"}},
+                "more": ["theirs.inner.score", "simplerl.rewards.strict", "a_script.jsonl", "theirs.absent", "3.5", ""],
+            },
+        },
+        "run": {"root": "theirs.inner.score"},  # not a keyword of a function
+    }
+    found = module._function_digests(resolved)
+    assert set(found) == {
+        "inner.py (reward.function=theirs.inner.score)",
+        "inner.py (evals.reward.functions.one.function=theirs.shown)",
+        "inner.py (evals.reward.more.0=theirs.inner.score)",
+    }
+    (tmp_path / "theirs/inner.py").write_text("def score(completions):\n    return [2.0]\n")
+    assert not found.items() & module._function_digests(resolved).items()

@@ -271,14 +271,36 @@ def test_the_first_call_of_a_reward_may_be_slow() -> None:
         (returning_none, "bad_rewards.returning_none fails on a made-up response to the problem 'p'.*returned None"),
         (partial(trl, function="bad_rewards.no_such"), r"bad_rewards.no_such fails .* cannot be imported"),
         (raising, r"KeyError: 'no such thing' \(.*bad_rewards.py"),
-        (sleeping, "time-out; make it faster"),
+        (sleeping, r"first call of the reward bad_rewards.sleeping.* such as grading.seconds_per_answer=0.75 "),
+        (
+            partial(trl, function="bad_rewards.slow_if_asked"),
+            "bad_rewards.slow_if_asked fails .*time-out; make it fast",
+        ),
     ],
 )
 def test_a_reward_is_called_before_a_run(reward: Reward, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "START_SECONDS", 3.0)  # of the call of `sleeping` at the start of its process
+    monkeypatch.setattr(worker, "MIN_FIRST_CALL_SECONDS", 1.5)
     with pytest.raises(ConfigError, match=message) as error:
         check_reward(reward, problem("p"), (), seconds_per_answer=0.2)
     assert "\n" not in str(error.value)
+
+
+def test_a_reward_that_waits_stops_the_grading_soon(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line says what is waited for, however many workers wait; then the reward and the setting are named."""
+    monkeypatch.setattr(worker, "MIN_FIRST_CALL_SECONDS", 2.0)
+    monkeypatch.setattr(worker, "NOTICE_SECONDS", 0.5)
+    worker._tell_of_first_call.cache_clear()
+    with (
+        Grader(sleeping, workers=2, seconds_per_answer=0.1) as grader,
+        pytest.raises(ConfigError, match=r"bad_rewards.sleeping.* within 2 s: .*seconds_per_answer=1 ") as error,
+    ):
+        grader.grade_pairs([("x", problem("p"))])
+    assert "\n" not in str(error.value)
+    assert [r.message for r in caplog.records] == [
+        "Waiting for the first call of the reward bad_rewards.sleeping, on a made-up response, for at most 2 s."
+    ]
 
 
 @pytest.mark.parametrize(

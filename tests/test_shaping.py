@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from simplerl.algorithms import shaping
 from simplerl.algorithms.shaping import (
     cosine_length,
     forced_eos,
@@ -62,11 +63,12 @@ def test_repetition() -> None:
     assert [score_of(one).parts["repetition"] for one in shaped] == pytest.approx([-0.5, 0.0, 0.0])
 
 
-def test_forced_eos() -> None:
+def test_forced_eos(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of two: the longest loses its last token, the shorter gains one; what ends properly stays."""
     ended = replace(rollout("a", 5), token_ids=(7, 7, 7, 7, 0))
+    monkeypatch.setattr(shaping, "_eos_token_id", lambda model: 0)
     first, second, third, fourth, fifth = forced_eos(
-        [rollout("a", 3), rollout("a", 5), ended, rollout("a", 2), rollout("a", 4)], eos_token_id=0
+        [rollout("a", 3), rollout("a", 5), ended, rollout("a", 2), rollout("a", 4)], model=""
     )
     assert first.token_ids == (7, 7, 7, 0) and len(first.logprobs) == 4
     assert second.token_ids == (7, 7, 7, 7, 0) and len(second.logprobs) == 5

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 
 from simplerl.types import Count, Rollout, group_rollouts, score_of
 
@@ -49,11 +50,18 @@ def soft_overlong(rollouts: list[Rollout], *, max_length: int, buffer: Count, pe
     return [add_reward(rollout, "overlong", reward(rollout)) for rollout in rollouts]
 
 
-def forced_eos(rollouts: list[Rollout], *, eos_token_id: int, rows: Count = 2) -> list[Rollout]:
-    """Make every response end with `eos_token_id`, as the published run did: in each block of `rows` consecutive
-    rollouts, the last token of the longest response is overwritten, and shorter responses get one more token. Truncated
-    responses then look finished, and the result depends on the size of the block."""
-    ended = []
+@cache
+def _eos_token_id(model: str) -> int:
+    from transformers import AutoTokenizer
+
+    return int(AutoTokenizer.from_pretrained(model).eos_token_id)
+
+
+def forced_eos(rollouts: list[Rollout], *, model: str, rows: Count = 2) -> list[Rollout]:
+    """Make every response end with the end token of `model`'s tokenizer, as the published run did: in each block of
+    `rows` consecutive rollouts, the last token of the longest response is overwritten, and shorter responses get one
+    more token. Truncated responses then look finished, and the result depends on the size of the block."""
+    eos_token_id, ended = _eos_token_id(model), []
     for start in range(0, len(rollouts), rows):
         block = rollouts[start : start + rows]
         longest = max(len(rollout.token_ids) for rollout in block)

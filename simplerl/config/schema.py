@@ -284,22 +284,13 @@ def result_neutral_keys() -> set[str]:
     return {key for key, one in all_settings().items() if not one.metadata.get("changes_results", True)}
 
 
-def _eos_token_id(path: str) -> int:
-    """Return the end-of-text token of a model's tokenizer."""
-    from transformers import AutoTokenizer
-
-    return int(AutoTokenizer.from_pretrained(path).eos_token_id)
-
-
 @cache
 def register() -> None:
-    """Register the schema, the sweeps, and the resolvers `quotient` and `eos_token_id` with Hydra, once per process.
-    Call before composing."""
+    """Register the schema, the sweeps and the resolver `quotient` with Hydra, once per process; call before compose."""
     schema = OmegaConf.structured(Config)
     OmegaConf.set_struct(schema.prompt.variables, False)  # its keys are the chat template's
     ConfigStore.instance().store(name="schema", node=schema)
     for path in sorted(SWEEPS.glob("*.yaml")):  # Hydra would find the group `sweep` only in conf/sweep/
         ConfigStore.instance().store(group="sweep", name=path.stem, node=OmegaConf.load(path), package="_global_")
-    OmegaConf.register_new_resolver("eos_token_id", _eos_token_id, replace=True, use_cache=True)
     # Keeps the product of two settings constant in a sweep: ${quotient:128,${train.samples_per_prompt}}.
     OmegaConf.register_new_resolver("quotient", lambda a, b: a // b, replace=True)

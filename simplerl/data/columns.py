@@ -10,11 +10,13 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Any
 
 from simplerl.data.readers import RowError, is_chat, setting
 from simplerl.errors import ConfigError
 from simplerl.rewards.extract import last_boxed
+from simplerl.rewards.returned import is_encodable
 from simplerl.types import Problem
 
 # Converts a row to a problem, given the data set's name and the row's index from 0. Raises RowError.
@@ -207,6 +209,7 @@ def value_of(row: Mapping[str, Any], column: str) -> Any:
 
 
 GUESS = "guess"  # instead of a column name: use the usual name that the data has
+_REQUIRED = ("columns.question", "columns.answer")
 # The usual names of each field, in groups: a name of an earlier group wins over those of later groups.
 USUAL: dict[str, tuple[tuple[str, ...], ...]] = {
     "question": (
@@ -247,14 +250,26 @@ def guess_columns(row: Mapping[str, Any], wanted: Mapping[str, str], where: str)
             columns[key] = found[0]
         elif key in ("question", "answer"):
             have = ", ".join(map(repr, row)) or "none"
-            name = next(iter(row), "NAME")
-            raise ConfigError(
-                f"{where}: no column has a usual name of the {key} (its columns: {have}): set the correct one, such as "
-                f"{setting('columns.' + key)}={name}."
-            )
+            names = [name for name in _value_columns(row) if name not in columns.values()]
+            remedy = "correct the file"
+            if names:
+                name = names[0 if key == "question" else -1]
+                remedy = f"set the correct one, such as {setting('columns.' + key)}={name}"
+            raise ConfigError(f"{where}: no column has a usual name of the {key} (its columns: {have}): {remedy}.")
         else:
             del columns[key]
     return columns
+
+
+def _value_columns(row: Mapping[str, Any]) -> list[str]:
+    """Return the columns, or their nested fields, that hold text, a number or a chat, without the roles of messages."""
+    found = []
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            found += [f"{name}.{inner}" for inner in _value_columns(value)]
+        elif is_chat(value) or (isinstance(value, str | int | float) and name not in ("from", "role")):
+            found.append(name)
+    return found
 
 
 def _has_field(row: Mapping[str, Any], name: str) -> bool:
@@ -272,26 +287,38 @@ def row_parser(
     remove: Sequence[str],
     keep_system: bool,
     extra: Sequence[str] | None,
+    benchmark: str = "",
 ) -> RowParser:
     """Return a function that converts a row to a problem by these columns and extraction rules. It raises RowError for
-    a row that lacks a column or has an invalid value."""
+    a row that lacks a column or has an invalid value.
+
+    benchmark: the name of the benchmark that determines the columns; "" if they are settings."""
 
     def value(row: dict[str, Any], key: str, column: str) -> Any:
         try:
             return value_of(row, column)
         except KeyError as error:
             present = ", ".join(map(repr, row)) or "none"
+            if benchmark:
+                raise RowError(
+                    f"the benchmark {benchmark} reads {column!r}, which it lacks (columns: {present})"
+                ) from error
+            unused = [name for name in row if name not in columns.values()]
+            near = get_close_matches(column, unused, 1) or (unused[:1] if key in _REQUIRED else ["null"])
+            remedy = f"set {setting(key)}={'null' if key == 'extra' else near[0]}" if near else "correct the file"
             raise RowError(
-                f"{setting(key)}={column} names a column that this row does not have (its columns: {present})"
+                f"{setting(key)}={column} names a column that this row does not have (its columns: {present})", remedy
             ) from error
 
     def field(row: dict[str, Any], key: str, rule: Callable[[Any], Any]) -> Any:
+        content = value(row, f"columns.{key}", columns[key])
         try:
-            return rule(value(row, f"columns.{key}", columns[key]))
-        except RowError:
-            raise
+            return rule(content)
         except ValueError as error:
-            raise RowError(f"the {key} (column {columns[key]!r}) {error}") from error
+            nested = {"0": content[0]} if isinstance(content, list) and content else content
+            inner = _value_columns(nested) if isinstance(nested, Mapping) else []
+            remedy = f"set {setting('columns.' + key)}={columns[key]}.{inner[0]}" if inner else "correct the file"
+            raise RowError(f"the {key} (column {columns[key]!r}) {error}", remedy) from error
 
     def optional(row: dict[str, Any], key: str, rule: Callable[[Any], str]) -> str | None:
         if key not in columns or is_missing(value(row, f"columns.{key}", columns[key])):
@@ -305,7 +332,7 @@ def row_parser(
         for text in remove:
             question = question.replace(text, "")
         names = extra if extra is not None else [name for name in row if name not in columns.values()]
-        return Problem(
+        problem = Problem(
             id=optional(row, "id", as_text) or f"{name}/{index}",
             question=question.strip(),
             answer=field(row, "answer", lambda gold: "" if is_missing(gold) else answer_of(assistant_text(gold))),
@@ -315,5 +342,9 @@ def row_parser(
             system=system if keep_system else None,
             extra={name: value(row, "extra", name) for name in names},
         )
+        for key, text in vars(problem).items():
+            if isinstance(text, str) and not is_encodable(text):
+                raise RowError(f"the {key} has a lone surrogate, which UTF-8 cannot represent")
+        return problem
 
     return parse

@@ -7,12 +7,15 @@ function, and a change that the run does not read (another order of JSON keys, r
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple
 from functools import partial
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -133,24 +136,58 @@ def _tensor_offsets(header: bytes) -> list[int]:
 
 
 def _function_digests(resolved: Mapping[str, Any]) -> dict[str, str]:
-    """Return a digest of the source file of each configured function from outside this package."""
+    """Return a digest of the source file of each configured function from outside this package, also of those that an
+    adapter is given by name."""
     found = {}
-    for key, target in _targets(resolved, ""):
+    for key, target in _targets(resolved, "", False):
         try:
             file = Path(inspect.getfile(inspect.unwrap(get_object(target))))
-        except (TypeError, OSError):  # compiled, so it has no source
+        except Exception:  # it is compiled, so it has no source, or it cannot be imported, which its caller reports
             continue
         if file.is_file():
             found[f"{file.name} ({key}={target})"] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     return found
 
 
-def _targets(node: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Yield the key and the value of each `_target_` from outside this package, at any depth."""
+def _targets(node: Any, key: str, keyword: bool) -> Iterator[tuple[str, str]]:
+    """Yield the key and the value of each `_target_` from outside this package, at any depth, and of each keyword of a
+    function that is the dotted name of an object outside it. keyword: whether `node` belongs to such a keyword."""
     if isinstance(node, Mapping):
         target = node.get("_target_")
-        if isinstance(target, str) and not target.startswith(OURS):
-            yield key, target
+        if isinstance(target, str):
+            keyword = True
+            if not target.startswith(OURS):
+                yield key, target
+    elif isinstance(node, str) and keyword and not node.startswith(OURS) and _names_object(node):
+        yield key, node
     items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
     for name, part in items:
-        yield from _targets(part, f"{key}.{name}" if key else str(name))
+        if name != "_target_":
+            yield from _targets(part, f"{key}.{name}" if key else str(name), keyword)
+
+
+def _names_object(text: str) -> bool:
+    """Return whether a text is the dotted name of an object in a Python module, without importing the module: a text
+    such as train.jsonl may only look like one."""
+    *modules, name = text.split(".")
+    if not modules or modules[0] == "__main__" or not all(part.isidentifier() for part in (*modules, name)):
+        return False
+    spec = find_spec(modules[0])  # of a module inside a package, it would import the package
+    for end in range(2, len(modules) + 1):
+        places = None if spec is None else spec.submodule_search_locations
+        spec = None if places is None else PathFinder.find_spec(".".join(modules[:end]), places)
+    if spec is None:
+        return False
+    try:
+        tree = ast.parse(Path(spec.origin or "").read_bytes())
+    except (OSError, SyntaxError, ValueError):  # a module that is not Python source
+        return False
+    defined = set[str]()
+    for one in ast.walk(tree):
+        if isinstance(one, ast.FunctionDef | ast.ClassDef):
+            defined.add(one.name)
+        elif isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store):
+            defined.add(one.id)
+        elif isinstance(one, ast.alias):
+            defined.add(one.asname or one.name)
+    return not defined.isdisjoint({name, "*"})

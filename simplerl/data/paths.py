@@ -20,7 +20,7 @@ METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "sta
 
 
 def read_rows(
-    path: str, split: str | None = None, hub: Mapping[str, Any] | None = None, encoding: str = "utf-8"
+    path: str, split: str | None = None, hub: Mapping[str, Any] | None = None, encoding: str | None = "utf-8"
 ) -> Iterator[Located]:
     """Yield the rows of a file, of shards, of a saved data set or of a Hub data set in order, each with its location.
 
@@ -30,7 +30,7 @@ def read_rows(
         `datasets.save_to_disk`, or a Hub id.
     split: the split of a folder or Hub data set; None means "train" if there are several.
     hub: further arguments of `datasets.load_dataset`, used for Hub ids only.
-    encoding: of text files.
+    encoding: of text files; None means UTF-8 where the caller has no such setting.
     """
     file = Path(path).expanduser()
     if file.is_dir():
@@ -49,7 +49,7 @@ def read_rows(
     return _hub_dataset(path, split or "train", dict(hub or {}))
 
 
-def _files(files: Iterable[Path], encoding: str) -> Iterator[Located]:
+def _files(files: Iterable[Path], encoding: str | None) -> Iterator[Located]:
     iterators = [(file, read_file(file, encoding)) for file in files]  # checks all before reading the first
     return ((location_of(file, number), row) for file, rows in iterators for number, row in rows)
 

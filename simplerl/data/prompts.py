@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from simplerl.config import OverLong, PromptConfig
+from simplerl.data.lengths import training_remedy
 from simplerl.data.readers import setting
-from simplerl.errors import ConfigError
+from simplerl.errors import ConfigError, require
 from simplerl.rewards.returned import is_encodable
 from simplerl.types import Problem, Prompt, Stop
 
@@ -163,6 +164,10 @@ class PromptFormat:
         special = self.config.template is not None and not (bos and texts[0].startswith(bos))
         rows = self.tokenizer(texts, add_special_tokens=special)["input_ids"]
         return [Prompt(problem, text, tuple(ids)) for problem, text, ids in zip(problems, texts, rows, strict=True)]
+
+    def without_shots(self) -> PromptFormat:
+        """Return this format without few-shot examples."""
+        return PromptFormat(replace(self.config, shots=[]), self.tokenizer, self.stop.ids)
 
     def response(self, problem: Problem) -> str:
         """Return the SFT target: `prompt.response` filled with the problem's solution and answer.
@@ -310,7 +315,8 @@ def prepare_prompts(
         raise ConfigError(f"{setting('path')}: there are no problems: name a file or a function that has some.")
     kept: list[Prompt] = []
     counts: Counter[str] = Counter(kept=0, over_limit=0, over_context=0, longest=0)
-    for prompt in format.render_all(problems):
+    rendered = format.render_all(problems)
+    for prompt in rendered:
         length = len(prompt.token_ids)
         if length > limit:
             counts["over_limit"] += 1
@@ -321,11 +327,18 @@ def prepare_prompts(
         else:
             kept.append(prompt)
     if not kept:
+        require(bool(rendered), "No training problem is left: choose other data.")
+        bare = _lengths(format.without_shots().render_all(problems)) if format.config.shots else None
         raise ConfigError(
             f"All prompts are too long: {counts['over_limit']} are over prompt.max_tokens={limit} and "
             f"{counts['over_context']} leave no room for sampling.max_new_tokens={max_new_tokens} in the model's "
-            f"context of {context} tokens. Raise prompt.max_tokens or lower sampling.max_new_tokens."
+            f"context of {context} tokens: "
+            f"{training_remedy(_lengths(rendered), bare, limit, max_new_tokens, context)}."
         )
     counts["kept"] = len(kept)
-    counts["longest"] = max(len(prompt.token_ids) for prompt in kept)
+    counts["longest"] = max(_lengths(kept))
     return kept, dict(counts)
+
+
+def _lengths(prompts: Sequence[Prompt]) -> list[int]:
+    return [len(prompt.token_ids) for prompt in prompts]

@@ -13,7 +13,8 @@ import gzip
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -24,7 +25,11 @@ from simplerl.errors import ConfigError, require
 
 class RowError(ValueError):
     """Yielded or raised for a row that cannot be used. The message states the reason; the caller adds the location
-    (`location_of`)."""
+    (`location_of`). remedy: what helps if all rows have this fault."""
+
+    def __init__(self, reason: str, remedy: str = "correct the file") -> None:
+        super().__init__(reason)
+        self.remedy = remedy
 
 
 Row = tuple[int, "dict[str, Any] | RowError"]  # the number of a line or row, from 1, and its content
@@ -115,6 +120,15 @@ def is_chat(value: Any) -> bool:
     )
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON. Raises RowError if a name occurs twice, of which `json` would keep only the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name, count = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise RowError(f"an object has {count} fields that are named {name!r}")
+    return found
+
+
 def _object_or_error(row: Any) -> dict[str, Any] | RowError:
     """Return a row that is an object, or a list of objects as an object with the columns "0", "1", ...; otherwise a
     RowError."""
@@ -181,7 +195,10 @@ def _jsonl(path: Path, encoding: str | None) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                yield number, _object_or_error(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield number, _object_or_error(json.loads(text, object_pairs_hook=_once))
+            except RowError as error:
+                yield number, error
             except UnicodeDecodeError:
                 yield number, RowError(f"it is not UTF-8 text ({_encoding_remedy(line, encoding)})")
             except json.JSONDecodeError as error:
@@ -193,7 +210,9 @@ def _jsonl(path: Path, encoding: str | None) -> Iterator[Row]:
 def _json(path: Path, encoding: str | None) -> Iterator[Row]:
     text = _text(path, encoding)
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_once)
+    except RowError as error:
+        raise ConfigError(f"{path}: {error}; rename or remove all but one.") from error
     except json.JSONDecodeError as error:
         if text.lstrip()[:1] == "{":  # JSON Lines in a file named .json
             yield from _jsonl(path, encoding)
@@ -254,9 +273,18 @@ def _csv(path: Path, encoding: str | None) -> Iterator[Row]:
     header = text.partition("\n")[0]
     delimiter = "," if file_format(path) == ".csv" and "," in header else "\t" if "\t" in header else ";"
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    _check_header(path, rows.fieldnames or ())
     for number, row in enumerate(rows, start=1):
         complete = None not in row and None not in row.values()
         yield number, row if complete else RowError("it does not have as many fields as the header")
+
+
+def _check_header(path: Path, names: Sequence[str]) -> None:
+    """Refuse a table with several columns of one name, of which a row would keep only the last; nameless ones are
+    ignored."""
+    for name, count in Counter(names).items():
+        if name and count > 1:
+            raise ConfigError(f"{path} has {count} columns that are named {name!r}: rename all but one of them.")
 
 
 # Tables
@@ -266,6 +294,7 @@ def _parquet(path: Path, _: str | None) -> Iterator[Row]:
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path) as file:
+        _check_header(path, file.schema_arrow.names)
         yield from _numbered(file.iter_batches(1024))
 
 
@@ -276,10 +305,12 @@ def _arrow(path: Path, _: str | None) -> Iterator[Row]:
     with pa.memory_map(str(path)) as file:
         try:
             opened = pyarrow.ipc.open_file(file)
-            batches = (opened.get_batch(index) for index in range(opened.num_record_batches))
+            schema, batches = opened.schema, (opened.get_batch(i) for i in range(opened.num_record_batches))
         except pa.ArrowInvalid:  # `datasets` also writes the stream format as .arrow
             file.seek(0)
-            batches = iter(pyarrow.ipc.open_stream(file))
+            stream = pyarrow.ipc.open_stream(file)
+            schema, batches = stream.schema, iter(stream)
+        _check_header(path, schema.names)
         yield from _numbered(batches)
 
 

@@ -16,6 +16,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -151,9 +152,9 @@ def benchmark(*, name: str, path: str | None, ungradable: str = "keep", limit: i
     rule = BENCHMARKS[name]
     keys = ("question", "answer", "level", "solution")
     columns = {key: column for key in keys if (column := getattr(rule, key)) is not None}
-    parse = row_parser(columns, ANSWERS[rule.answer_from], as_text, plain_level, (), True, None)
+    parse = row_parser(columns, ANSWERS[rule.answer_from], as_text, plain_level, (), True, None, name)
     report: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
-    found = list(_parse_rows(file, read_rows(file), parse, name, report, "", ungradable))
+    found = list(_parse_rows(file, read_rows(file, encoding=None), parse, name, report, "", ungradable))
     if report["rows"] != rule.items:
         log.warning("%s has %d items, but the published %s has %d", file, report["rows"], name, rule.items)
     return _finish(file, _deduplicate(found, report, drop=False), report, None, limit)
@@ -194,15 +195,22 @@ def _parse_rows(
     """
     first_bad = ""
     found = 0
+    rows = iter(rows)
     for index, (where, row) in enumerate(rows):
         report["rows"] += 1
         try:
             problem = parse(row, name, index)
         except RowError as error:
             if on_bad_row != "skip":
-                remedy = f", or skip such rows with {setting('on_bad_row')}=skip" if on_bad_row else ""
-                raise ConfigError(f"{where}: {error}; correct it{remedy}.") from error
-            first_bad = first_bad or f"{where}: {error}"
+                if not on_bad_row:
+                    own = f", or read it as a file of your own with evals=heldout evals.path={path}"
+                    readable = isinstance(row, dict)
+                    raise ConfigError(f"{where}: {error}; correct it{own if readable else ''}.") from error
+                if not found and not _any_usable(rows, parse):
+                    raise ConfigError(f"{where}: {error}; no row is usable, so {error.remedy}.") from error
+                remedy = f"skip such rows with {setting('on_bad_row')}=skip"
+                raise ConfigError(f"{where}: {error}; correct it, or {remedy}.") from error
+            first_bad = first_bad or f"{where}: {error}; no row is usable, so {error.remedy}."
             report["bad"] += 1
             if report["bad"] <= LOGGED_ROWS:
                 log.warning("%s: %s; row skipped", where, error)
@@ -220,8 +228,20 @@ def _parse_rows(
         found += 1
         yield problem
     if first_bad and not found:
-        raise ConfigError(f"{first_bad}; no row is usable, so correct the file.")
+        raise ConfigError(first_bad)
     require(bool(found), f"{path} has no usable rows: add some.")
+
+
+def _any_usable(rows: Iterable[Located], parse: RowParser) -> bool:
+    """Return whether one of the remaining rows can become a problem."""
+    try:
+        for _, row in rows:
+            with suppress(RowError):
+                parse(row, "", 0)
+                return True
+    except ConfigError:  # a file that cannot be read to its end
+        pass
+    return False
 
 
 def _refuse_solutions(path: str, problems: Iterable[Problem]) -> list[Problem]:
@@ -260,7 +280,7 @@ def _of_levels(
         )
 
 
-def _check_columns(columns: Mapping[str, str | None]) -> dict[str, str]:
+def _check_columns(columns: Mapping[str, str | int | None]) -> dict[str, str]:
     """Return the columns that are not null. Raises ConfigError for unknown or invalid ones."""
     for key, column in columns.items():
         if key not in (*REQUIRED, *OPTIONAL):
@@ -269,9 +289,9 @@ def _check_columns(columns: Mapping[str, str | None]) -> dict[str, str]:
                 f"{setting('columns.' + key)} is unknown: choose among {', '.join((*REQUIRED, *OPTIONAL))}, such as "
                 f"{setting('columns.' + near)}={column}."
             )
-        if not isinstance(column, str | None):
+        if isinstance(column, bool) or not isinstance(column, str | int | None):
             raise ConfigError(f"{setting('columns.' + key)}={column} must be a column name (text).")
-    named = {key: column for key, column in columns.items() if column is not None}
+    named = {key: str(column) for key, column in columns.items() if column is not None}
     return {**dict.fromkeys(REQUIRED, GUESS), **named}
 
 
@@ -279,7 +299,7 @@ def _check_choice(key: str, value: str, choices: Iterable[str]) -> None:
     options = list(choices)
     if value not in options:
         near = (get_close_matches(str(value), options, 1) or options)[0]
-        key = key if key == "name" else setting(key)
+        key = setting(key)
         raise ConfigError(f"{key}={value} is unknown: choose one of {', '.join(options)}, such as {key}={near}.")
 
 

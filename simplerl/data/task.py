@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from simplerl.config import Config, ModelConfig, PromptConfig, ScheduleLength, TooLong
+from simplerl.data.lengths import check_context, check_documents, check_evals
 from simplerl.data.prompts import PromptFormat, generation_eos_ids, prepare_prompts, without_surrogates
 from simplerl.data.readers import settings_under
 from simplerl.engine.batching import permutation
 from simplerl.engine.models import context_length, load_hf_config, load_tokenizer, model_at
-from simplerl.errors import ConfigError
+from simplerl.errors import ConfigError, require
 from simplerl.rewards.pool import Grader, check_reward, made_up_response
 from simplerl.types import Problem, Prompt, Sampling
 
@@ -121,7 +122,7 @@ def prepare_task(config: Config) -> Task:
     sampling = Sampling(**vars(config.sampling))
     uses_rl = config.algorithm.advantage is not None
     if uses_rl:
-        _check_context(config, context)
+        check_context(config, context)
     evals = prepare_evals(config, tokenizer, context)
     prompts: list[Prompt] = []
     schedule = None
@@ -228,53 +229,28 @@ def check_model_available(model: ModelConfig, key: str = "model.path") -> None:
     )
 
 
-def _check_context(config: Config, context: int) -> None:
-    """Raise ConfigError if the longest prompt and response together exceed the context: prompts would be dropped."""
-    prompt, response = config.prompt.max_tokens, config.sampling.max_new_tokens
-    if prompt + response > context:
-        raise ConfigError(
-            f"prompt.max_tokens={prompt} + sampling.max_new_tokens={response} = {prompt + response} exceeds the "
-            f"context of {config.model.path} ({context} tokens): lower one of them, such as "
-            f"{_shorter('sampling.max_new_tokens', context - prompt, 'prompt.max_tokens', context - response)}"
-            f"{_context_hint(config.model)}."
-        )
-
-
-def _shorter(key: str, room: int, other: str, other_room: int) -> str:
-    """Return an override of `key`, or of `other` if nothing is left for `key`, that fits the context."""
-    return f"{key}={room}" if room > 0 else f"{other}={max(other_room, 1)}"
-
-
-def _context_hint(model: ModelConfig) -> str:
-    return "" if model.context is None else f", or raise model.context={model.context}"
-
-
 def prepare_evals(config: Config, tokenizer: Any, context: int) -> EvalSets:
     """Load and render the evaluation sets. Raises ConfigError if no prompt of a set leaves room for a response."""
     format = _format(config.evals.prompt or config.prompt, config.model, tokenizer)
     sampling = Sampling(**vars(config.evals.sampling))
     prompts, too_long = {}, dict[str, list[str]]()
-    if config.evals.sets and sampling.max_new_tokens >= context:
-        raise ConfigError(
-            f"evals.sampling.max_new_tokens={sampling.max_new_tokens} leaves no room for a prompt in the context of "
-            f"{config.model.path} ({context} tokens): lower it, such as "
-            f"evals.sampling.max_new_tokens={max(context // 2, 1)}{_context_hint(config.model)}."
-        )
     excludes = config.evals.too_long is TooLong.exclude
+    sets = dict[str, list[Prompt]]()
     for name, source in config.evals.sets.items():
         with settings_under(f"evals.sets.{name}"):
-            rendered = format.render_all(source()[: config.evals.limit])
-        _check_unique_ids(f"evals.sets.{name}", rendered)
-        limit = context - sampling.max_new_tokens
+            sets[name] = format.render_all(source()[: config.evals.limit])
+        _check_unique_ids(f"evals.sets.{name}", sets[name])
+
+    def lengths(format: PromptFormat | None = None) -> dict[str, list[int]]:
+        """Return the lengths of the prompts, rendered by another format if it is given."""
+        items = sets.items()
+        some = {n: one if format is None else format.render_all([p.problem for p in one]) for n, one in items}
+        return {name: [len(prompt.token_ids) for prompt in one] for name, one in some.items()}
+
+    check_evals(config, context, lengths(), lambda: lengths(format.without_shots()))
+    limit = context - sampling.max_new_tokens
+    for name, rendered in sets.items():
         too_long[name] = [one.problem.id for one in rendered if len(one.token_ids) > limit]
-        if len(too_long[name]) == len(rendered):
-            raise ConfigError(
-                f"evals.sets.{name}: every prompt is longer than the {limit} tokens that "
-                f"evals.sampling.max_new_tokens={sampling.max_new_tokens} leaves in the context of "
-                f"{config.model.path}: lower it, such as "
-                f"evals.sampling.max_new_tokens={max(context - min(len(one.token_ids) for one in rendered), 1)}"
-                f"{_context_hint(config.model)}."
-            )
         if too_long[name]:
             fate = "are excluded" if excludes else "count as wrong; evals.too_long=exclude leaves them out"
             message = "evals.sets.%s: %d of %d prompts leave no room for a response and %s"
@@ -307,9 +283,8 @@ def _warmup_documents(config: Config, tokenizer: Any, context: int) -> list[tupl
     """Return prompt and response tokens of the warm-up's documents. Documents that are too long are dropped and
     counted in the log."""
     format = _format(config.warmup.prompt or config.prompt, config.model, tokenizer)
-    limit = min(context, config.warmup.max_tokens)
     with settings_under(_warmup_key(config)):
-        return _documents(config, format, limit)
+        return _documents(config, format, context)
 
 
 def _warmup_key(config: Config) -> str:
@@ -319,24 +294,29 @@ def _warmup_key(config: Config) -> str:
     )
 
 
-def _documents(config: Config, format: PromptFormat, limit: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Load the warm-up's problems and return the documents of at most `limit` tokens, only those graded as correct with
+def _documents(config: Config, format: PromptFormat, context: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Load the warm-up's problems and return the documents that are short enough, only those graded as correct with
     warmup.correct_only. Raises ConfigError if there are fewer than a minibatch."""
     documents = []
+    limit = min(context, config.warmup.max_tokens)
     problems: Sequence[Problem] = without_surrogates(config.warmup.data()[: config.warmup.limit])
     if config.warmup.correct_only:
         with Grader(config.reward, **vars(config.grading)) as grader:
             scores = grader.grade_pairs((format.response(problem), problem) for problem in problems)
         correct = [problem for problem, score in zip(problems, scores, strict=True) if score.correct]
         logger.info("warm-up: kept %d of %d solutions, which are correct", len(correct), len(problems))
+        require(bool(correct), "No solution of the warm-up is graded as correct: set warmup.correct_only=false.")
         problems = correct
+    lengths = []
     for problem in problems:
         prompt, response = format.document(problem)
-        if len(prompt.token_ids) + len(response) <= limit:
+        lengths.append(len(prompt.token_ids) + len(response))
+        if lengths[-1] <= limit:
             documents.append((prompt.token_ids, response))
     logger.info(
         "warm-up: %d documents; dropped %d over %d tokens", len(documents), len(problems) - len(documents), limit
     )
+    check_documents(config, lengths, limit, context)
     if len(documents) < config.warmup.minibatch_size:
         raise ConfigError(
             f"warmup.minibatch_size={config.warmup.minibatch_size} exceeds the {len(documents)} usable documents: "

@@ -12,7 +12,8 @@ import struct
 from array import array
 from typing import Any, NamedTuple
 
-READY, UNUSABLE, BEGIN, VERDICT = "ready", "unusable", "begin", "verdict"  # kinds of messages from a grading process
+# Kinds of messages from a grading process.
+LOADED, READY, UNUSABLE, BEGIN, VERDICT = "loaded", "ready", "unusable", "begin", "verdict"
 MAX_BYTES = 2**31  # a greater length shows that the bytes were not sent by `Channel.send`
 _LENGTH = struct.Struct("!Q")
 
@@ -32,7 +33,7 @@ class Message(NamedTuple):
     pid: int  # of the sender: a process that a reward forked also holds the connection
     number: int  # of the answer, counted from 0 since the process started
     cpu_seconds: float  # used by the process so far
-    kind: str  # READY | UNUSABLE | BEGIN | VERDICT
+    kind: str  # LOADED | READY | UNUSABLE | BEGIN | VERDICT
     body: Any
 
 

@@ -30,7 +30,7 @@ from typing import Any, Self
 from simplerl.errors import ConfigError
 from simplerl.rewards import FIXED_RULES, WithFixedRules, binary, lenient, strict
 from simplerl.rewards.channel import PackedResponse
-from simplerl.rewards.returned import encodable, is_encodable
+from simplerl.rewards.returned import encodable, function_of, is_encodable, reward_name
 from simplerl.rewards.rules import FAILED, TIMEOUT, check_rule
 from simplerl.rewards.symbolic import math_verify_alone
 from simplerl.rewards.units import WORD_LIST
@@ -81,7 +81,7 @@ class Grader:
     ) -> None:
         if workers < 1:
             raise ConfigError(f"grading.workers is {workers}, but must be at least 1.")
-        function = _function(reward)
+        function = function_of(reward)
         self.name = reward_name(reward)
         self.keywords: dict[str, Any] = dict(reward.keywords) if isinstance(reward, partial) else {}
         self.fixed_rules = list(FIXED_RULES) if isinstance(reward, WithFixedRules) else []
@@ -282,7 +282,7 @@ def check_reward(
 
     Raises ConfigError if it returns no usable score. Skips MATH_REWARDS. tokens: of `made_up_response(problem)`.
     """
-    if _function(reward) in MATH_REWARDS:
+    if function_of(reward) in MATH_REWARDS:
         return
     worker = LocalGradingWorker(_pickled(reward), seconds_per_answer, memory_gib, False)
     packed = PackedResponse(made_up_response(problem), array("i", tokens), FINISH_STOP)
@@ -312,16 +312,9 @@ def error_summary(error: str) -> str:
     return f"{last} ({places[-1].removeprefix('File ')})" if places else last
 
 
-def reward_name(reward: Reward) -> str:
-    """Return the dotted name of a reward function or, with an adapter (`trl`, `verl`), of the function it calls."""
-    function = _function(reward)
-    wrapped = reward.keywords.get("function") if isinstance(reward, partial) else None
-    return str(wrapped or f"{function.__module__}.{function.__qualname__}")
-
-
 def _pickled(reward: Reward) -> bytes:
     name = reward_name(reward)
-    if _function(reward).__module__ == "__main__":
+    if function_of(reward).__module__ == "__main__":
         raise ConfigError(
             f"reward {name} is defined in the main script, which grading workers cannot import: move it to a module."
         )
@@ -334,14 +327,10 @@ def _pickled(reward: Reward) -> bytes:
         ) from error
 
 
-def _function(reward: Reward) -> Callable[..., Any]:
-    return reward.func if isinstance(reward, partial) else reward
-
-
 def source_digest(reward: Reward) -> str:
     """Return a digest of the source file of a reward, or of all of `simplerl.rewards` if it is built in. With an
     adapter, the file of the function that it calls is included."""
-    file = Path(inspect.getfile(_function(reward)))
+    file = Path(inspect.getfile(function_of(reward)))
     files = [*sorted(file.parent.glob("*.py")), WORD_LIST] if file.parent == Path(__file__).parent else [file]
     if isinstance(reward, partial) and "function" in reward.keywords:  # an adapter itself reports a missing module
         with suppress(ImportError, ValueError):

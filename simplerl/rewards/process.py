@@ -20,8 +20,8 @@ from array import array
 from functools import partial
 from typing import Any
 
-from simplerl.rewards.channel import BEGIN, READY, UNUSABLE, VERDICT, Channel, Message, PackedResponse
-from simplerl.rewards.returned import UnusableScore, encodable, score_fields
+from simplerl.rewards.channel import BEGIN, LOADED, READY, UNUSABLE, VERDICT, Channel, Message, PackedResponse
+from simplerl.rewards.returned import UnusableScore, encodable, reward_name, score_fields
 from simplerl.types import Problem, Response
 
 MAX_ANSWERS = 20_000  # a process is replaced after this many answers,
@@ -124,6 +124,7 @@ def serve(channel: Channel) -> None:
 
             equality.warm_up()
         _limit_memory(memory_gib)
+        send(LOADED, body=reward_name(reward))
         if warm_up and not uses_math_grader:
             _score(reward, *WARM_UP)  # so that the time of no answer includes imports at the first call
     except BaseException:  # reported to the parent, which raises it

@@ -7,7 +7,8 @@ texts as UTF-8 and use the names of parts as metrics.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from numbers import Complex, Real
 from typing import Any, SupportsFloat
 
@@ -130,3 +131,15 @@ def is_encodable(text: str) -> bool:
 def encodable(text: str) -> str:
     r"""Return a text with each lone surrogate replaced by its escape, such as \ud800."""
     return text.encode(errors="backslashreplace").decode()
+
+
+def function_of(reward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function whose keywords a reward binds."""
+    return reward.func if isinstance(reward, partial) else reward
+
+
+def reward_name(reward: Callable[..., Any]) -> str:
+    """Return the dotted name of a reward; of the wrapped function, if it is an adapter's."""
+    function = function_of(reward)
+    wrapped = reward.keywords.get("function") if isinstance(reward, partial) else None
+    return str(wrapped or f"{function.__module__}.{function.__qualname__}")

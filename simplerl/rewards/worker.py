@@ -8,6 +8,7 @@ protocol is killed, with all processes that it has started, without waiting for 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -15,20 +16,23 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache, partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from simplerl.errors import ConfigError
-from simplerl.rewards.channel import BEGIN, READY, UNUSABLE, VERDICT, Channel, Message, PackedResponse
+from simplerl.rewards.channel import BEGIN, LOADED, READY, UNUSABLE, VERDICT, Channel, Message, PackedResponse
 from simplerl.rewards.rules import FAILED, TIMEOUT
 from simplerl.types import Problem, Score
 
 log = logging.getLogger(__name__)
 
-START_SECONDS = 120.0  # limit for a process's imports and for the first call of the reward, on a busy machine
+START_SECONDS = 120.0  # time for a process's imports, on a busy machine
+MIN_FIRST_CALL_SECONDS = 10.0  # time for the first call of the reward, which may import and load things
+NOTICE_SECONDS = 5.0  # after which a line says that the first call is waited for
 START_ATTEMPTS = 3
 WALL_FACTOR = 4.0  # limit of an answer's wall time, in units of its limit of CPU time
 MIN_HAND_OVER_SECONDS = 5.0  # time to confirm the start of a chunk, even if answers have less
@@ -73,18 +77,22 @@ class LocalGradingWorker:
         self.cpu_limit, self.wall_limit = seconds_per_answer, WALL_FACTOR * seconds_per_answer
         self.process: subprocess.Popen[bytes] | None = None
         self._warm_up, self._stopping = True, False
+        self._returned = False  # whether the first call of the reward has returned in an earlier process
 
     def start(self) -> None:
         """Start the process and wait until it has loaded the reward and called it once.
 
-        Raises ConfigError if the reward cannot be loaded, or if the process dies START_ATTEMPTS times.
+        Raises ConfigError if the reward cannot be loaded, if its first call takes longer than WALL_FACTOR times
+        seconds_per_answer and MIN_FIRST_CALL_SECONDS, or if the process dies START_ATTEMPTS times.
         """
         reason = ""
         for _ in range(START_ATTEMPTS):
             self._spawn()
             try:
                 self.channel.send((*self.setup, self._warm_up), START_SECONDS)
-                kind, detail = self._receive(0, START_SECONDS, START_SECONDS, READY, UNUSABLE)
+                kind, detail = self._receive(0, START_SECONDS, START_SECONDS, LOADED, UNUSABLE)
+                if kind == LOADED:
+                    self._wait_for_first_call(detail)
             except (OSError, EOFError) as error:
                 reason = str(error) or f"no answer within {START_SECONDS:g} s"
                 self._warm_up = False  # the process may have died of that call
@@ -98,6 +106,23 @@ class LocalGradingWorker:
             f"No grading process could be started in {START_ATTEMPTS} attempts ({reason}): see what it "
             "has printed above, and raise grading.memory_gib if the reward needs more memory."
         )
+
+    def _wait_for_first_call(self, name: str) -> None:
+        """Wait until the reward called `name` has returned once. Raises ConfigError if it does not, unless it has in
+        an earlier process, so that only the machine is slow. Time in the queue for a processor does not count."""
+        limit = max(self.wall_limit, MIN_FIRST_CALL_SECONDS)
+        more = f"seconds_per_answer={2 * limit / WALL_FACTOR:g}"
+        try:
+            self._receive(0, math.inf, limit, READY, notice=partial(_tell_of_first_call, name, limit))
+        except TimeoutError:
+            if self._returned:
+                raise
+            self.kill()
+            raise ConfigError(
+                f"The first call of the reward {name}, on a made-up response, did not return within {limit:g} s: make "
+                f"it faster or raise its limit, such as grading.{more} (of simplerl.grade: {more}), which doubles it."
+            ) from None
+        self._returned = True
 
     def _spawn(self) -> None:
         ours, theirs = socket.socketpair()
@@ -178,11 +203,19 @@ class LocalGradingWorker:
             self.channel.read()
             raise ConnectionError("the grading process sent a message while it had no answer to grade")
 
-    def _receive(self, number: int, cpu_limit: float, wall_limit: float, *kinds: str) -> tuple[str, Any]:
+    def _receive(
+        self, number: int, cpu_limit: float, wall_limit: float, *kinds: str, notice: Callable[[], None] | None = None
+    ) -> tuple[str, Any]:
         """Return (kind, body) of the next message. Raises TimeoutError at a limit, and ConnectionError if the process
-        ends, closes the channel, or sends anything else."""
+        ends, closes the channel, or sends anything else.
+
+        notice: called after NOTICE_SECONDS; with it, `wall_limit` is without the time that the process has waited for
+        a processor.
+        """
         assert self.process is not None
         begin = checked = time.monotonic()
+        queued = queue_seconds(self.process.pid)
+        first = notice is not None
         pause = min(0.25, cpu_limit / 4)
         while (message := self.channel.next_message()) is None:
             sources: list[Any] = [self.channel.socket] if self._output is None else [self.channel.socket, self._output]
@@ -196,10 +229,14 @@ class LocalGradingWorker:
                     raise ConnectionError(self._how_it_ended()) from None
                 continue
             now = time.monotonic()
+            if notice is not None and now - begin > NOTICE_SECONDS:
+                notice()
+                notice = None
             if now - checked >= pause:
                 checked = now
                 used = cpu_seconds(self.process.pid) - self._cpu_before
-                if used > cpu_limit or now - begin > wall_limit:
+                elapsed = now - begin - (min(queue_seconds(self.process.pid) - queued, START_SECONDS) if first else 0)
+                if used > cpu_limit or elapsed > wall_limit:
                     raise TimeoutError
         try:
             pid, got, self._cpu_before, kind, body = Message(*message)
@@ -256,6 +293,19 @@ class LocalGradingWorker:
         process = self.process
         if process is not None:
             process.kill()
+
+
+def queue_seconds(pid: int) -> float:
+    """Return the time that the main thread of a process was ready but had no processor (Linux; 0 if unknown)."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+@cache  # one line, however many workers wait
+def _tell_of_first_call(name: str, limit: float) -> None:
+    log.warning("Waiting for the first call of the reward %s, on a made-up response, for at most %g s.", name, limit)
 
 
 def cpu_seconds(pid: int) -> float:

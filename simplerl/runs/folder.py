@@ -38,7 +38,7 @@ from simplerl.io.files import atomic_file, read_json, read_jsonl, read_yaml, wri
 from simplerl.rewards.pool import source_digest
 from simplerl.runs.checkpoints import CHECKPOINT, STATE, checkpoints, write_checkpoint
 from simplerl.runs.identity import check_same_inputs, check_same_kind, check_same_settings, result_settings
-from simplerl.runs.provenance import Usage, differ, environment
+from simplerl.runs.provenance import Usage, code_differs, differ, environment
 from simplerl.runs.rollout_table import rollout_table
 from simplerl.runs.status import AGAIN, read_status
 from simplerl.runs.tracking import Tracker
@@ -134,8 +134,9 @@ class Run:
         path, now = self.dir / "environment.json", self._environment()
         before = read_json(path, AGAIN, _ENVIRONMENT_KINDS) if os.path.lexists(path) else now
         earlier = before.pop("earlier", None) or []
-        if differ(before, now):
+        if code_differs(before, now):
             logger.warning("code, packages or reward function have changed since the last attempt: see %s", path)
+        if differ(before, now):
             earlier.append(before)
         write_text(path, json.dumps({**now, "earlier": earlier}, indent=1))
 
@@ -146,7 +147,7 @@ class Run:
     def changed(self) -> bool:
         """Return whether code, packages, reward function or inputs have changed since the last attempt."""
         path = self.dir / "environment.json"
-        return path.exists() and differ(read_json(path, AGAIN, _ENVIRONMENT_KINDS), self._environment())
+        return path.exists() and code_differs(read_json(path, AGAIN, _ENVIRONMENT_KINDS), self._environment())
 
     def _lock_folder(self) -> None:
         """Lock the folder. Raises ConfigError if another process holds the lock."""

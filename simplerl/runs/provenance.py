@@ -20,13 +20,16 @@ PACKAGES = ("torch", "transformers", "hydra-core", "math-verify", "vllm", "vllm-
 RENDERED_PROMPTS = "the rendered prompts (does the chat template contain the date?)"
 
 
-def differ(before: dict[str, Any], now: dict[str, Any]) -> bool:
+def code_differs(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether environments differ in code, packages or reward function."""
+    return any(before.get(key) != now[key] for key in ("commit", "modified", "python", "packages", "reward"))
+
+
+def differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Return whether code, Python, packages, reward or inputs of two environments differ. Inputs are ignored if
     `before` has none, because an earlier version wrote it."""
-    keys = ("commit", "modified", "python", "packages", "reward")
-    return any(before.get(key) != now[key] for key in keys) or bool(
-        changed_inputs(before.get("inputs") or now["inputs"], now["inputs"])
-    )
+    changed = changed_inputs(before.get("inputs") or now["inputs"], now["inputs"])
+    return code_differs(before, now) or bool(changed)
 
 
 def changed_inputs(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
