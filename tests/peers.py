@@ -361,221 +361,219 @@ clip = partial(losses.ppo_clip, clip_high=0.28)
 kl = partial(kl_loss, coef=1.0)
 
 
-def parts() -> list[Part]:
-    """Return all parts with a counterpart in a peer."""
-    none, group = partial(advantages.group_relative, std="none"), advantages.group_relative
-    plus, baseline = advantages.reinforce_plus_plus, advantages.reinforce_plus_plus_baseline
-    unclamped = "does not clamp log-ratios"
-    return [
-        Part(
-            "advantage: gae, whitened",
-            advantage(advantages.gae),
-            {
-                "verl": whitened_by_n(
-                    lambda core, c: c.tokens(
-                        core.compute_gae_advantage_return(
-                            c.frame(c.batch.token_rewards),
-                            c.frame(c.batch.values),
-                            c.frame(c.batch.mask).double(),
-                            1.0,
-                            0.95,
-                        )[0]
-                    )
-                ),
-                "OpenRLHF": openrlhf_advantage("gae"),
-            },
-            {"verl": "whitens by the unbiased standard deviation"},
-            {"OpenRLHF": SINGLE},
-        ),
-        Part(
-            "advantage: group",
-            advantage(group),
-            {"verl": verl_advantage("compute_grpo_outcome_advantage"), "OpenRLHF": openrlhf_advantage("group_norm")},
-            {"verl": "a group of one keeps its reward", "OpenRLHF": "adds 1e-9 to the standard deviation, ours 1e-6"},
-            {"verl": SINGLE, "OpenRLHF": (*SINGLE, "ragged", "one-token responses", "one group", *WILD)},
-        ),
-        Part(
-            "advantage: dr_grpo",
-            advantage(none),
-            {
-                "verl": verl_advantage("compute_grpo_outcome_advantage", norm_adv_by_std_in_grpo=False),
-                "OpenRLHF": openrlhf_advantage("dr_grpo"),
-            },
-            {"verl": "a group of one keeps its reward"},
-            {"verl": SINGLE, "OpenRLHF": SINGLE},
-        ),
-        Part(
-            "advantage: rloo",
-            advantage(advantages.rloo),
-            {"verl": verl_advantage("compute_rloo_outcome_advantage"), "OpenRLHF": openrlhf_advantage("rloo")},
-            {},
-            {"OpenRLHF": SINGLE},
-        ),
-        Part(
-            "advantage: reinforce_plus_plus",
-            advantage(plus),
-            {
-                "verl": whitened_by_n(verl_advantage("compute_reinforce_plus_plus_outcome_advantage", grouped=False)),
-                "OpenRLHF": openrlhf_advantage("reinforce"),
-            },
-            {"verl": "whitens by the unbiased standard deviation"},
-            {"verl": EQUAL, "OpenRLHF": (*SINGLE, *EQUAL)},
-        ),
-        Part(
-            "advantage: reinforce_plus_plus_baseline",
-            advantage(baseline),
-            {
-                "verl": whitened_by_n(verl_advantage("compute_reinforce_plus_plus_baseline_outcome_advantage")),
-                "OpenRLHF": openrlhf_advantage("reinforce_baseline"),
-            },
-            {"verl": "whitens by the unbiased standard deviation; a group of one keeps its reward"},
-            {"verl": (*SINGLE, *EQUAL), "OpenRLHF": (*SINGLE, *EQUAL)},
-        ),
-        Part(
-            "advantage: opo",
-            advantage(advantages.opo),
-            {"verl": verl_advantage("compute_opo_outcome_advantage")},
-            {"verl": "a group of one keeps its reward"},
-            {"verl": SINGLE},
-        ),
-        Part(
-            "advantage: pass_at_k",
-            advantage(advantages.pass_at_k),
-            {"verl": verl_advantage("compute_grpo_passk_outcome_advantage")},
-            {"verl": "refuses a group of one"},
-            {"verl": SINGLE},
-        ),
-        Part(
-            "advantage: remax",
-            advantage(advantages.remax),
-            {
-                "verl": verl_advantage(
-                    "compute_remax_outcome_advantage",
-                    grouped=False,
-                    reward_baselines=lambda c: c.batch.extra["greedy_reward"],
-                )
-            },
-        ),
-        Part(
-            "loss: clip_higher, token_mean",
-            gradient(clip, "token_mean"),
-            {
-                "verl": verl_loss("vanilla", "token-mean", clip_ratio_low=0.2, clip_ratio_high=0.28, clip_ratio_c=1e30),
-                "TRL": trl_loss("dapo", high=0.28),
-                "OpenRLHF": openrlhf_loss(True, clip_eps_high=0.28),
-            },
-            {"TRL": unclamped, "OpenRLHF": unclamped},
-            {"TRL": WILD, "OpenRLHF": WILD},
-        ),
-        Part(
-            "loss: clip_higher, sequence_mean",
-            gradient(clip, "sequence_mean"),
-            {
-                "verl": verl_loss(
-                    "vanilla", "seq-mean-token-mean", clip_ratio_low=0.2, clip_ratio_high=0.28, clip_ratio_c=1e30
-                ),
-                "TRL": trl_loss("grpo", high=0.28),
-                "OpenRLHF": openrlhf_loss(False, clip_eps_high=0.28),
-            },
-            {"TRL": unclamped, "OpenRLHF": unclamped},
-            {"TRL": WILD, "OpenRLHF": WILD},
-        ),
-        Part(
-            "loss: clip_higher, constant_length",
-            gradient(clip, "constant_length"),
-            {"TRL": trl_loss("dr_grpo", high=0.28)},
-            {"TRL": unclamped},
-            {"TRL": WILD},
-        ),
-        Part(
-            "loss: dual_clip",
-            gradient(losses.dual_clip, "token_mean"),
-            {
-                "verl": verl_loss("vanilla", "token-mean", clip_ratio=0.2, clip_ratio_c=3.0),
-                "OpenRLHF": openrlhf_loss(True, dual_clip=3.0),
-            },
-            {"OpenRLHF": unclamped},
-            {"OpenRLHF": WILD},
-        ),
-        Part(
-            "loss: cispo",
-            gradient(losses.cispo, "token_mean"),
-            {
-                "verl": verl_loss("cispo", "token-mean", clip_ratio_low=10.0, clip_ratio_high=0.2),
-                "TRL": trl_loss("cispo", high=1.2),
-            },
-            {"verl": "bounds are 1 - low and 1 + high", "TRL": "the upper bound is the ratio itself; " + unclamped},
-            {"TRL": WILD},
-        ),
-        Part(
-            "loss: gspo",
-            gradient(losses.gspo, "sequence_mean"),
-            {
-                "verl": verl_loss("gspo", "seq-mean-token-mean", clip_ratio_low=3e-4, clip_ratio_high=4e-4),
-                "TRL": trl_loss("grpo", level="sequence", low=3e-4, high=4e-4),
-                "OpenRLHF": openrlhf_loss(False, policy_loss_type="gspo", clip_eps_low=3e-4, clip_eps_high=4e-4),
-            },
-            {"TRL": unclamped, "OpenRLHF": unclamped},
-            {"TRL": WILD, "OpenRLHF": WILD},
-        ),
-        Part(
-            "loss: sapo",
-            gradient(losses.sapo, "sequence_mean"),
-            {"verl": verl_loss("sapo", "seq-mean-token-mean"), "TRL": trl_loss("sapo")},
-            {"TRL": unclamped},
-            {"TRL": WILD},
-        ),
-        Part(
-            "loss: gmpo",
-            gradient(losses.gmpo, "sequence_mean"),
-            {"verl": verl_loss("geo_mean", "token-mean", clip_ratio_low=0.4, clip_ratio_high=0.4)},
-            {"verl": "does not clamp the mean log-ratio of a response, ours clamps it to 10"},
-            {"verl": WILD},
-        ),
-        Part(
-            "loss: dppo_tv",
-            gradient(losses.dppo_tv, "token_mean"),
-            {"verl": verl_loss("dppo_tv", "token-mean", clip_ratio=0.2, clip_ratio_c=20.0)},
-        ),
-        Part(
-            "loss: dppo_kl",
-            gradient(partial(losses.dppo_kl, low=0.05, high=0.05), "token_mean"),
-            {"verl": verl_loss("dppo_kl", "token-mean", clip_ratio_low=0.05, clip_ratio_high=0.05, clip_ratio_c=20.0)},
-        ),
-        *(
-            Part(
-                f"kl: {name}",
-                gradient(partial(kl, estimator=KLEstimator[name]), "token_mean"),
-                {"verl": verl_kl(theirs)},
-            )
-            for name, theirs in (("k2", "k2"), ("k3", "k3"), ("k3_k2_gradient", "k3+"))
-        ),
-        Part(
-            "kl: k3_ratio",
-            lambda c: gradient(partial(kl, estimator=KLEstimator.k3_ratio), "token_mean")(zero(c)),
-            {"TRL": lambda t, c: trl_loss("dapo", beta=1.0, corrected=True)(t, zero(c))},
-            {"TRL": unclamped},
-            {"TRL": WILD},
-        ),
-        *(
-            Part(
-                f"aggregation: {ours}",
-                gradient(losses.negative_log_likelihood, ours),
-                {"verl": verl_aggregation(mode, **o)},
-            )
-            for ours, mode, o in (
-                ("token_mean", "token-mean", {}),
-                ("sequence_mean", "seq-mean-token-mean", {}),
-                ("constant_length", "seq-mean-token-sum-norm", {"loss_scale_factor": 100}),
-            )
-        ),
-    ]
-
-
 def zero(c: Case) -> Case:
     """Return the case with zero advantages, for terms that are added to the policy loss."""
     assert c.batch.advantages is not None
     return replace(c, batch=c.batch.with_(advantages=torch.zeros_like(c.batch.advantages)))
+
+
+none, group = partial(advantages.group_relative, std="none"), advantages.group_relative
+plus, baseline = advantages.reinforce_plus_plus, advantages.reinforce_plus_plus_baseline
+unclamped = "does not clamp log-ratios"
+PARTS: list[Part] = [
+    Part(
+        "advantage: gae, whitened",
+        advantage(advantages.gae),
+        {
+            "verl": whitened_by_n(
+                lambda core, c: c.tokens(
+                    core.compute_gae_advantage_return(
+                        c.frame(c.batch.token_rewards),
+                        c.frame(c.batch.values),
+                        c.frame(c.batch.mask).double(),
+                        1.0,
+                        0.95,
+                    )[0]
+                )
+            ),
+            "OpenRLHF": openrlhf_advantage("gae"),
+        },
+        {"verl": "whitens by the unbiased standard deviation"},
+        {"OpenRLHF": SINGLE},
+    ),
+    Part(
+        "advantage: group",
+        advantage(group),
+        {"verl": verl_advantage("compute_grpo_outcome_advantage"), "OpenRLHF": openrlhf_advantage("group_norm")},
+        {"verl": "a group of one keeps its reward", "OpenRLHF": "adds 1e-9 to the standard deviation, ours 1e-6"},
+        {"verl": SINGLE, "OpenRLHF": (*SINGLE, "ragged", "one-token responses", "one group", *WILD)},
+    ),
+    Part(
+        "advantage: dr_grpo",
+        advantage(none),
+        {
+            "verl": verl_advantage("compute_grpo_outcome_advantage", norm_adv_by_std_in_grpo=False),
+            "OpenRLHF": openrlhf_advantage("dr_grpo"),
+        },
+        {"verl": "a group of one keeps its reward"},
+        {"verl": SINGLE, "OpenRLHF": SINGLE},
+    ),
+    Part(
+        "advantage: rloo",
+        advantage(advantages.rloo),
+        {"verl": verl_advantage("compute_rloo_outcome_advantage"), "OpenRLHF": openrlhf_advantage("rloo")},
+        {},
+        {"OpenRLHF": SINGLE},
+    ),
+    Part(
+        "advantage: reinforce_plus_plus",
+        advantage(plus),
+        {
+            "verl": whitened_by_n(verl_advantage("compute_reinforce_plus_plus_outcome_advantage", grouped=False)),
+            "OpenRLHF": openrlhf_advantage("reinforce"),
+        },
+        {"verl": "whitens by the unbiased standard deviation"},
+        {"verl": EQUAL, "OpenRLHF": (*SINGLE, *EQUAL)},
+    ),
+    Part(
+        "advantage: reinforce_plus_plus_baseline",
+        advantage(baseline),
+        {
+            "verl": whitened_by_n(verl_advantage("compute_reinforce_plus_plus_baseline_outcome_advantage")),
+            "OpenRLHF": openrlhf_advantage("reinforce_baseline"),
+        },
+        {"verl": "whitens by the unbiased standard deviation; a group of one keeps its reward"},
+        {"verl": (*SINGLE, *EQUAL), "OpenRLHF": (*SINGLE, *EQUAL)},
+    ),
+    Part(
+        "advantage: opo",
+        advantage(advantages.opo),
+        {"verl": verl_advantage("compute_opo_outcome_advantage")},
+        {"verl": "a group of one keeps its reward"},
+        {"verl": SINGLE},
+    ),
+    Part(
+        "advantage: pass_at_k",
+        advantage(advantages.pass_at_k),
+        {"verl": verl_advantage("compute_grpo_passk_outcome_advantage")},
+        {"verl": "refuses a group of one"},
+        {"verl": SINGLE},
+    ),
+    Part(
+        "advantage: remax",
+        advantage(advantages.remax),
+        {
+            "verl": verl_advantage(
+                "compute_remax_outcome_advantage",
+                grouped=False,
+                reward_baselines=lambda c: c.batch.extra["greedy_reward"],
+            )
+        },
+    ),
+    Part(
+        "loss: clip_higher, token_mean",
+        gradient(clip, "token_mean"),
+        {
+            "verl": verl_loss("vanilla", "token-mean", clip_ratio_low=0.2, clip_ratio_high=0.28, clip_ratio_c=1e30),
+            "TRL": trl_loss("dapo", high=0.28),
+            "OpenRLHF": openrlhf_loss(True, clip_eps_high=0.28),
+        },
+        {"TRL": unclamped, "OpenRLHF": unclamped},
+        {"TRL": WILD, "OpenRLHF": WILD},
+    ),
+    Part(
+        "loss: clip_higher, sequence_mean",
+        gradient(clip, "sequence_mean"),
+        {
+            "verl": verl_loss(
+                "vanilla", "seq-mean-token-mean", clip_ratio_low=0.2, clip_ratio_high=0.28, clip_ratio_c=1e30
+            ),
+            "TRL": trl_loss("grpo", high=0.28),
+            "OpenRLHF": openrlhf_loss(False, clip_eps_high=0.28),
+        },
+        {"TRL": unclamped, "OpenRLHF": unclamped},
+        {"TRL": WILD, "OpenRLHF": WILD},
+    ),
+    Part(
+        "loss: clip_higher, constant_length",
+        gradient(clip, "constant_length"),
+        {"TRL": trl_loss("dr_grpo", high=0.28)},
+        {"TRL": unclamped},
+        {"TRL": WILD},
+    ),
+    Part(
+        "loss: dual_clip",
+        gradient(losses.dual_clip, "token_mean"),
+        {
+            "verl": verl_loss("vanilla", "token-mean", clip_ratio=0.2, clip_ratio_c=3.0),
+            "OpenRLHF": openrlhf_loss(True, dual_clip=3.0),
+        },
+        {"OpenRLHF": unclamped},
+        {"OpenRLHF": WILD},
+    ),
+    Part(
+        "loss: cispo",
+        gradient(losses.cispo, "token_mean"),
+        {
+            "verl": verl_loss("cispo", "token-mean", clip_ratio_low=10.0, clip_ratio_high=0.2),
+            "TRL": trl_loss("cispo", high=1.2),
+        },
+        {"verl": "bounds are 1 - low and 1 + high", "TRL": "the upper bound is the ratio itself; " + unclamped},
+        {"TRL": WILD},
+    ),
+    Part(
+        "loss: gspo",
+        gradient(losses.gspo, "sequence_mean"),
+        {
+            "verl": verl_loss("gspo", "seq-mean-token-mean", clip_ratio_low=3e-4, clip_ratio_high=4e-4),
+            "TRL": trl_loss("grpo", level="sequence", low=3e-4, high=4e-4),
+            "OpenRLHF": openrlhf_loss(False, policy_loss_type="gspo", clip_eps_low=3e-4, clip_eps_high=4e-4),
+        },
+        {"TRL": unclamped, "OpenRLHF": unclamped},
+        {"TRL": WILD, "OpenRLHF": WILD},
+    ),
+    Part(
+        "loss: sapo",
+        gradient(losses.sapo, "sequence_mean"),
+        {"verl": verl_loss("sapo", "seq-mean-token-mean"), "TRL": trl_loss("sapo")},
+        {"TRL": unclamped},
+        {"TRL": WILD},
+    ),
+    Part(
+        "loss: gmpo",
+        gradient(losses.gmpo, "sequence_mean"),
+        {"verl": verl_loss("geo_mean", "token-mean", clip_ratio_low=0.4, clip_ratio_high=0.4)},
+        {"verl": "does not clamp the mean log-ratio of a response, ours clamps it to 10"},
+        {"verl": WILD},
+    ),
+    Part(
+        "loss: dppo_tv",
+        gradient(losses.dppo_tv, "token_mean"),
+        {"verl": verl_loss("dppo_tv", "token-mean", clip_ratio=0.2, clip_ratio_c=20.0)},
+    ),
+    Part(
+        "loss: dppo_kl",
+        gradient(partial(losses.dppo_kl, low=0.05, high=0.05), "token_mean"),
+        {"verl": verl_loss("dppo_kl", "token-mean", clip_ratio_low=0.05, clip_ratio_high=0.05, clip_ratio_c=20.0)},
+    ),
+    *(
+        Part(
+            f"kl: {name}",
+            gradient(partial(kl, estimator=KLEstimator[name]), "token_mean"),
+            {"verl": verl_kl(theirs)},
+        )
+        for name, theirs in (("k2", "k2"), ("k3", "k3"), ("k3_k2_gradient", "k3+"))
+    ),
+    Part(
+        "kl: k3_ratio",
+        lambda c: gradient(partial(kl, estimator=KLEstimator.k3_ratio), "token_mean")(zero(c)),
+        {"TRL": lambda t, c: trl_loss("dapo", beta=1.0, corrected=True)(t, zero(c))},
+        {"TRL": unclamped},
+        {"TRL": WILD},
+    ),
+    *(
+        Part(
+            f"aggregation: {ours}",
+            gradient(losses.negative_log_likelihood, ours),
+            {"verl": verl_aggregation(mode, **o)},
+        )
+        for ours, mode, o in (
+            ("token_mean", "token-mean", {}),
+            ("sequence_mean", "seq-mean-token-mean", {}),
+            ("constant_length", "seq-mean-token-sum-norm", {"loss_scale_factor": 100}),
+        )
+    ),
+]
 
 
 def summary(x: Tensor) -> list[float]:
@@ -586,7 +584,7 @@ def summary(x: Tensor) -> list[float]:
 
 
 def comparisons() -> Iterator[tuple[Part, str, Case]]:
-    for part in parts():
+    for part in PARTS:
         for peer in part.theirs:
             for one in cases():
                 if one.name not in part.skip.get(peer, ()):
@@ -624,7 +622,7 @@ def table() -> str:
         theirs = golden[part.name, peer, one.name]["numbers"]
         found.setdefault((part.name, peer), []).append(difference(summary(part.ours(one)), theirs))
     lines = [f"| part | {' | '.join(f'{p} {versions[p]}' for p in PEERS)} | convention |", "|---|---|---|---|---|"]
-    for part in parts():
+    for part in PARTS:
         cells = []
         for peer in PEERS:
             errors = found.get((part.name, peer))
