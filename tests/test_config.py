@@ -207,6 +207,15 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "reward that pays all alike": (["reward.unboxed=1"], "reward.unboxed=1 is not less than reward.correct=1"),
     "run that does nothing": (["algorithm=none", "evals.every=0"], "does nothing"),
     "warm-up of no tokens": (["warmup=micro_corpus", "warmup.max_tokens=0"], "warmup.max_tokens=0 must be at least 2"),
+    "log-probs of the sampler at another temperature": (
+        ["algorithm.old_logprobs=sampler", "algorithm.logprobs_at_temperature_1=true", "sampling.temperature=0.6"],
+        "algorithm.old_logprobs=sampler compares log-probs at temperature 1",
+    ),
+    "gradient in the reward": (["algorithm.kl.estimator=k3_ratio"], "algorithm.kl.estimator=k3_ratio differs from k3"),
+    "adaptive loss": (
+        ["algorithm=grpo", "algorithm.kl.target=6"],
+        "algorithm.kl.target=6.0 adapts the coefficient of a KL penalty in the reward",
+    ),
     "sampling two steps ahead": (["rollout.ahead=2"], "rollout.ahead=2 is unknown: choose 0 or 1"),
     "importance weights of another temperature": (
         [

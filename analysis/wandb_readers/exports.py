@@ -132,10 +132,6 @@ def _csv_rows(path: Path, text: str, notes: list[str]) -> tuple[list[str], list[
     return header, rows
 
 
-def _with_point(cell: str) -> str:
-    return cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell.strip()) else cell
-
-
 def _clean(header: list[str]) -> list[str]:
     return [name.strip() for name in header]
 

@@ -21,6 +21,7 @@ from simplerl.config import (
     Config,
     KLEstimator,
     KLPlace,
+    OldLogprobs,
     OptimizerConfig,
     RoleConfig,
     TrainConfig,
@@ -193,6 +194,17 @@ def _kl(algorithm: AlgorithmConfig) -> None:
         f"algorithm.kl.place={kl.place.name} needs a reference model: choose an option of algorithm/kl, such as "
         "algorithm/kl=k1_reward, which adds it.",
     )
+    in_loss = (KLEstimator.k3_k2_gradient, KLEstimator.k3_ratio)
+    require(
+        kl.place is KLPlace.loss or kl.estimator not in in_loss,
+        f"algorithm.kl.estimator={kl.estimator.name} differs from k3 only in its gradient: set "
+        "algorithm.kl.place=loss or algorithm.kl.estimator=k3.",
+    )
+    require(
+        kl.target is None or (kl.place is KLPlace.reward and kl.target > 0),
+        f"algorithm.kl.target={kl.target} adapts the coefficient of a KL penalty in the reward and must be positive: "
+        "choose algorithm/kl=adaptive_reward, or set algorithm.kl.target=null.",
+    )
     require(
         kl.place is not KLPlace.loss or kl.estimator is not KLEstimator.k1,
         "algorithm.kl.estimator=k1 in the loss has zero expected gradient: choose k2 or k3.",
@@ -226,19 +238,24 @@ def _rollout(config: Config) -> None:
         f"rollout.ahead={ahead} trains on responses of older weights: set "
         "algorithm/correction=truncated_importance, or rollout.ahead=0.",
     )
-    if not algorithm.needs.sampler_logprobs:
+    if algorithm.needs.sampler_logprobs:
+        reader = "algorithm.correction"
+    elif algorithm.old_logprobs is OldLogprobs.sampler:
+        reader = "algorithm.old_logprobs=sampler"
+    else:
         return
     require(
         not algorithm.logprobs_at_temperature_1 or config.sampling.temperature == 1,
-        "algorithm.correction compares log-probs at temperature 1 with those sampled at "
+        f"{reader} compares log-probs at temperature 1 with those sampled at "
         f"sampling.temperature={config.sampling.temperature}: set algorithm.logprobs_at_temperature_1=false.",
     )
     for key, off in (("top_p", 1.0), ("top_k", 0)):
         value = getattr(config.sampling, key)
         require(
             value == off,
-            f"algorithm.correction compares the log-probs of policy and sampler, but sampling.{key}={value} truncates "
-            f"the sampler's distribution: set sampling.{key}={off:g}, or algorithm/correction=none.",
+            f"{reader} compares the log-probs of policy and sampler, but sampling.{key}={value} truncates "
+            f"the sampler's distribution: set sampling.{key}={off:g}, or algorithm/correction=none and "
+            "algorithm.old_logprobs=trainer.",
         )
 
 
