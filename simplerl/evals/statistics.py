@@ -21,6 +21,7 @@ from simplerl.rewards.numeric import parse_number
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+ITEMS, SAMPLES, WILSON = "bootstrap over items", "bootstrap within items", "Wilson bound over items"
 Z = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 MANY_ITEMS = 10_000  # with more items, sums are sampled at once instead of item by item
 FEW_VALUES = 64
@@ -32,15 +33,30 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """Holds a mean, its standard error, and the ends of its 95 % interval.
+    """Holds an estimate, its standard error, and the ends of the interval that covers it with probability `level`.
 
-    All but the mean are None if there is too little data to estimate the spread (a single item).
+    se, low and high are None if there is too little data to estimate the spread (a single item). method: what the
+    interval carries, or the name of a statistical method. n_seeds: runs (0: a published number); n_items: questions
+    (0: unknown).
     """
 
     mean: float
     se: float | None
     low: float | None
     high: float | None
+    level: float = LEVEL
+    method: str = ""
+    n_seeds: int = 1
+    n_items: int = 0
+
+    @property
+    def half_width(self) -> float | None:
+        """Return the distance from the mean to the farther end; None if unknown."""
+        return None if self.low is None or self.high is None else max(self.mean - self.low, self.high - self.mean)
+
+    def excludes(self, value: float = 0.0) -> bool:
+        """Return whether the interval is known and does not contain `value`."""
+        return self.low is not None and self.high is not None and not self.low <= value <= self.high
 
 
 def _as_matrix(values: ArrayLike) -> Array:
@@ -54,9 +70,14 @@ def _as_matrix(values: ArrayLike) -> Array:
     return array
 
 
-def _percentile_interval(mean: float, resampled: Array) -> Interval:
+def _percentile_interval(mean: float, resampled: Array, items: int, method: str = ITEMS) -> Interval:
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(mean, float(resampled.std(ddof=1)), float(low), float(high))
+    return Interval(mean, float(resampled.std(ddof=1)), float(low), float(high), method=method, n_items=items)
+
+
+def _unknown(mean: float, items: int, method: str = ITEMS) -> Interval:
+    """Return an interval without ends, for data that are too few."""
+    return Interval(mean, None, None, None, method=method, n_items=items)
 
 
 def _chunks(resamples: int, numbers: int) -> list[int]:
@@ -91,27 +112,28 @@ def bootstrap_within_items(values: ArrayLike) -> Interval:
     array = _as_matrix(values)
     count, samples = array.shape
     if samples < 2:
-        return Interval(float(array.mean()), None, None, None)
+        return _unknown(float(array.mean()), count, SAMPLES)
     rng = np.random.default_rng(0)
     if count > MANY_ITEMS:
         spread = math.sqrt(float(array.var(1).sum()) / samples) / count
         resampled = rng.normal(array.mean(), spread, size=RESAMPLES).clip(array.min(), array.max())
-        return _percentile_interval(float(array.mean()), resampled)
+        return _percentile_interval(float(array.mean()), resampled, count, SAMPLES)
     means = []
     for rows in _chunks(RESAMPLES, array.size):
         chosen = rng.integers(0, samples, size=(rows, count, samples))
         means.append(np.take_along_axis(array[None], chosen, axis=2).mean((1, 2)))
-    return _percentile_interval(float(array.mean()), np.concatenate(means))
+    return _percentile_interval(float(array.mean()), np.concatenate(means), count, SAMPLES)
 
 
 def bootstrap_mean_of_sets(sets: Sequence[ArrayLike], *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """Return the unweighted mean of the benchmark means, with a bootstrap over the items of each benchmark."""
     rng = np.random.default_rng(seed)
     items = [_as_matrix(values).mean(1) for values in sets]
-    mean = float(np.mean([array.mean() for array in items]))
+    mean, count = float(np.mean([array.mean() for array in items])), sum(map(len, items))
     if min(map(len, items)) < 2:
-        return Interval(mean, None, None, None)
-    return _percentile_interval(mean, np.mean([_resampled_means(array, rng, resamples) for array in items], axis=0))
+        return _unknown(mean, count)
+    resampled = np.mean([_resampled_means(array, rng, resamples) for array in items], axis=0)
+    return _percentile_interval(mean, resampled, count)
 
 
 def bounded_mean(values: ArrayLike, lower: float = 0.0, upper: float = 1.0) -> Interval:
@@ -128,7 +150,7 @@ def bounded_mean(values: ArrayLike, lower: float = 0.0, upper: float = 1.0) -> I
         return bootstrap_mean(items)
     unseen = wilson(0, count)[1]
     low, high = mean + unseen * (lower - mean), mean + unseen * (upper - mean)
-    return Interval(mean, max(mean - low, high - mean) / Z, low, high)
+    return Interval(mean, max(mean - low, high - mean) / Z, low, high, method=WILSON, n_items=count)
 
 
 def bounded_mean_of_sets(sets: Sequence[ArrayLike], lower: float = 0.0, upper: float = 1.0) -> Interval:
@@ -140,15 +162,15 @@ def bounded_mean_of_sets(sets: Sequence[ArrayLike], lower: float = 0.0, upper: f
     found = [bounded_mean(values, lower, upper) for values in sets]
     if not any(float(np.ptp(_as_matrix(values).mean(1))) <= 1e-12 for values in sets):
         return bootstrap_mean_of_sets(sets)
-    mean = float(np.mean([one.mean for one in found]))
+    mean, count = float(np.mean([one.mean for one in found])), sum(one.n_items for one in found)
     distances = []
     for one in found:
         if one.se is None or one.low is None or one.high is None:
-            return Interval(mean, None, None, None)
+            return _unknown(mean, count)
         distances.append((one.se, one.mean - one.low, one.high - one.mean))
     columns = zip(*distances, strict=True)
     se, below, above = (math.sqrt(math.fsum(part**2 for part in parts)) / len(found) for parts in columns)
-    return Interval(mean, se, mean - below, mean + above)
+    return Interval(mean, se, mean - below, mean + above, method=WILSON, n_items=count)
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike) -> Interval:
