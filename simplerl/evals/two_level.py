@@ -60,7 +60,8 @@ def half_width(errors: Errors, level: float | Array = LEVEL) -> Array:
     both = stats.t.ppf(upper, _degrees_of_freedom(errors)) * np.sqrt(seeds + items)
     t, z = stats.t.ppf(upper, errors.seeds_df), stats.norm.ppf(upper)
     nearly_seeds = t**2 * (seeds - SMALL_SHARE * items) + z**2 * SMALL_SHARE * items
-    return np.maximum(both, np.sqrt(np.maximum(nearly_seeds, 0.0)))
+    widest: Array = np.maximum(both, np.sqrt(np.maximum(nearly_seeds, 0.0)))
+    return widest
 
 
 def _degrees_of_freedom(errors: Errors) -> Array:
@@ -68,7 +69,8 @@ def _degrees_of_freedom(errors: Errors) -> Array:
     seeds, items = np.asarray(errors.seeds, float), np.asarray(errors.items, float)
     parts = seeds**2 / errors.seeds_df + items**2 / np.asarray(errors.items_df, float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(parts > 0, (seeds + items) ** 2 / parts, np.inf)
+        degrees: Array = np.where(parts > 0, (seeds + items) ** 2 / parts, np.inf)
+    return degrees
 
 
 def p_value(difference: float, errors: Errors) -> float:
