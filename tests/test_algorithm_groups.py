@@ -171,6 +171,19 @@ MISTAKES: dict[str, tuple[str, str, Any, list[str]]] = {
 }
 
 
+def test_functions_that_read_skipped_log_probs_are_refused() -> None:
+    """Losses are given the current log-probs, and named by their own name."""
+    one_step = ["algorithm=dr_grpo", "algorithm.old_logprobs=skip", "train.minibatch_size=128"]
+    config = configured(*one_step)
+    rehearse(config)
+    with pytest.raises(ConfigError, match=r"reads the column logprobs.*set algorithm\.old_logprobs=trainer\.$"):
+        rehearse(
+            replace(config, algorithm=replace(config.algorithm, advantage=lambda b: b.with_(advantages=-b.logprobs)))
+        )
+    with pytest.raises(ConfigError, match=r"^algorithm\.loss \(test_algorithm_groups"):
+        rehearse(replace(config, algorithm=replace(config.algorithm, loss=lambda o, b: o.logprobs)))
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_a_function_is_found_before_a_model_loads(mistake: str) -> None:
     algorithm, part, function, words = MISTAKES[mistake]

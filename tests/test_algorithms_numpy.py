@@ -303,6 +303,7 @@ def test_an_unclipped_value_loss_is_the_squared_error() -> None:
     assert batch.values is not None
     found, _ = losses.squared_value(batch.values, batch)
     np.testing.assert_allclose(found.numpy(), (batch.values.numpy() - 1) ** 2 / 2)
+    assert torch.equal(losses.clipped_value(batch.values, batch, clip=None)[0], found)
 
 
 # KL

@@ -211,6 +211,27 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         ["algorithm.old_logprobs=sampler", "algorithm.logprobs_at_temperature_1=true", "sampling.temperature=0.6"],
         "algorithm.old_logprobs=sampler compares log-probs at temperature 1",
     ),
+    "skipped log-probs of two optimizer steps": (
+        ["algorithm=dr_grpo", "algorithm.old_logprobs=skip"],
+        "train.minibatch_size=64 and train.epochs=1 give 2: set train.minibatch_size=128 train.epochs=1",
+    ),
+    "skipped log-probs and a penalty": (
+        ["algorithm.old_logprobs=skip", "train.minibatch_size=128"],
+        "the KL penalty in the reward needs log-probs before the update: set algorithm.old_logprobs=trainer",
+    ),
+    "skipped log-probs and a correction": (
+        [
+            "algorithm=dr_grpo",
+            "algorithm/correction=icepop",
+            "algorithm.old_logprobs=skip",
+            "train.minibatch_size=128",
+        ],
+        "algorithm.correction needs log-probs before the update: set algorithm.old_logprobs=trainer",
+    ),
+    "value head of a reference": (
+        ["algorithm.roles.reference.head=zero"],
+        "algorithm.roles.reference.head=zero initializes a value head",
+    ),
     "gradient in the reward": (["algorithm.kl.estimator=k3_ratio"], "algorithm.kl.estimator=k3_ratio differs from k3"),
     "adaptive loss": (
         ["algorithm=grpo", "algorithm.kl.target=6"],

@@ -11,7 +11,7 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from simplerl.config import ModelConfig, Precision
+from simplerl.config import HeadStart, ModelConfig, Precision
 from simplerl.engine import models
 from simplerl.engine.models import Critic, context_length, load_hf_config, load_policy, load_tokenizer, token_logprobs
 from simplerl.errors import ConfigError
@@ -120,6 +120,17 @@ def test_critic_head_is_as_published() -> None:
     assert float(head.weight.detach().mean()) * 513 == pytest.approx(0.0, abs=0.15)
     assert torch.equal(head.weight, Critic(body, seed=3).value_head.weight)
     assert not torch.equal(head.weight, Critic(body, seed=4).value_head.weight)
+
+
+def test_value_heads_start_as_named() -> None:
+    width = 4096
+    uniform, zero = (models.new_value_head(width, 3, start) for start in (HeadStart.uniform, HeadStart.zero))
+    assert float(uniform.abs().max()) * 64 == pytest.approx(1.0, abs=0.01)
+    assert float(uniform.std()) * 64 == pytest.approx(3**-0.5, abs=0.02)
+    assert zero.shape == uniform.shape == (1, width) and not zero.any()
+    body: Any = tiny.policy().base_model
+    assert not Critic(body, 3, HeadStart.zero).value_head.weight.any()
+    assert not Critic.load(MICRO, Precision.float32, "cpu", seed=0, start=HeadStart.zero).value_head.weight.any()
 
 
 def test_critic_starts_as_a_copy_and_is_saved_with_its_head(tmp_path: Path) -> None:

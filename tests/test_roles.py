@@ -15,7 +15,15 @@ import tiny
 import torch
 from torch import Tensor
 
-from simplerl.algorithms.losses import TokenOutput, clipped_value, negative_log_likelihood, ppo_clip
+from simplerl.algorithms.losses import (
+    TokenOutput,
+    cispo,
+    clipped_value,
+    gspo,
+    mirror_descent,
+    negative_log_likelihood,
+    ppo_clip,
+)
 from simplerl.backends.roles import Roles, Trainable, role_updates
 from simplerl.config import (
     Aggregation,
@@ -23,6 +31,7 @@ from simplerl.config import (
     KLConfig,
     KLEstimator,
     KLPlace,
+    OldLogprobs,
     OptimizerConfig,
     Precision,
     RoleConfig,
@@ -31,6 +40,8 @@ from simplerl.config import (
 )
 from simplerl.engine.models import Critic, output_weight
 from simplerl.engine.worker import UpdatePlan, Worker
+from simplerl.errors import ConfigError
+from simplerl.evals.metrics import batch_metrics
 from simplerl.types import Batch
 
 PLAN = UpdatePlan(minibatch_size=6, epochs=1, aggregation=Aggregation.sequence_mean, constant_length=32)
@@ -142,6 +153,68 @@ def test_updates_follow_the_configuration() -> None:
     assert updates["critic"].plan == replace(PLAN, aggregation=Aggregation.token_mean)
     assert list(updates["critic"].losses) == [clipped_value] and len(updates["policy"].losses) == 3
     assert updates["policy"].plan == replace(PLAN, entropy=True)
+
+
+@pytest.mark.parametrize("loss", [ppo_clip, gspo, partial(cispo, max_ratio=5.0), mirror_descent])
+@pytest.mark.parametrize("estimator", [KLEstimator.k3, KLEstimator.k3_ratio])
+def test_skipped_log_probs_give_the_same_step(loss: Any, estimator: KLEstimator) -> None:
+    """The weights after one optimizer step, and the metrics that both ways have, are equal; the pass is saved."""
+    steps: dict[OldLogprobs, tuple[dict[str, float], Tensor, int]] = {}
+    algorithm = AlgorithmConfig(
+        loss=loss,
+        kl=KLConfig(KLPlace.loss, estimator, 0.1),
+        entropy_coef=0.01,
+        nll_coef=0.1,
+        roles={"reference": SPECS["reference"]},
+    )
+    plan = replace(PLAN, minibatch_size=12)
+    for old in (OldLogprobs.trainer, OldLogprobs.skip):
+        # Steps are proportional to gradients, and so large that the rounding of the weights does not show.
+        proportional = OptimizerConfig(lr=1e6, betas=[0.0, 0.0], eps=1.0, grad_clip=1e9)
+        kept: dict[str, Any] = {
+            "policy": worker(tiny.policy(), proportional),
+            "reference": worker(tiny.policy(seed=1)),
+        }
+        passes = count_passes(kept["policy"])
+        roles = Roles(kept, {name: SPECS[name] for name in kept}, sampler=None)  # type: ignore[arg-type]
+        updates = role_updates(replace(algorithm, old_logprobs=old), plan, 0)
+        given = unscored().with_(correct=tiny.batch().reward > 0, sampler_logprobs=tiny.batch().logprobs)  # type: ignore[operator]
+        batch, _ = roles.score(given, updates, [0])
+        metrics = batch_metrics(batch) | roles.update(batch, updates, [0])
+        weights = torch.cat([weight.flatten() for _, weight in kept["policy"].named_weights()])
+        steps[old] = metrics, weights, len(passes)
+    (metrics, weights, passes_made), (fewer, skipped, passes_left) = steps.values()
+    assert passes_left < passes_made
+    start = torch.cat([weight.flatten() for _, weight in models()["policy"].named_weights()])
+    step = (weights - start).double()
+    assert float((skipped - weights).double().norm() / step.norm()) < 1e-6
+    absent = {"rollout/logprob_gap_max", "rollout/kl_per_response", "rollout/kl_clamped"}
+    assert metrics.keys() - fewer.keys() == absent and fewer.keys() <= metrics.keys()
+    for name, value in fewer.items():
+        assert value == pytest.approx(metrics[name], rel=1e-4, abs=1e-5), name
+    assert fewer["policy/ratio"] == 1.0
+
+
+def count_passes(model: Any) -> list[int]:
+    """Record the forward passes of a worker."""
+    passes, real = [], model.run_forward
+
+    def recorded(*arguments: Any) -> Any:
+        passes.append(1)
+        return real(*arguments)
+
+    model.run_forward = recorded
+    return passes
+
+
+def test_skipped_log_probs_of_several_optimizer_steps_are_refused() -> None:
+    """A rollouts function may give more responses than a step was configured for."""
+    algorithm = AlgorithmConfig(loss=ppo_clip, old_logprobs=OldLogprobs.skip)
+    roles = Roles({"policy": models()["policy"]}, SPECS, sampler=None)  # type: ignore[arg-type]
+    with pytest.raises(
+        ConfigError, match=r"but 12 responses with train\.minibatch_size=6 .* set train\.minibatch_size=12"
+    ):
+        roles.score(unscored(), role_updates(algorithm, PLAN, 0), [0])
 
 
 def test_only_trained_roles_are_saved(tmp_path: Path) -> None:

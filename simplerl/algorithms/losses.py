@@ -202,6 +202,22 @@ def mirror_descent(output: TokenOutput, batch: Batch, *, tau: NonNegative = 1.0)
     return -(batch.advantages - tau * moved) * output.logprobs * batch.mask, ratio.metrics
 
 
+def with_current_logprobs(output: TokenOutput, batch: Batch, *, loss: Loss) -> LossOutput:
+    """Compute `loss` with the current log-probs as those of the old policy, so that ratios are 1 and keep their
+    gradient. This is exact in the first optimizer step after sampling (algorithm.old_logprobs=skip)."""
+    return loss(output, batch.with_(logprobs=output.logprobs.detach()))
+
+
+def first_pass_metrics(output: TokenOutput, batch: Batch) -> LossOutput:
+    """Return a loss of zero and the metrics that otherwise come from the log-probs before the update."""
+    assert batch.sampler_logprobs is not None
+    current = output.logprobs.detach()
+    metrics = {"rollout/logprob_gap": (current - batch.sampler_logprobs).abs(), "rollout/entropy": output.entropy}
+    if batch.ref_logprobs is not None:
+        metrics["rollout/kl"] = current - batch.ref_logprobs
+    return torch.zeros_like(output.logprobs), {name: values.detach() for name, values in metrics.items()}
+
+
 def correct_nll(output: TokenOutput, batch: Batch, *, coef: float) -> LossOutput:
     """Compute -coef * log p of the tokens of correct responses (positive-example language-model loss, VAPO,
     arXiv:2504.05118). It is averaged over all responses, whereas the paper averages over correct ones."""
@@ -209,9 +225,11 @@ def correct_nll(output: TokenOutput, batch: Batch, *, coef: float) -> LossOutput
     return -coef * output.logprobs * batch.correct[:, None], {}
 
 
-def clipped_value(values: Tensor, batch: Batch, *, clip: Positive = 0.2) -> LossOutput:
+def clipped_value(values: Tensor, batch: Batch, *, clip: Positive | None = 0.2) -> LossOutput:
     """Compute PPO's clipped value loss (arXiv:2006.05990, section 3.5): half the larger squared error of the value and
-    of the value clipped to within `clip` of the old value. values: [b, T]."""
+    of the value clipped to within `clip` of the old value; clip=None: half the squared error. values: [b, T]."""
+    if clip is None:
+        return squared_value(values, batch)
     assert batch.values is not None and batch.returns is not None
     change = values - batch.values
     clipped_values = batch.values + change.clamp(-clip, clip)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from simplerl.algorithms.kl import token_rewards
-from simplerl.algorithms.losses import TokenOutput
+from simplerl.algorithms.losses import TokenOutput, with_current_logprobs
 from simplerl.backends.roles import POLICY, role_specs, role_updates
-from simplerl.config import Config, RoleKind, UpdateTime
+from simplerl.config import Config, OldLogprobs, RoleKind, UpdateTime
 from simplerl.config.hints import option_file, role_that_gives, rollouts_that_give
 from simplerl.engine.batching import collate_rollouts
 from simplerl.engine.worker import UpdatePlan
@@ -38,7 +38,8 @@ def rehearse(config: Config) -> None:
     early = [name for name, role in config.algorithm.roles.items() if role.update is UpdateTime.before]
     with torch.random.fork_rng(devices=[]):
         batch = collate_rollouts(_stages(_rollouts(config), config))
-        batch = _scored(batch, [name for name in role_specs(config) if name not in early], config)
+        skipped = [POLICY] if config.algorithm.old_logprobs is OldLogprobs.skip else []
+        batch = _scored(batch, [name for name in role_specs(config) if name not in (*early, *skipped)], config)
         _losses(batch, UpdateTime.before, config)
         batch = token_rewards(_scored(batch, early, config), config.algorithm.kl)
         _losses(_advantages(batch, config), UpdateTime.after, config)
@@ -76,7 +77,7 @@ def _stages(rollouts: list[Rollout], config: Config) -> list[Rollout]:
 def _scored(batch: Batch, roles: Sequence[str], config: Config) -> Batch:
     for name in roles:
         batch = batch.with_column(role_specs(config)[name].column, -torch.rand(batch.mask.shape) * batch.mask)
-    return batch.with_(entropy=torch.rand(batch.mask.shape) * batch.mask)
+    return batch.with_(entropy=torch.rand(batch.mask.shape) * batch.mask if batch.logprobs is not None else None)
 
 
 def _advantages(batch: Batch, config: Config) -> Batch:
@@ -185,6 +186,8 @@ def _call(key: str, function: Callable[..., Any], arguments: Sequence[Any], batc
             remedy = (
                 f"choose a reward whose weighted functions have {missing.removeprefix('reward/')}, such as reward=r1."
             )
+        elif missing == "logprobs":
+            remedy = "set algorithm.old_logprobs=trainer."
         elif (rollouts := rollouts_that_give(missing)) is not None:
             remedy = f"choose algorithm/rollouts={rollouts}."
         elif role is not None:
@@ -211,5 +214,7 @@ def _lines(frames: Sequence[traceback.FrameSummary]) -> str:
 
 
 def _named(key: str, function: Any) -> str:
+    if getattr(function, "func", None) is with_current_logprobs:
+        function = function.keywords["loss"]
     function = getattr(function, "func", function)
     return f"{key} ({function.__module__}.{function.__qualname__})"

@@ -11,12 +11,14 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 
 from simplerl.algorithms.kl import kl_loss
-from simplerl.algorithms.losses import Loss, correct_nll, entropy_bonus
+from simplerl.algorithms.losses import Loss, correct_nll, entropy_bonus, first_pass_metrics, with_current_logprobs
 from simplerl.config import (
     AlgorithmConfig,
     Config,
+    HeadStart,
     KLPlace,
     ModelConfig,
+    OldLogprobs,
     OptimizerConfig,
     RoleConfig,
     RoleKind,
@@ -25,6 +27,7 @@ from simplerl.config import (
 )
 from simplerl.engine.models import Critic, load_policy, model_at
 from simplerl.engine.worker import RankContext, UpdatePlan, Worker
+from simplerl.errors import require
 from simplerl.samplers import Sampler
 from simplerl.types import Batch
 
@@ -47,11 +50,12 @@ class Trainable(Protocol):
 @dataclass(frozen=True)
 class RoleUpdate:
     """Describes how a trained role is updated on the batch of a step: with the sum of `losses`, before or after the
-    advantages are computed."""
+    advantages are computed. scored: whether its outputs are computed before the update."""
 
     losses: Sequence[Loss]
     plan: UpdatePlan
     time: UpdateTime = UpdateTime.after
+    scored: bool = True
 
 
 def role_updates(algorithm: AlgorithmConfig, plan: UpdatePlan, step: int) -> dict[str, RoleUpdate]:
@@ -70,7 +74,10 @@ def role_updates(algorithm: AlgorithmConfig, plan: UpdatePlan, step: int) -> dic
         terms.append(partial(entropy_bonus, coef=algorithm.entropy_coef))
     if algorithm.nll_coef:
         terms.append(partial(correct_nll, coef=algorithm.nll_coef))
-    return {**updates, POLICY: RoleUpdate(terms, replace(plan, entropy=algorithm.entropy_coef != 0))}
+    if algorithm.old_logprobs is not OldLogprobs.skip:
+        return {**updates, POLICY: RoleUpdate(terms, replace(plan, entropy=algorithm.entropy_coef != 0))}
+    terms = [*(partial(with_current_logprobs, loss=term) for term in terms), first_pass_metrics]
+    return {**updates, POLICY: RoleUpdate(terms, replace(plan, entropy=True), scored=False)}
 
 
 @dataclass(frozen=True)
@@ -94,9 +101,12 @@ class Roles:
     ) -> tuple[Batch, dict[str, float]]:
         """Add the models' outputs for the responses to the batch: log-probs and entropy of the policy, and one column
         per role. Roles with update=before are first updated on the batch. Returns the batch and the metrics of these
-        updates."""
+        updates. Raises ConfigError if outputs that are not `scored` would be needed."""
         early = [name for name in self.models if name in updates and updates[name].time is UpdateTime.before]
-        batch = self._add_columns(batch, [name for name in self.models if name not in early])
+        skipped = [name for name, update in updates.items() if not update.scored]
+        for name in skipped:
+            _require_one_optimizer_step(len(batch), updates[name].plan)
+        batch = self._add_columns(batch, [name for name in self.models if name not in (*early, *skipped)])
         if not early:
             return batch, {}
         metrics = self.update(batch, updates, seed, UpdateTime.before)
@@ -117,13 +127,15 @@ class Roles:
         seed: Sequence[int],
         time: UpdateTime = UpdateTime.after,
     ) -> dict[str, float]:
-        """Take the optimizer steps of all roles that are updated at `time`. Returns metrics named <role>/<metric>."""
+        """Take the optimizer steps of all roles that are updated at `time`. Returns metrics named <role>/<metric>, or
+        as they are if their names have a slash."""
         calls = {
             name: partial(self.models[name].update, batch, one.losses, one.plan, seed)
             for name, one in updates.items()
             if one.time is time
         }
-        return {f"{name}/{key}": value for name, means in self.run_calls(calls).items() for key, value in means.items()}
+        means = self.run_calls(calls)
+        return {key if "/" in key else f"{name}/{key}": value for name in means for key, value in means[name].items()}
 
     def sync(self) -> None:
         """Copy the policy's weights to the sampler."""
@@ -138,6 +150,16 @@ class Roles:
         for name, spec in self.specs.items():
             if spec.loss is not None:
                 self.models[name].save(folder / name)
+
+
+def _require_one_optimizer_step(rows: int, plan: UpdatePlan) -> None:
+    """Raise ConfigError if a batch of `rows` responses takes several optimizer steps."""
+    require(
+        rows <= plan.minibatch_size and plan.epochs == 1,
+        f"algorithm.old_logprobs=skip is exact for one optimizer step per rollout batch, but {rows} responses with "
+        f"train.minibatch_size={plan.minibatch_size} and train.epochs={plan.epochs} take more: set "
+        f"train.minibatch_size={rows} train.epochs=1, or algorithm.old_logprobs=trainer.",
+    )
 
 
 def role_specs(config: Config) -> dict[str, RoleConfig]:
@@ -170,6 +192,7 @@ def role_builder(
         steps=steps,
         tokenizer=tokenizer if spec.kind is RoleKind.causal_lm else None,
         head_seed=None if saved else config.seed,
+        head=spec.head,
     )
     return build, saved
 
@@ -185,13 +208,14 @@ def build_worker(
     steps: int = 1,
     tokenizer: Any = None,
     head_seed: int | None = None,
+    head: HeadStart = HeadStart.normal,
     ranks: RankContext | None = None,
 ) -> Worker:
     """Load a model and wrap it in a worker, which is trainable if `optimizer` is given.
 
-    head_seed: seed of a new critic's value head; None: the model must be a saved critic."""
+    head_seed: seed of a new critic's value head, initialized by `head`; None: the model must be a saved critic."""
     if kind is RoleKind.critic:
-        loaded: Any = Critic.load(model, train.precision, device, head_seed)
+        loaded: Any = Critic.load(model, train.precision, device, head_seed, head)
     else:
         loaded = load_policy(model, train.precision, device)
     return Worker(

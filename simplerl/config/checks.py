@@ -19,11 +19,13 @@ from omegaconf import DictConfig, OmegaConf
 from simplerl.config import (
     AlgorithmConfig,
     Config,
+    HeadStart,
     KLEstimator,
     KLPlace,
     OldLogprobs,
     OptimizerConfig,
     RoleConfig,
+    RoleKind,
     TrainConfig,
 )
 from simplerl.errors import ConfigError, require
@@ -102,6 +104,7 @@ def check_values(config: Config) -> None:
     _kl(config.algorithm)
     _sampling(config)
     _rollout(config)
+    _skipped_logprobs(config)
     require(
         config.algorithm.advantage is not None
         or config.warmup.data is not None
@@ -157,6 +160,11 @@ def _role(name: str, role: RoleConfig, train: TrainConfig) -> None:
     require(
         role.column not in NOT_A_ROLES_COLUMN,
         f"{key}.column={role.column} is a column that the rollouts or the advantage function set: choose another name.",
+    )
+    require(
+        role.kind is RoleKind.critic or role.head is HeadStart.normal,
+        f"{key}.head={role.head.name} initializes a value head, which {key}.kind={role.kind.name} does not have: "
+        f"remove {key}.head.",
     )
     require(role.model != "", f"{key}.model is empty: give a Hugging Face folder or Hub id.")
     if role.model is not None:
@@ -257,6 +265,30 @@ def _rollout(config: Config) -> None:
             f"the sampler's distribution: set sampling.{key}={off:g}, or algorithm/correction=none and "
             "algorithm.old_logprobs=trainer.",
         )
+
+
+def _skipped_logprobs(config: Config) -> None:
+    """Raise ConfigError if algorithm.old_logprobs=skip would not be exact, or another part needs the old log-probs."""
+    algorithm, train = config.algorithm, config.train
+    if algorithm.old_logprobs is not OldLogprobs.skip:
+        return
+    rollouts = train.prompts_per_step * train.samples_per_prompt
+    require(
+        train.minibatch_size == rollouts and train.epochs == 1,
+        f"algorithm.old_logprobs=skip is exact for one optimizer step per rollout batch, but "
+        f"train.minibatch_size={train.minibatch_size} and train.epochs={train.epochs} give "
+        f"{rollouts // train.minibatch_size * train.epochs}: set train.minibatch_size={rollouts} train.epochs=1, or "
+        "algorithm.old_logprobs=trainer.",
+    )
+    remedy = "set algorithm.old_logprobs=trainer."
+    require(
+        algorithm.kl.place is not KLPlace.reward,
+        f"algorithm.old_logprobs=skip: the KL penalty in the reward needs log-probs before the update: {remedy}",
+    )
+    require(
+        algorithm.correction is None,
+        f"algorithm.old_logprobs=skip: algorithm.correction needs log-probs before the update: {remedy}",
+    )
 
 
 def check_fit(config: Config) -> None:

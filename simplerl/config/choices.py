@@ -46,11 +46,21 @@ class OldLogprobs(Enum):
 
     trainer = "trainer"  # computed by the trainer before the step's updates
     sampler = "sampler"  # as returned by the sampler: no correction for its numerics is then needed or possible
+    # Those of the update's own forward pass, which saves a pass: exact if a step has one optimizer step.
+    skip = "skip"
 
 
 class RoleKind(Enum):
     causal_lm = "causal_lm"  # returns log-probs
     critic = "critic"  # a language model's body with a value head; returns values
+
+
+class HeadStart(Enum):
+    """Selects how the value head of a new critic is initialized; H is the hidden size. It has no bias."""
+
+    normal = "normal"  # N(0, 1 / (H + 1)), as in the published run (OpenRLHF)
+    uniform = "uniform"  # U(-1 / sqrt(H), 1 / sqrt(H)), PyTorch's default (TRL's AutoModelForCausalLMWithValueHead)
+    zero = "zero"  # all values start at 0
 
 
 class UpdateTime(Enum):

@@ -19,6 +19,7 @@ from omegaconf import MISSING, OmegaConf
 
 from simplerl.config.choices import (
     Aggregation,
+    HeadStart,
     KLEstimator,
     KLPlace,
     OldLogprobs,
@@ -138,6 +139,7 @@ class RoleConfig:
     optimizer: Any = None  # OptimizerConfig; null: frozen
     aggregation: Aggregation | None = None  # null: algorithm.aggregation
     update: UpdateTime = UpdateTime.after
+    head: HeadStart = HeadStart.normal  # only for kind=critic
 
 
 @dataclass

@@ -7,6 +7,7 @@ logits are computed for prompts and padding.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from simplerl.config import ModelConfig, Precision
+from simplerl.config import HeadStart, ModelConfig, Precision
 from simplerl.engine.tensors import nonfinite_tensor
 from simplerl.errors import ConfigError
 from simplerl.io.files import reading
@@ -162,19 +163,26 @@ def output_weight(policy: PreTrainedModel) -> Tensor:
     return weight
 
 
-class Critic(nn.Module):
-    """Computes values with a language model's transformer body and a linear value head without bias. The head is
-    initialized from a normal distribution with standard deviation 1 / (hidden size + 1), as published."""
+def new_value_head(hidden: int, seed: int, start: HeadStart) -> Tensor:
+    """Return the initial weight [1, hidden] of a value head; see `HeadStart`."""
+    generator = torch.Generator().manual_seed(seed)
+    if start is HeadStart.normal:
+        return torch.randn(1, hidden, generator=generator) / (hidden + 1)
+    if start is HeadStart.uniform:
+        return torch.empty(1, hidden).uniform_(-1, 1, generator=generator) / math.sqrt(hidden)
+    return torch.zeros(1, hidden)
 
-    def __init__(self, body: PreTrainedModel, seed: int = 0) -> None:
+
+class Critic(nn.Module):
+    """Computes values with a language model's transformer body and a linear value head without bias."""
+
+    def __init__(self, body: PreTrainedModel, seed: int = 0, start: HeadStart = HeadStart.normal) -> None:
         super().__init__()
         self.body = body
         hidden = body.config.get_text_config().hidden_size
         self.value_head = nn.Linear(hidden, 1, bias=False, device=body.device)
-        generator = torch.Generator().manual_seed(seed)
-        weight = torch.randn(1, hidden, generator=generator) / (hidden + 1)
         with torch.no_grad():
-            self.value_head.weight.copy_(weight)
+            self.value_head.weight.copy_(new_value_head(hidden, seed, start))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Save the transformer body as a Hugging Face folder, with the value head in a separate file."""
@@ -182,10 +190,17 @@ class Critic(nn.Module):
         save_file({"weight": self.value_head.weight.detach().cpu()}, Path(folder) / VALUE_HEAD)
 
     @classmethod
-    def load(cls, model: ModelConfig, precision: Precision, device: str, seed: int | None) -> Critic:
-        """Load a saved critic, or any language model with a new value head initialized from `seed`. Raises ConfigError
-        if `seed` is None and the folder has no value head."""
-        critic = cls(_load(AutoModel, model, precision, device).to(device), seed or 0)
+    def load(
+        cls,
+        model: ModelConfig,
+        precision: Precision,
+        device: str,
+        seed: int | None,
+        start: HeadStart = HeadStart.normal,
+    ) -> Critic:
+        """Load a saved critic, or any language model with a new value head, initialized by `start` from `seed`. Raises
+        ConfigError if `seed` is None and the folder has no value head."""
+        critic = cls(_load(AutoModel, model, precision, device).to(device), seed or 0, start)
         head = Path(model.path) / VALUE_HEAD
         if seed is None and not head.exists():
             raise ConfigError(

@@ -69,23 +69,27 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
     measures numerical differences only if both use the same distribution, which is not the case with
     sampling.top_p < 1 or top_k > 0 (the sampler truncates its distribution), rollout.ahead=1 (the sampler's weights
     are older), or algorithm.logprobs_at_temperature_1 with another sampling.temperature.
+
+    Without log-probs before the update (algorithm.old_logprobs=skip), metrics that need them are left out;
+    `simplerl.algorithms.losses.first_pass_metrics` gives their means.
     """
 
     def mean(values: Tensor) -> float:
         return float(values[batch.mask].mean())
 
-    assert batch.logprobs is not None and batch.sampler_logprobs is not None and batch.advantages is not None
-    gap = batch.logprobs - batch.sampler_logprobs
+    assert batch.sampler_logprobs is not None and batch.advantages is not None
     metrics = {
-        "rollout/logprob_gap": mean(gap.abs()),
-        "rollout/logprob_gap_max": float(gap.abs().max()),
         "train/advantage_mean": mean(batch.advantages),
         "train/advantage_abs": mean(batch.advantages.abs()),
         "train/prompt_tokens": float((batch.attention & ~batch.mask).sum()),
     }
+    if batch.logprobs is not None:
+        gap = batch.logprobs - batch.sampler_logprobs
+        metrics["rollout/logprob_gap"] = mean(gap.abs())
+        metrics["rollout/logprob_gap_max"] = float(gap.abs().max())
     if batch.entropy is not None:
         metrics["rollout/entropy"] = mean(batch.entropy)
-    if batch.ref_logprobs is not None:
+    if batch.logprobs is not None and batch.ref_logprobs is not None:
         log_ratio = batch.logprobs - batch.ref_logprobs
         metrics["rollout/kl"] = mean(log_ratio)  # k1 estimator (Schulman 2020), per token
         metrics["rollout/kl_per_response"] = float(log_ratio.sum(-1).mean())
