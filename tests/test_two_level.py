@@ -23,7 +23,7 @@ from simplerl.evals.power import (
     seeds_needed,
     smallest_seen,
 )
-from simplerl.evals.two_level import BOTH, Errors, difference, half_width, p_value, spread
+from simplerl.evals.two_level import BOTH, DESIGNS, Errors, difference, half_width, p_value, pool_seeds, spread
 
 NOISE = Noise(0.02, 0.3, 0.3, item_correlation=0.8)
 
@@ -91,6 +91,19 @@ def test_one_seed_is_compared_over_items_and_equal_answers_have_a_width() -> Non
     assert same.p == 1.0 and same.both.high == pytest.approx(3.8415 / 103.8415, abs=1e-4)
 
 
+def test_pooled_noise_is_the_residual_of_the_two_way_analysis_of_variance() -> None:
+    """Seeds 0 and 1 of three arms: (a, b) = (1, 3), (2, 4), (6, 8) have a common effect only."""
+    arms = [[np.full((2, 5), [[low], [low + 2.0]])] for low in (1.0, 2.0, 6.0)]
+    common = pool_seeds(arms, paired=True)
+    assert common is not None and common.df == 2 and common.variance == pytest.approx(0.0)
+    own = pool_seeds(arms, paired=False)
+    assert own is not None and own.df == 3 and own.variance == pytest.approx(2.0)
+    found = difference(arms[0], arms[2], paired=False, pooled=own)
+    assert found.seeds is not None
+    assert found.seeds.high == pytest.approx(5 + stats.t.ppf(0.975, 3) * math.sqrt(2 * 2 / 2))
+    assert pool_seeds([[np.ones((1, 5))]], paired=False) is None
+
+
 def test_predicted_power_is_that_of_the_t_test_if_items_carry_no_noise() -> None:
     noise = Noise(0.02, 0.0, 0.0)
     shift = 0.05 / (math.sqrt(2) * 0.02 / math.sqrt(5))
@@ -100,13 +113,13 @@ def test_predicted_power_is_that_of_the_t_test_if_items_carry_no_noise() -> None
 
 
 def test_detectable_differences_and_needs_agree_with_the_power() -> None:
-    for paired in (True, False):
-        seen = detectable_difference(NOISE, 4, 300, 0.8, arms=3, paired=paired)
-        assert predicted_power(NOISE, seen, 4, 300, arms=3, paired=paired) == pytest.approx(0.8, abs=1e-4)
-        seeds = seeds_needed(NOISE, 0.06, 500, paired=paired)
+    for design in DESIGNS:
+        seen = detectable_difference(NOISE, 4, 300, 0.8, 3, design)
+        assert predicted_power(NOISE, seen, 4, 300, 3, design) == pytest.approx(0.8, abs=1e-4)
+        seeds = seeds_needed(NOISE, 0.06, 500, 0.8, 5, design)
         assert seeds is not None
-        assert predicted_power(NOISE, 0.06, seeds, 500, paired=paired) >= 0.8
-        assert predicted_power(NOISE, 0.06, seeds - 1, 500, paired=paired) < 0.8
+        assert predicted_power(NOISE, 0.06, seeds, 500, 5, design) >= 0.8
+        assert predicted_power(NOISE, 0.06, seeds - 1, 500, 5, design) < 0.8
     items = items_needed(NOISE, 0.06, 8)
     assert items is not None
     assert predicted_power(NOISE, 0.06, 8, items) >= 0.8 > predicted_power(NOISE, 0.06, 8, items - 1)

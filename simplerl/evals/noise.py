@@ -80,12 +80,13 @@ def noise_of_arms(arms: Sequence[Mapping[int, Sequence[Array]]]) -> Noise:
     several = [arm for arm in arms if len(arm) > 1]
     weights = np.array([len(arm) - 1.0 for arm in several])
     items = sum(map(len, next(iter(several[0].values()))))
-    parts = []
+    parts: list[list[float]] = []
     for arm in several:
         found = spread([np.stack(rows) for rows in zip(*arm.values(), strict=True)])
         assert found.seeds is not None
         seed = (found.seeds - found.residual) * len(arm)
-        parts.append((seed, (found.item_means - found.residual) * items, found.residual * len(arm) * items))
+        item = (found.item_means - found.residual) * items
+        parts.append([float(seed), float(item), float(found.residual) * len(arm) * items])
     seed, item, residual = np.maximum(np.average(parts, axis=0, weights=weights), 0.0)
     seed_correlation, pairs = _seed_correlation(arms, float(seed))
     item_correlation = _item_correlation(arms, items, float(item))

@@ -6,23 +6,23 @@ seeds each, on N items, has the variance A + B:
     A = 2 (1 - seed_correlation) seed_sd^2 / S + 2 residual_sd^2 / (S N)
     B = 2 (1 - item_correlation) item_sd^2 / N
 
-Power is exact for this model: A is estimated with S - 1 degrees of freedom (independent seeds: Welch), and its
-chi-squared distribution is integrated at equally probable quantiles. `arms` counts all arms with the baseline; a
-difference must be significant at 0.05 / (arms - 1), the first step of Holm's procedure, so the power holds whatever
-the other arms do.
+Power is exact for this model: A is estimated with S - 1 degrees of freedom (independent seeds: Welch; pooled over the
+arms: (S - 1) (arms - 1)), and its chi-squared distribution is integrated at equally probable quantiles. `arms` counts
+all arms with the baseline; a difference must be significant at 0.05 / (arms - 1), the first step of Holm's procedure,
+so the power holds whatever the other arms do.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import optimize, stats
 
 from simplerl.evals.statistics import LEVEL, Array
-from simplerl.evals.two_level import Errors, half_width
+from simplerl.evals.two_level import INDEPENDENT, PAIRED, POOLED, Errors, half_width
 
 POWER = 0.8
 NODES = 400  # quantiles of one chi-squared distribution; of two, the square root of 9 times as many each
@@ -65,43 +65,43 @@ def guessed_noise(seed_sd: float = 0.02, accuracy: float = 0.5, samples: int = 1
 
 
 def predicted_power(
-    noise: Noise, difference: float, seeds: int, items: int, *, arms: int = 2, paired: bool = True
+    noise: Noise, difference: float, seeds: int, items: int, arms: int = 2, design: str = PAIRED
 ) -> float:
     """Return the probability that a true difference between an arm and the baseline is significant.
 
-    paired: the arms are compared seed by seed. With one seed it is 0: noise between seeds is then not measured, and
-    no difference between arms, as opposed to two runs, can be shown."""
-    return _power(noise, seeds, items, arms, paired)(difference)
+    design: how seeds enter, one of `simplerl.evals.two_level.DESIGNS`. With one seed it is 0: the noise between
+    seeds is then not measured, and no difference between arms, as opposed to two runs, can be shown."""
+    return _power(noise, seeds, items, arms, design)(difference)
 
 
 def detectable_difference(
-    noise: Noise, seeds: int, items: int, power: float = POWER, arms: int = 2, *, paired: bool = True
+    noise: Noise, seeds: int, items: int, power: float = POWER, arms: int = 2, design: str = PAIRED
 ) -> float:
     """Return the smallest difference, as a fraction, that is significant with probability `power`; infinite if not
     even a difference of 1 is, as with one seed."""
-    return _smallest(_power(noise, seeds, items, arms, paired), power)
+    return _smallest(_power(noise, seeds, items, arms, design), power)
 
 
 def seeds_needed(
-    noise: Noise, difference: float, items: int, power: float = POWER, arms: int = 2, *, paired: bool = True
+    noise: Noise, difference: float, items: int, power: float = POWER, arms: int = 2, design: str = PAIRED
 ) -> int | None:
     """Return the fewest seeds per arm with which `difference` is significant with probability `power`; None if more
     than `MAX_SEEDS` would be needed, which means that the benchmark has too few items."""
 
     def enough(seeds: int) -> bool:
-        return predicted_power(noise, difference, seeds, items, arms=arms, paired=paired) >= power
+        return predicted_power(noise, difference, seeds, items, arms, design) >= power
 
     return _first(enough, 2, MAX_SEEDS)
 
 
 def items_needed(
-    noise: Noise, difference: float, seeds: int, power: float = POWER, arms: int = 2, *, paired: bool = True
+    noise: Noise, difference: float, seeds: int, power: float = POWER, arms: int = 2, design: str = PAIRED
 ) -> int | None:
     """Return the fewest items with which `difference` is significant with probability `power`; None if more than
     `MAX_ITEMS` would be needed, which means that there are too few seeds."""
 
     def enough(items: int) -> bool:
-        return predicted_power(noise, difference, seeds, items, arms=arms, paired=paired) >= power
+        return predicted_power(noise, difference, seeds, items, arms, design) >= power
 
     return _first(enough, 2, MAX_ITEMS)
 
@@ -113,17 +113,18 @@ def smallest_seen(errors: Errors, power: float = POWER, arms: int = 2) -> float:
     return _smallest(_power_of(errors, np.ones(1), np.asarray(errors.seeds_df), arms), power)
 
 
-def _power(noise: Noise, seeds: int, items: int, arms: int, paired: bool) -> Callable[[float], float]:
+def _power(noise: Noise, seeds: int, items: int, arms: int, design: str) -> Callable[[float], float]:
     """Return the function from a difference to its power."""
     if seeds < 2:
         return lambda difference: 0.0
-    if paired:
-        return _power_of(noise.errors(seeds, items), _quantiles(seeds - 1, NODES), np.asarray(seeds - 1), arms)
-    own = Noise(noise.seed_sd, noise.item_sd, noise.residual_sd, 0.0, noise.item_correlation)
+    if design != INDEPENDENT:
+        degrees = (seeds - 1) * (arms - 1 if design == POOLED else 1)
+        return _power_of(noise.errors(seeds, items), _quantiles(degrees, NODES), np.asarray(degrees), arms)
+    own = replace(noise, seed_correlation=0.0)
     one = _quantiles(seeds - 1, 3 * math.isqrt(NODES))
     first, second = (part.ravel() for part in np.meshgrid(one, one))
-    degrees = (seeds - 1) * (first + second) ** 2 / (first**2 + second**2)
-    return _power_of(own.errors(seeds, items), (first + second) / 2, degrees, arms)
+    welch = (seeds - 1) * (first + second) ** 2 / (first**2 + second**2)
+    return _power_of(own.errors(seeds, items), (first + second) / 2, welch, arms)
 
 
 def _quantiles(degrees: int, count: int) -> Array:

@@ -29,6 +29,10 @@ from scipy import optimize, stats
 from simplerl.evals.statistics import LEVEL, Array, Interval, bounded_mean_of_sets
 
 ITEMS, SEEDS, BOTH = "items", "seeds", "seeds and items"  # what an interval carries (`Interval.method`)
+# How seeds enter a comparison with the baseline arm: seed by seed; as independent runs (Welch); or seed by seed, with
+# the variance between seeds taken as equal in all arms and estimated from all of them.
+DESIGNS = PAIRED, INDEPENDENT, POOLED = "paired", "independent", "pooled"
+ROUNDING = 1e-20  # a smaller variance of accuracies is rounding
 SMALL_SHARE = 1 / 20  # of B, in the interval that is nearly the t interval over seeds; calibrated by simulation
 
 
@@ -52,13 +56,17 @@ class Errors:
 
 def half_width(errors: Errors, level: float | Array = LEVEL) -> Array:
     """Return the half-width of the interval with coverage `level` (the module's docstring has the formula)."""
-    upper = (1 + np.asarray(level)) / 2
+    return _half_width(errors, (1 - np.asarray(level)) / 2)
+
+
+def _half_width(errors: Errors, tail: ArrayLike) -> Array:
+    """Return the half-width of the interval that misses the true value on each side with probability `tail`."""
     items = np.asarray(errors.items, float)
     if errors.seeds is None:
-        return np.asarray(stats.t.ppf(upper, errors.items_df) * np.sqrt(items))
+        return np.asarray(stats.t.isf(tail, errors.items_df) * np.sqrt(items))
     seeds = np.asarray(errors.seeds, float)
-    both = stats.t.ppf(upper, _degrees_of_freedom(errors)) * np.sqrt(seeds + items)
-    t, z = stats.t.ppf(upper, errors.seeds_df), stats.norm.ppf(upper)
+    both = stats.t.isf(tail, _degrees_of_freedom(errors)) * np.sqrt(seeds + items)
+    t, z = stats.t.isf(tail, errors.seeds_df), stats.norm.isf(tail)
     nearly_seeds = t**2 * (seeds - SMALL_SHARE * items) + z**2 * SMALL_SHARE * items
     widest: Array = np.maximum(both, np.sqrt(np.maximum(nearly_seeds, 0.0)))
     return widest
@@ -80,9 +88,9 @@ def p_value(difference: float, errors: Errors) -> float:
     distance = abs(difference)
 
     def excess(log_p: float) -> float:
-        return float(half_width(errors, -math.expm1(log_p))) - distance
+        return float(_half_width(errors, math.exp(log_p) / 2)) - distance
 
-    lowest = -600.0
+    lowest = -200.0  # p = 1e-87
     if excess(lowest) <= 0:
         return 0.0
     return math.exp(float(optimize.brentq(excess, lowest, -1e-12))) if excess(-1e-12) < 0 else 1.0
@@ -103,43 +111,101 @@ def interval(mean: float, errors: Errors, n_seeds: int, n_items: int, level: flo
 
 @dataclass(frozen=True)
 class Spread:
-    """Holds the mean of tables [seeds, items] and its variance by source: between seeds (A), between item means (B plus
-    the residual's part), and that of the residual."""
+    """Holds the mean of tables [..., seeds, items] and its variance by source: between seeds (A), between item means
+    (B plus the residual's part), and that of the residual."""
 
-    mean: float
-    seeds: float | None
-    item_means: float
-    residual: float
+    mean: Array
+    seeds: Array | None
+    item_means: Array
+    residual: Array
     n_seeds: int
-    items_df: float
+    items_df: Array
 
 
 def spread(tables: Sequence[Array]) -> Spread:
-    """Return the spread of the unweighted mean over the benchmarks' tables, each [S, N] with the same seeds."""
-    count, n_seeds = len(tables), len(tables[0])
-    by_seed = np.mean([table.mean(1) for table in tables], axis=0)
-    item_parts = [_mean_variance(table.mean(0)) / count**2 for table in tables]
-    residual = 0.0
-    if n_seeds > 1:
-        for table in tables:
-            rest = table - table.mean(1, keepdims=True) - table.mean(0, keepdims=True) + table.mean()
-            degrees = (n_seeds - 1) * (table.shape[1] - 1)
-            residual += float((rest**2).sum()) / max(degrees, 1) / table.size / count**2
-    weights = sum(part**2 / max(table.shape[1] - 1, 1) for part, table in zip(item_parts, tables, strict=True))
-    items_df = sum(item_parts) ** 2 / weights if weights > 0 else math.inf
+    """Return the spread of the unweighted mean over the benchmarks' tables [..., S, N], which have the same seeds."""
+    count, n_seeds = len(tables), tables[0].shape[-2]
+    by_seed = np.mean([table.mean(-1) for table in tables], axis=0)
+    item_parts = [_mean_variance(table.mean(-2)) / count**2 for table in tables]
+    total = np.sum(item_parts, axis=0)
+    weights = np.sum([p**2 / max(t.shape[-1] - 1, 1) for p, t in zip(item_parts, tables, strict=True)], axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        items_df = np.where(weights > 0, total**2 / weights, np.inf)
     seeds = _mean_variance(by_seed) if n_seeds > 1 else None
-    return Spread(float(by_seed.mean()), seeds, sum(item_parts), residual, n_seeds, items_df)
+    residual = np.sum([_residual_variance(table) for table in tables], axis=0) / count**2
+    return Spread(by_seed.mean(-1), seeds, total, residual, n_seeds, items_df)
 
 
-def _mean_variance(values: Array) -> float:
-    """Return the estimated variance of the mean of independent values."""
-    return float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
+def _mean_variance(values: Array) -> Array:
+    """Return the estimated variance of the mean of independent values, over the last axis."""
+    count = values.shape[-1]
+    return np.asarray(values.var(-1, ddof=1) / count if count > 1 else np.zeros(values.shape[:-1]))
+
+
+def _residual_variance(table: Array) -> Array:
+    """Return the part of the residual in the variance of the mean of a table [..., S, N]; 0 with one seed."""
+    n_seeds, n_items = table.shape[-2:]
+    if n_seeds < 2 or n_items < 2:
+        return np.zeros(table.shape[:-2])
+    rest = table - table.mean(-1, keepdims=True)
+    rest = rest - rest.mean(-2, keepdims=True)
+    return np.asarray((rest**2).mean((-2, -1)) / ((n_seeds - 1) * (n_items - 1)))
 
 
 def errors_of(found: Spread) -> Errors:
     """Return the two parts A and B of the variance of a mean."""
-    items = max(found.item_means - found.residual, 0.0)
+    items = np.maximum(found.item_means - found.residual, 0.0)
     return Errors(found.seeds, max(found.n_seeds - 1, 1), items, found.items_df)
+
+
+@dataclass(frozen=True)
+class PooledSeeds:
+    """Holds the variance of a run's accuracy between seeds, pooled over arms, and its degrees of freedom."""
+
+    variance: ArrayLike
+    df: int
+
+
+def pool_seeds(arms: Sequence[Sequence[Array]], *, paired: bool) -> PooledSeeds | None:
+    """Return the variance between seeds, which is assumed to be the same in all arms; None if no arm has two.
+
+    Each arm has tables [..., S, N]. paired: all arms have the same seeds, whose common effect is removed."""
+    means = [np.mean([table.mean(-1) for table in tables], axis=0) for tables in arms]
+    squares = [one.var(-1) * one.shape[-1] for one in means]
+    degrees = sum(one.shape[-1] - 1 for one in means)
+    total = np.sum(squares, axis=0)
+    if paired and len(arms) > 1:
+        total = total - np.mean(means, axis=0).var(-1) * means[0].shape[-1] * len(arms)
+        degrees -= means[0].shape[-1] - 1
+    return PooledSeeds(total / degrees, degrees) if degrees else None
+
+
+def difference_errors(
+    first: Sequence[Array], second: Sequence[Array], *, paired: bool, pooled: PooledSeeds | None = None
+) -> tuple[Array, Errors]:
+    """Return second - first and its errors, of tables [..., S, N] for each benchmark with the same items in order.
+
+    paired: row s of both arms has the same seed, so that what a seed does to both cancels out; otherwise A is that of
+    Welch's test. pooled: replaces the estimate of A. With one seed in an arm, only B is known, from item means."""
+    one, two = spread(first), spread(second)
+    if paired:
+        found = spread([b - a for a, b in zip(first, second, strict=True)])
+        mean, errors = found.mean, errors_of(found)
+    else:
+        means = [b.mean(-2, keepdims=True) - a.mean(-2, keepdims=True) for a, b in zip(first, second, strict=True)]
+        by_item = spread(means)
+        mean, errors = by_item.mean, Errors(None, 1, by_item.item_means, by_item.items_df)
+        if one.seeds is not None and two.seeds is not None:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                parts = one.seeds**2 / (one.n_seeds - 1) + two.seeds**2 / (two.n_seeds - 1)
+                total = one.seeds + two.seeds
+                degrees = np.where(parts > 0, total**2 / parts, one.n_seeds + two.n_seeds - 2)
+            items = np.maximum(by_item.item_means - one.residual - two.residual, 0.0)
+            errors = Errors(total, degrees, items, by_item.items_df)
+    if pooled is not None and errors.seeds is not None:
+        seeds = np.asarray(pooled.variance) * (1 / one.n_seeds + 1 / two.n_seeds)
+        errors = Errors(seeds, pooled.df, errors.items, errors.items_df)
+    return mean, errors
 
 
 @dataclass(frozen=True)
@@ -154,35 +220,24 @@ class Difference:
     paired: bool
 
 
-def difference(first: Sequence[Array], second: Sequence[Array], *, paired: bool, level: float = LEVEL) -> Difference:
-    """Return second - first, of tables [seeds, items] for each benchmark, with the same items in the same order.
+def difference(
+    first: Sequence[Array],
+    second: Sequence[Array],
+    *,
+    paired: bool,
+    pooled: PooledSeeds | None = None,
+    level: float = LEVEL,
+) -> Difference:
+    """Return second - first with its intervals, for tables [seeds, items] (`difference_errors`).
 
-    paired: row s of both arms has the same seed, so that what a seed does to both cancels out."""
-    n_items = sum(table.shape[1] for table in first)
-    if paired:
-        found = spread([two - one for one, two in zip(first, second, strict=True)])
-        mean, errors, n_seeds = found.mean, errors_of(found), found.n_seeds
-    else:
-        mean, errors = _unpaired(first, second)
-        n_seeds = min(len(first[0]), len(second[0]))
+    If no item's difference varies, the interval bounds what this many items could have missed (`bounded_mean`)."""
+    value, errors = difference_errors(first, second, paired=paired, pooled=pooled)
+    mean, n_items = float(value), sum(table.shape[1] for table in first)
+    n_seeds = min(len(first[0]), len(second[0]))
     alone = None
-    if float(errors.total()) == 0:  # all items agree: bound what this many items could have missed
+    if float(errors.total()) < ROUNDING:
         bounded = bounded_mean_of_sets([b.mean(0) - a.mean(0) for a, b in zip(first, second, strict=True)], -1.0, 1.0)
         errors = Errors(errors.seeds, errors.seeds_df, (bounded.se or 0.0) ** 2)
     elif errors.seeds is not None:
         alone = interval(mean, Errors(errors.seeds, errors.seeds_df, 0.0), n_seeds, n_items, level)
     return Difference(interval(mean, errors, n_seeds, n_items, level), alone, p_value(mean, errors), errors, paired)
-
-
-def _unpaired(first: Sequence[Array], second: Sequence[Array]) -> tuple[float, Errors]:
-    """Return the difference of arms with independent seeds but the same items: A is Welch's, B is paired by item."""
-    one, two = spread(first), spread(second)
-    means = [b.mean(0, keepdims=True) - a.mean(0, keepdims=True) for a, b in zip(first, second, strict=True)]
-    by_item = spread(means)
-    if one.seeds is None or two.seeds is None:
-        return by_item.mean, Errors(None, 1, by_item.item_means, by_item.items_df)
-    parts = one.seeds**2 / (one.n_seeds - 1) + two.seeds**2 / (two.n_seeds - 1)
-    total = one.seeds + two.seeds
-    degrees = total**2 / parts if parts > 0 else one.n_seeds + two.n_seeds - 2
-    items = max(by_item.item_means - one.residual - two.residual, 0.0)
-    return by_item.mean, Errors(total, degrees, items, by_item.items_df)
