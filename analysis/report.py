@@ -19,6 +19,7 @@ from analysis.arms import Arms, differing_settings, is_missing, run_titles, sele
 from analysis.commands import add_run_arguments, make_parser, print_notes, reports_source_errors
 from analysis.curves import in_percent, metric_label
 from analysis.frames import Frames
+from analysis.published_tables import ZOO_SETS
 from analysis.report_data import MAX_POINTS, Responses, curve_data, response_data
 from analysis.run_data import SourceError
 from analysis.sources import find_run_folders, load
@@ -86,6 +87,8 @@ def render_page(frames: Frames, arms: Arms, responses: Responses, title: str, av
 
 def _has_own_rows(table: Table, frames: Frames) -> bool:
     """Return whether a table has rows for `frames`: a published table has some only if a run has its benchmarks."""
+    if table.name == "table_zoo":
+        return set(ZOO_SETS) <= set(frames.benchmarks())
     return table.name == "runs" or (table.name != "table2" and bool(set(frames.benchmarks()) & set(SUITE5)))
 
 

@@ -1,4 +1,4 @@
-"""Write the blog post's tables with your runs added to the published rows, and a table of the runs by their settings:
+"""Write the published tables with your runs added to their rows, and a table of the runs by their settings:
 
     python -m analysis.tables RUN... --out tables
 
@@ -28,15 +28,22 @@ from analysis.frames import Frames, assemble
 from analysis.published_tables import (
     PUBLISHED_RULE,
     ROW_OF_EXPERIMENT,
+    ROWS,
     TABLE_1,
     TABLE_2,
     TABLE_2_COLUMNS,
     TABLE_3,
+    TABLE_ZOO,
     TWO_ZERO_ROWS,
+    ZOO_CAPTION,
+    ZOO_FURTHER,
+    ZOO_HEADINGS,
+    ZOO_SETS,
+    averaged_sets,
     row_in_table,
 )
 from analysis.sources import load
-from simplerl.data.benchmarks import HEADINGS, PUBLISHED, SUITE5, SUITE8
+from simplerl.data.benchmarks import SUITE5, SUITE8
 from simplerl.io.tables import Cell, Table, markdown, text_cells, write
 
 AVERAGES = {"five": SUITE5, "eight": SUITE8}
@@ -148,22 +155,32 @@ def _estimate_cell(estimate: Estimate | None, seeds: int | None, *, percent: boo
 
 
 def accuracy_table(
-    name: str, caption: str, rows: dict[str, str], frames: Frames, arms: Arms, sets: Sequence[str], against: str | None
+    name: str,
+    caption: str,
+    rows: dict[str, str],
+    frames: Frames,
+    arms: Arms,
+    sets: Sequence[str],
+    against: str | None,
+    further: Sequence[str] = (),
 ) -> Table:
     """Return a table of published rows followed by one row per arm.
 
-    `rows` maps the title of each published row to its key. The columns are the benchmarks, their average, its
-    difference from the published row `against` (default: that of the arm's experiment), its gain since step 0, the
-    number of seeds, and the rule that graded the row, if that is known for some arm."""
-    columns = ["model", *(HEADINGS[one] for one in sets), HEADINGS["mean"], "Δ published", "Δ base", "n", "graded by"]
+    `rows` maps the title of each published row to its key. The columns are the benchmarks `sets` and `further`, the
+    average over `sets`, its difference from the published row `against` (default: that of the arm's experiment), its
+    gain since step 0, the number of seeds, and the rule that graded the row, if that is known for some arm. With
+    `further` columns only arms that have all of `sets` are shown."""
+    shown_sets, enough = [*sets, *further], all if further else any
+    headings = [ZOO_HEADINGS[one] for one in (*shown_sets, "mean")]
+    columns = ["model", *headings, "Δ published", "Δ base", "n", "graded by"]
     no_gain = [Cell(), Cell(), Cell("published"), Cell(PUBLISHED_RULE)]
     shown: list[tuple[str, int | None, list[Estimate | None], list[Cell]]]
-    shown = [(title, 0, _published_row(key, sets), no_gain) for title, key in rows.items()]
+    shown = [(title, 0, _published_row(key, sets, further), no_gain) for title, key in rows.items()]
     rules = {PUBLISHED_RULE}
-    own = [arm for arm in arms.arms if any(metric_estimate(frames, arm, f"eval/{one}/accuracy") for one in sets)]
+    own = [arm for arm in arms.arms if enough(metric_estimate(frames, arm, f"eval/{one}/accuracy") for one in sets)]
     for arm in own:
         mean = average_estimate(frames, arm, sets)
-        published = _published_average(frames, arm, rows, against) if tuple(sets) == SUITE5 else None
+        published = _published_average(frames, arm, rows, sets, against)
         rule = evaluation_rule(frames, arm.runs) or PUBLISHED_RULE
         rules.add(rule)
         if rule != PUBLISHED_RULE:
@@ -171,7 +188,7 @@ def accuracy_table(
         difference = None if mean is None or published is None else replace(mean, mean=mean.mean - published)
         seeds = arm.seeds(frames)
         gains = [_estimate_cell(one, seeds, signed=True) for one in (difference, gain_estimate(frames, arm, sets))]
-        estimates = [*(metric_estimate(frames, arm, f"eval/{one}/accuracy") for one in sets), mean]
+        estimates = [*(metric_estimate(frames, arm, f"eval/{one}/accuracy") for one in shown_sets), mean]
         known_rule = Cell(evaluation_rule(frames, arm.runs))
         shown.append((arm.label, seeds, estimates, [*gains, *text_cells([seeds]), known_rule]))
     by_column = list(zip(*(estimates for _, _, estimates, _ in shown), strict=True))
@@ -186,24 +203,30 @@ def accuracy_table(
     bold_note = BOLD_NOTE if len(rules) == 1 else OTHER_RULES_NOTE
     notes = [INTERVAL_NOTE, PUBLISHED_NOTE, bold_note, *_missing_start_note(frames, arms, sets)] if own else []
     kept = len(columns) if any(evaluation_rule(frames, arm.runs) for arm in own) else len(columns) - 1
-    kept = kept if own else len(sets) + 2
+    kept = kept if own else len(shown_sets) + 2
     columns, body = columns[:kept], [row[:kept] for row in body]
-    return Table(name, caption, columns, body, (len(rows) - 1,), [*notes, TWO_ZERO_ROWS])
+    notes += [TWO_ZERO_ROWS] if "SimpleRL-Zero" in rows.values() else []
+    return Table(name, caption, columns, body, (len(rows) - 1,), notes)
 
 
-def _published_row(key: str, sets: Sequence[str]) -> list[Estimate | None]:
-    """Return the published accuracies of `sets` and their average, which is known for the five benchmarks only."""
-    row = PUBLISHED[key]
-    cells = [published_estimate(name, row[name]) if name in row else None for name in sets]
-    has_average = tuple(sets) == SUITE5 and "mean" in row
-    return [*cells, published_estimate("mean", row["mean"], SUITE5) if has_average else None]
+def _published_row(key: str, sets: Sequence[str], further: Sequence[str]) -> list[Estimate | None]:
+    """Return the published accuracies of `sets` and `further`, and the average over `sets` if that is published."""
+    row = ROWS[key]
+    names = (*sets, *further)
+    cells = [published_estimate(name.removesuffix("_avg32"), row[name]) if name in row else None for name in names]
+    has_average = tuple(sets) == averaged_sets(key) and "mean" in row
+    return [*cells, published_estimate("mean", row["mean"], sets) if has_average else None]
 
 
-def _published_average(frames: Frames, arm: Arm, rows: dict[str, str], against: str | None) -> float | None:
-    """Return the published average of the arm's recipe; None if there is none."""
+def _published_average(
+    frames: Frames, arm: Arm, rows: dict[str, str], sets: Sequence[str], against: str | None
+) -> float | None:
+    """Return the published average over `sets` of the arm's recipe; None if there is none."""
     experiment = frames.config.at[arm.runs[0], "choices.experiment"] if "choices.experiment" in frames.config else None
     key = against or ROW_OF_EXPERIMENT.get(str(experiment))
-    return PUBLISHED[row_in_table(key, rows)].get("mean") if key is not None else None
+    if key is None or averaged_sets(key) != tuple(sets):
+        return None
+    return ROWS[row_in_table(key, rows)].get("mean")
 
 
 # Table of the runs
@@ -283,13 +306,15 @@ def _digits(name: str, column: Sequence[Estimate | None]) -> int:
 def build_tables(
     frames: Frames, arms: Arms, average: str = "five", against: str | None = None, metrics: Sequence[str] = ()
 ) -> list[Table]:
-    """Return tables 1 to 3 of the blog post with the arms added and, if there are runs, the table of the runs."""
+    """Return tables 1 to 3 of the blog post and table 1 of SimpleRL-Zoo with the arms added and, if there are runs, the
+    table of the runs."""
     sets = AVERAGES[average]
     content = f"pass@1 in per cent, the average is over the {average} benchmarks shown, unweighted"
     tables = [
         accuracy_table("table1", f"Table 1: {content}.", TABLE_1, frames, arms, sets, against),
         Table("table2", "Table 2: data used, as published.", ["", *TABLE_2_COLUMNS], list(map(text_cells, TABLE_2))),
         accuracy_table("table3", f"Table 3 (part II): {content}.", TABLE_3, frames, arms, sets, against),
+        accuracy_table("table_zoo", ZOO_CAPTION, TABLE_ZOO, frames, arms, ZOO_SETS, against, ZOO_FURTHER),
     ]
     return [*tables, ablation_table(frames, arms, metrics)] if arms.arms else tables
 
@@ -302,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--average", choices=AVERAGES, default="five", help="benchmarks of tables 1 and 3 (default: %(default)s)"
     )
     parser.add_argument(
-        "--against", choices=PUBLISHED, help="published row for Δ published (default: that of the run's experiment)"
+        "--against", choices=ROWS, help="published row for Δ published (default: that of the run's experiment)"
     )
     parser.add_argument(
         "--metrics", type=comma_separated, default="", help="columns of the table of the runs (A,B,...)"

@@ -22,6 +22,7 @@ from analysis.estimates import (
     significantly_best,
 )
 from analysis.frames import Frames, assemble
+from analysis.published_tables import ZOO, ZOO_SETS
 from analysis.run_data import RunData, SourceError
 from analysis.tables import build_tables, main
 from simplerl.data.benchmarks import PUBLISHED
@@ -117,15 +118,36 @@ def body(text: str) -> list[str]:
 
 def test_published_tables_are_reproduced_exactly() -> None:
     tables = build_tables(*select_runs(assemble([])))
-    assert [table.name for table in tables] == ["table1", "table2", "table3"]
+    assert [table.name for table in tables] == ["table1", "table2", "table3", "table_zoo"]
     assert body(markdown(tables[0]))[1:] == TABLE_1.strip().splitlines()
     assert "| Qwen2.5-7B-SimpleRL-Zero | 36.7 | 77.4 | 62.5 | 34.2 | 37.5 | 49.7 |" in markdown(tables[2])
     assert "8K queries x 8 samples" in markdown(tables[1])
+    assert "| Qwen-2.5-7B + SimpleRL-Zoo | 91.7 | 78.2 | 38.6 | 40.4 | 20.0 | 62.5 | 15.6 | 55.2 |" in markdown(
+        tables[3]
+    )
+
+
+def test_published_averages_of_the_zoo_are_means_of_their_rows() -> None:
+    for model, row in ZOO.items():
+        assert sum(row[name] for name in ZOO_SETS) / 6 == pytest.approx(row["mean"], abs=0.06), model
+
+
+def test_a_zoo_run_stands_in_the_table_of_the_zoo() -> None:
+    """Only runs with all of its benchmarks are there, and they are compared with the published average of six."""
+    five = run_of("strict", (0.2, 0.78, 0.6, 0.4, 0.4), 0, "zoo_qwen2_5_7b")
+    assert five.metrics is not None
+    six = replace(five, metrics=five.metrics.assign(**{"eval/gsm8k/accuracy": [0.1, 0.98]}))
+    tables = {table.name: table for table in build_tables(*select_runs(assemble([six])))}
+    own = texts(tables["table_zoo"].rows[-1])
+    assert len(tables["table_zoo"].rows) == len(ZOO) + 1
+    assert own[7].startswith("-") and own[8].startswith("56.0") and own[9].startswith("+0.8")  # 55.2 is published
+    assert texts(tables["table1"].rows[-1])[7] == "-"
+    assert len(build_tables(*select_runs(assemble([five])))[3].rows) == len(ZOO)
 
 
 def test_published_tables_equal_those_of_the_recipe(shared: Path) -> None:
     recipe = (shared / "recipe.md").read_text()
-    one, two, three = map(markdown, build_tables(*select_runs(assemble([]))))
+    one, two, three, _ = map(markdown, build_tables(*select_runs(assemble([]))))
     for table in (one, three):
         assert all(line in recipe for line in body(table)[1:])
     assert all(line.replace("|  |", "| |") in recipe for line in body(two))
@@ -228,7 +250,7 @@ def test_a_gain_needs_an_evaluation_at_step_0() -> None:
     assert texts(rows["runs"]["strict"])[-3] == "-" and texts(rows["runs"]["lenient"])[-3] == "+20.0 (n=1)"
     note = "Without a gain since step 0 (not evaluated there): reward=strict; 1 of 2 seeds of reward=lenient."
     for table in build_tables(*select_runs(assemble(late))):
-        assert (note in table.notes) == (table.name != "table2")
+        assert (note in table.notes) == (table.name not in ("table2", "table_zoo"))
     assert not any(
         "step 0" in note for table in build_tables(*select_runs(assemble(late[1:2]))) for note in table.notes
     )

@@ -19,7 +19,7 @@ from composing import composed
 from omegaconf import DictConfig, OmegaConf
 
 from analysis import tables
-from analysis.published_tables import TABLE_1
+from analysis.published_tables import ROW_OF_EXPERIMENT, ROWS, TABLE_1, TABLE_3, ZOO, ZOO_SETS, row_in_table
 from simplerl.config import (
     Aggregation,
     Config,
@@ -32,7 +32,7 @@ from simplerl.config import (
     Schedule,
 )
 from simplerl.config.load import load
-from simplerl.data.benchmarks import BENCHMARKS, PUBLISHED, SUITE5
+from simplerl.data.benchmarks import BENCHMARKS, SUITE5
 from simplerl.data.prompts import PromptFormat
 from simplerl.data.task import _schedule
 from simplerl.evals.standalone import evaluate_model
@@ -90,28 +90,49 @@ def test_composes_and_says_what_it_is(name: str) -> None:
     loaded(f"experiment={name}")
 
 
-PUBLISHED_ROWS = {
-    "simplerl_zero": "SimpleRL-Zero",
-    "simplerl": "SimpleRL",
-    "sft_math_8k": "Qwen2.5-Math-7B + 8K MATH SFT",
-    "sft_qwq_8k": "Qwen2.5-Math-7B + 8K QwQ distillation",
-    "eval_base": "Qwen2.5-Math-7B",
-    "eval_instruct": "Qwen2.5-Math-7B-Instruct",
-    "eval_llama_70b": "Llama-3.1-70B-Instruct",
-    "eval_rstar": "rStar-Math-7B",
-    "eval_eurus": "Eurus-2-7B-PRIME",
-}
+LABELS = {"gsm8k": "GSM8K", "aime24": "AIME24", "math500": "MATH500", "amc23": "AMC", "minerva_math": "Minerva"}
+LABELS |= {"olympiadbench": "OlympiadBench", "mean": "mean", "aime24_avg32": "avg@32"}
 
 
-@pytest.mark.parametrize("name", PUBLISHED_ROWS)
+@pytest.mark.parametrize("name", ROW_OF_EXPERIMENT)
 def test_expected_numbers_are_the_published_row(name: str) -> None:
+    """A recipe of SimpleRL-Zoo also states its base model's row."""
     text = (ROOT / f"conf/experiment/{name}.yaml").read_text()
-    row = PUBLISHED[PUBLISHED_ROWS[name]]
-    labels = {"aime24": "AIME24", "math500": "MATH500", "amc23": "AMC", "minerva_math": "Minerva"}
-    labels |= {"olympiadbench": "OlympiadBench", "mean": "mean"}
-    for benchmark, value in row.items():
-        assert f"{labels[benchmark]} {value}" in text
+    trained = ROW_OF_EXPERIMENT[name]
+    for row in (trained, trained.removesuffix(" + SimpleRL-Zoo")):
+        for benchmark, value in ROWS[row].items():
+            assert f"{LABELS[benchmark]} {value}" in text
     assert re.search(r"Not run\s+(#\s+)?by us", text)
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.startswith("zoo_")])
+def test_a_recipe_of_the_zoo_is_as_published(name: str) -> None:
+    config = loaded(f"experiment={name}")
+    train, algorithm = config.train, config.algorithm
+    assert train.prompts_per_step * train.samples_per_prompt == 4 * train.minibatch_size == 8192
+    assert (algorithm.loss.func.__name__, algorithm.advantage.func.__name__) == ("ppo_clip", "group_relative")
+    large = name in ("zoo_mistral_small_24b", "zoo_qwen2_5_32b")  # more than 14B parameters
+    assert algorithm.kl == KLConfig(KLPlace.loss, KLEstimator.k3, 1e-3 if large else 1e-4)
+    assert (algorithm.entropy_coef, config.sampling.temperature, train.policy.lr) == (0.001, 1.0, 5e-7)
+    short = name in ("zoo_qwen2_5_math_7b", "zoo_deepseek_math_7b")  # a context of 4,096 tokens
+    assert (config.sampling.max_new_tokens, config.evals.sampling.max_new_tokens) == (
+        (3072, 3072) if short else (8192, 16000)
+    )
+    weak = name in ("zoo_llama3_1_8b", "zoo_mistral_7b", "zoo_qwen2_5_0_5b", "zoo_qwen2_5_1_5b")
+    assert config.prompt.name == ("zoo_simple" if weak else "zoo_complex")
+    easy = name in ("zoo_llama3_1_8b", "zoo_mistral_7b", "zoo_deepseek_math_7b")
+    level = "gsm8k_level1" if easy else "level1to4" if name == "zoo_qwen2_5_0_5b" else "level3to5"
+    assert level in composed(f"experiment={name}").data.hub.data_files.train
+    assert sorted(config.evals.sets) == sorted(ZOO_SETS) and config.evals.prompt is None
+    assert (config.evals.reward.func.__name__, config.evals.reward.keywords) == ("lenient", {"rule": "qwen"})
+
+
+def test_every_system_of_the_published_tables_has_a_recipe() -> None:
+    trained = {key for key in ROWS if key not in ZOO or key.endswith("SimpleRL-Zoo")}
+    assert {row_in_table(key, TABLE_1) for key in ROW_OF_EXPERIMENT.values()} >= set(TABLE_1.values())
+    assert {row_in_table(key, TABLE_3) for key in ROW_OF_EXPERIMENT.values()} >= set(TABLE_3.values())
+    assert trained - set(ROW_OF_EXPERIMENT.values()) == {"SimpleRL-Zero (table 3)"}
+    assert set(ROW_OF_EXPERIMENT) <= set(EXPERIMENTS)
 
 
 def qwen_tokenizer() -> Any:
