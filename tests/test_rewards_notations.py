@@ -140,6 +140,46 @@ KINDS: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
         [("x=3,且y=4", "x=3,y=4"), ("\\text{(A) Only I}", "A"), ("(E) I, II and III", "E"), ("5=x", "5"), ("-3 = x", "-3")],
         [("(A) or I", "A"), ("(A) Only B", "A"), ("5=2x", "5"), ("5=\\pi", "5"), ("5=x", "y=5")],
     ),
+    "thousands-in-lists": (
+        [("(2,000, 3)", "(2000,3)"), ("(2,050)", "2050"), ("2,000 \\text{ and } 1,050,300", "1050300, 2000"), ("\\{1,006, 7\\}", "\\{7,1006\\}"), ("٢٬٠٠٠", "2000"), ("٢٫٥", "2.5")],
+        [("(2,000)", "(2,0)"), ("(2,300)", "2300"), ("2,00", "200"), ("\\{2,300\\}", "2300"), ("(1,2,050)", "(12,50)")],
+    ),
+    "logical-or-of-values": (
+        [("4 \\lor -6", "-6, 4"), ("4 ∨ \\frac{1}{2}", "1/2, 4"), ("\\text{either 4 or 7}", "7,4"), ("\\text{4 and 7}", "4,7")],
+        [("p \\lor q", "p, q"), ("4 \\lor 7", "4"), ("\\text{4 or 7}", "47"), ("\\alpha \\vee \\beta", "\\alpha, \\beta")],
+    ),
+    "multiplier": (
+        [("3.5 \\text{ million}", "3500000"), ("\\$7 \\text{ million}", "7,000,000"), ("7 \\text{ thousand people}", "7000"), ("3万元", "30000"), ("1.2亿", "120000000")],
+        [("3.5 \\text{ million}", "3.5"), ("3.5 \\text{ million}", "35 \\text{ million}"), ("7 \\text{ thousandths}", "7000"), ("7 \\text{ million}", "7 \\text{ thousand}"), ("3万", "3")],
+    ),
+    "number-words": (
+        [("\\text{thirty-seven}", "37"), ("\\text{two hundred and six}", "206"), ("\\text{Nineteen}", "19"), ("\\text{three million}", "3000000"), ("\\text{one thousand forty}", "1040")],
+        [("\\text{thirty seven}", "307"), ("\\text{seven thirty}", "37"), ("\\text{five six}", "56"), ("\\text{hundred}", "100"), ("\\text{sixty}", "16")],
+    ),
+    "e-notation": (
+        [("3.2 x 10^4", "32000"), ("3e2", "300"), ("3e^2", "e^2 \\cdot 3")],
+        [("3e2", "6e"), ("3e2", "e^2 \\cdot 3"), ("3x10^2", "310^2"), ("3.2 x 10^4", "3.2")],
+    ),
+    "repeating-with-dots": (
+        [("0.\\dot{6}", "\\frac{2}{3}"), ("0.\\dot{2}8571\\dot{4}", "\\frac{2}{7}"), ("0.1\\bar{6}", "\\frac16"), ("1.\\overline 3", "\\frac43")],
+        [("0.\\dot{6}", "0.6"), ("0.\\dot{1}\\dot{2}", "0.12"), ("\\dot{x}", "x"), ("\\bar{3}", "3")],
+    ),
+    "option-beside-value-gold": (
+        [("(B) 14", "14"), ("\\textbf{(B) } \\frac{2}{3}", "\\frac23"), ("D. 14", "14"), ("\\text{I and III}", "III, I"), ("\\text{C only}", "C")],
+        [("(B) 15", "14"), ("(B) 14", "4"), ("\\text{I and III}", "I, II"), ("A(1,2)", "(1,2)"), ("\\text{I only}", "I, II")],
+    ),
+    "decorated-values": (
+        [("\\boldsymbol{7}", "7"), ("\\underline{3.5}", "3.5"), ("\\fbox{7}", "7"), ("7¢", "7"), ("\\frac{a}{b}=\\frac{2}{3}", "\\frac23"), ("\\begin{array}{cc}1&2\\\\3&5\\end{array}", "\\begin{pmatrix}1&2\\\\3&5\\end{pmatrix}")],
+        [("\\boldsymbol{7}2", "7"), ("1\\underline{3}", "3"), ("\\frac{a}{2}=3", "3"), ("\\begin{array}{cc}x&=2\\\\y&=5\\end{array}", "\\begin{pmatrix}x&2\\\\y&5\\end{pmatrix}")],
+    ),
+    "absolute-value-inequalities": (
+        [("|x|<4", "(-4,4)"), ("4 \\ge |t|", "[-4,4]"), ("|x|>4", "(-\\infty,-4)\\cup(4,\\infty)"), ("|x| \\le \\frac12", "-0.5 \\le x \\le 0.5")],
+        [("|x|<4", "[-4,4]"), ("|x|>4", "(-4,4)"), ("|x|<-4", "(4,-4)"), ("|x|<4", "|y|<4"), ("|x|<4", "x<4")],
+    ),
+    "gamma-function": (
+        [("120", "\\Gamma(6)"), ("\\sqrt{\\pi}", "\\Gamma\\left(\\frac{1}{2}\\right)"), ("2\\Gamma(x)", "\\Gamma(x)+\\Gamma(x)")],
+        [("\\Gamma(6)", "120"), ("\\Gamma(5)", "120"), ("\\Gamma", "\\gamma"), ("\\Gamma(x)", "\\Gamma x")],
+    ),
 }  # fmt: skip
 
 
@@ -176,6 +216,53 @@ def test_a_damaged_number_is_never_equal(digits: int, places: int, words: str) -
     assert compare(fraction + words, joined + words) == DIFFERENT
 
 
+FORMS = [
+    "{}.5", ".{}", "{}/77", "\\frac{{{}}}{{977}}", "{}\\%", "\\${}",
+    "5\\frac{{{}}}{{99991}}", "{}\\times 10^{{7}}", "2^{{{}}}x", "\\sqrt[3]{{{}}}",
+    "x+{}", "{}\\pi", "({},2)", "\\{{{},1\\}}", "[{},\\infty)",
+    "x > {}", "x = {}", "{}^\\circ", "{}\\text{{ cm}}", "\\text{{about }}{}",
+    "\\begin{{pmatrix}}{}\\\\2\\end{{pmatrix}}", "{} \\text{{ million}}", "a_{{{}}}",
+]  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    st.integers(2, 999_999),
+    st.integers(0, 5),
+    st.sampled_from("0123456789"),
+    st.sampled_from(["changed", "inserted", "removed"]),
+    st.sampled_from(FORMS),
+)
+def test_a_number_with_a_wrong_digit_is_never_equal(value: int, place: int, digit: str, damage: str, form: str) -> None:
+    text = str(value)
+    place %= len(text)
+    wrong = text[:place] + digit * (damage != "removed") + text[place + (damage != "inserted") :]
+    different = wrong not in ("", "0") and float(f".{wrong}") != float(f".{text}") and int(wrong) != value
+    if form == "{}.5":  # a decimal gold allows a relative error of 1e-4
+        different = different and abs(int(wrong) - value) > value / 5000
+    elif form == ".{}":
+        different = different and abs(float(f".{wrong}") / float(f".{text}") - 1) > 2e-4
+    if different:
+        assert compare(form.format(wrong), form.format(text)) == DIFFERENT
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    st.integers(1_000, 99_999_999),
+    st.integers(1, 7),
+    st.sampled_from([",", ".", "/", " / ", "^", ";", ":", "-", "\\cdot "]),
+)
+def test_a_number_split_at_a_wrong_place_is_never_equal(value: int, place: int, sign: str) -> None:
+    """A comma is a thousands separator only before three digits."""
+    text, grouped = str(value), f"{value:,}"
+    place = min(place, len(text) - 1)
+    split = text[:place] + sign + text[place:]
+    if split != grouped and set(text[place:]) != {"0"}:
+        assert compare(split, text) == DIFFERENT and compare(text, split) == DIFFERENT
+        assert compare(split, grouped) == DIFFERENT or sign == ";"  # both may be lists
+    assert compare(grouped, text) == EQUAL == compare(text, grouped)
+
+
 VALUES = st.sampled_from(
     [
         "5",
@@ -192,11 +279,29 @@ VALUES = st.sampled_from(
         "\\alpha+\\beta",
         "90^\\circ",
         "n^{2}+1",
+        "x\\le -2 \\text{ or } x>3",
+        "\\begin{pmatrix}1&-2\\\\0&\\frac{1}{2}\\end{pmatrix}",
+        "y = 2x - 1",
+        "1.5 \\times 10^{6}",
+        "3+2i",
+        "\\frac{x^2-1}{2}",
+        "5:12",
+        "0.\\overline{36}",
     ]
 )
+_SIGNED = st.integers(-10_000, 10_000)
+NUMBERS = st.one_of(
+    _SIGNED.map(str),
+    _SIGNED.map(lambda n: f"{n / 100:.2f}"),
+    st.tuples(_SIGNED, st.integers(2, 99)).map(lambda pair: f"\\frac{{{pair[0]}}}{{{pair[1]}}}"),
+    st.integers(2, 999).map(lambda n: f"{n}\\sqrt{{{n + 1}}}"),
+)
+VALUES |= NUMBERS | st.tuples(
+    NUMBERS, NUMBERS, st.sampled_from(["({}, {})", "[{}, {}]", "\\{{{}, {}\\}}", "{}, {}"])
+).map(lambda parts: parts[2].format(*parts[:2]))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     VALUES, st.lists(st.sampled_from(sorted(NOTATIONS.keys() - {"unit in text"})), min_size=1, max_size=2, unique=True)
 )

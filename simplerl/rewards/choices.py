@@ -38,6 +38,7 @@ _OTHER = (
 _SEPARATORS = re.compile(r"[\s,;&]|and\b|[和与及且]")
 _SEVERAL = re.compile(rf"(?:{_LEAD})?(?P<letters>(?:[A-J]|\([A-J]\)){{2,10}})\.?")
 _STATEMENT = re.compile(r"\\circled\{?(\d{1,2})\}?|\((\d{1,2})\)")
+_ROMAN = ("", "I", "II", "III", "IV", "V", "VI")
 _STATEMENTS = re.compile(r"(?:\\circled\{?\d{1,2}\}?|\(\d{1,2}\)){1,20}")
 
 
@@ -52,7 +53,7 @@ class Choice:
 
 def _plain(text: str) -> str:
     r"""Return the text without \text commands and outer brackets of a set; a newline marks where \text{} ended."""
-    text = TEXT_GROUP.sub("\\1\n", text).strip()
+    text = re.sub(r"(?<=[A-JIV)])\s+only[\s.]*$", "", TEXT_GROUP.sub("\\1\n", text)).strip()
     inner = re.fullmatch(r"\\\{(.*)\\\}", text, re.S)
     return (inner[1] if inner else text).strip()
 
@@ -84,6 +85,14 @@ def parse_gold_choice(gold: str) -> Choice | None:
     return Choice(found[1] or found[2] or found[3], found[4].strip())
 
 
+def option_content(answer: str, gold: str) -> str:
+    """Return the value of an answer such as (B) 12 to a gold answer that names no option; else an empty text."""
+    choice = parse_gold_choice(answer)
+    if choice is None or choice.content.startswith("(") or re.search(rf"(?<![A-Za-z\\]){choice.letter}(?![a-z])", gold):
+        return ""
+    return choice.content
+
+
 def only_letter(gold: str) -> str:
     """Return the letter of a gold answer that is one option letter, otherwise an empty text."""
     found = _ALONE.fullmatch(_plain(gold))
@@ -100,7 +109,10 @@ def option_letters(text: str) -> frozenset[str]:
 
 
 def statements(text: str) -> frozenset[int]:
-    """Return the statement numbers that a text lists, such as ①③ or (1)(3); an empty set for any other text."""
+    """Return the statement numbers that a text lists, such as ①③, (1)(3) or I and III; else an empty set."""
+    roman = re.findall(r"[^\s,;&]+", re.sub(r"\band\b", ",", _plain(text[:MAX_CHARACTERS])))
+    if len(roman) > 1 and all(one in _ROMAN for one in roman):
+        return frozenset(map(_ROMAN.index, roman))
     plain = _SEPARATORS.sub("", _plain(text[:MAX_CHARACTERS]))
     if _STATEMENTS.fullmatch(plain) is None:
         return frozenset()

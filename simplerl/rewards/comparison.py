@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from simplerl.rewards import algebra
-from simplerl.rewards.choices import only_letter, option_letters, parse_choice, parse_gold_choice, statements
+from simplerl.rewards import algebra, choices
 from simplerl.rewards.evaluation import is_unfinished_computation
 from simplerl.rewards.forms import Congruence, Equation, Inequality, Matrix, Ordered, Structure, Unordered, Value
 from simplerl.rewards.latex import Tree
@@ -23,6 +22,7 @@ from simplerl.rewards.numeric import (
     is_ratio_equal_to,
     needs_literal_match,
     parse_number_or_word,
+    without_multiplier,
 )
 from simplerl.rewards.phrases import has_words, is_words, split_words, words_of
 from simplerl.rewards.rules import DIFFERENT, EQUAL, FAILED, TIMEOUT, Verdict
@@ -85,14 +85,15 @@ class Comparator:
     def options(self, a: str, g: str) -> bool | None:
         """Return whether multiple-choice answers are equal; None if the gold answer is not an option or the answer
         chooses none."""
-        if letters := option_letters(g) or statements(g):
-            chosen = option_letters(a) or statements(a)
+        if letters := choices.option_letters(g) or choices.statements(g):
+            chosen = choices.option_letters(a) or choices.statements(a)
             return chosen == letters if chosen else None
-        choice = parse_choice(a)
-        if letter := only_letter(g):
+        choice = choices.parse_choice(a)
+        if letter := choices.only_letter(g):
             return None if choice is None else choice.letter == letter and not choice.denied
-        if (gold := parse_gold_choice(g)) is None:
-            return None
+        if (gold := choices.parse_gold_choice(g)) is None:
+            labelled = choices.option_content(a, g)
+            return self.texts(labelled, g) if labelled else None
         if choice is None:
             return self.texts(a, gold.content)
         if choice.letter != gold.letter or choice.denied:
@@ -223,8 +224,8 @@ class Comparator:
 
     def values(self, answer: str, gold: str) -> bool:  # noqa: PLR0911 - cheapest test first
         """Return whether two values are equal, compared by units, then as numbers, strings, words or expressions."""
-        g = split_unit(gold)
-        a = split_unit(answer, g)
+        g = split_unit(without_multiplier(gold))
+        a = split_unit(without_multiplier(answer), g)
         if a.modulus and a.modulus != g.modulus:  # a class of numbers is not a number
             return False
         if {angle_unit(a), angle_unit(g)} == {"degree", "radian"}:

@@ -23,7 +23,7 @@ MAX_BITS = 20_000  # size of an exact power
 MAX_MAGNITUDE = 10**6  # largest exponent, and largest argument of exp, gamma and the like
 _CONSTANTS = {"e": mpmath.e, "i": mpmath.mpc(0, 1), "\\pi": mpmath.pi}
 # Calls that count as unfinished work; square roots are a way to write a number.
-_OPERATIONS = FUNCTIONS | {"factorial", "binom", "log_base", "abs", "floor", "ceil"}
+_OPERATIONS = FUNCTIONS | {"factorial", "gamma", "binom", "log_base", "abs", "floor", "ceil"}
 
 
 class NotComputable(ValueError):
@@ -76,6 +76,8 @@ class Evaluator:
             return _call_finite(getattr(mpmath, name), _bounded(x))
         if name == "factorial":
             return _factorial(x)
+        if name == "gamma":
+            return _factorial(_combine(operator.sub, x, Fraction(1)))
         if name == "binom":
             below = _combine(operator.mul, _factorial(values[1]), _factorial(_combine(operator.sub, x, values[1])))
             return _divide(_factorial(x), below)

@@ -46,7 +46,7 @@ _MARKER = re.compile(
 _LETTER = (  # an option, unless the letter is part of a formula or another option follows ("A or B")
     r"\s?(?:\*\*|\$|\\\(|\\(?:text|mathrm|textbf|mathbf)\s?\{){0,3}+\s?[(（]?"
     r"([A-J])(?![A-Za-z0-9_'’]|\s?(?:[-=+/^<>]|\*(?!\*)))[)）]?+[*$}]{0,4}+"
-    r"(?!\s?(?:[,、&/和或]|,?\s?(?:and|or)\b)\s?(?:\*\*|\$)?[(（]?[A-J](?![A-Za-z'’]))"
+    r"(?!\s?(?:[,、&/和或]|,?\s?(?:and|or)\b)\s?(?:\*\*|\$)?[(（]?(?:[A-J]|[IV]{1,3})(?![A-Za-z'’]))"
 )
 _CHOICE = r"(?:[Oo]ption|[Cc]hoice)"
 _NOUN = rf"(?:{_CHOICE}|[Aa]nswer|one)"
@@ -163,12 +163,23 @@ def _answer_in(text: str) -> str | None:
     alone = [option for option in _OPTION_ALONE.finditer(text) if option.start() > last_value]
     markers = sorted([*_MARKER.finditer(text), *_OPTION.finditer(text), *alone], key=lambda marker: marker.end())
     for marker in markers[: -_MAX_MARKERS - 1 : -1]:
-        value = _marked(text, marker) if marker.re is _MARKER else _letter(marker)
+        value = _marked(text, marker) if marker.re is _MARKER else _option(text, marker)
         if value is not None:
             return value
     tail = _DENIED.sub(" ", _HEADING.sub("", text[-_TAIL:])).rstrip()
     last_line = tail.rsplit("\n", 1)[-1]
     return _last_formula_or_number(last_line) or _last_formula_or_number(tail)
+
+
+def _option(text: str, option: re.Match[str]) -> str:
+    """Return the letter of an option, with the value that directly follows it: (B) 12."""
+    letter, rest = _letter(option), text[option.end() : option.end() + _MAX_EXPRESSION]
+    if option.group().count("$") % 2:  # the letter is within a formula
+        value = re.match(r"[ .:)}]{0,4}([^$\n]+?) ?\$", rest)
+    else:
+        marks = "[.:)]" if option.group()[-1:].isalnum() else "[.:)]?"
+        value = re.match(rf" ?{marks} ?({_ITEM})(?=[.;]?\s*(?:$|\n))", rest)
+    return f"({letter}) {_item(value[1])}" if value else letter
 
 
 def _letter(option: re.Match[str]) -> str:

@@ -16,7 +16,8 @@ Tree = tuple[Any, ...]
 MAX_TOKENS, MAX_DEPTH, MAX_TREE_DEPTH = 400, 24, 60
 DIGITS = "0123456789"
 
-_TOKEN = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+|\\[A-Za-z]+|\\.|.)", re.S)
+_NUMERAL = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][0-9]{1,3}(?![0-9]))?"
+_TOKEN = re.compile(rf"\s*({_NUMERAL}|\\[A-Za-z]+|\\.|.)", re.S)
 FUNCTIONS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "ln", "log", "exp",
     "arccot", "arcsec", "arccsc",
@@ -195,7 +196,9 @@ class _Parser:
     def operand(self) -> Tree:
         token = self.advance()
         if token[0] in DIGITS or (token[0] == "." and len(token) > 1):
-            return ("num", Fraction(token.rstrip(".")), "." in token.rstrip("."))
+            mantissa, e, exponent = token.lower().partition("e")  # 2e3 is 2000, not 6e
+            value = Fraction(mantissa.rstrip(".")) * 10 ** int(exponent or 0)
+            return ("num", value, bool(e) or "." in token.rstrip("."))
         if token in ("(", "[", "{"):
             self.position -= 1
             return self.group(token)
@@ -238,6 +241,8 @@ class _Parser:
     def command(self, name: str) -> Tree:
         if name in FUNCTIONS:
             return self.function(name)
+        if name == "Gamma" and self.peek() == "(":
+            return ("call", "gamma", self.group("("))
         if name == "pi" or name in GREEK:
             return self.symbol("\\" + name)
         if name in ("frac", "binom"):

@@ -16,6 +16,9 @@ _ARRAY = re.compile(
     r"(?P<close>\)|\]|\\\})",
     re.S,
 )
+_BARE_ARRAY = re.compile(  # without brackets; one with relations is a system of equations
+    r"\\begin\s*\{array\}\s*(?:\{[^{}]*\})?(?P<cells>(?:(?!\\begin|\\end)[^=<>|])*&(?:(?!\\begin|\\end)[^=<>|])*)\\end\s*\{array\}"
+)
 _GROUP = r"(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*"
 _PLAIN_TEX = re.compile(rf"\\(?:b|B|p|small|bsmall|psmall)?matrix\s*\{{({_GROUP})\}}")  # \matrix{1&2\cr 3&4}
 _BRACKETS = re.compile(r"[(\[]\s*(\\begin\{pmatrix\}(?:(?!\\begin|\\end).)*\\end\{pmatrix\})\s*[)\]]", re.S)
@@ -40,6 +43,8 @@ def as_pmatrix(text: str) -> str:
         text = re.sub(r"\\cr(?![A-Za-z])", r"\\\\", text)
     text = _ENVIRONMENT.sub(r"\\\1{pmatrix}", text)
     text = _ARRAY.sub(lambda found: f"\\begin{{pmatrix}}{found['cells']}\\end{{pmatrix}}", text)
+    if whole := _BARE_ARRAY.fullmatch(text.strip()):
+        return f"\\begin{{pmatrix}}{whole['cells']}\\end{{pmatrix}}"
     return _BRACKETS.sub(r"\1", text)
 
 

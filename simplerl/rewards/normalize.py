@@ -36,8 +36,12 @@ _FONT = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|mathit|mathcal|mathsf|mathfrak|mathscr|pmb|vec|overrightarrow|hat|widehat|"
     r"underline|ensuremath)\s*\{\s*([A-Za-z]|\\[a-z]+)\s*\}"
 )
+_FONT_OF_NUMBER = re.compile(r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|pmb|underline|ensuremath)\s*\{(-?\d[\d.,/]*)\}")
 _OVERLINED = re.compile(
     r"\\(?:overline|bar|tilde|widetilde)\s*(?:\{\s*([A-Za-z]|\\[a-z]+)\s*\}|([A-Za-z])(?![A-Za-z]))"
+)
+_REPEATING = re.compile(  # 0.\\dot{1}4\\dot{2}, 0.\\bar{3}
+    r"(\.\d*)(\\dot\s*(?:\{\d\}|\d)(?:\d*\\dot\s*(?:\{\d\}|\d))?|\\(?:bar|overline)\s*(?:\{\d+\}|\d(?!\d)))"
 )
 _DOTTED = re.compile(r"\\(d?)dot\s*\{\s*([A-Za-z]|\\[a-z]+)\s*\}")
 _OR, _AND, _WITH = "或者?|或|または|или", "且|并且", "以及|及|和|与|および"
@@ -56,6 +60,9 @@ _ROW_SPACING = re.compile(r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in)\s*\]")
 _SMALL_SPACES = re.compile(r"(\\\\)|\\[!,;:>]|\\ |(?<!\\)~")
 _BOLD = re.compile(r"^\*\*(.*?)(?:\*\*)?$", re.S)
 _GROUPED = re.compile(r"(?<=\d)(?:,\s*\\!|\{,\}|\\,)\s*(?=\d{3}(?!\d))")
+_THOUSANDS_WITH_ZERO = re.compile(  # no item of a list begins with 0, so (1,000, 2) has two items
+    r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})*,0\d\d(?:,\d{3})*(?!\d)"
+)
 _THOUSANDS = re.compile(r"(?<![\d.,])(?<!\d )[1-9]\d{0,2}(?: \d{3})+(?!\d| \d)")
 _SPACE_BETWEEN_DIGITS = re.compile(r"(?<=\d)\s+(?=[\d.])")
 _FUNCTIONS = re.compile(
@@ -63,7 +70,7 @@ _FUNCTIONS = re.compile(
     r"(?![A-Za-z])"
 )
 _LEADING = re.compile(
-    r"^(?:(?:the\s+)?(?:final\s+)?(?:answer|solutions?|result)(?:\s+set)?\s*(?:is|are)?\s*:?|(?:=\s*)+|\\(?:therefore|implies|Rightarrow|approx)(?![A-Za-z])|\\sim(?=\s*[\d.-])|:)\s*",
+    r"^(?:(?:the\s+)?(?:final\s+)?(?:answer|solutions?|result)(?:\s+set)?\s*(?:is|are)?\s*:?|either\s|(?:=\s*)+|\\(?:therefore|implies|Rightarrow|approx)(?![A-Za-z])|\\sim(?=\s*[\d.-])|:)\s*",
     re.I,
 )
 _TRAILING = re.compile(r"(?<![\s.,;:])(?:\s|[.,;:](?!\d)|\\\\|(?:solution|answer)\s*:$)+$", re.I)
@@ -112,10 +119,12 @@ def normalize(text: str) -> str:
         if text == before:
             break
     text = _GROUPED.sub("", text)
+    text = _THOUSANDS_WITH_ZERO.sub(lambda found: found[0].replace(",", ""), text) if ",0" in text else text
     if ":" in text:
         text = re.sub(r"\{\s*:\s*\}", ":", text)
     if "\\\\" in text:
         text = _ROW_SPACING.sub(r"\\\\", text)
+    text = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", "*", text)
     text = re.sub(r"\\\$|[£€]", " \\\\$ ", text)
     text = _BOLD.sub(r"\1", text)
     text = _DELIMITERS.sub(lambda found: found.group(1) or " ", text)
@@ -131,14 +140,10 @@ def normalize(text: str) -> str:
     if "\\begin{pmatrix}" not in text:
         text = _SETUP.sub(" ", text).replace("\\end{", "\\end {").replace("\\\\", ",").replace("&", " ")
         text = " ".join(re.sub(r"\\end \{[a-z*]+\}", " ", text).split())
-    text = _OVERLINED.sub(
-        lambda bar: f" {bar[1] or bar[2]}_{{bar}}", text
-    )  # a bar denotes another symbol: a mean, a complement
-    text = _FONT.sub(r" \1", _DOTTED.sub(lambda d: f" {d[2]}" + "'" * (1 + len(d[1])), text))
-    text = re.sub(
-        r"\^\s*(?:\{\s*((?:\\prime\s*)+)\}|\\prime)", lambda p: "'" * max(1, (p[1] or "").count("prime")), text
-    )
+    text = _without_accents(text)
     text = _ORDINAL.sub("", text)
+    if (whole := TEXT_GROUP.fullmatch(text)) is not None and re.search(r"\d", text):
+        text = whole[1]  # \\text{2 or 3}
     text = _with_connectives(text)
     text = _FUNCTIONS.sub(r"\\\1 ", text)
     text = re.sub(r"(?<![A-Za-z\\])(?:\+\s*)?(?:infinity|inf)(?![A-Za-z])", r"\\infty ", text)
@@ -155,6 +160,20 @@ def normalize(text: str) -> str:
     text = re.sub(r"\*\*(?=\s*[-(\d])", "^", text)
     text = _strip_outer(text)
     return re.sub(r"\s+", " ", text)
+
+
+def _without_accents(text: str) -> str:
+    """Write repeating decimals with \\overline, and letters and numbers without fonts; dots and primes become '."""
+    if "\\dot" in text or "\\bar" in text or "\\overline" in text:
+        text = _REPEATING.sub(lambda found: f"{found[1]}\\overline{{{re.sub('[^0-9]', '', found[2])}}}", text)
+    text = _OVERLINED.sub(
+        lambda bar: f" {bar[1] or bar[2]}_{{bar}}", text
+    )  # a bar denotes another symbol: a mean, a complement
+    text = _FONT.sub(r" \1", _DOTTED.sub(lambda d: f" {d[2]}" + "'" * (1 + len(d[1])), text))
+    text = _FONT_OF_NUMBER.sub(r"\1", text)
+    return re.sub(
+        r"\^\s*(?:\{\s*((?:\\prime\s*)+)\}|\\prime)", lambda p: "'" * max(1, (p[1] or "").count("prime")), text
+    )
 
 
 def _with_connectives(text: str) -> str:
@@ -177,11 +196,13 @@ def _with_connectives(text: str) -> str:
         relations = [False] * len(pieces)
     joined = pieces[0]
     for i, (sign, piece) in enumerate(zip(signs, pieces[1:], strict=True)):
-        is_kept = logical[i] or (sign and relations[i] and relations[i + 1])
+        are_values = not any(map(_LETTER.search, pieces[i : i + 2]))  # 3 \\vee 5, unlike p \\vee q
+        is_kept = (logical[i] and not are_values) or (sign and relations[i] and relations[i + 1])
         joined += f" {sign if is_kept else ','} {piece}"
     return " ".join(joined.split())
 
 
+_LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z]|\\(?!(?:frac|sqrt|pi)(?![a-z]))[a-zA-Z]|[^\W\d_a-zA-Z]")
 _CONDITION = re.compile(r"[^|:=<>]*[|:][^|:]*(?:[=<>]|\\(?:le|ge|ne|in)(?![a-z]))[^|]*$")  # x|x>3
 
 
@@ -225,6 +246,7 @@ def _without_delimiters(text: str) -> str:
 
 def _unwrap_boxes(text: str) -> str:
     """Replace a box around the whole text, or around the value after "=", by its content."""
+    text = re.sub(r"^\\(?:fbox|framebox)(?=\{)", r"\\boxed", text)
     while text.startswith("\\boxed{") and text.endswith("}") and _is_closed_by_last_brace(text[6:]):
         text = text[7:-1].strip()
     if (inner := _NAMED_BOX.search(text)) and text.endswith("}") and _is_closed_by_last_brace(text[inner.end() - 1 :]):

@@ -105,17 +105,60 @@ def is_close(answer: Number, gold: Number, *, measured: bool = False) -> bool:
 
 
 DEGREES = re.compile(r"\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})\s*(?:\\?(?:text|mathrm|mbox)?\s*\{?\s*[CF]\s*\}?)?$")
-_SMALL = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-_WORD_NUMBERS = {word: Number(Fraction(i)) for i, word in enumerate(_SMALL)}
+_SMALL = re.findall(  # 0 to 19
+    r"\w+",
+    """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen""",
+)
+_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_WORDS = {word: i for i, word in enumerate(_SMALL)} | {word: 10 * i for i, word in enumerate(_TENS) if word}
+_MULTIPLIERS = {
+    "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "万": 10**4, "萬": 10**4,
+    "亿": 10**8, "億": 10**8, "만": 10**4, "억": 10**8,
+}  # fmt: skip
+_MULTIPLIED = re.compile(
+    rf"(?P<sign>(?:\\\$|[+-]|\s)*)(?P<number>{_DECIMAL})\s*(?P<open>\\(?:text|mathrm|mbox)\s*\{{)?\s*"
+    rf"(?P<times>{'|'.join(_MULTIPLIERS)})(?![a-z])\s*(?P<rest>.*)",
+    re.I | re.S,
+)
 
 
 def parse_number_or_word(text: str) -> Number | None:
-    """Parse as `parse_number` does, and also a number with a degree sign, within \\text, or as a word up to twelve."""
+    r"""Parse as `parse_number` does, and also a number with a degree sign, within \text, or in English words."""
     found = parse_number(text)
     if found is not None:
         return found
-    inner = TEXT_GROUP.sub(r"\1", text).strip()
-    return parse_number(DEGREES.sub("", inner)) or _WORD_NUMBERS.get(inner.lower())
+    inner = TEXT_GROUP.sub(r" \1 ", text).strip()
+    if (found := parse_number(DEGREES.sub("", inner))) is not None:
+        return found
+    return _number_in_words(inner.lower())
+
+
+def without_multiplier(text: str) -> str:
+    r"""Return 2.5 \text{ million dollars} as 2500000 \text{dollars}; any text without a multiplier unchanged."""
+    if (found := _MULTIPLIED.fullmatch(text.strip())) is None:
+        return text
+    value = _decimal(found["number"]) * _MULTIPLIERS[found["times"].lower()]
+    unit = "" if found["rest"] == "}" else f"{found['open'] or ''}{found['rest']}"
+    return f"{found['sign']}{value} {unit}".strip()
+
+
+def _number_in_words(text: str) -> Number | None:
+    """Return the number that English words name, such as two hundred and five; None for any other text."""
+    total = part = 0
+    before = 1000  # value of the word before: ones follow tens, and both follow a multiplier
+    for word in re.split(r"[\s-]+(?:and\s+(?=\w))?", text):
+        value = _WORDS.get(word)
+        if value is None and word.isascii() and part and (times := _MULTIPLIERS.get(word)):
+            part *= times
+            if times > 100:
+                total, part = total + part, 0
+            before = 1000
+        elif value is not None and (before == 1000 or (before >= 20 and 0 < value < 10)):
+            part, before = part + value, value
+        else:
+            return None
+    return Number(Fraction(total + part))
 
 
 _LITERAL = re.compile(

@@ -263,6 +263,8 @@ def _parse_relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: i
         operators = tuple(o.replace(">", "<") for o in operators[::-1])
     if not set(operators) <= {"<", "<="}:
         return Value(" ".join(itertools.chain(*itertools.zip_longest(sides, operators, fillvalue=""))).strip())
+    if len(sides) == 2 and (around := _around_zero(sides, operators[0])) is not None:
+        return around
     first, last = ("[" if operators[0] == "<=" else "("), ("]" if operators[-1] == "<=" else ")")
     if len(sides) == 3 and _NAME.fullmatch(sides[1]):
         low, name, high = sides
@@ -272,6 +274,21 @@ def _parse_relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: i
     if len(sides) == 2 and _NAME.fullmatch(sides[1]) and not _NAME.fullmatch(sides[0]):
         return interval(first, sides[0], INFINITY, ")", sides[1])
     return Inequality(sides, operators)
+
+
+def _around_zero(sides: tuple[str, ...], operator: str) -> Structure | None:
+    """Return the intervals of |x| < 3 or 3 < |x|, with a positive number; None for any other relation."""
+    bars = [re.fullmatch(r"\|\s*([a-z])\s*\|", side) for side in sides]
+    name = bars[0] or bars[1]
+    bound = sides[0 if bars[1] else 1]
+    number = parse_number(bound)
+    if name is None or number is None or number.value <= 0:
+        return None
+    closed = operator == "<="
+    if bars[0]:
+        return interval("[" if closed else "(", f"-{bound}", bound, "]" if closed else ")", name[1])
+    below = interval("(", "-" + INFINITY, f"-{bound}", "]" if closed else ")", name[1])
+    return Unordered((below, interval("[" if closed else "(", bound, INFINITY, ")", name[1])), joined="or")
 
 
 def is_label(text: str, *, gold: bool) -> bool:
@@ -291,6 +308,9 @@ def is_label(text: str, *, gold: bool) -> bool:
     ):
         return True
     if re.fullmatch(r"[A-Z](?:_\{?\w+\}?)?\s*:\s*[A-Z](?:_\{?\w+\}?)?", text):
+        return True
+    name = r"[A-Za-z]{1,2}"
+    if not gold and re.fullmatch(rf"\\frac\s*\{{{name}\}}\s*\{{{name}\}}|{name}\s*/\s*{name}", text):
         return True
     return not gold and not re.search(r"[\d*/^=<>-]|\\frac|\\sqrt", bare)
 
