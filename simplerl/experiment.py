@@ -58,14 +58,14 @@ def explain_failure(error: BaseException, config: Config, run: Run) -> str:
     """Return the reason of an error and its remedy if training has diverged or files cannot be written, otherwise "".
     Saves the batch of a non-finite loss or gradient."""
     from simplerl.io.files import disk_full
-    from simplerl.runs.checkpoints import checkpoints
+    from simplerl.runs.checkpoints import checkpoints, save_nonfinite
 
     saved = checkpoints(run.dir / ("warmup/checkpoints" if run.phase == "warmup" else "checkpoints"))
     if isinstance(error, NonFinite):
         kept = ""
         if batch := getattr(error, "batch", None):
             with suppress(OSError, RuntimeError):  # a full disk must not hide this error
-                kept = f" (its batch: {run.save_nonfinite(str(error), vars(batch)).name})"
+                kept = f" (its batch: {save_nonfinite(run.dir, str(error), vars(batch)).name})"
         key, optimizer = "train.policy.lr", config.train.policy
         if run.phase == "warmup":
             key, optimizer = "warmup.optimizer.lr", config.warmup.optimizer

@@ -77,3 +77,13 @@ def judged(response: str, problem: Problem, *, api_key: str, auth: dict[str, Any
 def from_column(response: str, problem: Problem, *, column: str) -> Score:
     """Return the problem's value in another column of the data."""
     return Score(float(problem.extra[column]), correct=True, status="equal")
+
+
+def unreliable(response: str, problem: Problem) -> Score:
+    """Do not return for one response without a box in four, and raise for another, by the checksum of the response."""
+    kind = 2 if "boxed" in response else zlib.crc32(response.encode()) % 4
+    if kind == 0:
+        time.sleep(60)
+    if kind == 1:
+        raise KeyError("planted")
+    return digits(response, problem)

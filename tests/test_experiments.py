@@ -37,6 +37,7 @@ from simplerl.data.prompts import PromptFormat
 from simplerl.data.task import _schedule
 from simplerl.evals.standalone import evaluate_model
 from simplerl.experiment import run_experiment
+from simplerl.runs.alarms import read_alarms
 from simplerl.types import Problem
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -360,6 +361,16 @@ def swapped(name: str, root: Path, model: Path, benchmarks: Path) -> DictConfig:
     return raw
 
 
+def alarms_of_short_responses(table: list[dict[str, Any]]) -> set[str]:
+    """The alarms that 8 tokens of the stand-in explain: nothing ends, boxes or is correct so early. Any other alarm, of
+    end tokens, log-probs, entropy, KL or the grader, would be a fault of the recipe."""
+    ended = sum(row["finish_reason"] == "stop" for row in table) / len(table)
+    shown = {"no_stop": ended == 0, "truncated": 0 < ended < 0.5}
+    shown["rewards_equal"] = len({row["reward"] for row in table}) == 1
+    shown["no_box"] = not any("boxed" in row["response"] for row in table)
+    return {kind for kind, is_shown in shown.items() if is_shown}
+
+
 def test_small_files_hold_what_they_should(tmp_path: Path) -> None:
     write_rows(tmp_path / "x.jsonl", {"question": "q", "answer": "a", "solution": "a"}, "after_hashes", 1)
     assert json.loads((tmp_path / "x.jsonl").read_text()) == {"q": "What is 0 + 1?", "a": "The sum is 1.\n#### 1"}
@@ -388,6 +399,7 @@ def test_runs_for_one_step(name: str, tmp_path: Path, long_micro: Path, benchmar
     if trained:
         table = pq.read_table(folder / "rollouts/step_000000.parquet").to_pylist()
         assert len(table) == 4
+        assert {alarm.kind for alarm in read_alarms(folder)} == alarms_of_short_responses(table)
         for row in table:
             expected = (config.prompt.template or "").split("{question}")[-1]
             expected += "\n" if config.prompt.final_newline else ""

@@ -464,7 +464,7 @@ def test_a_finished_run_says_that_its_reward_has_changed(
 
     run(small_run.parent, *WARM_UP)
     assert "remove it to run it again" not in caplog.text
-    monkeypatch.setattr("simplerl.runs.folder.source_digest", lambda reward: "edited")
+    monkeypatch.setattr("simplerl.runs.provenance.source_digest", lambda reward: "edited")
     run(small_run.parent, *WARM_UP)
     assert "Code, packages or reward function have changed since: remove the folder to run it again." in caplog.text
 

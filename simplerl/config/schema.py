@@ -246,6 +246,7 @@ class RunConfig:
     keep: int = setting(2, minimum=1)  # number of newest checkpoints to keep
     device: str = "auto"  # cpu | cuda | cuda:<index> | auto
     allow_changed: bool = False  # resume a run, or keep a finished one, although its data, weights or code changed
+    strict: bool = False  # stop at the first alarm (simplerl/runs/alarms.py), after saving a checkpoint
     threads: int | None = setting(None, minimum=1)  # CPU threads of PyTorch; null: PyTorch's default
 
 

@@ -22,6 +22,8 @@ _CODE = re.compile(  # [^\S\n] is white space within a line: \s would scan a run
     re.MULTILINE | re.IGNORECASE,
 )
 _REFLECTION = re.compile(rf"\b(?:{'|'.join(REFLECTION_WORDS)})\b".replace(" ", r"\s+"), re.IGNORECASE)
+# End tokens of the chat formats of Qwen, Llama, Mistral, Phi and Gemma, as decoding shows them.
+_END_TOKEN = re.compile(r"<\|(?:im_end|endoftext|end_of_text|eot_id|eom_id|end)\|>|</s>|<end_of_turn>|<eos>")
 _WORD = re.compile(rf"\S{{1,{LONGEST_WORD}}}")
 
 
@@ -43,6 +45,11 @@ def reflection_words(text: str) -> list[str]:
 def reflects(text: str) -> bool:
     """Return whether the text contains a reflection word."""
     return _REFLECTION.search(text) is not None
+
+
+def has_end_token(text: str) -> bool:
+    """Return whether the text, from which the stop token was removed, contains an end token of a known chat format."""
+    return _END_TOKEN.search(text) is not None
 
 
 def repetition(text: str) -> float:

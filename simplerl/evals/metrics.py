@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from statistics import fmean
+from statistics import fmean, pstdev
 
 from torch import Tensor
 
 from simplerl.algorithms.losses import LOG_RATIO_LIMIT
-from simplerl.evals.behaviour import TEXT_METRICS
+from simplerl.evals.behaviour import TEXT_METRICS, has_end_token
 from simplerl.types import FINISH_LENGTH, FINISH_STOP, Batch, Rollout, score_of
 
 
@@ -38,7 +38,9 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "rollout/tokens": float(sum(lengths)),
         "rollout/truncated_share": fmean(f == FINISH_LENGTH for f in finishes),
         **{f"rollout/{name}": fmean(map(feature, texts)) for name, feature in TEXT_METRICS.items()},
+        "rollout/end_token_share": fmean(map(has_end_token, texts)),  # besides the stop token, which texts omit
         "reward/mean": fmean(s.reward for s in scores),
+        "reward/std": pstdev(s.reward for s in scores),
         "reward/correct": fmean(s.correct for s in scores),
         **{f"reward/{x}_fraction": fmean(s.status == x for s in scores) for x in ("no_answer", "timeout", "failed")},
         "reward/solved_problems": _fraction_of_problems(rollouts, any),

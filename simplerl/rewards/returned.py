@@ -20,7 +20,7 @@ MAX_NAME, MAX_PARTS = 100, 100  # characters of a status or of a part's name; nu
 MIN_EXTRACTED = 10_000  # characters that an extracted answer may have in any case
 # The metrics reward/<name> that every step has, which a part must not replace.
 RESERVED_PARTS = frozenset(
-    {"mean", "correct", "no_answer_fraction", "timeout_fraction", "failed_fraction"}
+    {"mean", "std", "correct", "no_answer_fraction", "timeout_fraction", "failed_fraction"}
     | {"solved_problems", "mastered_problems"}
 )
 _FIELDS = ("reward", "correct", "status", "extracted", "parts")

