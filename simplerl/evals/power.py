@@ -117,14 +117,17 @@ def _power(noise: Noise, seeds: int, items: int, arms: int, design: str) -> Call
     """Return the function from a difference to its power."""
     if seeds < 2:
         return lambda difference: 0.0
+    errors = noise.errors(seeds, items)
     if design != INDEPENDENT:
         degrees = (seeds - 1) * (arms - 1 if design == POOLED else 1)
-        return _power_of(noise.errors(seeds, items), _quantiles(degrees, NODES), np.asarray(degrees), arms)
-    own = replace(noise, seed_correlation=0.0)
+        return _power_of(errors, _quantiles(degrees, NODES), np.asarray(degrees), arms)
+    # Welch's test does not know the correlation of the seeds, so it expects a larger variance than there is.
+    expected = np.asarray(replace(noise, seed_correlation=0.0).errors(seeds, items).seeds)
     one = _quantiles(seeds - 1, 3 * math.isqrt(NODES))
     first, second = (part.ravel() for part in np.meshgrid(one, one))
     welch = (seeds - 1) * (first + second) ** 2 / (first**2 + second**2)
-    return _power_of(own.errors(seeds, items), (first + second) / 2, welch, arms)
+    ratios = np.asarray((first + second) / 2 * expected / errors.seeds if errors.seeds else first)
+    return _power_of(errors, ratios, welch, arms)
 
 
 def _quantiles(degrees: int, count: int) -> Array:
