@@ -19,6 +19,7 @@ NOT_AXES = re.compile(
     r"|slurm\..*|.*(?:job_id|git_sha|commit|hostname))$"
 )
 RUN = "run"  # the axis of runs whose settings are unknown
+TOGETHER = "changes together with"
 RULES_DIFFER = "Runs are evaluated by different rules"
 REWARDS = "simplerl.rewards"
 FAILED_STATES = ("failed", "crashed", "killed", "preempted")
@@ -66,7 +67,7 @@ def _find_axes(config: pd.DataFrame, notes: list[str]) -> list[str]:
     The choice of a configuration group represents the settings that it sets. Among settings that always change together
     the first is returned, and a note names the others."""
     candidates = [key for key in differing_settings(config) if not NOT_AXES.match(key)]
-    candidates.sort(key=lambda key: (not key.startswith("choices."), not key.endswith(".name")))
+    candidates.sort(key=lambda key: (not key.startswith("choices."), "/" in key, not key.endswith(".name")))
     axes: list[str] = []
     partitions: dict[str, tuple[int, ...]] = {}
     for key in candidates:
@@ -77,7 +78,7 @@ def _find_axes(config: pd.DataFrame, notes: list[str]) -> list[str]:
             continue
         same = next((axis for axis in axes if partitions[axis] == partition), None)
         if same is not None:
-            notes.append(f"{key} changes together with {same}: their effects cannot be separated.")
+            notes.append(f"{key} {TOGETHER} {same}: their effects cannot be separated.")
             continue
         axes.append(key)
         partitions[key] = partition
@@ -85,9 +86,10 @@ def _find_axes(config: pd.DataFrame, notes: list[str]) -> list[str]:
 
 
 def _brings(axis: str, key: str) -> bool:
-    """Return whether a choice with a package, such as choices.reward@evals.reward, sets `key`."""
+    """Return whether a choice sets `key`: choices.reward@evals.reward sets what its package evals.reward holds, and
+    choices.algorithm the parts of an algorithm, such as choices.algorithm/kl."""
     package = axis.partition("@")[2]
-    return bool(package) and key.startswith(f"{package}.")
+    return (bool(package) and key.startswith(f"{package}.")) or key.startswith(f"{axis}/")
 
 
 def _partition(column: pd.Series) -> tuple[int, ...]:

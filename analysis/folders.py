@@ -17,6 +17,7 @@ import pyarrow.json
 from analysis.run_data import RunData, SourceError, flatten_config, parse_number
 from simplerl.io import files
 from simplerl.io.files import read_parquet
+from simplerl.runs.alarms import ALARMS
 from simplerl.runs.rollout_table import SCHEMA
 
 MAX_STEP = 2**53
@@ -64,7 +65,15 @@ def read_run_folder(folder: Path, notes: list[str]) -> RunData:
         seconds=float(metrics["time/step"].sum()) if metrics is not None and "time/step" in metrics else None,
         attempts=1 + int(attempt or 0),
         kind=kind,
+        environment=environment,
+        status=status,
+        alarms=_read_alarms(folder, run, notes),
     )
+
+
+def _read_alarms(folder: Path, run: str, notes: list[str]) -> list[str]:
+    rows = _read_optional(folder / ALARMS, run, notes).get("alarms", [])
+    return [f"step {row.get('step')}: {row.get('text')}" for row in rows if isinstance(row, dict)]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@
     config    one row per run, same index: a column for each dotted setting, None if the run lacks it
     metrics   one row per (run, phase, step): a column for each metric, NaN if it was not logged
     summary   one row per run: the last value of each metric, for sources that contain only this
+    parts     what each source contains about a run, without metrics
     notes     what was dropped, merged or ambiguous while reading, one sentence each
 
 Runs are identified by id, never by name, and rows by the suite's own step, never by W&B's `_step`.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +36,7 @@ class Frames:
     metrics: pd.DataFrame
     summary: pd.DataFrame
     notes: list[str]
+    parts: dict[str, list[RunData]] = field(default_factory=dict)  # run -> what its sources contain
 
     def metric_names(self) -> list[str]:
         """Return every metric that has a curve."""
@@ -92,7 +94,16 @@ class Frames:
             self.metrics[self.metrics["run"].isin(chosen)],
             self.summary.loc[chosen],
             [*self.notes, *notes],
+            {run: self.parts[run] for run in chosen if run in self.parts},
         )
+
+    def environment(self, run: str) -> dict[str, Any]:
+        """Return the environment.json of a run; empty if only W&B recorded it."""
+        return next((part.environment for part in self.parts.get(run, []) if part.environment), {})
+
+    def status(self, run: str) -> dict[str, Any]:
+        """Return the status.json of a run; empty if only W&B recorded it."""
+        return next((part.status for part in self.parts.get(run, []) if part.status), {})
 
 
 def _is_accuracy(name: str) -> bool:
@@ -124,7 +135,8 @@ def assemble(found: Sequence[RunData], notes: Iterable[str] = ()) -> Frames:
     index = pd.Index(ids, name="run")
     metrics = _join_metrics(by_id, notes)
     _note_infinite_values(metrics, summary.set_axis(index), notes)
-    return Frames(runs.set_index("run"), config.set_axis(index), metrics, summary.set_axis(index), notes)
+    frames = (runs.set_index("run"), config.set_axis(index), metrics, summary.set_axis(index), notes)
+    return Frames(*frames, {run: [replace(part, metrics=None) for part in parts] for run, parts in by_id.items()})
 
 
 def _facts(run: str, parts: list[RunData]) -> dict[str, Any]:

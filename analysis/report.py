@@ -19,6 +19,7 @@ from analysis.arms import Arms, differing_settings, is_missing, run_titles, sele
 from analysis.commands import add_run_arguments, make_parser, print_notes, reports_source_errors
 from analysis.curves import in_percent, metric_label
 from analysis.frames import Frames
+from analysis.marks import fair_tables, fairness_tables
 from analysis.published_tables import ZOO_SETS
 from analysis.report_data import MAX_POINTS, Responses, curve_data, response_data
 from analysis.run_data import SourceError
@@ -65,7 +66,10 @@ def render_page(frames: Frames, arms: Arms, responses: Responses, title: str, av
     curves = json.dumps(curve_data(frames, arms), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     steps = frames.metrics.groupby("run", observed=True)["step"].nunique()
     thinned = len(steps) and steps.max() > MAX_POINTS
-    tables = [table for table in build_tables(frames, arms, average) if _has_own_rows(table, frames)]
+    built = fair_tables(frames, arms, lambda all_runs: build_tables(all_runs, arms, average))
+    tables = [table for table in built if _has_own_rows(table, frames)]
+    shown = [summary_table(frames, arms), settings_table(frames, run_titles(frames, arms))]
+    shown += fairness_tables(frames, arms)
     several = any(len(arm.runs) > 1 for arm in arms.arms)
     seeds = "; lines are means over seeds, bands range from the minimum to the maximum over seeds" if several else ""
     return Template((PAGE / "page.html").read_text(encoding="utf-8")).substitute(
@@ -74,7 +78,7 @@ def render_page(frames: Frames, arms: Arms, responses: Responses, title: str, av
         css=(PAGE / "report.css").read_text(encoding="utf-8"),
         js=(PAGE / "report.js").read_text(encoding="utf-8"),
         nonce=hashlib.sha256((curves + responses.packed + title).encode()).hexdigest()[:24],
-        runs=as_html(summary_table(frames, arms)) + as_html(settings_table(frames, run_titles(frames, arms))),
+        runs="".join(map(as_html, shown)),
         notes=_notes_html([*frames.notes, *arms.notes]),
         tables="".join(map(as_html, tables)),
         curves_note=f"Curves of more than {MAX_POINTS} points are thinned." if thinned else "",

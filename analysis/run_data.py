@@ -37,6 +37,9 @@ class RunData:
     seconds: float | None = None
     attempts: int = 1
     kind: str = ""  # "evaluation" if evaluate.py wrote the folder
+    environment: dict[str, Any] = field(default_factory=dict)  # environment.json; empty for W&B
+    status: dict[str, Any] = field(default_factory=dict)  # status.json; empty for W&B
+    alarms: list[str] = field(default_factory=list)  # of simplerl.runs.alarms
 
 
 def temporary_id(name: str, occurrence: int) -> str:

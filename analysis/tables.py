@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from analysis.arms import Arm, Arms, evaluation_rule, select_runs, short_name
+from analysis.budgets import UNITS
 from analysis.commands import (
     add_run_arguments,
     comma_separated,
@@ -25,6 +26,7 @@ from analysis.commands import (
 from analysis.curves import in_percent, metric_label
 from analysis.estimates import Estimate, mean_over_seeds, published_estimate, significantly_best
 from analysis.frames import Frames, assemble
+from analysis.marks import fair_tables
 from analysis.published_tables import (
     PUBLISHED_RULE,
     ROW_OF_EXPERIMENT,
@@ -326,17 +328,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--average", choices=AVERAGES, default="five", help="benchmarks of tables 1 and 3 (default: %(default)s)"
     )
-    parser.add_argument(
-        "--against", choices=ROWS, help="published row for Δ published (default: that of the run's experiment)"
-    )
-    parser.add_argument(
-        "--metrics", type=comma_separated, default="", help="columns of the table of the runs (A,B,...)"
-    )
+    parser.add_argument("--against", choices=ROWS, help="published row for Δ published (default: by the experiment)")
+    parser.add_argument("--metrics", type=comma_separated, default="", help="columns of the table of the runs (A,B)")
+    parser.add_argument("--equal", choices=UNITS, help="compare at this equal budget (default: the last evaluations)")
     chosen = parser.parse_args(arguments)
     found = load(chosen.sources) if chosen.sources else assemble([])
     frames, arms = select_runs(found, unfinished=chosen.unfinished)
     print_notes([*frames.notes, *arms.notes])
-    for table in build_tables(frames, arms, chosen.average, chosen.against, chosen.metrics):
+    options = (chosen.average, chosen.against, chosen.metrics)
+    for table in fair_tables(frames, arms, lambda cut: build_tables(cut, arms, *options), chosen.equal):
         paths = write(table, chosen.out)
         print(f"{paths[0].with_suffix('')}.{{md,tex,csv,html}}")
         if table.name == "runs":

@@ -57,6 +57,27 @@ def input_digests(config: Config, resolved: Mapping[str, Any], task: Task) -> di
     return found | _function_digests(resolved)
 
 
+def settings_of_input(name: str) -> tuple[str, ...]:
+    """Return the beginnings of the settings that may change the content of an input, given its name in
+    `input_digests`: none for the items of an evaluation."""
+    if name.startswith("evals.sets."):
+        return ("evals.limit",)
+    if name == RENDERED_PROMPTS:
+        return ("data", "prompt", "model", "evals")
+    if " of model.path=" in name:
+        return ("model",)
+    if name.startswith("the weights of algorithm.roles"):
+        return ("algorithm.roles", "model")
+    if "(" in name:  # the file of a function: NAME.py (KEY=TARGET)
+        return (name.partition("(")[2].partition("=")[0].split(".")[0],)
+    return (name.partition(".")[0], "prompt", "model")  # data and warmup.data; rows may be dropped for their length
+
+
+def describe_input(name: str) -> str:
+    """Return an input's name as a sentence shows it."""
+    return RENDERED_PROMPTS.partition(" (")[0] if name == RENDERED_PROMPTS else name
+
+
 def _named(key: str, function: Any) -> str:
     """Return the setting to name in a message: `<key>.path=<file>` if the function reads a file, otherwise `<key>`."""
     keywords = function.keywords if isinstance(function, partial) else {}
