@@ -8,6 +8,7 @@ import copy
 from functools import cache
 from pathlib import Path
 
+import hydra_caches
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -18,6 +19,7 @@ from simplerl.config import register
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
+hydra_caches.install()
 
 
 def composed_by_hydra(*overrides: str, with_hydra: bool = False, conf: Path = CONF) -> DictConfig:

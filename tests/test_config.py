@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hydra_caches
 import pytest
-from composing import composed
+from composing import composed, composed_by_hydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import simplerl.rewards
 from simplerl.config import Config, RoleConfig
@@ -47,6 +48,30 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(models, "_load", refuse)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["experiment=simplerl_zero", "algorithm/kl=none", "hydra/launcher=slurm", "seed=3"],
+        ["sweep=reward", "algorithm/shape=[kimi_length,soft_overlong]", "+train.new=1"],
+    ],
+)
+def test_the_caches_of_the_tests_compose_as_hydra_does(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    composed_by_hydra(*overrides, with_hydra=True)  # fills the caches
+    cached = composed_by_hydra(*overrides, with_hydra=True)
+    hydra_caches.remove(monkeypatch)
+    plain = composed_by_hydra(*overrides, with_hydra=True)
+    assert nodes(cached) == nodes(plain)
+
+
+def nodes(node: Any) -> list[Any]:
+    """Return the type, flags and value of every node of a configuration, in order."""
+    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing() or node._is_interpolation():
+        return [(type(node), str(node._value()))]
+    inner = [(key, nodes(node._get_node(key))) for key in node]
+    return [OmegaConf.get_type(node), dict(node._metadata.flags or {}), *inner]
 
 
 def test_the_default_is_accepted() -> None:

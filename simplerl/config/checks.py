@@ -48,10 +48,10 @@ def check_known(node: DictConfig, prefix: str = "", given: DictConfig | None = N
     node = node if given is None else given
     if is_dataclass(kind):
         known = [field.name for field in fields(kind)]
-        for name in map(str, node):
+        for name in [name for name in map(str, node) if name not in known]:
             near = get_close_matches(name, known, 1)
             suggestion = f"did you mean {prefix}{near[0]}?" if near else f"valid keys are {', '.join(known)}."
-            require(name in known, f"{prefix}{name} is unknown: {suggestion}")
+            raise ConfigError(f"{prefix}{name} is unknown: {suggestion}")
     for name in map(str, node):
         has_value = not OmegaConf.is_missing(node, name) and not OmegaConf.is_interpolation(node, name)
         if has_value and isinstance(node[name], DictConfig):

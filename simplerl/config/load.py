@@ -56,9 +56,10 @@ def load(raw: DictConfig) -> Config:
                 check_known(known, f"algorithm.roles.{name}.optimizer.", role.optimizer)
                 role.optimizer = OmegaConf.merge(known, role.optimizer)
         check_finite(OmegaConf.to_container(raw, resolve=True))
-        check_values(OmegaConf.to_object(raw))  # type: ignore[arg-type]
-        check_functions(raw)
-        config: Config = instantiate(raw, _convert_="object")
+        config: Config = OmegaConf.to_object(raw)  # type: ignore[assignment]
+        check_values(config)
+        for key, function in checked_functions(raw).items():
+            _set(config, key, function)
     except InterpolationResolutionError as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{error.full_key} cannot be resolved ({reason}): set it to a value.") from error
@@ -149,13 +150,27 @@ def _check_node(key: str, node: Any, raw: DictConfig) -> None:
     require(node.get("_partial_") is True, f"{file}: {key} has no `_partial_: true`: add this line below `_target_`.")
 
 
-def check_functions(raw: DictConfig) -> None:
-    """Raise ConfigError for an invalid keyword of a configured function. Functions that need torch and transformers are
-    imported last, so that an invalid keyword of a reward is reported at once."""
+def checked_functions(raw: DictConfig) -> dict[str, Any]:
+    """Return the configured functions by dotted key. Raises ConfigError for an invalid keyword. Functions that need
+    torch and transformers are imported last, so that an invalid keyword of a reward is reported at once."""
+    functions = {}
     for key, arguments in _functions(raw).items():
         node = OmegaConf.select(raw, key)
         if node is not None:
-            _check_function(key, instantiate(node, _convert_="object"), arguments)
+            functions[key] = instantiate(node, _convert_="object")
+            _check_function(key, functions[key], arguments)
+    return functions
+
+
+def _set(config: Any, key: str, value: Any) -> None:
+    """Set the value of a dotted key, whose parts are fields of dataclasses or keys of dicts."""
+    name, _, rest = key.partition(".")
+    if rest:
+        _set(config[name] if isinstance(config, dict) else getattr(config, name), rest, value)
+    elif isinstance(config, dict):
+        config[name] = value
+    else:
+        setattr(config, name, value)
 
 
 def _check_function(key: str, function: Any, arguments: int) -> None:
@@ -168,12 +183,11 @@ def _check_function(key: str, function: Any, arguments: int) -> None:
     name = f"{function.func.__module__}.{function.func.__qualname__}"
     accepted = [p.name for p in list(signature.parameters.values())[arguments:] if p.kind is not p.VAR_KEYWORD]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    for keyword in function.keywords:
+    for keyword in [one for one in function.keywords if one not in accepted and not takes_any]:
         near = get_close_matches(keyword, accepted, 1)
         suggestion = f"did you mean {key}.{near[0]}? " if near else ""
-        require(
-            takes_any or keyword in accepted,
-            f"{key}.{keyword} is unknown: {suggestion}{name} accepts {', '.join(accepted) or 'no keywords'}.",
+        raise ConfigError(
+            f"{key}.{keyword} is unknown: {suggestion}{name} accepts {', '.join(accepted) or 'no keywords'}."
         )
     try:
         signature.bind(*range(arguments), **function.keywords)

@@ -1,0 +1,96 @@
+"""Caches inside Hydra, which otherwise reads, parses and merges the same files for every composition of a session.
+
+A cached file is read again if it has changed. `test_config.py` compares compositions with and without the caches."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cache
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra._internal import config_loader_impl, config_repository, defaults_list
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig, OmegaConf
+
+Loader = config_loader_impl.ConfigLoaderImpl
+
+
+def _changed(folder: str, name: str) -> int | None:
+    """Return when a file of a source was changed, or None if the source is not a folder or has no such file."""
+    file = Path(folder.removeprefix("file://"), f"{name.removesuffix('.yaml')}.yaml")
+    return file.stat().st_mtime_ns if folder.startswith("file://") and file.is_file() else None
+
+
+def _files_once(original: Callable[..., Any]) -> Callable[..., Any]:
+    loaded: dict[Any, Any] = {}
+
+    def load_config(self: Any, config_path: str) -> Any:
+        key = (config_path, *((source.path, _changed(source.path, config_path)) for source in self.sources))
+        if key not in loaded:
+            loaded[key] = original(self, config_path)
+        return copy.copy(loaded[key])
+
+    return load_config
+
+
+def _copied(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Copy a file's content where Hydra would merge it in place. Hydra's own settings come merged: see `_own_once`."""
+
+    def load_single_config(self: Any, default: Any, repo: Any) -> ConfigResult:
+        if isinstance(default, DictConfig):
+            return ConfigResult("", "", copy.deepcopy(default), {})
+        result = copy.copy(original(self, default, repo))
+        result.config = copy.deepcopy(result.config)
+        return result
+
+    return load_single_config
+
+
+def _own_once(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Merge Hydra's own settings, which begin every composition, once."""
+    merged: dict[Any, DictConfig] = {}
+
+    def compose(self: Any, defaults: list[Any], repo: Any) -> DictConfig:
+        own = list(takewhile(lambda one: one.config_path.startswith("hydra/"), defaults))
+        key = tuple((one.config_path, one.package, one.is_self) for one in own)
+        if key not in merged:
+            merged[key] = original(self, own, repo)
+        return original(self, [merged[key], *defaults[len(own) :]], repo)
+
+    return compose
+
+
+def _if_needed(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Hydra needs this map only for a defaults list with interpolations."""
+
+    def interpolation_map(overrides: Any, defaults: list[Any], self_added: bool) -> Any:
+        needed = any(one.is_interpolation() for one in defaults)
+        return original(overrides, defaults, self_added) if needed else OmegaConf.create()
+
+    return interpolation_map
+
+
+PLACES: list[tuple[Any, str, Callable[..., Any]]] = [
+    (config_repository.ConfigRepository, "load_config", _files_once),
+    (Loader, "_load_single_config", _copied),
+    (Loader, "_compose_config_from_defaults_list", _own_once),
+    (defaults_list, "_create_interpolation_map", _if_needed),
+]
+ORIGINALS = {name: getattr(owner, name) for owner, name, _ in PLACES}
+
+
+@cache
+def install() -> None:
+    """Put the caches into this process, once."""
+    for owner, name, replacement in PLACES:
+        setattr(owner, name, replacement(ORIGINALS[name]))
+
+
+def remove(patch: pytest.MonkeyPatch) -> None:
+    """Restore Hydra for one test."""
+    for owner, name, _ in PLACES:
+        patch.setattr(owner, name, ORIGINALS[name])
