@@ -13,8 +13,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from analysis.curves import metric_label
+from analysis.differences import CORRECTIONS, HOLM, Options
 from analysis.run_data import SourceError
 from simplerl.errors import ConfigError
+from simplerl.evals.two_level import DESIGNS, PAIRED
 
 
 def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
@@ -30,6 +32,22 @@ def add_run_arguments(parser: argparse.ArgumentParser, out: str, *, nargs: str =
     parser.add_argument("--unfinished", action="store_true", help="also show failed and crashed runs")
     kind = "file to write" if Path(out).suffix else "folder to write to"
     parser.add_argument("--out", type=Path, default=Path(out), help=f"{kind} (default: %(default)s)")
+
+
+def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --baseline, --correction and --seeds, which `comparison_options` reads."""
+    parser.add_argument("--baseline", default="", help="label, or part of it, of the baseline arm (default: the first)")
+    parser.add_argument(
+        "--correction", choices=CORRECTIONS, default=HOLM, help="for the number of arms (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seeds", choices=DESIGNS, default=PAIRED, help="how seeds enter a comparison (default: %(default)s)"
+    )
+
+
+def comparison_options(chosen: argparse.Namespace) -> Options:
+    """Return the options of `add_comparison_arguments`."""
+    return Options(chosen.baseline, chosen.correction, chosen.seeds)
 
 
 def comma_separated(text: str) -> list[str]:

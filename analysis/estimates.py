@@ -4,88 +4,73 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
-from scipy.stats import t
+import numpy as np
 
 from simplerl.data.benchmarks import BENCHMARKS
-from simplerl.evals.statistics import Z
+from simplerl.evals.statistics import LEVEL, Interval, Z
+from simplerl.evals.two_level import Errors, interval
 from simplerl.io.tables import Quantity
 
-
-def t_quantile(df: float) -> float:
-    """Return the 97.5 % quantile of Student's t with `df` degrees of freedom, which may be infinite."""
-    return float(t.ppf(0.975, df))
+BINOMIAL = "binomial"  # method of the interval of a published accuracy
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Holds a mean over `n` seeds (0: a published number) with its standard error `se` (None: unknown).
-
-    `df` are the degrees of freedom of `se`. `item_se` is the standard error due to the choice of the benchmark's items;
-    the interval is never narrower than it implies."""
-
-    mean: float
-    se: float | None = None
-    df: float = math.inf
-    n: int = 1
-    item_se: float = 0.0
-
-    @property
-    def half_width(self) -> float | None:
-        """Return the half-width of the 95 % interval; None if unknown."""
-        return None if self.se is None else max(t_quantile(self.df) * self.se, Z * self.item_se)
-
-    def quantity(self, limits: tuple[float, float] = (-math.inf, math.inf)) -> Quantity:
-        """Return the value for a table cell; published numbers are shown without an interval. limits: range of possible
-        values."""
-        return Quantity(self.mean, self.half_width if self.n else None, self.n, limits)
+def quantity(found: Interval, limits: tuple[float, float] = (-math.inf, math.inf)) -> Quantity:
+    """Return the value for a table cell; published numbers are shown without an interval. limits: range of possible
+    values."""
+    return Quantity(found.mean, found.half_width if found.n_seeds else None, found.n_seeds, limits)
 
 
-def mean_over_seeds(values: Sequence[float], item_errors: Sequence[float | None] = ()) -> Estimate:
-    """Return the mean over seeds with the wider of two intervals: the t interval over seeds and that over items.
+def shifted(found: Interval, by: float) -> Interval:
+    """Return the interval of the estimated value plus a constant."""
+    low, high = (None if end is None else end + by for end in (found.low, found.high))
+    return replace(found, mean=found.mean + by, low=low, high=high)
+
+
+def mean_over_seeds(values: Sequence[float], item_errors: Sequence[float | None] = ()) -> Interval:
+    """Return the mean over seeds with an interval over seeds and items (`simplerl.evals.two_level`).
 
     `item_errors` are the standard errors over the benchmark's items, one per seed; they are used only if all are
-    known. With one seed, or seeds with equal values, only the interval over items is used, and without item errors
-    there is no interval. Infinite values have no interval."""
+    known. All seeds answer the same items, so their mean has the same error over items as one seed; the part of it that
+    is sampling noise is counted although more seeds reduce it, because it is unknown here. With one seed, or seeds with
+    equal values, only the interval over items is used, and without item errors there is no interval. Infinite values
+    have no interval."""
     count = len(values)
     if not all(map(math.isfinite, values)):
-        return Estimate(sum(values) / count, n=count)
+        return Interval(sum(values) / count, None, None, None, n_seeds=count)
     mean = math.fsum(values) / count
     # A standard error of 0 (from other code, if all items are correct or all incorrect) is treated as unknown.
     known = [error for error in item_errors if error]
-    item_se = math.hypot(*known) / count if len(known) == count else None
-    if math.isclose(min(values), max(values), rel_tol=1e-9, abs_tol=1e-12):
-        return Estimate(mean, item_se, n=count)
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    return Estimate(mean, spread / math.sqrt(count), count - 1, count, item_se or 0.0)
+    items = math.fsum(error**2 for error in known) / count if len(known) == count else 0.0
+    equal = math.isclose(min(values), max(values), rel_tol=1e-9, abs_tol=1e-12)
+    seeds = None if equal else float(np.var(values, ddof=1)) / count
+    return interval(mean, Errors(seeds, max(count - 1, 1), items), count, 0)
 
 
-def published_estimate(name: str, percent: float, sets: Sequence[str] = ()) -> Estimate:
+def published_estimate(name: str, percent: float, sets: Sequence[str] = ()) -> Interval:
     """Return a published accuracy in per cent with the binomial standard error over the benchmark's items.
 
     For `name` "mean" it is the error of the unweighted mean over `sets`, as if each had this accuracy."""
     names = sets if name == "mean" else (name,)
     fraction = percent / 100
-    variance = sum(fraction * (1 - fraction) / BENCHMARKS[one].items for one in names) / len(names) ** 2
-    return Estimate(percent, 100 * math.sqrt(variance), n=0)
+    items = [BENCHMARKS[one].items for one in names]
+    se = 100 * math.sqrt(sum(fraction * (1 - fraction) / count for count in items)) / len(names)
+    return Interval(percent, se, percent - Z * se, percent + Z * se, LEVEL, BINOMIAL, 0, sum(items))
 
 
-def differ_significantly(one: Estimate, two: Estimate) -> bool:
-    """Return whether the 95 % interval of the difference excludes 0 (Welch, never narrower than the error over items).
+def differ_significantly(one: Interval, two: Interval) -> bool:
+    """Return whether the 95 % interval of the difference excludes 0: its half-width is the square root of the summed
+    squares of those of the two (Zou & Donner 2008).
 
-    The items are treated as independent although both share them, so the paired `python -m analysis.compare` is more
-    powerful."""
-    if not one.se or not two.se:
+    The items are treated as independent although both share them, so the paired comparisons of
+    `analysis.differences` and `analysis.compare` are more powerful."""
+    if not one.half_width or not two.half_width:
         return False
-    variance = one.se**2 + two.se**2
-    parts = sum(e.se**4 / e.df for e in (one, two) if e.se is not None and not math.isinf(e.df))
-    df = variance**2 / parts if parts else math.inf
-    over_items = Z * math.hypot(max(one.se, one.item_se), max(two.se, two.item_se))
-    return abs(one.mean - two.mean) > max(t_quantile(df) * math.sqrt(variance), over_items)
+    return abs(one.mean - two.mean) > math.hypot(one.half_width, two.half_width)
 
 
-def significantly_best(cells: Sequence[Estimate | None], *, higher: bool = True) -> int | None:
+def significantly_best(cells: Sequence[Interval | None], *, higher: bool = True) -> int | None:
     """Return the index of the best estimate if it differs significantly from every other one, else None."""
     known = [(index, cell) for index, cell in enumerate(cells) if cell is not None]
     if len(known) < 2:

@@ -16,15 +16,23 @@ from string import Template
 import pandas as pd
 
 from analysis.arms import Arms, differing_settings, is_missing, run_titles, select_runs, short_name
-from analysis.commands import add_run_arguments, make_parser, print_notes, reports_source_errors
+from analysis.commands import (
+    add_comparison_arguments,
+    add_run_arguments,
+    comparison_options,
+    make_parser,
+    print_notes,
+    reports_source_errors,
+)
 from analysis.curves import in_percent, metric_label
+from analysis.differences import DEFAULT, Options
 from analysis.frames import Frames
 from analysis.marks import fair_tables, fairness_tables
 from analysis.published_tables import ZOO_SETS
 from analysis.report_data import MAX_POINTS, Responses, curve_data, response_data
 from analysis.run_data import SourceError
 from analysis.sources import find_run_folders, load
-from analysis.tables import AVERAGES, build_tables
+from analysis.tables import AVERAGES, STATISTICS, build_tables, statistics_tables
 from simplerl.data.benchmarks import SUITE5
 from simplerl.io.tables import Table, as_html, text_cells
 
@@ -35,7 +43,13 @@ MAX_SETTINGS = 40  # rows of the table of settings
 
 
 def write_report(
-    sources: Sequence[str | Path], out: Path, title: str = "", *, average: str = "five", unfinished: bool = False
+    sources: Sequence[str | Path],
+    out: Path,
+    title: str = "",
+    *,
+    average: str = "five",
+    unfinished: bool = False,
+    options: Options = DEFAULT,
 ) -> Path:
     """Write the page about all runs of `sources` to `out` and return `out`.
 
@@ -49,7 +63,7 @@ def write_report(
     by_name = {folder.resolve().name: folder for folder in folders}
     titles = run_titles(frames, arms)
     responses = response_data([(titles[name], folder) for name, folder in by_name.items() if name in shown])
-    text = render_page(frames, arms, responses, title or _default_title(arms), average)
+    text = render_page(frames, arms, responses, title or _default_title(arms), average, options)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
     return out
@@ -59,14 +73,18 @@ def _default_title(arms: Arms) -> str:
     return "SimpleRL: " + (" · ".join(arm.label for arm in arms.arms[:6]) + (" · …" if len(arms.arms) > 6 else ""))
 
 
-def render_page(frames: Frames, arms: Arms, responses: Responses, title: str, average: str) -> str:
+def render_page(
+    frames: Frames, arms: Arms, responses: Responses, title: str, average: str, options: Options = DEFAULT
+) -> str:
     """Return the page's HTML. Text from runs is escaped, or embedded as data that scripts insert as text only."""
     from plotly.offline import get_plotlyjs
 
     curves = json.dumps(curve_data(frames, arms), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     steps = frames.metrics.groupby("run", observed=True)["step"].nunique()
     thinned = len(steps) and steps.max() > MAX_POINTS
-    built = fair_tables(frames, arms, lambda all_runs: build_tables(all_runs, arms, average))
+    built = fair_tables(
+        frames, arms, lambda cut: [*build_tables(cut, arms, average), *statistics_tables(cut, arms, options)]
+    )
     tables = [table for table in built if _has_own_rows(table, frames)]
     shown = [summary_table(frames, arms), settings_table(frames, run_titles(frames, arms))]
     shown += fairness_tables(frames, arms)
@@ -93,7 +111,9 @@ def _has_own_rows(table: Table, frames: Frames) -> bool:
     """Return whether a table has rows for `frames`: a published table has some only if a run has its benchmarks."""
     if table.name == "table_zoo":
         return set(ZOO_SETS) <= set(frames.benchmarks())
-    return table.name == "runs" or (table.name != "table2" and bool(set(frames.benchmarks()) & set(SUITE5)))
+    return table.name in ("runs", *STATISTICS) or (
+        table.name != "table2" and bool(set(frames.benchmarks()) & set(SUITE5))
+    )
 
 
 def _notes_html(notes: Sequence[str]) -> str:
@@ -163,8 +183,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--average", choices=AVERAGES, default="five", help="benchmarks of tables 1 and 3 (default: %(default)s)"
     )
+    add_comparison_arguments(parser)
     chosen = parser.parse_args(arguments)
-    out = write_report(chosen.sources, chosen.out, chosen.title, average=chosen.average, unfinished=chosen.unfinished)
+    out = write_report(
+        chosen.sources,
+        chosen.out,
+        chosen.title,
+        average=chosen.average,
+        unfinished=chosen.unfinished,
+        options=comparison_options(chosen),
+    )
     print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
     return 0
 

@@ -6,25 +6,35 @@ Each table is written as Markdown, LaTeX, CSV and HTML. Without RUN only the pub
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
+from analysis.arm_estimates import (
+    FIXED_ACCURACIES,
+    LAST_STEPS,
+    OF_BATCH,
+    average_estimate,
+    gain_estimate,
+    metric_estimate,
+    missing_start_note,
+)
 from analysis.arms import Arm, Arms, evaluation_rule, select_runs, short_name
 from analysis.budgets import UNITS
 from analysis.commands import (
+    add_comparison_arguments,
     add_run_arguments,
     comma_separated,
+    comparison_options,
     find_metrics,
     make_parser,
     print_notes,
     reports_source_errors,
 )
 from analysis.curves import in_percent, metric_label
-from analysis.estimates import Estimate, mean_over_seeds, published_estimate, significantly_best
+from analysis.differences import Options, difference_table
+from analysis.estimates import published_estimate, quantity, shifted, significantly_best
 from analysis.frames import Frames, assemble
 from analysis.marks import fair_tables
 from analysis.published_tables import (
@@ -46,20 +56,20 @@ from analysis.published_tables import (
 )
 from analysis.sources import load
 from simplerl.data.benchmarks import SUITE5, SUITE8
+from simplerl.evals.statistics import Interval
 from simplerl.io.tables import Cell, Table, markdown, text_cells, write
 
+STATISTICS = ("differences",)  # names of the tables of `statistics_tables`
 AVERAGES = {"five": SUITE5, "eight": SUITE8}
-FIXED_ACCURACIES = ("accuracy_strict", "accuracy_lenient")  # logged independently of `evals.reward`
 BEHAVIOUR = ("response_length", "truncated_share", "box_share", "code_share", "reflection_share")
 LOWER_IS_BETTER = ("loss", "truncated_share", "no_answer_fraction", "timeout_fraction", "failed_fraction", "repetition")
 NEUTRAL = ("response_length", "code_share", "reflection_share", "box_share", "entropy", "kl", "lr", "step")
-OF_BATCH, LAST_STEPS = ("reward/", "rollout/"), 10
 BATCH_NOTE = (
     f"Training metrics (reward/, rollout/) are means over the last {LAST_STEPS} steps, or the last quarter of fewer."
 )
 INTERVAL_NOTE = (
-    "Own runs: mean over n seeds, ± half-width of the 95 % interval (t over seeds, or over the benchmark's items if "
-    "that is known and wider; with one seed or equal seeds over items alone)."
+    "Own runs: mean over n seeds, ± half-width of the 95 % interval over seeds and the benchmark's items (over seeds "
+    "alone if the error over items is unknown, over items alone with one seed or equal seeds)."
 )
 PUBLISHED_NOTE = (
     "Δ published: ± covers the error of our runs only, not that of the published row; bold takes both into account."
@@ -71,86 +81,13 @@ OTHER_RULES_NOTE = (
 BOLD_NOTE = "Bold: best of its column and significantly different from every other row (95 %)."
 
 
-# Estimates
-
-
-def metric_estimate(frames: Frames, arm: Arm, name: str) -> Estimate | None:
-    """Return a metric's last value over the arm's seeds, fractions in per cent; None if no run has it.
-
-    Metrics of the sampled batch (`OF_BATCH`) are means over the last steps, because one batch is noisy."""
-    scale = 100.0 if in_percent(name) else 1.0
-    found = {run: scale * value for run in arm.runs if (value := _late_value(frames, run, name)) is not None}
-    if not found:
-        return None
-    errors = [frames.last_value(run, f"{name}_se") if _is_accuracy(name) else None for run in found]
-    return mean_over_seeds(list(found.values()), [scale * error if error else None for error in errors])
-
-
-def _late_value(frames: Frames, run: str, name: str) -> float | None:
-    curve = frames.curve(run, name)
-    if name.startswith(OF_BATCH) and len(curve):
-        return float(curve.iloc[-min(LAST_STEPS, max(len(curve) // 4, 1)) :].mean())
-    return frames.last_value(run, name)
-
-
-def _is_accuracy(name: str) -> bool:
-    return name.rpartition("/")[2] in ("accuracy", *FIXED_ACCURACIES)
-
-
-def _mean_accuracy(frames: Frames, run: str, sets: Sequence[str], *, at_start: bool = False) -> float | None:
-    """Return the unweighted mean accuracy over `sets` in per cent; None if the run lacks one of them.
-
-    It is that of the last evaluation or, with `at_start`, of the one at step 0 (None if there is no later one)."""
-    values = []
-    for name in sets:
-        value = frames.last_value(run, f"eval/{name}/accuracy")
-        if at_start:
-            curve = frames.curve(run, f"eval/{name}/accuracy")
-            value = float(curve.iloc[0]) if len(curve) > 1 and curve.index[0] == 0 else None
-        if value is None:
-            return None
-        values.append(100 * value)
-    return math.fsum(values) / len(values) if values else None
-
-
-def average_estimate(frames: Frames, arm: Arm, sets: Sequence[str]) -> Estimate | None:
-    """Return the mean accuracy over `sets`, over the seeds that have all of them."""
-    means, errors = [], []
-    for run in arm.runs:
-        mean = _mean_accuracy(frames, run, sets)
-        if mean is not None:
-            means.append(mean)
-            parts = [frames.last_value(run, f"eval/{name}/accuracy_se") for name in sets]
-            known = [100 * part for part in parts if part]
-            errors.append(math.hypot(*known) / len(sets) if len(known) == len(sets) else None)
-    return mean_over_seeds(means, errors) if means else None
-
-
-def gain_estimate(frames: Frames, arm: Arm, sets: Sequence[str]) -> Estimate | None:
-    """Return the gain in mean accuracy since step 0, paired by seed, over the seeds evaluated at step 0."""
-    pairs = [(_mean_accuracy(frames, run, sets), _mean_accuracy(frames, run, sets, at_start=True)) for run in arm.runs]
-    gains = [last - first for last, first in pairs if last is not None and first is not None]
-    return mean_over_seeds(gains) if gains else None
-
-
-def _missing_start_note(frames: Frames, arms: Arms, sets: Sequence[str]) -> list[str]:
-    """Return a note on the runs that were not evaluated at step 0; [] if all were."""
-    missing = []
-    for arm in arms.arms:
-        runs = [run for run in arm.runs if _mean_accuracy(frames, run, sets) is not None]
-        late = [run for run in runs if any(0 not in frames.curve(run, f"eval/{name}/accuracy").index for name in sets)]
-        if late:
-            missing.append(arm.label if len(late) == len(runs) else f"{len(late)} of {len(runs)} seeds of {arm.label}")
-    return [f"Without a gain since step 0 (not evaluated there): {'; '.join(missing)}."] if missing else []
-
-
-def _estimate_cell(estimate: Estimate | None, seeds: int | None, *, percent: bool = False, **style: Any) -> Cell:
+def _estimate_cell(estimate: Interval | None, seeds: int | None, *, percent: bool = False, **style: Any) -> Cell:
     """Return the estimate's cell, with the remark "n=..." if it has fewer seeds than the row (None: unknown).
     percent: it is a fraction in per cent, so its interval ends at 0 and 100."""
     if estimate is None:
         return Cell(**style)
-    quantity = estimate.quantity((0.0, 100.0)) if percent else estimate.quantity()
-    return Cell(quantity, remark=f"n={estimate.n}" if seeds not in (None, estimate.n) else "", **style)
+    value = quantity(estimate, (0.0, 100.0)) if percent else quantity(estimate)
+    return Cell(value, remark=f"n={estimate.n_seeds}" if seeds not in (None, estimate.n_seeds) else "", **style)
 
 
 # Published tables
@@ -176,7 +113,7 @@ def accuracy_table(
     headings = [ZOO_HEADINGS[one] for one in (*shown_sets, "mean")]
     columns = ["model", *headings, "Δ published", "Δ base", "n", "graded by"]
     no_gain = [Cell(), Cell(), Cell("published"), Cell(PUBLISHED_RULE)]
-    shown: list[tuple[str, int | None, list[Estimate | None], list[Cell]]]
+    shown: list[tuple[str, int | None, list[Interval | None], list[Cell]]]
     shown = [(title, 0, _published_row(key, sets, further), no_gain) for title, key in rows.items()]
     rules = {PUBLISHED_RULE}
     own = [arm for arm in arms.arms if enough(metric_estimate(frames, arm, f"eval/{one}/accuracy") for one in sets)]
@@ -187,7 +124,7 @@ def accuracy_table(
         rules.add(rule)
         if rule != PUBLISHED_RULE:
             published = None
-        difference = None if mean is None or published is None else replace(mean, mean=mean.mean - published)
+        difference = None if mean is None or published is None else shifted(mean, -published)
         seeds = arm.seeds(frames)
         gains = [_estimate_cell(one, seeds, signed=True) for one in (difference, gain_estimate(frames, arm, sets))]
         estimates = [*(metric_estimate(frames, arm, f"eval/{one}/accuracy") for one in shown_sets), mean]
@@ -203,7 +140,7 @@ def accuracy_table(
         ]
         body.append([Cell(title), *cells, *tail])
     bold_note = BOLD_NOTE if len(rules) == 1 else OTHER_RULES_NOTE
-    notes = [INTERVAL_NOTE, PUBLISHED_NOTE, bold_note, *_missing_start_note(frames, arms, sets)] if own else []
+    notes = [INTERVAL_NOTE, PUBLISHED_NOTE, bold_note, *missing_start_note(frames, arms, sets)] if own else []
     kept = len(columns) if any(evaluation_rule(frames, arm.runs) for arm in own) else len(columns) - 1
     kept = kept if own else len(shown_sets) + 2
     columns, body = columns[:kept], [row[:kept] for row in body]
@@ -211,7 +148,7 @@ def accuracy_table(
     return Table(name, caption, columns, body, (len(rows) - 1,), notes)
 
 
-def _published_row(key: str, sets: Sequence[str], further: Sequence[str]) -> list[Estimate | None]:
+def _published_row(key: str, sets: Sequence[str], further: Sequence[str]) -> list[Interval | None]:
     """Return the published accuracies of `sets` and `further`, and the average over `sets` if that is published."""
     row = ROWS[key]
     names = (*sets, *further)
@@ -283,11 +220,11 @@ def ablation_table(frames: Frames, arms: Arms, metrics: Sequence[str] = ()) -> T
     known_rules = [f"Accuracy: graded by {rule}." for rule in dict.fromkeys(rules.values()) if rule and one_rule]
     of_batch = [BATCH_NOTE] if any(name.startswith(OF_BATCH) for name in names) else []
     notes = [INTERVAL_NOTE, BOLD_NOTE, *of_batch, *known_rules, *arms.notes]
-    notes += _missing_start_note(frames, arms, sets)
+    notes += missing_start_note(frames, arms, sets)
     return Table("runs", f"{caption}; values at the last step.", columns, rows, (), notes)
 
 
-def _best_row(name: str, column: Sequence[Estimate | None], one_rule: bool) -> int | None:
+def _best_row(name: str, column: Sequence[Interval | None], one_rule: bool) -> int | None:
     """Return the row that is significantly best, if any. Returns None for metrics that have no better or worse, such as
     lengths, and for incomparable ones, such as rewards by different functions or accuracies by different rules."""
     leaf = name.rpartition("/")[2]
@@ -298,7 +235,7 @@ def _best_row(name: str, column: Sequence[Estimate | None], one_rule: bool) -> i
     return significantly_best(column, higher=leaf not in LOWER_IS_BETTER)
 
 
-def _digits(name: str, column: Sequence[Estimate | None]) -> int:
+def _digits(name: str, column: Sequence[Interval | None]) -> int:
     """Return the number of digits after the decimal point in a metric's column."""
     if in_percent(name) or "length" in name:
         return 1
@@ -321,6 +258,12 @@ def build_tables(
     return [*tables, ablation_table(frames, arms, metrics)] if arms.arms else tables
 
 
+def statistics_tables(frames: Frames, arms: Arms, options: Options) -> list[Table]:
+    """Return the tables that compare arms: their differences to the baseline arm, if there are two arms."""
+    found = difference_table(frames, arms, options)
+    return [] if found is None else [found]
+
+
 @reports_source_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser("tables", __doc__)
@@ -331,15 +274,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--against", choices=ROWS, help="published row for Δ published (default: by the experiment)")
     parser.add_argument("--metrics", type=comma_separated, default="", help="columns of the table of the runs (A,B)")
     parser.add_argument("--equal", choices=UNITS, help="compare at this equal budget (default: the last evaluations)")
+    add_comparison_arguments(parser)
     chosen = parser.parse_args(arguments)
     found = load(chosen.sources) if chosen.sources else assemble([])
     frames, arms = select_runs(found, unfinished=chosen.unfinished)
     print_notes([*frames.notes, *arms.notes])
-    options = (chosen.average, chosen.against, chosen.metrics)
-    for table in fair_tables(frames, arms, lambda cut: build_tables(cut, arms, *options), chosen.equal):
+    shown = (chosen.average, chosen.against, chosen.metrics)
+    options = comparison_options(chosen)
+
+    def build(cut: Frames) -> list[Table]:
+        return [*build_tables(cut, arms, *shown), *statistics_tables(cut, arms, options)]
+
+    for table in fair_tables(frames, arms, build, chosen.equal):
         paths = write(table, chosen.out)
         print(f"{paths[0].with_suffix('')}.{{md,tex,csv,html}}")
-        if table.name == "runs":
+        if table.name in ("runs", *STATISTICS):
             print(markdown(table))
     return 0
 

@@ -148,7 +148,10 @@ def _mean_variance(values: Array) -> Array:
 
 
 def _step(table: Array) -> float:
-    """Return the smallest positive absolute value, of which the values of a table are taken to be multiples."""
+    """Return the smallest positive absolute value, of which the values of a table are taken to be multiples; 0 for a
+    single column, which may hold means."""
+    if table.shape[-1] < 2:
+        return 0.0
     sizes = np.abs(table)
     return float(np.min(sizes, initial=math.inf, where=sizes > 1e-9)) if sizes.any() else 0.0
 
