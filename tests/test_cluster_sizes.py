@@ -74,6 +74,19 @@ def test_what_each_stage_of_zero_deals_out() -> None:
     assert held(3) == {"weights": 1000, "gradients": 1000, "moments": 2000, "master weights": 1000}
 
 
+@pytest.mark.parametrize("stage", [0, 2])
+def test_lora_keeps_gradients_and_moments_of_adapters_alone(qwen: ModelSizes, stage: int) -> None:
+    overrides = ["train.lora.rank=16", "train.lora.roles=[policy,critic]", "train.lora.targets=[q_proj,up_proj]"]
+    layout = Layout(policy_ranks=4, critic_ranks=4, sharding=Sharding(stage))
+    by_role = {one.role: one for one in memory_by_role(qwen, layout, published(*overrides))}
+    adapter = 16 * 28 * (3584 + 3584 + 3584 + 18944)
+    share = 4 if stage else 1
+    for role, trained in ((POLICY, adapter), (CRITIC, adapter + 3584)):
+        held = by_role[role].device
+        assert held["gradients"] == 4 * trained / share and held["moments"] == 8 * trained / share
+    assert by_role[POLICY].device["weights"] == by_role[REFERENCE].device["weights"] + 4 * adapter
+
+
 def test_a_sync_sends_every_weight_once_to_each_engine(qwen: ModelSizes) -> None:
     sync = sync_traffic(qwen, Layout(policy_ranks=8, engines=16, sharding=Sharding(3)), published())
     assert sync.sent == sum(2 * math.prod(shape) for shape in qwen.by_name.values())

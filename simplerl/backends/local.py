@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from simplerl.backends.roles import POLICY, Roles, build_worker, role_builder, role_specs
+from simplerl.backends.roles import (
+    POLICY,
+    Roles,
+    is_initial_policy,
+    role_builder,
+    role_specs,
+    sft_builder,
+    trains_adapter,
+)
 from simplerl.config import Config, OptimizerConfig
 from simplerl.data.task import Task
 from simplerl.engine.models import load_policy, model_at
-from simplerl.engine.worker import Worker
+from simplerl.engine.worker import InitialPolicy, Worker
 from simplerl.errors import ConfigError
 from simplerl.rewards.pool import Grader
 from simplerl.runs.checkpoints import loading_checkpoint
@@ -48,18 +55,21 @@ class LocalBackend:
         return
 
     def sft_model(self, path: str, optimizer: OptimizerConfig, steps: int, checkpoint: Path | None) -> Worker:
-        model = model_at(self.config.model, str(checkpoint / POLICY) if checkpoint else path)
-        options: dict[str, Any] = {"optimizer": optimizer, "steps": steps, "tokenizer": self.task.tokenizer}
+        build, saved = sft_builder(self.config, path, optimizer, steps, checkpoint, self.task.tokenizer)
         with loading_checkpoint(checkpoint):
-            worker = build_worker(model, self.config.train, device=self.device, **options)
-            if checkpoint:
-                worker.load_optimizer(checkpoint / POLICY)
+            worker = build(device=self.device)
+            if saved:
+                worker.load_optimizer(saved)
         return worker
 
     def roles(self, start: str, checkpoint: Path | None) -> Roles:
         assert self.task.schedule is not None
-        config, specs, models = self.config, role_specs(self.config), {}
+        config, specs, models = self.config, role_specs(self.config), dict[str, Worker]()
+        with_lora = trains_adapter(config, POLICY)
         for name in specs:
+            if with_lora and is_initial_policy(config, name):
+                models[name] = InitialPolicy(models[POLICY])
+                continue
             build, saved = role_builder(
                 config, name, start, checkpoint, self.task.schedule.scheduled_steps, self.task.tokenizer
             )
@@ -67,7 +77,10 @@ class LocalBackend:
                 models[name] = build(device=self.device)
                 if saved:
                     models[name].load_optimizer(saved)
-        sampler = config.sampler(lambda: models[POLICY].model, self.task.tokenizer, model_at(config.model, start))
+        if with_lora:  # samplers take plain weights
+            sampler = self.sampler(start)
+        else:
+            sampler = config.sampler(lambda: models[POLICY].model, self.task.tokenizer, model_at(config.model, start))
         roles = Roles(models, specs, sampler)
         roles.sync()
         return roles

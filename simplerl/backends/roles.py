@@ -25,7 +25,8 @@ from simplerl.config import (
     TrainConfig,
     UpdateTime,
 )
-from simplerl.engine.models import Critic, load_policy, model_at
+from simplerl.engine.lora import Adapter
+from simplerl.engine.models import VALUE_HEAD, Critic, load_policy, model_at
 from simplerl.engine.worker import RankContext, UpdatePlan, Worker
 from simplerl.errors import require
 from simplerl.samplers import Sampler
@@ -173,6 +174,40 @@ def logprob_temperature(config: Config) -> float:
     return 1.0 if config.algorithm.logprobs_at_temperature_1 else config.sampling.temperature
 
 
+def is_initial_policy(config: Config, name: str) -> bool:
+    """Return whether a role is frozen and computes the log-probs of the policy's initial weights."""
+    spec = role_specs(config)[name]
+    return spec.kind is RoleKind.causal_lm and spec.loss is None and spec.model is None
+
+
+def trains_adapter(config: Config, name: str) -> bool:
+    """Return whether a role is trained by LoRA."""
+    return config.train.lora.rank > 0 and name in config.train.lora.roles
+
+
+def model_and_adapter(config: Config, name: str, start: str, saved: Path | None) -> tuple[ModelConfig, Adapter | None]:
+    """Return the model that a role is loaded from and its adapter. `saved`: checkpoint folder to resume from.
+
+    With LoRA, a resumed role is loaded from its initial model `start` and the saved adapter, because the base weights
+    cannot be recovered exactly from merged ones."""
+    if not trains_adapter(config, name):
+        return model_at(config.model, str(saved or start)), None
+    return model_at(config.model, start), Adapter(config.train.lora, config.seed, saved)
+
+
+def sft_builder(
+    config: Config, start: str, optimizer: OptimizerConfig, steps: int, checkpoint: Path | None, tokenizer: Any
+) -> tuple[Callable[..., Worker], Path | None]:
+    """Return, as `role_builder` does, how to build the worker of a warm-up and where to resume it from.
+
+    With LoRA the warm-up trains an adapter of the same form. Its result is saved merged, so RL starts from the merged
+    model with a new adapter, and the reference is the merged model."""
+    saved = checkpoint / POLICY if checkpoint else None
+    model, adapter = model_and_adapter(config, POLICY, start, saved)
+    options: dict[str, Any] = {"optimizer": optimizer, "steps": steps, "tokenizer": tokenizer, "adapter": adapter}
+    return partial(build_worker, model, config.train, **options), saved
+
+
 def role_builder(
     config: Config, name: str, start: str, checkpoint: Path | None, steps: int, tokenizer: Any
 ) -> tuple[Callable[..., Worker], Path | None]:
@@ -182,17 +217,19 @@ def role_builder(
     start: folder or Hub id of the initial policy. steps: optimizer steps of the whole run."""
     spec = role_specs(config)[name]
     saved = checkpoint / name if checkpoint is not None and spec.loss is not None else None
+    model, adapter = model_and_adapter(config, name, spec.model or start, saved)
     build = partial(
         build_worker,
-        model_at(config.model, str(saved or spec.model or start)),
+        model,
         config.train,
         kind=spec.kind,
         temperature=logprob_temperature(config),
         optimizer=spec.optimizer,
         steps=steps,
         tokenizer=tokenizer if spec.kind is RoleKind.causal_lm else None,
-        head_seed=None if saved else config.seed,
+        head_seed=None if saved and adapter is None else config.seed,
         head=spec.head,
+        adapter=adapter,
     )
     return build, saved
 
@@ -209,6 +246,7 @@ def build_worker(
     tokenizer: Any = None,
     head_seed: int | None = None,
     head: HeadStart = HeadStart.normal,
+    adapter: Adapter | None = None,
     ranks: RankContext | None = None,
 ) -> Worker:
     """Load a model and wrap it in a worker, which is trainable if `optimizer` is given.
@@ -216,6 +254,8 @@ def build_worker(
     head_seed: seed of a new critic's value head, initialized by `head`; None: the model must be a saved critic."""
     if kind is RoleKind.critic:
         loaded: Any = Critic.load(model, train.precision, device, head_seed, head)
+        if adapter is not None and adapter.saved is not None:
+            loaded.load_head(adapter.saved / VALUE_HEAD)
     else:
         loaded = load_policy(model, train.precision, device)
     return Worker(
@@ -230,5 +270,6 @@ def build_worker(
         optimizer=optimizer,
         total_steps=steps,
         tokenizer=tokenizer,
+        adapter=adapter,
         ranks=ranks,
     )

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from simplerl.backends import Lost
 from simplerl.backends.local import LocalBackend
-from simplerl.backends.roles import POLICY, Roles, build_worker, role_builder, role_specs
+from simplerl.backends.roles import POLICY, Roles, role_builder, role_specs, sft_builder
 from simplerl.cluster import allocation
 from simplerl.cluster.engines import EnginePool
 from simplerl.cluster.graders import ray_grader
@@ -240,10 +240,7 @@ class RayBackend:
 
     def sft_model(self, path: str, optimizer: OptimizerConfig, steps: int, checkpoint: Path | None) -> RankGroup:
         actors, _ = self._allocate({POLICY: self.layout.policy_ranks})
-        saved = checkpoint / POLICY if checkpoint else None
-        model = model_at(self.config.model, str(saved or path))
-        options: dict[str, Any] = {"optimizer": optimizer, "steps": steps, "tokenizer": self.task.tokenizer}
-        build = partial(build_worker, model, self.config.train, **options)
+        build, saved = sft_builder(self.config, path, optimizer, steps, checkpoint, self.task.tokenizer)
         return self._start_ranks(POLICY, actors[POLICY], build, saved)
 
     def roles(self, start: str, checkpoint: Path | None) -> RayRoles:

@@ -24,6 +24,7 @@ from simplerl.algorithms.losses import Loss
 from simplerl.cluster.health import Limits, Process, this_process, thread_stacks, wait_for_results
 from simplerl.cluster.layout import Sharding
 from simplerl.cluster.weights import Bucket, buckets
+from simplerl.engine.lora import weights_of
 from simplerl.engine.worker import UpdateMixin, Worker
 from simplerl.errors import NonFinite
 from simplerl.types import Batch
@@ -129,15 +130,14 @@ class RankActor:
 
     def weight_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
         """Return name and full shape of each weight, without gathering any."""
-        named = self._worker.model.named_parameters()
-        return [(name, tuple(p.ds_shape if hasattr(p, "ds_id") else p.shape)) for name, p in named]
+        weights = [(one.name, one.base) for one in weights_of(self._worker.model)]
+        return [(name, tuple(getattr(base, "ds_shape", base.shape))) for name, base in weights]
 
     def weight(self, name: str) -> Tensor | None:
         """Gather a weight and return it on rank 0, None elsewhere. Every rank must call it."""
-        worker = self._worker
-        with worker.ranks.gathered_parameter(worker.model.get_parameter(name)):
-            whole = worker.model.get_parameter(name).detach()
-            return whole.to("cpu", copy=True) if self.number == 0 else None
+        one = next(one for one in weights_of(self._worker.model) if one.name == name)
+        with self._worker.ranks.gathered(one.parameters):
+            return one.merged().to("cpu", copy=True) if self.number == 0 else None
 
     def weight_buckets(self, size: int, dtype: str) -> Iterator[Bucket]:
         """Yield the full weights in buckets on rank 0 (see `simplerl.cluster.weights`). The other ranks yield nothing,

@@ -12,7 +12,7 @@ and 8 of moments.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from simplerl.cluster.layout import Sharding
 from simplerl.config import OptimizerConfig
+from simplerl.engine.lora import merged_weights
 from simplerl.engine.models import VALUE_HEAD, Critic, output_weight
 from simplerl.engine.optimizer import (
     MOMENTS,
@@ -47,7 +48,6 @@ class DistributedRanks:
     def __init__(self, sharding: Sharding) -> None:
         self.sharding = sharding
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.is_main = self.rank == 0
         self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu"
 
     def prepare(
@@ -75,33 +75,28 @@ class DistributedRanks:
         dist.all_reduce(values)
         return dict(zip(names, values.tolist(), strict=True))
 
-    def gathered_parameter(self, parameter: nn.Parameter) -> AbstractContextManager[object]:
+    def gathered(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
         if self.sharding.zero_stage < 3:
             return nullcontext()
-        return GatheredParameters([parameter])  # type: ignore[no-any-return]
+        return GatheredParameters(list(parameters))  # type: ignore[no-any-return]
 
     def save(self, model: Any, folder: Path) -> None:
         """Write the model as a Hugging Face checkpoint with one file per rank. Parameters are gathered one at a time,
         and each is written by one rank."""
         body = model.body if isinstance(model, Critic) else model
         folder.mkdir(parents=True, exist_ok=True)
-        self.write(folder, "model", self._gathered_parameters(body))
+        self.write(folder, "model", merged_weights(body, self.gathered))
         if isinstance(model, Critic):
             head: Any = model.value_head.weight
-            with self.gathered_parameter(head):
-                if self.is_main:
+            with self.gathered([head]):
+                if self.rank == 0:
                     save_file({"weight": head.detach().cpu()}, folder / VALUE_HEAD)
-        if self.is_main:
+        if self.rank == 0:
             body.config.architectures = [type(body).__name__]
             body.config.dtype = "float32"
             body.config.save_pretrained(folder)
             if body.can_generate():
                 body.generation_config.save_pretrained(folder)
-
-    def _gathered_parameters(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in module.named_parameters():
-            with self.gathered_parameter(parameter):
-                yield name, parameter.detach()
 
     def write(self, folder: Path, stem: str, tensors: Iterator[tuple[str, Tensor]]) -> None:
         """Write tensors that all ranks iterate over together, in one safetensors file per rank. The next tensor is
@@ -116,7 +111,7 @@ class DistributedRanks:
             if keeper == self.rank:
                 own[name] = tensor.to("cpu", copy=True).contiguous()
         save_file(own, folder / shard_name(stem, self.rank + 1, self.size), metadata={"format": "pt"})
-        if self.is_main and self.size > 1:
+        if self.rank == 0 and self.size > 1:
             write_index(folder, stem, files, sum(kept_bytes))
         dist.barrier()
 
@@ -175,7 +170,7 @@ class DeepSpeedStepper:
         self, model: nn.Module, forward: Forward, config: OptimizerConfig, total_steps: int, ranks: DistributedRanks
     ) -> None:
         self.config, self.total_steps, self.ranks = config, total_steps, ranks
-        self.names = dict(model.named_parameters())
+        self.names = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.step_count = 0
         self.optimizer = adamw(self.names.values(), config)
         self.stage = ranks.sharding.zero_stage
@@ -202,7 +197,7 @@ class DeepSpeedStepper:
 
     def save(self, folder: Path) -> None:
         self.ranks.write(folder, OPTIMIZER, self._moments())
-        if self.ranks.is_main:
+        if self.ranks.rank == 0:
             write_step(folder, self.step_count)
 
     def _moments(self) -> Iterator[tuple[str, Tensor]]:

@@ -102,6 +102,7 @@ def check_values(config: Config) -> None:
     if config.warmup.data is not None:
         _optimizer("warmup.optimizer", config.warmup.optimizer)
     _kl(config.algorithm)
+    _lora(config)
     _sampling(config)
     _rollout(config)
     _skipped_logprobs(config)
@@ -216,6 +217,21 @@ def _kl(algorithm: AlgorithmConfig) -> None:
     require(
         kl.place is not KLPlace.loss or kl.estimator is not KLEstimator.k1,
         "algorithm.kl.estimator=k1 in the loss has zero expected gradient: choose k2 or k3.",
+    )
+
+
+def _lora(config: Config) -> None:
+    lora = config.train.lora
+    if not lora.rank:
+        return
+    require(lora.alpha > 0, f"train.lora.alpha={lora.alpha} must be positive: adapters would have no effect.")
+    require(0 <= lora.dropout < 1, f"train.lora.dropout={lora.dropout} must be in [0, 1).")
+    trained = ["policy", *(name for name, role in config.algorithm.roles.items() if role.loss is not None)]
+    unknown = sorted(set(lora.roles) - set(trained))
+    require(
+        not unknown and len(lora.roles) > 0,
+        f"train.lora.roles={','.join(lora.roles)}: {unknown[0] if unknown else 'an empty list'} is no trained role of "
+        f"this run: choose from {', '.join(trained)}.",
     )
 
 

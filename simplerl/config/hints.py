@@ -43,6 +43,13 @@ FOREIGN = {
     "clip_ratio_low": "algorithm.loss.clip_low",
     "clip_ratio_high": "algorithm.loss.clip_high",
     "cliprange_value": "algorithm.roles.critic.loss.clip",
+    "use_peft": "train.lora.rank",
+    "lora_r": "train.lora.rank",
+    "lora_rank": "train.lora.rank",
+    "lora_alpha": "train.lora.alpha",
+    "lora_dropout": "train.lora.dropout",
+    "lora_target_modules": "train.lora.targets",
+    "target_modules": "train.lora.targets",
 }
 PACKAGE = "# @package algorithm"
 

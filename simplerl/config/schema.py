@@ -93,6 +93,19 @@ class OptimizerConfig:
 
 
 @dataclass
+class LoraConfig:
+    """Configures LoRA: the listed roles train a matrix of low rank beside each of their linear layers, and no other
+    weights but a critic's value head (see `simplerl.engine.lora`)."""
+
+    rank: int = setting(0, minimum=0)  # 0: train all weights
+    alpha: float = 32.0  # the product of the two matrices is scaled by alpha / rank
+    # Dropout in front of the adapters while training; its masks also depend on micro-batches and ranks.
+    dropout: float = 0.0
+    targets: list[str] = field(default_factory=lambda: ["all-linear"])  # or names of layers, such as q_proj
+    roles: list[str] = field(default_factory=lambda: ["policy"])  # roles that are trained this way
+
+
+@dataclass
 class TrainConfig:
     steps: int | None = setting(None, minimum=1)  # rollout steps; null: use `passes`
     passes: float | None = None  # passes over the training prompts
@@ -113,6 +126,7 @@ class TrainConfig:
     compile: bool = setting(False, changes_results=False)
     policy: OptimizerConfig = field(default_factory=OptimizerConfig)
     critic: OptimizerConfig = field(default_factory=OptimizerConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 @dataclass

@@ -184,9 +184,10 @@ class Critic(nn.Module):
         with torch.no_grad():
             self.value_head.weight.copy_(new_value_head(hidden, seed, start))
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Save the transformer body as a Hugging Face folder, with the value head in a separate file."""
-        self.body.save_pretrained(folder)
+    def save_pretrained(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Save the transformer body as a Hugging Face folder, with the value head in a separate file. `state_dict`: the
+        weights of the body, if they are not its parameters."""
+        self.body.save_pretrained(folder, state_dict=state_dict)
         save_file({"weight": self.value_head.weight.detach().cpu()}, Path(folder) / VALUE_HEAD)
 
     @classmethod
@@ -208,11 +209,12 @@ class Critic(nn.Module):
                 "checkpoint."
             )
         if head.exists():
-            critic._load_head(head)
+            critic.load_head(head)
         return critic
 
     @torch.no_grad()
-    def _load_head(self, path: Path) -> None:
+    def load_head(self, path: Path) -> None:
+        """Read the value head from a file. Raises ConfigError if it does not fit or is not finite."""
         with reading(path, "choose another model or an earlier checkpoint"):
             try:
                 weight = load_file(path)["weight"]
@@ -259,7 +261,8 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden, weight, targets, normalizer, entropies = ctx.saved_tensors
         hidden_, weight_ = hidden.to(ctx.dtype), weight.to(ctx.dtype)
         by_logprob = torch.zeros_like(normalizer) if grad_logprobs is None else grad_logprobs
-        grad_hidden, grad_weight = torch.empty_like(hidden_), torch.zeros_like(weight)
+        grad_hidden = torch.empty_like(hidden_)
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None  # None: frozen, as with LoRA
         for rows in _row_slices(len(targets), weight.shape[0], MAX_LOGITS):
             chunk = hidden_[rows] @ weight_.T  # overwritten below by the gradient of the logits
             for part in _row_slices(len(chunk), weight.shape[0], _float32_logits(hidden)):
@@ -272,7 +275,8 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad.scatter_add_(-1, targets[at, None], by_logprob[at, None])
                 chunk[part] = grad.div_(ctx.temperature)
             grad_hidden[rows] = chunk @ weight_
-            grad_weight += chunk.T @ hidden_[rows]
+            if grad_weight is not None:
+                grad_weight += chunk.T @ hidden_[rows]
         return grad_hidden.to(hidden.dtype), grad_weight, None, None, None, None
 
 

@@ -21,6 +21,19 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from simplerl.algorithms.losses import Loss, TokenOutput
 from simplerl.config import Aggregation, OptimizerConfig, Precision
 from simplerl.engine.batching import micro_batches, minibatches, token_weights
+from simplerl.engine.lora import (
+    ADAPTER,
+    Adapter,
+    adapter_dropout,
+    adapter_parameters,
+    adapters_off,
+    add_adapter,
+    has_adapter,
+    merged_weights,
+    set_trainable,
+    weights_of,
+    write_adapter,
+)
 from simplerl.engine.models import Critic, output_weight, token_logprobs
 from simplerl.engine.optimizer import Stepper, TorchStepper
 from simplerl.engine.tensors import nonfinite_tensor
@@ -47,7 +60,7 @@ class RankContext(Protocol):
     """Defines the interface of one rank to the group of ranks that jointly hold a model. All methods except `prepare`
     are collective: all ranks must call them together."""
 
-    is_main: bool  # True on one rank, which writes the files that are not sharded
+    rank: int  # 0 writes the files that are not sharded
 
     def prepare(
         self, model: nn.Module, forward: Forward, optimizer: OptimizerConfig | None, total_steps: int
@@ -64,19 +77,19 @@ class RankContext(Protocol):
         """Return the sum of each value over all ranks."""
         ...
 
-    def gathered_parameter(self, parameter: nn.Parameter) -> AbstractContextManager[object]:
-        """Return a context manager within which `parameter` is the full, unsharded tensor."""
+    def gathered(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
+        """Return a context manager within which `parameters` are full, unsharded tensors."""
         ...
 
     def save(self, model: Any, folder: Path) -> None:
-        """Save a policy or critic as a Hugging Face folder."""
+        """Save a policy or critic as a Hugging Face folder, with adapters merged into its weights."""
         ...
 
 
 class SingleRank:
     """Implements `RankContext` for a model on a single rank."""
 
-    is_main = True
+    rank = 0
 
     def prepare(
         self, model: nn.Module, forward: Forward, optimizer: OptimizerConfig | None, total_steps: int
@@ -89,11 +102,13 @@ class SingleRank:
     def all_reduce_sum(self, sums: Mapping[str, float]) -> dict[str, float]:
         return dict(sums)
 
-    def gathered_parameter(self, parameter: nn.Parameter) -> AbstractContextManager[object]:
+    def gathered(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
         return nullcontext()
 
     def save(self, model: Any, folder: Path) -> None:
-        model.save_pretrained(folder)
+        body = model.body if isinstance(model, Critic) else model
+        merged = dict(merged_weights(body, self.gathered)) if has_adapter(body) else None
+        model.save_pretrained(folder, state_dict=merged)
 
 
 class UpdateMixin:
@@ -136,9 +151,11 @@ class Worker(UpdateMixin):
         optimizer: OptimizerConfig | None = None,
         total_steps: int = 1,
         tokenizer: Any = None,
+        adapter: Adapter | None = None,
         ranks: RankContext | None = None,
     ) -> None:
         self.model: Any = model
+        self.adapter = adapter
         self.tokenizer = tokenizer
         self.ranks: RankContext = ranks or SingleRank()
         self.is_critic = isinstance(model, Critic)
@@ -150,6 +167,8 @@ class Worker(UpdateMixin):
         self.column_dtype = getattr(torch, column_precision.name)
         self.tokens_per_micro_batch = tokens_per_micro_batch
         self.temperature = temperature
+        if adapter is not None:
+            add_adapter(model, adapter, body.config.name_or_path)
         if gradient_checkpointing:
             self.body.gradient_checkpointing_enable({"use_reentrant": False})
             for module in self.body.modules():  # train mode only for these, so that dropout stays off
@@ -158,7 +177,7 @@ class Worker(UpdateMixin):
             for layer in self.body.modules():
                 if isinstance(layer, GradientCheckpointingLayer):
                     layer.compile(dynamic=True)
-        model.requires_grad_(optimizer is not None)
+        set_trainable(model, optimizer is not None)
         self.run_forward, self.stepper = self.ranks.prepare(model, self.forward, optimizer, total_steps)
 
     def _hidden_before(self, micro: Batch) -> Tensor:
@@ -210,16 +229,17 @@ class Worker(UpdateMixin):
         for i, micro_batch in enumerate(micros):
             micro = micro_batch.to(self.device)
             assert micro.weights is not None
-            outputs = self.run_forward(micro, entropy)
-            output = outputs[0] if self.is_critic else TokenOutput(*outputs)
-            per_token = torch.zeros((), device=self.device)
-            for loss in losses:
-                term, metrics = loss(output, micro)
-                per_token = per_token + term
-                for name, values in metrics.items():
-                    sums[name] = sums.get(name, torch.zeros((), device=self.device)) + (values * micro.mask).sum()
-            micro_loss = (per_token * micro.weights).sum()
-            self.stepper.backward(micro_loss, last=i + 1 == len(micros))
+            with adapter_dropout(self.model, self.adapter, [self.stepper.step_count, i, self.ranks.rank]):
+                outputs = self.run_forward(micro, entropy)
+                output = outputs[0] if self.is_critic else TokenOutput(*outputs)
+                per_token = torch.zeros((), device=self.device)
+                for loss in losses:
+                    term, metrics = loss(output, micro)
+                    per_token = per_token + term
+                    for name, values in metrics.items():
+                        sums[name] = sums.get(name, torch.zeros((), device=self.device)) + (values * micro.mask).sum()
+                micro_loss = (per_token * micro.weights).sum()
+                self.stepper.backward(micro_loss, last=i + 1 == len(micros))
             total += micro_loss.detach()
         counts = {
             "loss": float(total),
@@ -237,26 +257,51 @@ class Worker(UpdateMixin):
         return {"loss": totals["loss"], **means, **step, **{name: totals[name] for name in counts if name != "loss"}}
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the full parameters with their Hugging Face names; tied weights are yielded once."""
-        for name, parameter in self.model.named_parameters():
-            with self.ranks.gathered_parameter(parameter):
-                yield name, parameter.detach()
+        """Yield the full weights with their Hugging Face names, adapters merged; tied weights are yielded once."""
+        yield from merged_weights(self.model, self.ranks.gathered)
 
     def save(self, folder: Path) -> None:
-        """Save a Hugging Face folder with the model, the tokenizer (if any) and the optimizer state (if trainable).
-        Raises NonFinite, before anything is written, if a weight is not finite."""
+        """Save a Hugging Face folder with the model, the tokenizer (if any), the optimizer state (if trainable) and the
+        adapter (if any) in the subfolder `adapter`. Raises NonFinite, before anything is written, if a weight is not
+        finite."""
         if broken := nonfinite_tensor(self.named_weights()):
             raise NonFinite(f"weight {broken} of {folder.name}")
         self.ranks.save(self.model, folder)
-        if self.tokenizer is not None and self.ranks.is_main:
+        if self.tokenizer is not None and self.ranks.rank == 0:
             self.tokenizer.save_pretrained(folder)
         if self.stepper is not None:
             self.stepper.save(folder)
+        if self.adapter is not None:
+            self._save_adapter(folder / ADAPTER)
+
+    def _save_adapter(self, folder: Path) -> None:
+        tensors = {}
+        for name, parameter in adapter_parameters(self.model):
+            with self.ranks.gathered([parameter]):
+                tensors[name] = parameter.detach().to("cpu", copy=True)
+        if self.ranks.rank == 0:
+            write_adapter(self.model, tensors, folder)
 
     def load_optimizer(self, folder: Path) -> None:
         """Load the optimizer state that `save` wrote."""
         assert self.stepper is not None
         self.stepper.load(folder)
+
+
+class InitialPolicy(Worker):
+    """Computes with the initial policy of a worker that trains an adapter: with its base weights, of which no second
+    copy exists. It cannot be trained."""
+
+    def __init__(self, policy: Worker) -> None:
+        vars(self).update(vars(policy), stepper=None)
+
+    def infer(self, batch: Batch, entropy: bool = True) -> tuple[Tensor, ...]:
+        with adapters_off(self.model):
+            return super().infer(batch, entropy)
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        for weight in weights_of(self.model):
+            yield weight.name, weight.base.detach()
 
 
 def _zero_weight_batch(batch: Batch) -> Batch:

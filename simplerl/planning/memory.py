@@ -21,11 +21,12 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, PretrainedConfig, Qwen2Config
 
-from simplerl.backends.roles import CRITIC, REFERENCE
+from simplerl.backends.roles import CRITIC, REFERENCE, trains_adapter
 from simplerl.cluster.backend import RayBackend
 from simplerl.cluster.layout import ENGINE, Layout, plan_placement, processes
-from simplerl.config import Config, register
+from simplerl.config import Config, LoraConfig, register
 from simplerl.config.load import load
+from simplerl.engine.lora import linear_layers, target_names
 from simplerl.engine.models import MAX_LOGITS, load_hf_config
 from simplerl.errors import ConfigError
 
@@ -60,6 +61,7 @@ class ModelSizes:
     intermediate: int
     layers: int
     by_name: Mapping[str, tuple[int, ...]]
+    linear: Mapping[str, int] = field(default_factory=dict)  # parameters of a rank-1 adapter, by name of its layers
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,10 @@ def model_sizes(config: Any) -> ModelSizes:
         model: Any = AutoModelForCausalLM.from_config(config)
     by_name = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    linear: dict[str, int] = {}
+    for name, _ in linear_layers(model):
+        leaf = name.rpartition(".")[2]
+        linear[leaf] = linear.get(leaf, 0) + sum(by_name[f"{name}.weight"])
     text = config.get_text_config()
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     return ModelSizes(
@@ -98,6 +104,7 @@ def model_sizes(config: Any) -> ModelSizes:
         intermediate=text.intermediate_size,
         layers=text.num_hidden_layers,
         by_name=by_name,
+        linear=linear,
     )
 
 
@@ -110,7 +117,11 @@ def memory_by_role(sizes: ModelSizes, layout: Layout, config: Config) -> list[Ro
             found.append(_engine(sizes, layout, config, ranks))
             continue
         elements = sizes.parameters if role != CRITIC else sizes.parameters - sizes.output + sizes.hidden
-        device, host = _states(elements, ranks, layout, trained=role != REFERENCE)
+        trained = elements if role != REFERENCE else 0
+        if trains_adapter(config, role):
+            trained = adapter_elements(sizes, config.train.lora)
+            elements, trained = elements + trained, trained + (sizes.hidden if role == CRITIC else 0)
+        device, host = _states(elements, trained, ranks, layout)
         if layout.sharding.zero_stage == 3:
             device["gathered weights, at most"] = FLOAT32 * min(ZERO3_LIVE_ELEMENTS, elements)
         device["activations, at most"] = _activations(sizes, config, trained=role != REFERENCE, head=role != CRITIC)
@@ -118,17 +129,23 @@ def memory_by_role(sizes: ModelSizes, layout: Layout, config: Config) -> list[Ro
     return found
 
 
-def _states(elements: int, ranks: int, layout: Layout, trained: bool) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the bytes of weights, gradients and optimizer states of one rank, on device and host. ZeRO shards
-    optimizer states from stage 1, gradients from stage 2 and weights in stage 3."""
+def adapter_elements(sizes: ModelSizes, lora: LoraConfig) -> int:
+    """Return the number of parameters of a LoRA adapter. Raises ConfigError if a target is unknown."""
+    return lora.rank * sum(sizes.linear[name] for name in target_names(sizes.linear, lora.targets))
+
+
+def _states(elements: int, trained: int, ranks: int, layout: Layout) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the bytes of weights, gradients and optimizer states of one rank, on device and host. `trained` of the
+    `elements` have gradients. ZeRO shards optimizer states from stage 1, gradients from stage 2 and weights in stage
+    3."""
     stage, offload = layout.sharding.zero_stage, layout.sharding.offload_optimizer
-    share = elements / ranks
-    device = {"weights": FLOAT32 * (share if stage == 3 else elements)}
+    device = {"weights": FLOAT32 * (elements / ranks if stage == 3 else elements)}
     host: dict[str, float] = {}
     if not trained:
         return device, host
-    gradients = FLOAT32 * (share if stage >= 2 else elements)
-    states = {"moments": 2 * FLOAT32 * (share if stage >= 1 else elements)}
+    share = trained / ranks
+    gradients = FLOAT32 * (share if stage >= 2 else trained)
+    states = {"moments": 2 * FLOAT32 * (share if stage >= 1 else trained)}
     if stage >= 1:
         states["master weights"] = FLOAT32 * share
     if offload and stage >= 2:
