@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from micro_runs import ROOT
 
-from simplerl.cli import hydra_error_message
+from simplerl.cli import FULL_ERRORS, hydra_command, hydra_error_message
 from simplerl.config import all_settings, register
 from simplerl.config.hints import FOREIGN, option_keys, options
 from simplerl.config.load import load
@@ -53,8 +53,21 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_reported_in_one_line(mistake: str) -> None:
+def test_mistakes_are_reported_in_one_line(
+    mistake: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     overrides, message = MISTAKES[mistake]
+    monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
+    monkeypatch.setenv(FULL_ERRORS, "")  # so that it is restored
+    monkeypatch.delenv(FULL_ERRORS)
+    with pytest.raises(SystemExit) as end:
+        hydra_command("simplerl.experiment.run_experiment", print)
+    assert str(end.value.code).startswith(message) and "\n" not in str(end.value.code)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_command_prints_one_line_and_ends_with_status_1() -> None:
+    overrides, message = MISTAKES["key"]
     command = [sys.executable, "train.py", *overrides]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stdout == ""
@@ -130,6 +143,9 @@ NAMES = {
 @pytest.mark.parametrize("override", NAMES)
 def test_names_of_other_libraries_and_typos_lead_to_our_key(override: str) -> None:
     assert re.search(rf"{re.escape(NAMES[override])}[.?]$", composed(override))
+
+
+def test_a_keyword_of_another_option_names_its_option() -> None:
     assert "belongs to reward=strict" in composed("reward=lenient", "reward.unboxed=-1")
 
 
