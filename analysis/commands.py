@@ -35,7 +35,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, out: str, *, nargs: str =
 
 
 def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --baseline, --correction and --seeds, which `comparison_options` reads."""
+    """Add --baseline, --correction, --seeds and --target, which `comparison_options` reads."""
     parser.add_argument("--baseline", default="", help="label, or part of it, of the baseline arm (default: the first)")
     parser.add_argument(
         "--correction", choices=CORRECTIONS, default=HOLM, help="for the number of arms (default: %(default)s)"
@@ -43,11 +43,14 @@ def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", choices=DESIGNS, default=PAIRED, help="how seeds enter a comparison (default: %(default)s)"
     )
+    help_target = "accuracy in per cent of the time to reach it (default: one that all arms reach)"
+    parser.add_argument("--target", type=float, metavar="PERCENT", help=help_target)
 
 
 def comparison_options(chosen: argparse.Namespace) -> Options:
     """Return the options of `add_comparison_arguments`."""
-    return Options(chosen.baseline, chosen.correction, chosen.seeds)
+    target = None if chosen.target is None else chosen.target / 100
+    return Options(chosen.baseline, chosen.correction, chosen.seeds, target)
 
 
 def comma_separated(text: str) -> list[str]:

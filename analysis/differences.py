@@ -51,11 +51,13 @@ DESIGN_NOTES = {
 @dataclass(frozen=True)
 class Options:
     """Holds how arms are compared: the label of the baseline arm ("": the first), the correction for the number of
-    arms (a key of CORRECTIONS), and the design (one of `simplerl.evals.two_level.DESIGNS`)."""
+    arms (a key of CORRECTIONS), the design (one of `simplerl.evals.two_level.DESIGNS`), and the accuracy to reach in
+    `analysis.learning` (None: chosen there)."""
 
     baseline: str = ""
     correction: str = HOLM
     design: str = PAIRED
+    target: float | None = None
 
 
 DEFAULT = Options()
@@ -76,10 +78,12 @@ class Compared:
 
     @property
     def verdict(self) -> str:
-        """Return "significant", "not significant", "baseline", or why there is no comparison."""
-        if self.p is None:
+        """Return "significant", "not significant", "baseline", or why there is no comparison. With one seed, only the
+        two runs are compared, not the arms."""
+        if self.p is None or self.found is None:
             return self.why
-        return "significant" if self.p < 1 - LEVEL else "not significant"
+        word = "significant" if self.p < 1 - LEVEL else "not significant"
+        return word if self.found.errors.seeds is not None else f"{word} for these runs"
 
 
 def adjusted(p_values: Sequence[float], correction: str) -> list[float]:
@@ -110,20 +114,22 @@ class Answers:
 
 
 def answers_of(frames: Frames, arm: Arm, column: str) -> Answers | None:
-    """Return the answers of an arm's runs, by item if all runs are folders that hold the same items, and otherwise the
-    mean accuracies that they logged; None if a run has neither. column: of samples.parquet, "correct" or
+    """Return the answers of an arm's evaluated runs, by item if all are folders that hold the same items, and otherwise
+    the mean accuracies that they logged; None if no run was evaluated. column: of samples.parquet, "correct" or
     "correct_strict"."""
-    seeds = tuple(_seed(frames, run) for run in arm.runs)
-    found = [_item_means(frames, run, column) for run in arm.runs]
-    known = [one for one in found if one is not None]
-    if len(known) == len(arm.runs) and all(one.ids == known[0].ids for one in known):
-        tables = [np.stack([one.values[name] for one in known]) for name in known[0].values]
-        return Answers(tables, seeds, known[0].ids)
+    found = {run: _item_means(frames, run, column) for run in arm.runs}
+    known = {run: one for run, one in found.items() if one is not None}
     metric = "eval/mean/accuracy" + column.removeprefix("correct")
-    values = [frames.last_value(run, metric) for run in arm.runs]
-    if any(value is None for value in values):
+    values = {run: value for run in arm.runs if (value := frames.last_value(run, metric)) is not None}
+    ids = {repr(one.ids) for one in known.values()}
+    if known and len(ids) == 1 and known.keys() >= values.keys():
+        first = next(iter(known.values()))
+        tables = [np.stack([one.values[name] for one in known.values()]) for name in first.values]
+        return Answers(tables, tuple(_seed(frames, run) for run in known), first.ids)
+    if not values:
         return None
-    return Answers([np.array(values, dtype=np.float64)[:, None]], seeds, {})
+    column_of_means = np.array(list(values.values()), dtype=np.float64)[:, None]
+    return Answers([column_of_means], tuple(_seed(frames, run) for run in values), {})
 
 
 def _seed(frames: Frames, run: str) -> str:

@@ -36,6 +36,7 @@ from analysis.curves import in_percent, metric_label
 from analysis.differences import Options, difference_table
 from analysis.estimates import published_estimate, quantity, shifted, significantly_best
 from analysis.frames import Frames, assemble
+from analysis.learning import learning_table
 from analysis.marks import fair_tables
 from analysis.published_tables import (
     PUBLISHED_RULE,
@@ -59,7 +60,7 @@ from simplerl.data.benchmarks import SUITE5, SUITE8
 from simplerl.evals.statistics import Interval
 from simplerl.io.tables import Cell, Table, markdown, text_cells, write
 
-STATISTICS = ("differences",)  # names of the tables of `statistics_tables`
+STATISTICS = ("differences", "learning")  # names of the tables of `statistics_tables`
 AVERAGES = {"five": SUITE5, "eight": SUITE8}
 BEHAVIOUR = ("response_length", "truncated_share", "box_share", "code_share", "reflection_share")
 LOWER_IS_BETTER = ("loss", "truncated_share", "no_answer_fraction", "timeout_fraction", "failed_fraction", "repetition")
@@ -259,9 +260,9 @@ def build_tables(
 
 
 def statistics_tables(frames: Frames, arms: Arms, options: Options) -> list[Table]:
-    """Return the tables that compare arms: their differences to the baseline arm, if there are two arms."""
-    found = difference_table(frames, arms, options)
-    return [] if found is None else [found]
+    """Return the tables that compare arms, if they have the data: differences to the baseline arm, and learning."""
+    found = [difference_table(frames, arms, options), learning_table(frames, arms, options.target)]
+    return [table for table in found if table is not None]
 
 
 @reports_source_errors

@@ -91,6 +91,7 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     _, other, single = compare_arms(frames, arms, Options())
     assert other.verdict == "evaluated on other items" and other.accuracy is not None
     assert single.found is not None and single.found.both.method == "items" and not single.found.paired
+    assert single.verdict == "not significant for these runs"
     one_arm = frames.select(["a-0", "a-1"])
     assert difference_table(*select_runs(one_arm), Options()) is None
 
