@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ FOREIGN = {
 PACKAGE = "# @package algorithm"
 
 
+@cache
 def option_keys() -> dict[str, list[str]]:
     """Return the dotted keys that the YAML files of conf/ set, with the options (group=option) that set each."""
     found: dict[str, list[str]] = {}
