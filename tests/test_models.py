@@ -241,7 +241,7 @@ def test_a_tokenizer_with_more_ids_than_the_embedding_is_refused(missing: int, t
 def test_float32_attention_is_attention(heads: int) -> None:
     tokens = torch.randint(5, tiny.VOCABULARY, (3, 20), generator=torch.Generator().manual_seed(0))
     plain_model = tiny.policy(num_key_value_heads=heads)
-    ours = tiny.policy(num_key_value_heads=heads, attention="sdpa_float32")
+    ours = tiny.policy(num_key_value_heads=heads, attention="simplerl_float32")
     mask = torch.ones(3, 20, dtype=torch.bool)
     mask[1, 12:] = False
     for attention_mask in (None, mask):
@@ -254,8 +254,8 @@ def test_float32_attention_is_attention(heads: int) -> None:
 
 
 def test_float32_attention_is_what_bfloat16_uses_on_a_cpu() -> None:
-    assert load_policy(MICRO, Precision.bfloat16, "cpu").config._attn_implementation == "sdpa_float32"
-    assert load_policy(MICRO, Precision.float32, "cpu").config._attn_implementation == "sdpa"
+    assert load_policy(MICRO, Precision.bfloat16, "cpu").config._attn_implementation == "simplerl_float32"
+    assert load_policy(MICRO, Precision.float32, "cpu").config._attn_implementation == "simplerl"
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,7 @@ def _weighted(batch: Batch) -> Batch:
 def test_bfloat16_is_close(role: str) -> None:
     batch, results = tiny.batch(), []
     for precision in Precision:
-        model: PreTrainedModel | Critic = critic() if role == "critic" else tiny.policy(attention="sdpa_float32")
+        model: PreTrainedModel | Critic = critic() if role == "critic" else tiny.policy(attention="simplerl_float32")
         w = worker(model, 100, precision=precision, optimizer=OptimizerConfig(lr=1e-4))
         column = w.infer(batch)[0]
         losses = [clipped_value] if role == "critic" else LOSSES

@@ -264,6 +264,7 @@ def build_worker(
         logits_precision=train.logits_precision,
         column_precision=train.column_precision,
         tokens_per_micro_batch=train.tokens_per_micro_batch,
+        shared_prompts=train.shared_prompts,
         temperature=temperature,
         gradient_checkpointing=train.gradient_checkpointing and optimizer is not None,
         compiled=train.compile,

@@ -122,6 +122,8 @@ class TrainConfig:
     # Precision to which log-probs, values, token rewards and advantages are rounded; bfloat16 as in the published run.
     column_precision: Precision = Precision.float32
     gradient_checkpointing: bool = setting(False, changes_results=False)
+    # Compute each prompt once for all samples of it; null: where that saves a fifth of the tokens.
+    shared_prompts: bool | None = setting(None, changes_results=False)
     # Compile the layers with torch.compile: faster steps after a minute of compilation; needs g++ on CPUs.
     compile: bool = setting(False, changes_results=False)
     policy: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from simplerl.config import HeadStart, ModelConfig, Precision
+from simplerl.engine.shared_prompts import SharedPrompts, shared_prompt_attention
 from simplerl.engine.tensors import nonfinite_tensor
 from simplerl.errors import ConfigError
 from simplerl.io.files import reading
@@ -32,16 +36,29 @@ VALUE_HEAD = "value_head.safetensors"
 MAX_LOGITS = 2**28  # logits in memory at once (512 MB in bfloat16)
 
 
-def _float32_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    float32: bool,
+    shared_prompts: SharedPrompts | None = None,
+    **options: Any,
 ) -> tuple[Tensor, None]:
-    """Compute PyTorch's attention in float32 even under autocast: the backward pass of its bfloat16 CPU kernel is more
-    than ten times slower."""
-    with torch.autocast(query.device.type, enabled=False):
+    """Compute PyTorch's attention, of rows or of shared prompts. `float32` computes it in float32 even under autocast:
+    the backward pass of the bfloat16 CPU kernel is more than ten times slower."""
+    if not float32 and shared_prompts is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    with torch.autocast(query.device.type, enabled=False) if float32 else nullcontext():
+        query, key, value = (x.float() for x in (query, key, value)) if float32 else (query, key, value)
+        if shared_prompts is not None:
+            return shared_prompt_attention(query, key, value, shared_prompts, options.get("scaling")), None
         output = nn.functional.scaled_dot_product_attention(
-            query.float(),
-            key.float(),
-            value.float(),
+            query,
+            key,
+            value,
             attn_mask=attention_mask,
             is_causal=attention_mask is None and query.shape[2] > 1,
             scale=options.get("scaling"),
@@ -50,8 +67,9 @@ def _float32_attention(
     return output.transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register("sdpa_float32", _float32_attention)
-AttentionMaskInterface.register("sdpa_float32", sdpa_mask)
+for _name, _float32 in (("simplerl", False), ("simplerl_float32", True)):
+    AttentionInterface.register(_name, partial(_attention, float32=_float32))
+    AttentionMaskInterface.register(_name, sdpa_mask)
 
 
 def load_tokenizer(model: ModelConfig) -> Any:
@@ -110,7 +128,7 @@ def _load(kind: Any, model: ModelConfig, precision: Precision, device: str) -> A
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
             dtype=torch.float32,
-            attn_implementation="sdpa_float32" if on_cpu_in_bf16 else "sdpa",
+            attn_implementation="simplerl_float32" if on_cpu_in_bf16 else "simplerl",
         )
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from simplerl.algorithms.losses import Loss, TokenOutput
 from simplerl.config import Aggregation, OptimizerConfig, Precision
-from simplerl.engine.batching import micro_batches, minibatches, token_weights
+from simplerl.engine.batching import minibatches, token_weights
 from simplerl.engine.lora import (
     ADAPTER,
     Adapter,
@@ -36,8 +36,9 @@ from simplerl.engine.lora import (
 )
 from simplerl.engine.models import Critic, output_weight, token_logprobs
 from simplerl.engine.optimizer import Stepper, TorchStepper
+from simplerl.engine.shared_prompts import MicroBatch, SharedPrompts, split
 from simplerl.engine.tensors import nonfinite_tensor
-from simplerl.errors import NonFinite
+from simplerl.errors import NonFinite, RunFailed
 from simplerl.types import Batch
 
 
@@ -54,6 +55,7 @@ class UpdatePlan:
 
 
 Forward = Callable[..., tuple[Tensor, ...]]
+MAX_DIFFERENCE = {Precision.float32: 1e-3, Precision.bfloat16: 0.5}  # of log-probs or values, caused by rounding
 
 
 class RankContext(Protocol):
@@ -147,6 +149,7 @@ class Worker(UpdateMixin):
         column_precision: Precision = Precision.float32,
         temperature: float = 1.0,
         gradient_checkpointing: bool = False,
+        shared_prompts: bool | None = None,
         compiled: bool = False,
         optimizer: OptimizerConfig | None = None,
         total_steps: int = 1,
@@ -169,6 +172,9 @@ class Worker(UpdateMixin):
         self.temperature = temperature
         if adapter is not None:
             add_adapter(model, adapter, body.config.name_or_path)
+        self.shared_prompts = shared_prompts
+        self.window = getattr(self.body.config, "sliding_window", None) or math.inf
+        self._checked = False
         if gradient_checkpointing:
             self.body.gradient_checkpointing_enable({"use_reentrant": False})
             for module in self.body.modules():  # train mode only for these, so that dropout stays off
@@ -180,19 +186,22 @@ class Worker(UpdateMixin):
         set_trainable(model, optimizer is not None)
         self.run_forward, self.stepper = self.ranks.prepare(model, self.forward, optimizer, total_steps)
 
-    def _hidden_before(self, micro: Batch) -> Tensor:
+    def _hidden_before(self, micro: Batch, shared: SharedPrompts | None = None) -> Tensor:
         """Return the hidden state before each token under the mask, [N, H].
 
         Rows are right-padded and attention is causal, so response tokens never attend to padding and no attention mask
         is needed."""
-        hidden: Tensor = self.body(input_ids=micro.tokens, use_cache=False).last_hidden_state
-        return hidden[:, :-1][micro.mask[:, 1:]]
+        if shared is None:
+            hidden: Tensor = self.body(input_ids=micro.tokens, use_cache=False).last_hidden_state
+            return hidden[:, :-1][micro.mask[:, 1:]]
+        hidden = self.body(**shared.model_inputs(), use_cache=False).last_hidden_state
+        return hidden[0, shared.place[:, :-1][micro.mask[:, 1:]]]
 
-    def forward(self, micro: Batch, entropy: bool = True) -> tuple[Tensor, ...]:
-        """Run one micro-batch. Returns (logprobs, entropy) or (values,), each [b, T] float32 and zero outside the mask.
-        The entropy is zero if `entropy` is False."""
+    def forward(self, micro: Batch, entropy: bool = True, shared: SharedPrompts | None = None) -> tuple[Tensor, ...]:
+        """Run one micro-batch, by the layout `shared` if there is one. Returns (logprobs, entropy) or (values,), each
+        [b, T] float32 and zero outside the mask. The entropy is zero if `entropy` is False."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision is Precision.bfloat16):
-            hidden = self._hidden_before(micro)
+            hidden = self._hidden_before(micro, shared)
         if self.is_critic:
             columns: tuple[Tensor, ...] = (self.model.value_head(hidden.float()).squeeze(-1),)
         else:
@@ -201,20 +210,46 @@ class Worker(UpdateMixin):
         blank = torch.zeros(micro.tokens.shape, device=self.device)
         return tuple(blank.masked_scatter(micro.mask, column.to(self.column_dtype).float()) for column in columns)
 
+    def _micro_batches(self, batch: Batch) -> list[MicroBatch]:
+        """Split a batch on the CPU into micro-batches. All ranks return equally many, because forward passes of ZeRO-3
+        are collective."""
+        shared = self.shared_prompts if batch.tokens.shape[1] <= self.window else False
+        micros = split(batch, self.tokens_per_micro_batch, shared)
+        missing = self.ranks.all_reduce_max(len(micros)) - len(micros)
+        micros += [MicroBatch(torch.tensor([], dtype=torch.int64), _zero_weight_batch(batch))] * missing
+        self._compare_once(micros[0])
+        return micros
+
+    @torch.no_grad()
+    def _compare_once(self, micro: MicroBatch) -> None:
+        """Compare shared prompts with the plain pass on the first micro-batch that uses them. Raises RunFailed if they
+        differ by more than rounding."""
+        if self._checked or not self.ranks.all_reduce_max(int(micro.shared is not None)):
+            return
+        self._checked = True
+        shared = self._run(micro)[0]
+        plain = self._run(replace(micro, shared=None))[0]
+        difference = float((shared - plain).abs().max())
+        limit = MAX_DIFFERENCE[self.precision]
+        if not difference <= limit:
+            raise RunFailed(
+                f"train.shared_prompts: the model's outputs change by {difference:.2g} (up to {limit} is rounding) if "
+                "each prompt is computed once: set train.shared_prompts=false."
+            )
+
+    def _run(self, micro: MicroBatch, entropy: bool = False) -> tuple[Tensor, ...]:
+        shared = None if micro.shared is None else micro.shared.to(self.device)
+        return self.run_forward(micro.batch.to(self.device), entropy, shared)
+
     @torch.no_grad()
     def infer(self, batch: Batch, entropy: bool = True) -> tuple[Tensor, ...]:
         """Run `forward` on a whole batch without gradients. Returns tensors [B, T] on the CPU."""
         results: tuple[Tensor, ...] = ()
-        micros = micro_batches(batch.attention.sum(-1), self.tokens_per_micro_batch)
-        # Before any forward pass, because forward passes of ZeRO-3 are themselves collective.
-        missing = self.ranks.all_reduce_max(len(micros)) - len(micros)
-        for rows in micros:
-            outputs = self.run_forward(batch.rows(rows).to(self.device), entropy)
+        for micro in self._micro_batches(batch):
+            outputs = self._run(micro, entropy)
             results = results or tuple(torch.zeros(batch.tokens.shape) for _ in outputs)
             for result, output in zip(results, outputs, strict=True):
-                result[rows, : output.shape[1]] = output.cpu()
-        for _ in range(missing):
-            self.run_forward(_zero_weight_batch(batch).to(self.device), entropy)
+                result[micro.rows, : output.shape[1]] = output.cpu()[: len(micro.rows)]
         return results
 
     def optimizer_step(self, minibatch: Batch, losses: Sequence[Loss], entropy: bool = False) -> dict[str, float]:
@@ -222,15 +257,14 @@ class Worker(UpdateMixin):
         rank receives its own rows; all return the metrics of the whole minibatch. Raises NonFinite if the loss or the
         gradient is not finite."""
         assert self.stepper is not None, "a frozen model has no optimizer"
-        micros = [minibatch.rows(i) for i in micro_batches(minibatch.attention.sum(-1), self.tokens_per_micro_batch)]
-        micros += [_zero_weight_batch(minibatch)] * (self.ranks.all_reduce_max(len(micros)) - len(micros))
+        micros = self._micro_batches(minibatch)
         sums: dict[str, Tensor] = {}
         total = torch.zeros((), device=self.device)
         for i, micro_batch in enumerate(micros):
-            micro = micro_batch.to(self.device)
+            micro = micro_batch.batch.to(self.device)
             assert micro.weights is not None
             with adapter_dropout(self.model, self.adapter, [self.stepper.step_count, i, self.ranks.rank]):
-                outputs = self.run_forward(micro, entropy)
+                outputs = self._run(micro_batch, entropy)
                 output = outputs[0] if self.is_critic else TokenOutput(*outputs)
                 per_token = torch.zeros((), device=self.device)
                 for loss in losses:
@@ -244,8 +278,8 @@ class Worker(UpdateMixin):
         counts = {
             "loss": float(total),
             "tokens": float(minibatch.mask.sum()),
-            "real": float(minibatch.attention.sum()),
-            "computed": float(sum(micro_batch.tokens.numel() for micro_batch in micros)),
+            "real": float(sum(micro_batch.real for micro_batch in micros)),
+            "computed": float(sum(micro_batch.computed for micro_batch in micros)),
         }
         totals = self.ranks.all_reduce_sum({name: float(value) for name, value in sums.items()} | counts)
         if not math.isfinite(totals["loss"]):

@@ -41,7 +41,7 @@ def float32_attention(
 ) -> tuple[Tensor, None]:
     """Compute attention in float32 under autocast, from [B, heads, T, head size] to [B, T, heads, head size].
 
-    The engine's `sdpa_float32` rounds differently and would train a different base model.
+    The engine's `simplerl_float32` rounds differently and would train a different base model.
     """
     with torch.autocast("cpu", enabled=False):
         groups = query.shape[1] // key.shape[1]
