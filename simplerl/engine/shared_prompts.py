@@ -176,14 +176,15 @@ def shared_prompt_attention(
     attend = nn.functional.scaled_dot_product_attention
     options: dict[str, Any] = {"scale": scale, "enable_gqa": query.shape[1] != key.shape[1]}
     queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, heads, D]
-    own = [x[layout.prompts].transpose(1, 2) for x in (queries, keys, values)]  # [U, heads, P, D]
-    outputs = [attend(*own, is_causal=True, **options).transpose(1, 2)[layout.real]]
+    q, prompt_keys, prompt_values = (x[layout.prompts].transpose(1, 2) for x in (queries, keys, values))
+    own = attend(q, prompt_keys, prompt_values, is_causal=True, **options)  # [U, heads, P, D]
+    outputs = [own.transpose(1, 2)[layout.real]]
     for block in layout.blocks:
         at = slice(block.start, block.start + len(block.prompt) * block.length)
         q, k, v = (x[at].unflatten(0, (-1, block.length)).transpose(1, 2) for x in (queries, keys, values))
         k, v = (
             torch.cat([prompt[block.prompt, :, : block.prompt_width], response], 2)
-            for prompt, response in ((own[1], k), (own[2], v))
+            for prompt, response in ((prompt_keys, k), (prompt_values, v))
         )
         outputs.append(attend(q, k, v, attn_mask=block.visible, **options).transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[None]
