@@ -167,7 +167,7 @@ def _block(start: int, length: int, prompt: Tensor, prompt_lengths: Tensor) -> B
     return Block(start, length, prompt, width, visible)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def shared_prompt_attention(
     query: Tensor, key: Tensor, value: Tensor, layout: SharedPrompts, scale: float | None = None
 ) -> Tensor:
