@@ -23,7 +23,7 @@ from simplerl.runs.rollout_table import SCHEMA
 MAX_STEP = 2**53
 EVALUATION = "evaluation"  # `kind` of the folders of evaluate.py
 # The settings that evaluate.py uses; the rest of its configuration is for training and is ignored.
-_EVALUATED = re.compile(r"(choices\.)?(model|prompt|evals|sampler|seed|experiment|reward@evals\.reward)(\.|$)")
+EVALUATED = re.compile(r"(choices\.)?(model|prompt|evals|sampler|seed|experiment|reward@evals\.reward)(\.|$)")
 RESPONSE_COLUMNS = [name for name in SCHEMA.names if name not in ("tokens", "logprobs")]  # all but per-token ones
 
 
@@ -50,7 +50,7 @@ def read_run_folder(folder: Path, notes: list[str]) -> RunData:
     status, environment = (_read_optional(folder / name, run, notes) for name in ("status.json", "environment.json"))
     kind = str(status.get("kind", ""))
     if kind == EVALUATION:
-        config = {key: value for key, value in config.items() if _EVALUATED.match(key)}
+        config = {key: value for key, value in config.items() if EVALUATED.match(key)}
     attempt, state, started = parse_number(status.get("attempt")), status.get("state"), environment.get("started")
     metrics = read_metrics(folder / "metrics.jsonl", run, notes)
     return RunData(
