@@ -35,6 +35,7 @@ def run_experiment(raw: DictConfig, label: str) -> Path:
     from simplerl.backends.rehearsal import rehearse
     from simplerl.data.inputs import input_digests
     from simplerl.data.task import prepare_task
+    from simplerl.planning.guard import check_memory
     from simplerl.runs.folder import Run
 
     resolved: dict[str, Any] = OmegaConf.to_container(raw, resolve=True, enum_to_str=True)  # type: ignore[assignment]
@@ -43,6 +44,7 @@ def run_experiment(raw: DictConfig, label: str) -> Path:
     rehearse(config)
     task = prepare_task(config)
     backend = config.backend(config, task)
+    check_memory(config, [len(prompt.token_ids) for prompt in task.prompts])
     run = Run(config, resolved, label, inputs=input_digests(config, resolved, task))
     if run.already_finished():
         return run.dir

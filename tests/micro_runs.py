@@ -66,9 +66,11 @@ def run(root: Path, *overrides: str, own_reward: bool | str = True) -> Path:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, without what differs between any two runs: times and the attempt."""
+    """The lines of metrics.jsonl, without what differs between any two runs: times, memory and the attempt."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "attempt" and not k.startswith("time/")} for line in lines]
+    return [
+        {k: v for k, v in line.items() if k != "attempt" and not k.startswith(("time/", "memory/"))} for line in lines
+    ]
 
 
 def outcome(folder: Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from simplerl.config import (
 from simplerl.config.load import load
 from simplerl.data.benchmarks import BENCHMARKS, SUITE5
 from simplerl.data.prompts import PromptFormat
-from simplerl.data.task import _schedule
+from simplerl.data.task import make_schedule
 from simplerl.evals.standalone import evaluate_model
 from simplerl.experiment import run_experiment
 from simplerl.runs.alarms import read_alarms
@@ -163,7 +163,7 @@ def test_simplerl_zero_is_the_published_run() -> None:
     assert config.sampler.func.__module__ == "simplerl.samplers.vllm"
 
     train = config.train
-    schedule = _schedule(config, 8523)
+    schedule = make_schedule(config, 8523)
     assert (train.prompts_per_step, train.samples_per_prompt, schedule.rollouts) == (1024, 8, 8192)
     assert (train.minibatch_size, schedule.updates_per_step, train.epochs) == (128, 64, 1)
     assert (train.passes, schedule.steps_per_pass, schedule.steps) == (20, 8, 160)
@@ -253,9 +253,9 @@ def test_the_published_run_has_every_oddity_and_the_fixed_one_none() -> None:
     assert published.prompt.template is not None and not published.prompt.template.endswith("\n")
     assert published.train.logits_precision is published.algorithm.advantage_precision is Precision.bfloat16
     # The rate falls over 20 x floor(8523 x 8 / 128) optimizer steps, of which 160 x 64 are taken.
-    schedule = _schedule(published, 8523)
+    schedule = make_schedule(published, 8523)
     assert (schedule.scheduled_steps, schedule.optimizer_steps) == (10_640, 10_240)
-    assert _schedule(fixed, 8523).scheduled_steps == 10_240
+    assert make_schedule(fixed, 8523).scheduled_steps == 10_240
 
 
 def test_simplerl_adds_the_warm_up_alone() -> None:

@@ -85,7 +85,9 @@ class RayRoles(Roles):
         self.pool.sync(policy.actors)
 
     def metrics(self) -> dict[str, float]:
-        return {} if self.pool is None else dict(self.pool.metrics)
+        groups = {name: one.memory() for name, one in self.models.items() if isinstance(one, RankGroup)}
+        memory = {f"memory/{name}_{place}_gib": gib for name, one in groups.items() for place, gib in one.items()}
+        return memory | ({} if self.pool is None else self.pool.metrics)
 
 
 class SleepingEngines:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
@@ -51,6 +51,15 @@ class Layout:
         """Return the number of ranks of a role."""
         named = {POLICY: self.policy_ranks, CRITIC: self.critic_ranks, REFERENCE: self.reference_ranks}
         return named.get(role, self.other_ranks)
+
+
+def layout_from(keywords: Mapping[str, Any]) -> Layout:
+    """Return the layout that the keywords of the Ray backend describe; other keywords are ignored."""
+    own = {one.name: keywords[one.name] for one in fields(Layout) if one.name in keywords}
+    zero = Sharding(
+        keywords.get("zero_stage", 2), keywords.get("offload_optimizer", False), keywords.get("deepspeed") or {}
+    )
+    return Layout(**own | {"shared": Shared(keywords.get("shared", "none")), "sharding": zero})
 
 
 @dataclass(frozen=True)

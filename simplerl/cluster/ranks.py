@@ -27,6 +27,7 @@ from simplerl.cluster.weights import Bucket, buckets
 from simplerl.engine.lora import weights_of
 from simplerl.engine.worker import UpdateMixin, Worker
 from simplerl.errors import NonFinite
+from simplerl.runs.provenance import MemoryMeter
 from simplerl.types import Batch
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class RankActor:
         """Build the worker, and load the optimizer state from the checkpoint folder `optimizer`, if given."""
         from simplerl.cluster.zero import DistributedRanks
 
+        self.meter = MemoryMeter.begin()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.worker = build(ranks=DistributedRanks(sharding), device=device)
         run = self.worker.run_forward
@@ -159,6 +161,11 @@ class RankActor:
     @ray.method(concurrency_group="control")
     def process(self) -> Process:
         return this_process()
+
+    @ray.method(concurrency_group="control")
+    def memory(self) -> dict[str, float]:
+        """Return the peak memory since the model was loaded (see `MemoryMeter.peak`)."""
+        return self.meter.peak()
 
     @ray.method(concurrency_group="control")
     def stacks(self) -> str:
@@ -243,6 +250,11 @@ class RankGroup(UpdateMixin):
         names = [name for name, _ in self._results([self.actors[0].weight_shapes.remote()], None, "weights")[0]]
         for name in names:
             yield name, self._all("weight", name)[0]
+
+    def memory(self) -> dict[str, float]:
+        """Return the peak memory of the rank that used most, in GiB by place ("host", "gpu")."""
+        ranks = self._all("memory")
+        return {place: max(rank[place] for rank in ranks) for place in ranks[0]}
 
     def save(self, folder: Path) -> None:
         self._all("save", folder)

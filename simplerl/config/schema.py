@@ -48,6 +48,8 @@ class ModelConfig:
     revision: str | None = None
     context: int | None = setting(None, minimum=1)  # maximum tokens of prompt + response; null: the model's own limit
     trust_remote_code: bool = False
+    # The keys of the model's config.json that determine its size, and `of`: its Hub id; only plan.py reads them.
+    geometry: dict[str, Any] | None = field(default=None, metadata={"changes_results": False})
 
 
 @dataclass
@@ -264,6 +266,7 @@ class RunConfig:
     allow_changed: bool = False  # resume a run, or keep a finished one, although its data, weights or code changed
     strict: bool = False  # stop at the first alarm (simplerl/runs/alarms.py), after saving a checkpoint
     threads: int | None = setting(None, minimum=1)  # CPU threads of PyTorch; null: PyTorch's default
+    plan: bool = True  # refuse a run that cannot fit the memory of its devices, before a model is loaded
 
 
 @dataclass

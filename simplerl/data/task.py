@@ -131,7 +131,7 @@ def prepare_task(config: Config) -> Task:
             prompts, counts = prepare_prompts(config.data(), format, context, sampling.max_new_tokens)
         logger.info("training prompts: %s", ", ".join(f"{v} {k}" for k, v in counts.items()))
         _check_unique_ids("data", prompts)
-        schedule = _schedule(config, len(prompts))
+        schedule = make_schedule(config, len(prompts))
         logger.info("%s", schedule)
         _warn_about_overlap(prompts, evals)
     _warn_about_toy_questions(config, len(tokenizer), prompts, evals)
@@ -259,7 +259,8 @@ def prepare_evals(config: Config, tokenizer: Any, context: int) -> EvalSets:
     return EvalSets(prompts, format, sampling, too_long, excludes)
 
 
-def _schedule(config: Config, prompts: int) -> TrainingSchedule:
+def make_schedule(config: Config, prompts: int) -> TrainingSchedule:
+    """Return the batch arithmetic of RL on `prompts` usable problems. Raises ConfigError if they are too few."""
     train = config.train
     steps_per_pass = prompts // train.prompts_per_step
     if steps_per_pass == 0:

@@ -1,248 +1,308 @@
-"""Compute the memory of each process and the traffic of one weight sync of a run, without starting it.
+"""Computes the peak memory of each kind of device by role, phase and purpose, in bytes, without starting a run.
 
-    python -m simplerl.planning.memory experiment=simplerl_zero backend=ray_6gpu
+Weights, gradients and optimizer states follow from the layout. Activations are the tensors that the backward pass of a
+transformer layer keeps (counted with PyTorch's saved-tensor hooks, see tests/test_planning_memory.py); they are those
+of the largest micro-batch that the settings allow. What no formula gives is a stated reserve.
 
-Overrides are those of train.py. Only the model's config.json is read; sizes come from a model on PyTorch's meta device.
-Weights, gradients and optimizer states are exact. Activations are an upper estimate from the tokens of a micro-batch.
-The overhead of CUDA, NCCL and the allocator (several GiB) is not included.
+Roles of one place run one after the other: the peak of a phase is what all of them hold, and the largest of what one
+needs while it runs.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import torch
-from hydra import compose, initialize_config_dir
-from rich.console import Console
-from rich.table import Table
-from transformers import AutoModelForCausalLM, PretrainedConfig, Qwen2Config
+from simplerl.backends.roles import POLICY
+from simplerl.cluster.layout import ENGINE, Shared
+from simplerl.config import Precision, RoleKind
+from simplerl.engine.batching import MAX_PADDING
+from simplerl.engine.models import MAX_LOGITS
+from simplerl.planning.geometry import Geometry
+from simplerl.planning.setup import SAMPLER, Place, Setup
 
-from simplerl.backends.roles import CRITIC, REFERENCE, trains_adapter
-from simplerl.cluster.backend import RayBackend
-from simplerl.cluster.layout import ENGINE, Layout, plan_placement, processes
-from simplerl.config import Config, LoraConfig, register
-from simplerl.config.load import load
-from simplerl.engine.lora import linear_layers, target_names
-from simplerl.engine.models import MAX_LOGITS, load_hf_config
-from simplerl.errors import ConfigError
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
-GIB = 2**30
+SAMPLE, SCORE, UPDATE, SYNC, WARMUP = "sampling", "scoring", "update", "sync", "warm-up"
 FLOAT32, BFLOAT16 = 4, 2  # bytes
 ZERO3_LIVE_ELEMENTS = 1e9  # ZeRO-3 gathers at most this many (DeepSpeed's stage3_max_live_parameters)
+ZERO_BUCKET_ELEMENTS = 5e8  # gradients are reduced in buckets of this size (DeepSpeed's reduce_bucket_size)
+BUCKET = 512 * 2**20  # bytes of one message of a weight sync
+CPU_LOGITS = 2**20  # float32 logits that the loss computes at a time on a CPU
+PREFILL_TOKENS, FIRST_COLUMNS, RETAINED_CACHE = 8192, 16, 2**28  # of `simplerl.samplers.llama`
+ENGINE_TOKENS = 8192  # tokens of one prefill of vLLM
+VLLM_FRACTION = 0.9  # of a GPU's memory that vLLM takes by default
+# Reserves: measured on CPUs, assumed on GPUs.
+PROCESS_RESERVE = {"driver": 0.06 * 2**30, "rank": 0.02 * 2**30, "gpu": 1.5 * 2**30}  # libraries; CUDA context and NCCL
+GRAPHS_RESERVE = 1.5 * 2**30  # CUDA graphs of an engine
+FRAGMENTATION = {"cpu": 0.04, "gpu": 0.08}  # of everything else
 
-# Configurations of common models, so that they need no network.
-KNOWN: dict[str, PretrainedConfig] = {
-    "Qwen/Qwen2.5-Math-7B": Qwen2Config(
-        vocab_size=152064,
-        hidden_size=3584,
-        intermediate_size=18944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        max_position_embeddings=4096,
-        tie_word_embeddings=False,
-    )
-}
-
-
-@dataclass(frozen=True)
-class ModelSizes:
-    """Holds the numbers of elements of a model's parameters and activations."""
-
-    parameters: int  # all parameters; tied ones count once
-    largest: int  # the largest parameter
-    output: int  # elements of the output layer, which a critic does not have; 0 if tied
-    hidden: int
-    intermediate: int
-    layers: int
-    by_name: Mapping[str, tuple[int, ...]]
-    linear: Mapping[str, int] = field(default_factory=dict)  # parameters of a rank-1 adapter, by name of its layers
+Parts = dict[str, float]  # bytes by purpose
 
 
 @dataclass(frozen=True)
 class RoleMemory:
-    """Holds the memory of one process of a role in bytes, by purpose, on the device and on the host."""
+    """Holds the bytes of one process of a role: what it always holds, what each phase adds, and what is on the host."""
 
-    role: str
-    processes: int
-    device: dict[str, float] = field(default_factory=dict)
-    host: dict[str, float] = field(default_factory=dict)
+    held: Parts
+    during: Mapping[str, Parts]  # by phase
+    host: Parts
 
 
 @dataclass(frozen=True)
-class SyncTraffic:
-    """Holds the traffic and memory of one weight sync, in bytes."""
+class PlaceMemory:
+    """Holds the bytes of one device of a place by phase and by (role, purpose)."""
 
-    gathered: float  # received by each policy rank when ZeRO-3 gathers parameters
-    sent: float  # received by each engine: the policy in the engine's precision
-    engines: int
-    sender_peak: float  # peak memory of the sending rank
+    place: Place
+    phases: Mapping[str, Mapping[tuple[str, str], float]]
+    host: float
 
-
-def model_sizes(config: Any) -> ModelSizes:
-    """Return the sizes of the causal language model of a Hugging Face configuration, without loading weights."""
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config)
-    by_name = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    linear: dict[str, int] = {}
-    for name, _ in linear_layers(model):
-        leaf = name.rpartition(".")[2]
-        linear[leaf] = linear.get(leaf, 0) + sum(by_name[f"{name}.weight"])
-    text = config.get_text_config()
-    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    return ModelSizes(
-        parameters=sum(sizes.values()),
-        largest=max(sizes.values()),
-        output=0 if tied else model.get_output_embeddings().weight.numel(),
-        hidden=text.hidden_size,
-        intermediate=text.intermediate_size,
-        layers=text.num_hidden_layers,
-        by_name=by_name,
-        linear=linear,
-    )
+    def peak(self) -> tuple[str, float]:
+        """Return the phase with the highest peak, and that peak."""
+        phase = max(self.phases, key=lambda name: sum(self.phases[name].values()))
+        return phase, sum(self.phases[phase].values())
 
 
-def memory_by_role(sizes: ModelSizes, layout: Layout, config: Config) -> list[RoleMemory]:
-    """Return the memory of each role of the run."""
-    counts = processes(layout, config)
-    found = []
-    for role, ranks in counts.items():
-        if role == ENGINE:
-            found.append(_engine(sizes, layout, config, ranks))
-            continue
-        elements = sizes.parameters if role != CRITIC else sizes.parameters - sizes.output + sizes.hidden
-        trained = elements if role != REFERENCE else 0
-        if trains_adapter(config, role):
-            trained = adapter_elements(sizes, config.train.lora)
-            elements, trained = elements + trained, trained + (sizes.hidden if role == CRITIC else 0)
-        device, host = _states(elements, trained, ranks, layout)
-        if layout.sharding.zero_stage == 3:
-            device["gathered weights, at most"] = FLOAT32 * min(ZERO3_LIVE_ELEMENTS, elements)
-        device["activations, at most"] = _activations(sizes, config, trained=role != REFERENCE, head=role != CRITIC)
-        found.append(RoleMemory(role, ranks, device, host))
-    return found
+def plan_memory(setup: Setup) -> list[PlaceMemory]:
+    """Return the memory of each kind of device."""
+    roles = {role: role_memory(setup, role) for role in setup.counts}
+    places = [_place_memory(setup, place, roles) for place in setup.places]
+    return [_add_warmup(setup, one) if POLICY in one.place.roles or setup.local else one for one in places]
 
 
-def adapter_elements(sizes: ModelSizes, lora: LoraConfig) -> int:
-    """Return the number of parameters of a LoRA adapter. Raises ConfigError if a target is unknown."""
-    return lora.rank * sum(sizes.linear[name] for name in target_names(sizes.linear, lora.targets))
+def _place_memory(setup: Setup, place: Place, roles: Mapping[str, RoleMemory]) -> PlaceMemory:
+    phases = {}
+    for phase in (SAMPLE, SCORE, UPDATE, SYNC) if setup.uses_rl else (SAMPLE,):
+        found: dict[tuple[str, str], float] = {}
+        for role in place.roles:
+            asleep = role == ENGINE and setup.layout.shared is Shared.all and phase in (SCORE, UPDATE)
+            found |= {} if asleep else {(role, what): size for what, size in roles[role].held.items()}
+        most = max(place.roles, key=lambda role: sum(roles[role].during.get(phase, {}).values()))
+        found |= {(most, what): size for what, size in roles[most].during.get(phase, {}).items()}
+        processes = 1 if setup.local else len(place.roles)
+        phases[phase] = found | _reserve(setup, found, processes, place.roles)
+    return PlaceMemory(place, phases, sum(sum(roles[role].host.values()) for role in place.roles))
 
 
-def _states(elements: int, trained: int, ranks: int, layout: Layout) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the bytes of weights, gradients and optimizer states of one rank, on device and host. `trained` of the
-    `elements` have gradients. ZeRO shards optimizer states from stage 1, gradients from stage 2 and weights in stage
-    3."""
-    stage, offload = layout.sharding.zero_stage, layout.sharding.offload_optimizer
-    device = {"weights": FLOAT32 * (elements / ranks if stage == 3 else elements)}
-    host: dict[str, float] = {}
+def _reserve(
+    setup: Setup, parts: Mapping[tuple[str, str], float], processes: int, roles: Sequence[str]
+) -> dict[tuple[str, str], float]:
+    kind = "gpu" if not setup.on_cpu else "driver" if setup.local or SAMPLER in roles else "rank"
+    graphs = GRAPHS_RESERVE if ENGINE in roles and not setup.on_cpu else 0
+    fraction = FRAGMENTATION["cpu" if setup.on_cpu else "gpu"]
+    return {("", "reserve"): processes * PROCESS_RESERVE[kind] + graphs + fraction * sum(parts.values())}
+
+
+def role_memory(setup: Setup, role: str) -> RoleMemory:
+    """Return the memory of one process of a role."""
+    if role == ENGINE or (role == SAMPLER and setup.config.sampler.func.__qualname__ == "vllm_sampler"):
+        return _engine(setup)
+    if role == SAMPLER:
+        return _local_sampler(setup)
+    sizes, train = setup.geometries[role], setup.config.train
+    critic = setup.kinds.get(role) is RoleKind.critic
+    elements = sizes.parameters - sizes.output + sizes.hidden if critic else sizes.parameters
+    ranks = setup.layout.ranks(role)
+    held, gradients, host = _states(setup, elements, setup.trainable(role), ranks)
+    if setup.is_shared(role):
+        held = {}
+    tokens = micro_batch_tokens(setup, train.minibatch_size // ranks)
+    scored = micro_batch_tokens(setup, setup.responses // ranks)
+    during = {SCORE: _forward_memory(setup, sizes, scored, critic)}
+    if role in setup.trained:
+        during[UPDATE] = gradients | _backward_memory(setup, sizes, tokens, critic)
+    if role == POLICY:
+        during[SYNC] = _sync_memory(setup, sizes)
+    if setup.layout.sharding.zero_stage == 3 and not setup.local:
+        gathered = {"gathered weights": FLOAT32 * min(ZERO3_LIVE_ELEMENTS, elements)}
+        during = {phase: parts | gathered for phase, parts in during.items()}
+    return RoleMemory(held, during, host)
+
+
+def micro_batch_tokens(setup: Setup, rows: int) -> float:
+    """Return the tokens of the largest micro-batch of one rank's `rows`: all of them with at most a tenth of padding,
+    up to train.tokens_per_micro_batch, but at least the longest row."""
+    longest = setup.lengths.longest
+    padded = rows * min(longest, setup.lengths.mean / (1 - MAX_PADDING))
+    return max(longest, min(setup.config.train.tokens_per_micro_batch, padded))
+
+
+def _states(setup: Setup, elements: float, trained: float, ranks: int) -> tuple[Parts, Parts, Parts]:
+    """Return the bytes of one rank that are always held, those of the update, and those on the host. ZeRO shards
+    optimizer states from stage 1, gradients from stage 2 and weights in stage 3. trained: number of trained elements,
+    which with LoRA are those of the adapter."""
+    stage, offload = setup.layout.sharding.zero_stage, setup.layout.sharding.offload_optimizer
+    stage = 0 if setup.local else stage
+    held: Parts = {"weights": FLOAT32 * elements / (ranks if stage == 3 else 1)}
     if not trained:
-        return device, host
+        return held, {}, {}
     share = trained / ranks
-    gradients = FLOAT32 * (share if stage >= 2 else trained)
-    states = {"moments": 2 * FLOAT32 * (share if stage >= 1 else trained)}
-    if stage >= 1:
+    update: Parts = {}
+    host: Parts = {}
+    states = {"moments": 2 * FLOAT32 * (share if stage else trained)}
+    if stage:
         states["master weights"] = FLOAT32 * share
-    if offload and stage >= 2:
-        host["gradients"] = gradients
-    else:
-        device["gradients"] = gradients
-    (host if offload else device).update(states)
-    return device, host
+        bucket = ZERO_BUCKET_ELEMENTS if not setup.on_cpu else min(ZERO_BUCKET_ELEMENTS, trained)
+        update["gradient buckets"] = FLOAT32 * bucket
+    elif ranks > 1:
+        update["gradient buckets"] = FLOAT32 * trained
+    gradients = {"gradients": FLOAT32 * (share if stage >= 2 else trained)}
+    (host if offload else held).update(states)
+    (host if offload and stage >= 2 else update).update(gradients)
+    return held, update, host
 
 
-def _activations(sizes: ModelSizes, config: Config, trained: bool, head: bool) -> float:
-    """Estimate the bytes of activations: residual stream, inner activations of the layers, and logits."""
-    tokens = config.train.tokens_per_micro_batch
-    saved_layers = sizes.layers if trained and config.train.gradient_checkpointing else 1
-    inner = tokens * (8 * sizes.hidden * FLOAT32 + 4 * sizes.intermediate * BFLOAT16)
-    if trained and not config.train.gradient_checkpointing:
-        inner *= sizes.layers
-    logits = MAX_LOGITS * (BFLOAT16 + 2 * FLOAT32) if head else 0
-    return saved_layers * tokens * sizes.hidden * FLOAT32 + inner + logits
+def layer_activations(sizes: Geometry, precision: Precision, on_cpu: bool) -> float:
+    """Return the bytes per token that the backward pass of one layer needs: inputs and outputs of two norms and of the
+    matrix products, queries, keys, values, and the parts of the gated unit. Under autocast each product keeps its own
+    bfloat16 copy of its input; on a CPU attention is computed in float32."""
+    hidden, inner, queries, keys = sizes.hidden, sizes.intermediate, sizes.queries, sizes.keys
+    if precision is Precision.float32:
+        return FLOAT32 * (6 * hidden + 2 * queries + 2 * keys + 4 * inner)
+    attention = FLOAT32 if on_cpu else BFLOAT16
+    return FLOAT32 * 4 * hidden + attention * (2 * queries + 2 * keys) + BFLOAT16 * (5 * hidden + queries + 4 * inner)
 
 
-def _engine_precision(config: Config) -> int:
-    return BFLOAT16 if config.sampler.keywords["precision"] == "bfloat16" else FLOAT32
-
-
-def _engine(sizes: ModelSizes, layout: Layout, config: Config, engines: int) -> RoleMemory:
-    device = {"weights": _engine_precision(config) * sizes.parameters / layout.tensor_parallel}
-    if (cache := config.sampler.keywords["cache_gib"]) is not None:  # None: the remaining memory of the GPU
-        device["key-value cache"] = cache * GIB
-    return RoleMemory(ENGINE, engines, device)
-
-
-def sync_traffic(sizes: ModelSizes, layout: Layout, config: Config, bucket: int = 512 * 2**20) -> SyncTraffic:
-    """Return the traffic of one weight sync in buckets of `bucket` bytes."""
-    precision = _engine_precision(config)
-    ranks = layout.policy_ranks
-    gathered = FLOAT32 * sizes.parameters * (ranks - 1) / ranks if layout.sharding.zero_stage == 3 else 0.0
-    sender_peak = FLOAT32 * sizes.largest + 3 * max(bucket, precision * sizes.largest)
-    return SyncTraffic(gathered, precision * sizes.parameters, layout.engines, sender_peak)
-
-
-def memory_per_device(roles: list[RoleMemory], layout: Layout) -> dict[str, float]:
-    """Return the bytes on one device for each group of roles that share devices."""
-    totals = {one.role: sum(one.device.values()) for one in roles}
-    plan = plan_placement(layout, {one.role: one.processes for one in roles}, on_gpus=True)
-    return {" + ".join(group): sum(totals[role] for role in group) for group in plan.colocated}
-
-
-def tables(roles: list[RoleMemory], sync: SyncTraffic, layout: Layout, title: str) -> list[Table]:
-    """Return the tables of memory and of weight-sync traffic."""
-    memory = Table("role", "processes", "where", "what", "GiB", title=title, title_justify="left")
-    for one in roles:
-        for place, parts in (("device", one.device), ("host", one.host)):
-            for number, (what, size) in enumerate(parts.items()):
-                first = not number and place == "device"
-                memory.add_row(
-                    one.role if first else "",
-                    str(one.processes) if first else "",
-                    "" if number else place,
-                    what,
-                    f"{size / GIB:.1f}",
-                )
-        memory.add_section()
-    for group, size in memory_per_device(roles, layout).items():
-        memory.add_row(group, "", "device", "total", f"{size / GIB:.1f}")
-    traffic = Table("one weight sync", "GiB", title_justify="left")
-    traffic.add_row("received by each policy rank to gather parameters", f"{sync.gathered / GIB:.1f}")
-    traffic.add_row(f"received by each of {sync.engines} engines", f"{sync.sent / GIB:.1f}")
-    traffic.add_row("peak memory of the sending rank", f"{sync.sender_peak / GIB:.1f}")
-    return [memory, traffic]
-
-
-def main(overrides: list[str]) -> int:
-    """Print the tables for the configuration that the overrides compose. Returns the exit status."""
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        raw = compose("config", overrides)
-    try:
-        config = load(raw)
-        backend = config.backend(config, None)  # starts no processes
-        if not isinstance(backend, RayBackend):
-            raise ConfigError("backend=local has no layout of devices: choose a Ray backend, such as backend=ray_6gpu.")
-        layout = backend.layout
-        hf_config = KNOWN.get(config.model.path) or load_hf_config(config.model)
-    except ConfigError as error:
-        print(f"Configuration: {error}", file=sys.stderr)
-        return 2
-    sizes = model_sizes(hf_config)
-    title = (
-        f"{config.model.path}: {sizes.parameters:,} parameters, ZeRO-{layout.sharding.zero_stage}, micro-batches of "
-        f"{config.train.tokens_per_micro_batch:,} tokens"
+def _casts(setup: Setup, sizes: Geometry) -> Parts:
+    """Return the bfloat16 copies of weights that autocast keeps during a forward pass."""
+    return (
+        {"bfloat16 copies of weights": BFLOAT16 * sizes.body}
+        if setup.config.train.precision is Precision.bfloat16
+        else {}
     )
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    for table in tables(memory_by_role(sizes, layout, config), sync_traffic(sizes, layout, config), layout, title):
-        console.print(table)
-    return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def _logits(setup: Setup, sizes: Geometry, tokens: float, backward: bool) -> Parts:
+    """Return the bytes of the log-probs of the responses of a micro-batch, which are computed in parts."""
+    lengths, train = setup.lengths, setup.config.train
+    size = FLOAT32 if train.logits_precision is Precision.float32 else BFLOAT16
+    share = lengths.mean_response / lengths.mean
+    elements = min(MAX_LOGITS, tokens * share * sizes.vocabulary)
+    copies = 3 * FLOAT32 * (min(CPU_LOGITS, elements) if setup.on_cpu else elements)
+    head = sizes.vocabulary * sizes.hidden
+    products = 2 * FLOAT32 * head if backward else 0  # the gradient of the output layer, and a part of it
+    copy = BFLOAT16 * head if size == BFLOAT16 else 0
+    return {"logits": size * elements + copies + products + copy}
+
+
+def _forward_memory(setup: Setup, sizes: Geometry, tokens: float, critic: bool) -> Parts:
+    """Return the bytes of a forward pass without gradients: one layer's activations, and logits."""
+    width = 2 * sizes.hidden + 2 * sizes.queries + 2 * sizes.keys + 3 * sizes.intermediate
+    size = FLOAT32 if setup.config.train.precision is Precision.float32 else BFLOAT16
+    parts = {"activations": tokens * (2 * FLOAT32 * sizes.hidden + size * width)}
+    return parts | _casts(setup, sizes) | ({} if critic else _logits(setup, sizes, tokens, backward=False))
+
+
+def _backward_memory(setup: Setup, sizes: Geometry, tokens: float, critic: bool) -> Parts:
+    """Return the bytes of activations and logits of an update's micro-batch."""
+    train = setup.config.train
+    layer = layer_activations(sizes, train.precision, setup.on_cpu)
+    checkpointed = FLOAT32 * sizes.hidden * sizes.layers + 1.5 * layer
+    kept = checkpointed if train.gradient_checkpointing else sizes.layers * layer
+    flowing = FLOAT32 * 2 * sizes.hidden  # gradients of hidden states
+    parts = [_casts(setup, sizes), {} if critic else _logits(setup, sizes, tokens, backward=True)]
+    if train.gradient_checkpointing:  # the copies are released before the logits are computed
+        parts = [max(parts, key=lambda one: sum(one.values()))]
+    return {"activations": tokens * (kept + flowing)} | {what: size for one in parts for what, size in one.items()}
+
+
+# Sampling
+
+
+def precision_bytes(setup: Setup) -> int:
+    """Return the bytes of one of the sampler's weights."""
+    return BFLOAT16 if setup.config.sampler.keywords.get("precision") == "bfloat16" else FLOAT32
+
+
+def cache_bytes_per_token(setup: Setup) -> float:
+    """Return the bytes of the key-value cache for one token."""
+    sizes = setup.geometries[next(iter(setup.geometries))]
+    local = setup.config.sampler.func.__qualname__ != "vllm_sampler"
+    return 2 * sizes.layers * sizes.keys * (FLOAT32 if local and setup.on_cpu else precision_bytes(setup))
+
+
+def sampled_rows(setup: Setup) -> int:
+    """Return how many responses one sampler generates at the same time."""
+    keywords = setup.config.sampler.keywords
+    samplers = max(1, setup.counts.get(ENGINE, 1))
+    rows: int = min(keywords.get("max_rows", 256), -(-setup.responses // samplers))
+    if (limit := keywords.get("max_cache_gib")) is not None:
+        rows = min(rows, int(limit * 2**30 // (cache_bytes_per_token(setup) * setup.lengths.longest)))
+    return max(1, rows)
+
+
+def _local_sampler(setup: Setup) -> RoleMemory:
+    """Return the memory of `sampler=local`: fused weights, which a sync holds twice, and a cache that grows by half."""
+    sizes, lengths = setup.geometries[POLICY], setup.lengths
+    head = sizes.vocabulary * sizes.hidden
+    weights = FLOAT32 * head + precision_bytes(setup) * (sizes.body + head)
+    rows, columns = sampled_rows(setup), float(FIRST_COLUMNS)
+    while columns < lengths.longest_response:
+        columns = columns * 3 // 2
+    prompts = max(1, rows // setup.config.train.samples_per_prompt)
+    each = cache_bytes_per_token(setup)
+    generated = each * rows * columns
+    old = generated * 2 / 3  # both copies exist while the cache grows
+    cache = each * 2 * prompts * lengths.longest_prompt + generated + old
+    logits = 4 * FLOAT32 * rows * sizes.vocabulary
+    width = 2 * sizes.hidden + sizes.queries + 2 * sizes.keys + 3 * sizes.intermediate
+    prefill = FLOAT32 * min(PREFILL_TOKENS, prompts * lengths.longest_prompt) * width
+    own: Parts = {"weights": FLOAT32 * sizes.parameters} if not setup.local else {}  # a model beside the decoder's copy
+    kept = {"KV cache": generated} if generated <= RETAINED_CACHE else {}
+    sampling = {"KV cache": cache, "logits": logits, "prefill": prefill}
+    during = {
+        SAMPLE: sampling,
+        SCORE: kept,
+        UPDATE: kept,
+        SYNC: kept | {"second copy of the sampler's weights": weights},
+    }
+    return RoleMemory(own | {"sampler's weights": weights}, during, {})
+
+
+def _engine(setup: Setup) -> RoleMemory:
+    """Return the memory of one device of a vLLM engine. Without sampler.cache_gib, its cache fills the device."""
+    sizes, keywords, parallel = setup.geometries[POLICY], setup.config.sampler.keywords, setup.layout.tensor_parallel
+    weights = precision_bytes(setup) * sizes.parameters / parallel
+    rows = keywords.get("max_rows", 256)
+    working = (
+        2 * ENGINE_TOKENS * (2 * sizes.intermediate / parallel + 4 * sizes.hidden)
+        + 3 * FLOAT32 * rows * sizes.vocabulary
+    )
+    gib = keywords.get("cache_gib")
+    if gib is not None:
+        cache = gib * 2**30
+    else:  # at least one response of the full length; the rest of the device is used too
+        cache = max(cache_bytes_per_token(setup) / parallel * setup.lengths.longest, 0.0)
+    held = {"weights": weights, "KV cache": cache}
+    return RoleMemory(held, {SAMPLE: {"prefill and logits": working}, SYNC: {"weights received": BUCKET}}, {})
+
+
+def engine_cache(setup: Setup) -> float:
+    """Return the bytes of the key-value cache that one engine has."""
+    gib = setup.config.sampler.keywords.get("cache_gib")
+    if gib is not None:
+        return float(gib * 2**30)
+    memory = _engine(setup)
+    used = memory.held["weights"] + sum(memory.during[SAMPLE].values()) + GRAPHS_RESERVE
+    return max(0.0, VLLM_FRACTION * setup.device.memory - used) * setup.layout.tensor_parallel
+
+
+def _sync_memory(setup: Setup, sizes: Geometry) -> Parts:
+    """Return what the sending rank of a sync needs: the largest weight, and messages."""
+    if setup.local or not setup.layout.engines:
+        return {}
+    return {"messages": FLOAT32 * sizes.largest + 3 * max(BUCKET, precision_bytes(setup) * sizes.largest)}
+
+
+def _add_warmup(setup: Setup, memory: PlaceMemory) -> PlaceMemory:
+    """Add the phase of supervised fine-tuning, in which only the policy is loaded."""
+    warmup = setup.config.warmup
+    if warmup.data is None:
+        return memory
+    sizes, ranks = setup.geometries[POLICY], setup.layout.policy_ranks
+    held, gradients, _ = _states(setup, sizes.parameters, setup.trainable(POLICY), ranks)
+    tokens = max(
+        setup.lengths.longest, min(setup.config.train.tokens_per_micro_batch, warmup.max_tokens * warmup.minibatch_size)
+    )
+    parts = held | gradients | _backward_memory(setup, sizes, tokens, critic=False)
+    found = {(POLICY, what): size for what, size in parts.items()}
+    phases = {WARMUP: found | _reserve(setup, found, 1, (POLICY,))}
+    return PlaceMemory(memory.place, {**phases, **memory.phases}, memory.host)

@@ -38,7 +38,7 @@ from simplerl.io.files import atomic_file, read_json, read_jsonl, read_yaml, wri
 from simplerl.runs.alarms import Alarms
 from simplerl.runs.checkpoints import CHECKPOINT, STATE, checkpoints, write_checkpoint
 from simplerl.runs.identity import check_same_inputs, check_same_kind, check_same_settings, result_settings
-from simplerl.runs.provenance import Usage, code_differs, differ, environment, reward_digests
+from simplerl.runs.provenance import MemoryMeter, Usage, code_differs, differ, environment, reward_digests
 from simplerl.runs.rollout_table import rollout_table
 from simplerl.runs.status import AGAIN, read_status
 from simplerl.runs.tracking import Tracker
@@ -104,7 +104,7 @@ class Run:
             self.release()
             raise
         self.attempt = status.get("attempt", -1) + 1
-        self.usage, self.alarms = Usage.after(status), Alarms(self.dir, config)
+        self.usage, self.alarms, self.memory = Usage.after(status), Alarms(self.dir, config), MemoryMeter.begin()
         self.phase, self.step = "rl", 0  # of the next line of metrics.jsonl
         self.stop_signal: int | None = None
         self.tracker: Tracker | None = None
@@ -114,6 +114,7 @@ class Run:
         written = hide_secrets(self.resolved)
         write_text(self.dir / "config.yaml", yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
         self._write_environment()
+        self.memory = MemoryMeter.begin()
         self.tracker = Tracker(self.config.tracking, self.dir, written)
 
     def _check_same_run(self) -> None:
@@ -287,7 +288,8 @@ class Run:
         self.set_status("running", phase=phase, step=step)
 
     def log(self, phase: str, step: int, metrics: dict[str, float]) -> None:
-        """Append a line to metrics.jsonl, pass the metrics to the tracker, and record alarms."""
+        """Append a line to metrics.jsonl with the peak memory so far, pass the metrics on, and record alarms."""
+        metrics = metrics | {f"memory/process_{place}_gib": size for place, size in self.memory.peak().items()}
         row = {"step": step, "phase": phase, "attempt": self.attempt, **metrics}
         with open(self.dir / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

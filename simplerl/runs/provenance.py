@@ -1,4 +1,5 @@
-"""Records what produced the numbers of a run and their cost: code, packages, machine, and hours of GPUs and CPUs."""
+"""Records what produced the numbers of a run and their cost: code, packages, machine, hours of GPUs and CPUs, and peak
+memory."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -137,3 +139,38 @@ def reserved_devices() -> tuple[int, int]:
 def total_slurm_cpus(text: str) -> int:
     """Return the sum of a SLURM_JOB_CPUS_PER_NODE, such as 20 for "8(x2),4"."""
     return sum(int(cpus) * int(times or 1) for cpus, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", text))
+
+
+@dataclass(frozen=True)
+class MemoryMeter:
+    """Measures the peak memory of this process since `start`: resident memory above that at the start, and memory that
+    PyTorch has reserved on the GPU."""
+
+    start: float  # resident bytes
+
+    @classmethod
+    def begin(cls) -> MemoryMeter:
+        """Start measuring. Peaks of an earlier meter of this process are reset."""
+        with suppress(OSError):  # not on Linux, or not permitted: the peak is that of the whole process
+            Path("/proc/self/clear_refs").write_text("5")
+        if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
+            torch.cuda.reset_peak_memory_stats()
+        return cls(_memory_field("VmRSS"))
+
+    def peak(self) -> dict[str, float]:
+        """Return the peaks in GiB by place, "host" and (if it is used) "gpu"."""
+        found = {"host": (_memory_field("VmHWM") - self.start) / 2**30}
+        if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
+            found["gpu"] = torch.cuda.max_memory_reserved() / 2**30
+        return found
+
+
+def _memory_field(name: str) -> float:
+    """Return VmRSS (resident now) or VmHWM (its peak) of this process in bytes; elsewhere than on Linux, its peak."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        found = re.search(rf"{name}:\s+(\d+) kB", status.read_text())
+        return 1024.0 * int(found[1]) if found else 0.0
+    import resource
+
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # bytes on macOS

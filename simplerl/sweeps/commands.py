@@ -19,6 +19,7 @@ from rich.console import Console
 from simplerl.config.secrets import HIDDEN
 from simplerl.errors import ConfigError
 from simplerl.io.tables import Cell, Table, text_cells
+from simplerl.planning.sweep_plan import outcome_lines
 from simplerl.runs.status import read_status
 from simplerl.sweeps import manifest, slurm
 from simplerl.sweeps.manifest import Sweep, SweepRun, labels
@@ -64,7 +65,10 @@ def show(sweep: Sweep, as_json: bool = False) -> int:
         print(json.dumps([{**asdict(run), **asdict(state)} for run, state in rows], indent=1))
         return 0
     # Output to a file or pipe is not truncated to the width of a terminal.
-    Console(width=None if Console().is_terminal else 200).print(sweep_table(sweep, rows))
+    console = Console(width=None if Console().is_terminal else 200)
+    console.print(sweep_table(sweep, rows))
+    for line in outcome_lines([Path(run.folder) for run, state in rows if state.state == "finished"]):
+        console.print(line, highlight=False)
     return 0
 
 
