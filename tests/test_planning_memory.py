@@ -168,9 +168,9 @@ def test_a_model_that_cannot_fit_this_machine_is_refused_with_reason_and_cure(mo
     text = str(error.value)
     assert "does not fit" in text and "GiB" in text and "run.plan=false" in text and "moments" in text
     assert "no change of memory settings is enough" in text
-    small = config("experiment=smollm2_gsm8k", "run.device=cpu", "data.path=x", "evals.path=x", "warmup=none")
-    monkeypatch.setattr(guard, "default_device", lambda _: replace(this_cpu(), memory=4 * GIB))
-    with pytest.raises(ConfigError, match=r"set train\.gradient_checkpointing=true.*, or set run\.plan=false"):
+    small = config("experiment=smollm2_gsm8k", "run.device=cpu", "train.prompts_per_step=32", "warmup=none")
+    monkeypatch.setattr(guard, "default_device", lambda _: replace(this_cpu(), memory=6 * GIB))
+    with pytest.raises(ConfigError, match=r"has 6 GiB: set \w+\.\w+=.*, or set run\.plan=false"):
         guard.check_memory(small, [100])
     one.run.plan = False
     guard.check_memory(one, [100])

@@ -22,6 +22,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: made.now))
+    monkeypatch.setattr(progress, "clock", lambda: made.now)
     return made
 
 

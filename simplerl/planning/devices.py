@@ -98,7 +98,7 @@ def this_cpu() -> Device:
     one core are assumptions until a calibration replaces them."""
     memory = available_memory()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Device(CPU, f"this machine, {cores} CPUs", memory, 150e9, 60e9, 12e9, 5e9, 1e9, cores, here=True)
+    return Device(CPU, f"this machine ({cores} CPUs)", memory, 150e9, 60e9, 12e9, 5e9, 1e9, cores, here=True)
 
 
 def available_memory() -> float:

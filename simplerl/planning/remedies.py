@@ -82,7 +82,7 @@ def changed(setup: Setup, changes: tuple[Change, ...]) -> Setup:
 def candidates(setup: Setup) -> list[list[Change]]:
     """Return the settings that save memory here, each with its possible values."""
     train, sampler = setup.config.train, setup.config.sampler.keywords
-    groups = [list(_halvings("train.tokens_per_micro_batch", train.tokens_per_micro_batch, 1024, 1.0))]
+    groups = [list(_halvings("train.tokens_per_micro_batch", train.tokens_per_micro_batch, 256, 1.0))]
     if not train.gradient_checkpointing:
         groups.append([Change("train.gradient_checkpointing", True, 1.5)])
     if sampler.get("max_rows"):

@@ -123,8 +123,8 @@ def describe_power(power: Power) -> list[str]:
 
 
 def outcome_lines(folders: Sequence[Path]) -> list[str]:
-    """Return what the finished runs of a sweep can show with the noise that they measured, beside what the default guess
-    of plan.py promised; [] without evaluations of several seeds."""
+    """Return what the finished runs of a sweep can show with the noise that they measured, beside what the default
+    guess of plan.py promised; [] without evaluations of several seeds."""
     done = [folder for folder in folders if last_evaluation(folder) is not None]
     seeds = {int(read_yaml(folder / "config.yaml")["seed"]) for folder in done}
     if len(seeds) < 2:
