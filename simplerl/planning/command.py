@@ -180,7 +180,7 @@ def sweep_lines(design: Any, setup: Setup, inputs: Inputs, using: Utilisations, 
     lines = [f"Sweep: {len(design.arms)} arms x {len(design.seeds)} seeds = {design.runs} runs"]
     if counted:
         lines.append(
-            f"cost: {hours:,.3g} {what}{cost}; one after the other {report.duration(seconds)}, all at once "
+            f"cost: {report.amount(hours)} {what}{cost}; one after the other {report.duration(seconds)}, all at once "
             f"{report.duration(largest)}"
         )
     else:

@@ -33,6 +33,10 @@ def duration(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
+def amount(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
+
+
 def memory_tables(setup: Setup, memory: Sequence[PlaceMemory]) -> Iterator[Table]:
     """Yield one table for each kind of device: bytes by role and purpose, and the sum of each phase."""
     for one in memory:
@@ -149,7 +153,7 @@ def scale_table(setup: Setup, using: Utilisations, steps: int | None) -> Table:
         hours = time.seconds * own.devices / HOUR
         trainers = "/".join(str(count) for role, count in own.counts.items() if role != ENGINE)
         room = "yes" if fits(own) else "no"
-        row = [own.devices, trainers, own.counts.get(ENGINE, 0), duration(time.seconds), f"{hours:.3g}"]
+        row = [own.devices, trainers, own.counts.get(ENGINE, 0), duration(time.seconds), amount(hours)]
         run = [duration(time.seconds * steps), f"{hours * steps:,.0f}"] if steps else ["", ""]
         rows.append(text_cells([*row, *run, time.bottleneck, room]))
     columns = ["devices", "ranks", "engines", "step", "h/step", "run", "device-h", "longest stage", "fits"]
@@ -194,7 +198,7 @@ def run_lines(setup: Setup, time: StepTime, steps: int | None, price: float | No
     devices = setup.device.per_node if setup.on_cpu else setup.devices
     hours = seconds * devices / HOUR
     cost = f", {hours * price:,.0f} at {price:g} an hour" if price else ""
-    lines = [f"run: {steps} steps in {duration(seconds)}, {hours:,.3g} {what} on {devices} devices{cost}"]
+    lines = [f"run: {steps} steps in {duration(seconds)}, {amount(hours)} {what} on {devices} devices{cost}"]
     if evaluations := setup.config.evals.every and steps // setup.config.evals.every + 1:
         lines.append(f"not included: {evaluations} evaluations, checkpoints, start-up and restarts")
     return lines
