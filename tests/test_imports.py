@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow  # trains or starts processes
 
 # None in sys.modules is what an absent package looks like to `import` and to importlib.util.find_spec.
 BLOCKED = "import sys; sys.modules.update(dict.fromkeys(('ray', 'vllm', 'deepspeed', 'wandb', 'trl', 'submitit')))\n"
-ALLOWED_TO_NEED_MORE = ("simplerl.samplers.vllm", "simplerl.bench", "simplerl.cluster.", "simplerl.planning.")
+ALLOWED_TO_NEED_MORE = ("simplerl.samplers.vllm", "simplerl.bench", "simplerl.cluster.")
 
 
 def python(code: str, *arguments: str) -> str:

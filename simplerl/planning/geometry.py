@@ -17,6 +17,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from simplerl.config import ModelConfig
+from simplerl.engine.lora import target_names
 from simplerl.engine.models import load_hf_config, model_at
 from simplerl.errors import ConfigError
 
@@ -123,13 +124,11 @@ def model_sizes(config: Any, source: str = "") -> Geometry:
 
 def adapter_elements(sizes: Geometry, rank: int, targets: Sequence[str]) -> int:
     """Return the elements of LoRA matrices of this rank beside the linear layers of these names; "all-linear": all but
-    the output layer."""
-    found = 0
-    for name, shape in sizes.by_name.items():
-        layer = name.removesuffix(".weight").rpartition(".")[2]
-        inner = len(shape) == 2 and ".layers." in name
-        found += rank * sum(shape) if inner and (list(targets) == ["all-linear"] or layer in targets) else 0
-    return found
+    the output layer. Raises ConfigError if a name is unknown."""
+    inner = [(name, shape) for name, shape in sizes.by_name.items() if len(shape) == 2 and ".layers." in name]
+    layers = [(name.removesuffix(".weight").rpartition(".")[2], sum(shape)) for name, shape in inner]
+    chosen = target_names({name for name, _ in layers}, targets)
+    return rank * sum(size for name, size in layers if name in chosen)
 
 
 def _experts(text: Any) -> int | None:

@@ -95,7 +95,7 @@ def candidates(setup: Setup) -> list[list[Change]]:
         groups += _layout_changes(setup)
     limit = setup.config.sampling.max_new_tokens
     groups.append([replace(one, neutral=False) for one in _halvings("sampling.max_new_tokens", limit, 256, 12.0)])
-    if getattr(getattr(train, "lora", None), "rank", None) == 0:
+    if train.lora.rank == 0:
         groups.append([Change("train.lora.rank", LORA_RANK, 10.0, neutral=False)])
     return [group for group in groups if group]
 

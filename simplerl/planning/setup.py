@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simplerl.backends.roles import POLICY, role_specs
+from simplerl.backends.roles import POLICY, is_initial_policy, role_specs, trains_adapter
 from simplerl.cluster.layout import ENGINE, Layout, Shared, check_layout, layout_from, plan_placement
 from simplerl.config import Config, RoleKind
 from simplerl.errors import ConfigError
@@ -85,25 +85,22 @@ class Setup:
 
     def has_adapter(self, role: str) -> bool:
         """Return whether a role is trained by LoRA."""
-        lora = getattr(self.config.train, "lora", None)
-        return lora is not None and lora.rank > 0 and role in lora.roles
+        return trains_adapter(self.config, role)
 
     def trainable(self, role: str) -> int:
         """Return the trained elements of a role; 0 if it is frozen. Without RL, the policy is that of the warm-up."""
         sizes = self.geometries[role]
         if self.uses_rl and role not in self.trained:
             return 0
-        if self.has_adapter(role):
-            lora: Any = getattr(self.config.train, "lora", None)
-            return adapter_elements(sizes, lora.rank, lora.targets)
         critic = self.kinds[role] is RoleKind.critic
+        if self.has_adapter(role):
+            lora = self.config.train.lora
+            return adapter_elements(sizes, lora.rank, lora.targets) + (sizes.hidden if critic else 0)
         return sizes.parameters - sizes.output + sizes.hidden if critic else sizes.parameters
 
     def is_shared(self, role: str) -> bool:
         """Return whether a role computes with the policy's base weights, without its adapter."""
-        spec = role_specs(self.config).get(role)
-        frozen = spec is not None and spec.loss is None and spec.model is None and spec.kind is RoleKind.causal_lm
-        return self.local and frozen and self.has_adapter(POLICY)
+        return self.local and role != POLICY and self.has_adapter(POLICY) and is_initial_policy(self.config, role)
 
     @property
     def responses(self) -> int:
