@@ -52,7 +52,7 @@ class Frames:
         """Return one metric of one run by step, without NaN; empty if it was not logged."""
         rows = self._rows_of_run.get(run)
         if rows is None or name not in self.metrics:
-            return pd.Series(dtype=float)
+            return pd.Series(dtype=float, name=name)
         values = self.metrics[name].to_numpy()[rows]
         steps, phases = self._steps_and_phases[0][rows], self._steps_and_phases[1][rows]
         chosen = ~np.isnan(values) & (phases == phase)

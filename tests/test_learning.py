@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 from analysis.arms import select_runs
 from analysis.frames import Frames, assemble
 from analysis.learning import amounts, default_target, fit_sigmoid, geometric_mean, learning_table, mean_height, reached
+from analysis.report_data import curve_data
 from analysis.run_data import RunData
 from simplerl.io.tables import markdown
 
@@ -82,3 +84,10 @@ def test_the_table_has_a_row_for_each_arm() -> None:
     steps = str(table.rows[0][1].value)  # reached at 6, 5.67 and 5.33
     assert steps.startswith("6 [5, ")
     assert learning_table(*select_runs(frames_of([run_with("a", 0, [0.1])]))) is None
+
+
+def test_a_run_that_was_not_evaluated_yet_leaves_the_curves_of_its_arm() -> None:
+    runs = [run_with("a", 0, [0.1, 0.3]), replace(run_with("a", 1, [0.1, 0.3]), metrics=None)]
+    shown = curve_data(*select_runs(frames_of(runs)))
+    bands = shown["metrics"]["eval/mean/accuracy"]["bands"]
+    assert [len(run["x"]) for run in bands[0]["runs"]] == [2, 0]
