@@ -94,6 +94,7 @@ ROW_OF_EXPERIMENT = {
     "eval_llama_70b": "Llama-3.1-70B-Instruct",
     "eval_rstar": "rStar-Math-7B",
     "eval_eurus": "Eurus-2-7B-PRIME",
+    "prime": "Eurus-2-7B-PRIME",
     "eval_simplerl_zero": "SimpleRL-Zero",
     "eval_simplerl": "SimpleRL",
     "zoo_mistral_7b": "Mistral-v0.1-7B + SimpleRL-Zoo",

@@ -69,6 +69,7 @@ ONE_STEP = [
     "evals.limit=1",
     "evals.every=1",
     "sampler=local",
+    "algorithm.policy_start=0",
     "run.threads=1",
     "run.device=cpu",
 ]
@@ -345,9 +346,9 @@ def write_rows(file: Path, columns: Mapping[str, str], answer_from: str, count: 
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def swapped(name: str, root: Path, model: Path, benchmarks: Path) -> DictConfig:
+def swapped(name: str, root: Path, model: Path, benchmarks: Path, *overrides: str) -> DictConfig:
     """A recipe with another model, tiny files in the columns of its data, and one step of work."""
-    raw = composed(f"experiment={name}", *ONE_STEP, f"model.path={model}", f"run.root={root}")
+    raw = composed(f"experiment={name}", *overrides, *ONE_STEP, f"model.path={model}", f"run.root={root}")
     OmegaConf.set_struct(raw, False)
     for key in ("data", "warmup.data"):
         node = OmegaConf.select(raw, key)
@@ -355,6 +356,8 @@ def swapped(name: str, root: Path, model: Path, benchmarks: Path) -> DictConfig:
             file = root / f"{key}.jsonl"
             write_rows(file, node.columns, node.get("answer_from", "text"), 4)
             node.path, node.hub, node.split = str(file), None, None
+    if raw.algorithm.rollouts._target_ == "simplerl.rollouts.refill":  # needs groups with correct and wrong responses
+        raw.reward = {"_target_": "light_rewards.chance", "_partial_": True}
     raw.choices = {"experiment": name}
     if "path" in raw.evals:
         raw.evals.path = str(benchmarks)
@@ -401,9 +404,41 @@ def test_runs_for_one_step(name: str, tmp_path: Path, long_micro: Path, benchmar
         assert len(table) == 4
         assert {alarm.kind for alarm in read_alarms(folder)} == alarms_of_short_responses(table)
         for row in table:
-            expected = (config.prompt.template or "").split("{question}")[-1]
+            if config.prompt.template is None:  # the model's chat template
+                assert row["question"] in row["prompt"]
+                continue
+            expected = config.prompt.template.split("{question}")[-1]
             expected += "\n" if config.prompt.final_newline else ""
             assert row["prompt"].endswith(row["question"] + expected)
+
+
+# One recipe for each set of roles, which is placed on processes of its own.
+LAYOUTS = {
+    "simplerl_zero": {"critic", "reference"},
+    "zoo_qwen2_5_0_5b": {"reference"},
+    "maxrl": set(),
+    "vapo": {"critic"},
+    "prime": {"prm", "reference"},
+}
+
+
+def test_every_set_of_roles_runs_on_ray() -> None:
+    found = {name: set(composed(f"experiment={name}").algorithm.roles) for name in EXPERIMENTS}
+    assert {name: found[name] for name in LAYOUTS} == LAYOUTS
+    assert [name for name, roles in found.items() if roles not in LAYOUTS.values()] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_runs_for_one_step_on_ray(name: str, tmp_path: Path, long_micro: Path, benchmarks: Path) -> None:
+    pytest.importorskip("ray")
+    layout = ["backend.policy_ranks=1", "backend.engines=0", "backend.zero_stage=0"]
+    raw = swapped(name, tmp_path, long_micro, benchmarks, "backend=ray_cpu", *layout, "evals=none")
+    folder = run_experiment(raw, name)
+    assert json.loads((folder / "status.json").read_text())["state"] == "finished"
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    trained = {key.partition("/")[0] for row in rows for key in row if key.endswith("/lr")}
+    assert trained == {"policy"} | (LAYOUTS[name] - {"reference"})
 
 
 @pytest.mark.slow

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from simplerl.errors import ConfigError
 from simplerl.micro import corpus, tokenizer, world
 
 BASE = Path(__file__).resolve().parent.parent / "assets" / "micro_base"
@@ -49,6 +51,21 @@ def test_problems_are_correct_different_and_in_range(seed):
         assert 0 <= int(problem.answer) <= world.LARGEST
     hard = sum("h" in str(problem.level) for problem in problems) / 300
     assert abs(hard - world.HARD_FRACTION) < 0.1
+
+
+def test_levels_keep_their_problems_and_solutions_are_correct() -> None:
+    """The problems of a level are asked in the same words as among all, and solutions end with the boxed answer."""
+    hard = world.problems("rl", 40, levels=["2h", "3h"])
+    assert {problem.level for problem in hard} == {"2h", "3h"} and len({one.question for one in hard}) == 40
+    easy = world.problems("rl", 20, levels=[2])  # type: ignore[list-item]  # as YAML reads a number
+    assert {problem.level for problem in easy} == {"2"}
+    for wrong in (["4"], []):
+        with pytest.raises(ConfigError, match="must name some of 2, 2h, 3, 3h"):
+            world.problems("rl", 1, levels=wrong)
+    for plain, solved in zip(hard, corpus.solved_problems(40, levels=["2h", "3h"]), strict=True):
+        assert replace(solved, solution=None) == plain and solved.solution is not None
+        *steps, last = solved.solution.splitlines()
+        assert last == f"The answer is \\boxed{{{plain.answer}}}" and steps[-1].endswith(f"= {plain.answer}")
 
 
 def test_problems_are_a_function_of_their_seed():

@@ -76,6 +76,13 @@ def test_a_sweep_file_is_documented_and_makes_the_announced_runs(name: str) -> N
     assert len({folder.name[-8:] for folder in folders}) == len(runs), "two arms compute the same"
 
 
+def test_the_sweep_of_algorithms_has_all_that_run_alone() -> None:
+    """gdpo needs a reward with parts, on_policy_distillation a teacher."""
+    options = {path.stem for path in (ROOT / "conf/algorithm").glob("*.yaml")}
+    params = OmegaConf.load(ROOT / "sweeps/algorithms_all.yaml").hydra.sweeper.params
+    assert set(params.algorithm.split(",")) == options - {"none", "gdpo", "on_policy_distillation"}
+
+
 @pytest.mark.slow
 def test_sweeps_are_found_from_any_working_directory(tmp_path: Path) -> None:
     """Without a symbolic link in conf/, which zip archives and Windows do not keep."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from random import Random
 
-from simplerl.micro.world import LARGEST, WORDINGS, Expression, Step, expressions, wording
+from simplerl.micro.world import LARGEST, WORDINGS, Expression, Step, asked, expressions, wording
 from simplerl.types import Problem
 
 EASY_SLIP_RATE, MEMORISED_SLIP_RATE = 0.05, 0.15  # probability of a slip in an easy step, in a memorised hard product
@@ -226,3 +226,14 @@ def problems(count: int, seed: int = 0) -> list[Problem]:
         Problem(f"micro-corpus-{seed}-{i}", d.prompt.rstrip("\n"), str(d.value), "micro", d.style, d.answer)
         for i, d in enumerate(islice(documents(seed, drill_fraction=0.0), count))
     ]
+
+
+def solved_problems(count: int, seed: int = 0, levels: list[str] | None = None) -> list[Problem]:
+    """Return the training problems of RL, as `simplerl.micro.world.problems` does, each with a correct step-by-step
+    solution."""
+
+    def solution(item: Expression) -> str:
+        lines = [_step_line(index, step, value) for index, (step, value) in enumerate(item.steps())]
+        return "\n".join([*lines, _answer_line(item.value, boxed=True)])
+
+    return [replace(problem, solution=solution(item)) for item, problem in asked("rl", count, seed, levels)]

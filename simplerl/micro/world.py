@@ -11,16 +11,18 @@ split it belongs. The base model's training corpus is in `simplerl.micro.corpus`
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+from simplerl.errors import require
 from simplerl.types import Count, Problem
 
 LARGEST = 9999
 SPLITS = {"pretrain": range(0, 80), "rl": range(80, 90), "heldout": range(90, 100)}  # percent of all expressions
 HARD_FRACTION = 0.6
+LEVELS = ("2", "2h", "3", "3h")
 # wording -> (its frequency, fractions of step-by-step, code and rambling answers to it)
 WORDINGS = {
     "What is {}?": (0.20, 0.70, 0.18, 0.12),
@@ -160,24 +162,33 @@ def wording(rng: Random) -> str:
     return rng.choices(list(WORDINGS), [weights[0] for weights in WORDINGS.values()])[0]
 
 
-def problems(split: Literal["pretrain", "rl", "heldout"], count: Count, seed: int = 0) -> list[Problem]:
-    """Return `count` different problems of a split (pretrain, rl or heldout).
-
-    Their level is the number of operators, followed by `h` if there is a hard product.
-    """
+def asked(
+    split: str, count: int, seed: int = 0, levels: Sequence[str] | None = None
+) -> Iterator[tuple[Expression, Problem]]:
+    """Yield `count` different expressions of a split, each with the problem that asks for its value. Raises ConfigError
+    if no level, or an unknown one, is in `levels`."""
+    wanted = set(LEVELS) if levels is None else {str(level) for level in levels}
+    require(
+        bool(wanted) and wanted <= set(LEVELS),
+        f"data.levels={levels} must name some of {', '.join(LEVELS)}, or be null for all.",
+    )
     rng = Random(f"{split}-{seed}")
-    found: dict[str, Problem] = {}
+    found: set[str] = set()
     for item in expressions(split, rng):
         if len(found) == count:
-            break
-        text = str(item)
-        if text not in found:
-            level = f"{len(item.ops)}{'h' if item.hard else ''}"
-            found[text] = Problem(
-                id=f"micro-{split}-{seed}-{len(found)}",
-                question=wording(rng).format(text),
-                answer=str(item.value),
-                source="micro",
-                level=level,
-            )
-    return list(found.values())
+            return
+        text, level = str(item), f"{len(item.ops)}{'h' if item.hard else ''}"
+        if text not in found and level in wanted:
+            name = f"micro-{split}-{seed}-{len(found)}"
+            found.add(text)
+            yield item, Problem(name, wording(rng).format(text), str(item.value), source="micro", level=level)
+
+
+def problems(
+    split: Literal["pretrain", "rl", "heldout"], count: Count, seed: int = 0, levels: list[str] | None = None
+) -> list[Problem]:
+    """Return `count` different problems of a split (pretrain, rl or heldout).
+
+    Their level is the number of operators, followed by `h` if there is a hard product. levels: keep only these of
+    2, 2h, 3 and 3h; None: all."""
+    return [problem for _, problem in asked(split, count, seed, levels)]
