@@ -244,6 +244,16 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         ["algorithm.old_logprobs=skip", "train.minibatch_size=128"],
         "the KL penalty in the reward needs log-probs before the update: set algorithm.old_logprobs=trainer",
     ),
+    "skipped log-probs and dropout": (
+        [
+            "algorithm=dr_grpo",
+            "algorithm.old_logprobs=skip",
+            "train.minibatch_size=128",
+            "train.lora.rank=4",
+            "train.lora.dropout=0.1",
+        ],
+        "set train.lora.dropout=0, or algorithm.old_logprobs=trainer",
+    ),
     "skipped log-probs and a correction": (
         [
             "algorithm=dr_grpo",

@@ -298,6 +298,11 @@ def _skipped_logprobs(config: Config) -> None:
     )
     remedy = "set algorithm.old_logprobs=trainer."
     require(
+        not (train.lora.rank and train.lora.dropout),
+        f"algorithm.old_logprobs=skip: with train.lora.dropout={train.lora.dropout} the update's log-probs are not "
+        "those of the policy that sampled: set train.lora.dropout=0, or algorithm.old_logprobs=trainer.",
+    )
+    require(
         algorithm.kl.place is not KLPlace.reward,
         f"algorithm.old_logprobs=skip: the KL penalty in the reward needs log-probs before the update: {remedy}",
     )
