@@ -3,13 +3,17 @@
 A and B are evaluation folders (results.json, samples.parquet), their results.json, or run folders, of which the last
 evaluation (or that of --step) is used. The difference B - A on each benchmark comes with a 95 % interval from a paired
 bootstrap over items, in which the difficulty of the items cancels out. If all items differ equally, the interval
-is the Wilson bound on what a sample of this many items could have missed."""
+is the Wilson bound on what a sample of this many items could have missed.
+
+With several seeds, A and B are patterns of run folders in quotes, such as "runs/ppo-*"; then the interval also carries
+the noise between seeds (docs/analysis.md, Statistics)."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +21,14 @@ import numpy as np
 import pandas as pd
 
 from analysis.commands import make_parser, reports_source_errors
+from analysis.differences import p_text
 from analysis.folders import evaluation_folders, naming, read_json, read_responses
 from analysis.run_data import SourceError
+from simplerl.evals.noise import item_means
+from simplerl.evals.power import smallest_seen
 from simplerl.evals.statistics import Array, Interval, bounded_mean_of_sets, paired_difference
+from simplerl.evals.two_level import difference
+from simplerl.io.files import read_yaml
 from simplerl.io.tables import Table, markdown, text_cells
 from simplerl.rewards import FIXED_RULES
 
@@ -166,15 +175,64 @@ def _difference(interval: Interval) -> list[str]:
     ]
 
 
+# Arms with several seeds
+
+
+def find_runs(pattern: str) -> list[Path]:
+    """Return the folders that a path or pattern names. Raises SourceError if there is none."""
+    found = [Path(place) for place in sorted(glob(pattern))] or [Path(pattern)]
+    if not found[0].exists():
+        raise SourceError(f"no folder is named {pattern!r}: name run folders, or a pattern of them in quotes.")
+    return found
+
+
+def arm_table(first: Sequence[Path], second: Sequence[Path], by: str | None, step: int | None) -> Table:
+    """Return the comparison of two arms, given by the run folders of their seeds: one row per benchmark and, for
+    several, their mean. All runs must have answered the same items and be graded by one rule."""
+    places = [[find_evaluation(run, step) for run in runs] for runs in (first, second)]
+    if by is None:
+        for place in [*places[0], *places[1]][1:]:
+            _require_equal_rules([read_json(one / "results.json") for one in (places[0][0], place)])
+    column = "correct" if by is None else f"correct_{by}"
+    answers = [[item_means(place, column) for place in one] for one in places]
+    ids = answers[0][0].ids
+    if any(one.ids != ids for arm in answers for one in arm):
+        raise SourceError("A and B have answered different items: compare evaluations of the same benchmarks.")
+    seeds = [[read_yaml(run / "config.yaml").get("seed") for run in runs] for runs in (first, second)]
+    paired = sorted(map(str, seeds[0])) == sorted(map(str, seeds[1]))
+    order = sorted(range(len(second)), key=lambda i: str(seeds[1][i])) if paired else range(len(second))
+    base = sorted(range(len(first)), key=lambda i: str(seeds[0][i])) if paired else range(len(first))
+    rows = []
+    for names in [*([name] for name in ids), *([list(ids)] if len(ids) > 1 else [])]:
+        one = [np.stack([answers[0][i].values[name] for i in base]) for name in names]
+        two = [np.stack([answers[1][i].values[name] for i in order]) for name in names]
+        found = difference(one, two, paired=paired)
+        means = [f"{100 * float(np.mean([table.mean() for table in tables])):.1f}" for tables in (one, two)]
+        seen = smallest_seen(found.errors)
+        alone = "-" if found.seeds is None else _difference(found.seeds)[1]
+        cells = [names[0] if len(names) == 1 else "mean", str(sum(len(ids[name]) for name in names)), *means]
+        cells += [f"{100 * found.both.mean:+.1f}", _difference(found.both)[1], alone, p_text(found.p)]
+        rows.append([*cells, "yes" if found.p < 0.05 else "no", "none" if np.isinf(seen) else f"{100 * seen:.1f}"])
+    columns = ["benchmark", "items", "A (%)", "B (%)", "B - A", "95 %: seeds and items", "95 %: seeds alone", "p"]
+    columns += ["significant", "80 % power from"]
+    kind = "paired by seed and item" if paired else "independent seeds, paired by item"
+    caption = f"A: {len(first)} runs; B: {len(second)} runs; {kind}."
+    return Table("compare", caption, columns, [text_cells(row) for row in rows])
+
+
 @reports_source_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser("compare", __doc__)
-    parser.add_argument("first", type=Path, metavar="A", help="run or evaluation folder, or its results.json")
-    parser.add_argument("second", type=Path, metavar="B", help="the folder or results.json to compare with A")
+    parser.add_argument("first", metavar="A", help="run or evaluation folder, its results.json, or a pattern of runs")
+    parser.add_argument("second", metavar="B", help="what to compare with A")
     parser.add_argument("--step", type=int, help="in run folders, use the evaluation at this step (default: the last)")
     parser.add_argument("--by", choices=FIXED_RULES, help="the rule that grades both (default: the rule of A and B)")
     chosen = parser.parse_args(arguments)
-    first, second = (find_evaluation(path, chosen.step) for path in (chosen.first, chosen.second))
+    runs = [find_runs(pattern) for pattern in (chosen.first, chosen.second)]
+    if max(map(len, runs)) > 1:
+        print(markdown(arm_table(runs[0], runs[1], chosen.by, chosen.step)))
+        return 0
+    first, second = (find_evaluation(found[0], chosen.step) for found in runs)
     print(markdown(comparison_table(compare(first, second, chosen.by), str(first), str(second))))
     return 0
 

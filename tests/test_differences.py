@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from analysis import tables
+from analysis import compare, tables
 from analysis.arms import select_runs
 from analysis.differences import BENJAMINI_HOCHBERG, HOLM, NONE, Options, adjusted, compare_arms, difference_table
 from analysis.run_data import SourceError
@@ -114,3 +114,17 @@ def test_the_command_writes_the_table(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "Benjamini and Hochberg" in capsys.readouterr().out
     csv = pd.read_csv(tmp_path / "out" / "differences.csv")
     assert {"Δ (seeds and items) low", "Δ (seeds and items) high", "corrected p"} <= set(csv)
+
+
+def test_two_arms_are_compared_by_patterns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep(tmp_path, [0.4, 0.8])
+    assert compare.main([f"{tmp_path}/lr0-*", f"{tmp_path}/lr1-*"]) == 0
+    shown = capsys.readouterr().out
+    assert "A: 3 runs; B: 3 runs; paired by seed and item." in shown and "| yes |" in shown
+    frames, arms = select_runs(load([tmp_path]))
+    found = compare_arms(frames, arms, Options())[1].found
+    assert found is not None and f"| {100 * found.both.mean:+.1f} |" in shown
+    assert compare.main([f"{tmp_path}/lr0-*", f"{tmp_path}/lr1-0"]) == 0
+    assert "independent seeds, paired by item" in capsys.readouterr().out
+    assert compare.main([f"{tmp_path}/lr0-*", f"{tmp_path}/nothing-*"]) == 2
+    assert "name run folders, or a pattern of them in quotes" in capsys.readouterr().err
