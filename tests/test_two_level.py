@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
+from simplerl.bench.coverage import WORLDS, World, compared, measured_noise, simulate, simulated_power
 from simplerl.errors import ConfigError
 from simplerl.evals.noise import noise_of_arms, noise_of_runs
 from simplerl.evals.power import (
@@ -23,7 +24,7 @@ from simplerl.evals.power import (
     seeds_needed,
     smallest_seen,
 )
-from simplerl.evals.two_level import BOTH, DESIGNS, Errors, difference, half_width, p_value, pool_seeds, spread
+from simplerl.evals.two_level import BOTH, DESIGNS, PAIRED, Errors, difference, half_width, p_value, pool_seeds, spread
 
 NOISE = Noise(0.02, 0.3, 0.3, item_correlation=0.8)
 
@@ -169,3 +170,26 @@ def test_noise_is_read_from_run_folders(tmp_path: Path) -> None:
     assert found.residual_sd == 0 and found.item_sd == pytest.approx(0.5, abs=0.02)  # items are paired by id
     with pytest.raises(ConfigError, match="differ only in their seed"):
         noise_of_runs([tmp_path / "1-0", tmp_path / "2-0"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [WORLDS[0], WORLDS[1], WORLDS[4]], ids=lambda world: world.name)
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_intervals_cover_95_percent_and_sweeps_report_no_effect(world: World, seeds: int) -> None:
+    rng, level = np.random.default_rng(0), 1 - 0.05 / 8
+    misses, reported = [], []
+    for values in simulate(world, [0.0] * 9, seeds, 2000, rng):
+        pairs = list(compared(values, PAIRED))
+        misses.append(np.abs(pairs[0][0]) > half_width(pairs[0][1]))
+        reported.append(np.any([np.abs(mean) > half_width(errors, level) for mean, errors in pairs], axis=0))
+    assert 0.03 <= np.concatenate(misses).mean() <= 0.07
+    assert np.concatenate(reported).mean() <= 0.065  # 6 %, and a standard error of 0.5 %
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("design", DESIGNS)
+def test_predicted_power_is_simulated(design: str) -> None:
+    world, rng = WORLDS[1], np.random.default_rng(0)
+    noise = measured_noise(world, rng)
+    seen = detectable_difference(noise, 5, world.items, 0.6, 5, design)
+    assert simulated_power(world, seen, 5, 5, design, 2000, rng) == pytest.approx(0.6, abs=0.06)
