@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from simplerl.data.readers import RowError, location_of, read_file
+from simplerl.data.readers import read_file
 from simplerl.data.responses import read_responses
+from simplerl.data.rows import RowError, location_of
 from simplerl.errors import ConfigError
 from simplerl.grade import (
     GRADER_HELP,

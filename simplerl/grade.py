@@ -30,8 +30,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from simplerl.data.readers import RowError
 from simplerl.data.responses import COLUMNS, SURROGATE, Row, read_responses
+from simplerl.data.rows import RowError
 from simplerl.errors import ConfigError
 from simplerl.io.files import write_text
 from simplerl.rewards.pool import Grader

@@ -196,6 +196,14 @@ def test_a_mistake_in_a_function_is_found_before_a_model_loads(mistake: str) -> 
         assert word in message
 
 
+def test_a_failing_function_is_located_in_its_own_file() -> None:
+    """Not in the standard library, whose `replace` raises here."""
+    config = configured("algorithm=grpo")
+    stage = {"mine": lambda rollouts: [replace(one, rewards=1) for one in rollouts]}
+    with pytest.raises(ConfigError, match=r"fails on a made-up batch at .*test_algorithm_groups\.py:\d+ \(TypeError"):
+        rehearse(replace(config, algorithm=replace(config.algorithm, shape=stage)))
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf/algorithm").glob("*.yaml")))
 def test_every_algorithm_passes_the_rehearsal(name: str) -> None:
     state = torch.random.get_rng_state()

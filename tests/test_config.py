@@ -225,7 +225,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "kl whose gradient is nothing": (["algorithm.kl.place=loss"], "algorithm.kl.estimator=k1 in the loss has zero"),
     "number that is not finite": (["train.policy.lr=inf"], "train.policy.lr=inf is not finite: set a finite number"),
     "huge seed": (["seed=99999999999"], "seed=99999999999 must be at most 2147483647"),
-    "temperature near 0": (["sampling.temperature=1e-9"], "sampling.temperature=1e-09 must be 0 (greedy) or at least"),
+    "temperature near 0": (["sampling.temperature=1e-9"], "sampling.temperature=1e-09 must be at least 0.01"),
     "clip of nothing": (["algorithm.loss.clip_low=0"], "algorithm.loss.clip_low=0 must be between"),
     "no problems": (["data.count=-3"], "data.count=-3 must be at least 1"),
     "sampler without rows": (["sampler.max_rows=0"], "sampler.max_rows=0 must be at least 1"),

@@ -24,8 +24,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from simplerl.config.load import load as load_config
-from simplerl.data.benchmarks import BENCHMARKS
-from simplerl.data.readers import settings_under
+from simplerl.data import readers
+from simplerl.data.benchmarks import BENCHMARKS, Benchmark
+from simplerl.data.rows import settings_under
 from simplerl.data.sources import benchmark, load_problems
 from simplerl.data.task import prepare_task
 from simplerl.errors import ConfigError
@@ -419,7 +420,8 @@ def test_benchmark_errors(tmp_path: Path) -> None:
         benchmark(name="amc24", path=str(tmp_path))
     write(tmp_path / "gsm8k.jsonl", lines({"question": "Q?", "answer": "no mark"}))
     with pytest.raises(
-        ConfigError, match=r"line 1: the answer \(column 'answer'\) has no ####; correct it, or read it as a file"
+        ConfigError,
+        match=r"line 1: the answer \(column 'answer'\) has no ####; correct it, or the row .gsm8k. of BENCHMARKS in ",
     ):
         benchmark(name="gsm8k", path=str(tmp_path))
 
@@ -743,6 +745,69 @@ def test_skipping_is_proposed_only_if_rows_are_left(tmp_path: Path) -> None:
             load(write(tmp_path / "d.jsonl", bad), on_bad_row="skip")
         with pytest.raises(ConfigError, match=r"or skip such rows with data.on_bad_row=skip.$"):
             load(write(tmp_path / "d.jsonl", bad + b"\n" + lines(GOOD)))
+
+
+def bad_signature(path: Path) -> Any:
+    yield 1, GOOD
+
+
+def misspelt(path: Path, encoding: str | None) -> Any:
+    yield 1, GOOD
+    yield 2, path.read_txt()  # type: ignore[attr-defined]
+
+
+def rows_alone(path: Path, encoding: str | None) -> Any:
+    yield GOOD
+
+
+def damaged(path: Path, encoding: str | None) -> Any:
+    yield 1, json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("reader", "message"),
+    [
+        (
+            bad_signature,
+            r"reader bad_signature fails at .*: bad_signature\(\) takes 1 .*: correct it; it is",
+        ),
+        (
+            misspelt,
+            r"reader misspelt fails at .*test_data.py:\d+ \(AttributeError: .*read_txt.*\): correct it",
+        ),
+        (rows_alone, r"the reader rows_alone yields \{'question.*: let it yield a row number and a dictionary\.$"),
+        (damaged, r"d.own is not a valid Own file \(Expecting value.*\): copy or write it again\.$"),
+    ],
+)
+def test_a_fault_of_an_own_reader_is_not_blamed_on_the_file(
+    reader: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(readers.READERS, ".own", reader)
+    with pytest.raises(ConfigError, match=message):
+        load(write(tmp_path / "d.own", "no json"))
+
+
+def test_a_mistake_in_the_row_of_a_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "mine.jsonl", lines(GOOD))
+    for row, message in (
+        (
+            Benchmark(1, "question", "answer", "boxed"),
+            r"BENCHMARKS\['mine'\] in .*py has answer_from='boxed', which",
+        ),
+        (
+            Benchmark(1, "query", "answer", "text"),
+            r"mine reads 'query', which it lacks .*: correct it, or the row",
+        ),
+        (
+            Benchmark(1, "question", "answer", "last_box"),
+            r"has no \\boxed\{\}; correct it, or the row 'mine' of B",
+        ),
+    ):
+        monkeypatch.setitem(BENCHMARKS, "mine", row)
+        with pytest.raises(ConfigError, match=message.replace(".*: correct it", ".*; correct it")):
+            benchmark(name="mine", path=str(tmp_path))
+    monkeypatch.setitem(BENCHMARKS, "mine", Benchmark(1, "question", "answer", "text"))
+    assert len(benchmark(name="mine", path=str(tmp_path))) == 1
 
 
 # Public data sets: the columns that they publish, with rows of our own

@@ -216,3 +216,18 @@ def test_an_unknown_option_in_a_list_of_stages() -> None:
     assert composed("algorithm/shape=[kimi_lenght]").startswith(
         "algorithm/shape=kimi_lenght is unknown: did you mean ki"
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("update: befor", "roles.d.update=befor is unknown: choose one of before, after, such as before."),
+        ("kind: 3", "roles.d.kind=3 is unknown: choose one of causal_lm, critic, such as causal_lm."),
+    ],
+)
+def test_a_wrong_value_in_a_yaml_file_is_named_with_its_key(line: str, message: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    file = tmp_path / "conf/algorithm/role/mine.yaml"
+    file.write_text(f"# @package algorithm\nroles:\n  d:\n    {line}\n")
+    said = composed("+algorithm/role=mine", conf=tmp_path / "conf")
+    assert said == f"conf/algorithm/role/mine.yaml: algorithm.{message}"

@@ -230,3 +230,34 @@ def test_functions_that_are_keywords_are_inputs(tmp_path: Path, monkeypatch: pyt
     }
     (tmp_path / "theirs/inner.py").write_text("def score(completions):\n    return [2.0]\n")
     assert not found.items() & module._function_digests(resolved).items()
+
+
+def test_modules_that_a_function_imports_are_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directly, through others, from a package and relatively; not those of Python, of packages and of this project."""
+    (tmp_path / "kit/inner").mkdir(parents=True)
+    files = {
+        "kit/__init__.py": "",
+        "kit/inner/__init__.py": "from . import deep\n",
+        "kit/inner/deep.py": "from ..unit import X\n",
+        "kit/unit.py": "X = 1\n",
+        "kit/unused.py": "",
+        "beside.py": "import json\nimport own_importing_function\n",
+        "own_importing_function.py": (
+            "import beside\nimport numpy, simplerl.types\n\ndef score(response, problem):\n"
+            "    from kit.inner import deep\n    return deep.X\n"
+        ),
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    resolved = {"reward": {"_target_": "own_importing_function.score", "_partial_": True}}
+    found = module._function_digests(resolved)
+    imported = {name.partition(" (imported by reward=own_importing_function.score)")[0] for name in found}
+    assert imported - {"own_importing_function.py (reward=own_importing_function.score)"} == {
+        "beside.py", "__init__.py", "deep.py", "unit.py"
+    }  # fmt: skip
+    (tmp_path / "kit/unit.py").write_text("X = 2\n")
+    changed = module._function_digests(resolved)
+    assert [name.split()[0] for name in found if found[name] != changed[name]] == ["unit.py"]
+    (tmp_path / "own_importing_function.py").write_text("import (")
+    assert module.imported_files(tmp_path / "own_importing_function.py") == []

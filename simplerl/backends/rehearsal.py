@@ -7,10 +7,12 @@ appear only after the first sampling, as a traceback.
 from __future__ import annotations
 
 import json
+import sysconfig
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import FrozenInstanceError, fields, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -162,7 +164,8 @@ def _call(key: str, function: Callable[..., Any], arguments: Sequence[Any], batc
         return function(*arguments)
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)[1:]
-        own = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+        theirs = [frame for frame in frames if not _is_library(frame.filename)] or frames
+        own = f" at {theirs[-1].filename}:{theirs[-1].lineno}" if theirs else ""
         missing = _missing_column(error, frames, batch) if isinstance(batch, Batch) else None
         if missing is None:
             reason = " ".join(str(error).split())
@@ -196,6 +199,14 @@ def _call(key: str, function: Callable[..., Any], arguments: Sequence[Any], batc
             f"{_named(key, function)} reads the column {missing}, which this run does not have (available: "
             f"{', '.join(there)}): {remedy}"
         ) from error
+
+
+def _is_library(file: str) -> bool:
+    """Return whether a source file belongs to Python or to an installed package."""
+    return file.startswith(("<", *map(str, _LIBRARIES))) or "site-packages" in Path(file).parts
+
+
+_LIBRARIES = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 
 def _missing_column(error: Exception, frames: Sequence[traceback.FrameSummary], batch: Batch) -> str | None:

@@ -195,8 +195,8 @@ def _kl(algorithm: AlgorithmConfig) -> None:
     kl = algorithm.kl
     require(
         kl.place is not KLPlace.none or kl.coef == 0,
-        f"algorithm.kl.coef={kl.coef} has no effect with algorithm.kl.place=none: choose an option of "
-        "algorithm/kl, such as algorithm/kl=k1_reward.",
+        f"algorithm.kl.coef={kl.coef} has no effect with algorithm.kl.place=none: set algorithm.kl.coef=0, or, "
+        "instead of algorithm.kl.place=none, an option of algorithm/kl, such as algorithm/kl=k1_reward.",
     )
     require(
         kl.place is KLPlace.none or "reference" in algorithm.roles,
@@ -237,9 +237,10 @@ def _lora(config: Config) -> None:
 
 def _sampling(config: Config) -> None:
     for key, sampling in (("sampling", config.sampling), ("evals.sampling", config.evals.sampling)):
+        greedy = "" if key == "sampling" and config.algorithm.advantage is not None else "0 (greedy) or "
         require(
             sampling.temperature == 0 or sampling.temperature >= MIN_TEMPERATURE,
-            f"{key}.temperature={sampling.temperature} must be 0 (greedy) or at least {MIN_TEMPERATURE}.",
+            f"{key}.temperature={sampling.temperature} must be {greedy}at least {MIN_TEMPERATURE}.",
         )
         require(0 < sampling.top_p <= 1, f"{key}.top_p={sampling.top_p} must be in (0, 1]; 1 disables it.")
     require(

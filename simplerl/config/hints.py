@@ -138,7 +138,19 @@ def file_mistake(text: str) -> str | None:
         return (
             f"conf/{file}.yaml: {value} must be a mapping with the keys {', '.join(_keys(kind))}, such as KEY: VALUE."
         )
-    return None
+    return _wrong_value(text)
+
+
+def _wrong_value(text: str) -> str | None:
+    """Return advice about a value of the wrong type or outside an enum in a YAML file, or None."""
+    fault = r"Invalid value '(.*?)', expected one of \[(.+?)\]|Value (.+)"
+    if (found := re.search(rf"In '(.+?)': [^\0]*?(?:{fault})\s+full_key: (\S+)", text)) is None:
+        return None
+    file, value, choices, wrong, key = found.groups()
+    if wrong is not None:
+        return f"conf/{file}.yaml: {key}: value {wrong.strip().rstrip('.')}: correct it."
+    near = (get_close_matches(value, choices.split(", "), 1) or choices.split(", "))[0]
+    return f"conf/{file}.yaml: {key}={value} is unknown: choose one of {choices}, such as {near}."
 
 
 def _unknown_option(file: str, group: str, option: str) -> str:

@@ -40,6 +40,18 @@ POSITIONAL_ARGUMENTS = {
 }
 
 
+CALLED_WITH = {  # the parameters of functions that users write
+    "reward": "response, problem",
+    "evals.reward": "response, problem",
+    "algorithm.rollouts": "source, step, state",
+    "algorithm.loss": "output, batch",
+    "algorithm.correction": "batch",
+    "algorithm.advantage": "batch",
+    "sampler": "policy, tokenizer, model",
+    "backend": "config, task",
+}
+
+
 def load(raw: DictConfig) -> Config:
     """Return the composed configuration as typed, checked values. Raises ConfigError if it is invalid."""
     try:
@@ -175,10 +187,7 @@ def _set(config: Any, key: str, value: Any) -> None:
 
 def _check_function(key: str, function: Any, arguments: int) -> None:
     """Raise ConfigError for an unknown, missing or invalid keyword of one configured function."""
-    require(
-        isinstance(function, partial),
-        f"{key} must name a function by `_target_` and `_partial_: true`, not {function!r}.",
-    )
+    assert isinstance(function, partial)  # as `_check_node` has found
     signature = inspect.signature(function.func)
     name = f"{function.func.__module__}.{function.func.__qualname__}"
     accepted = [p.name for p in list(signature.parameters.values())[arguments:] if p.kind is not p.VAR_KEYWORD]
@@ -192,13 +201,28 @@ def _check_function(key: str, function: Any, arguments: int) -> None:
     try:
         signature.bind(*range(arguments), **function.keywords)
     except TypeError as error:
-        raise ConfigError(f"{key}: {error}; {name} accepts {', '.join(signature.parameters)}.") from error
+        raise ConfigError(f"{key}: {error}: {_signature_remedy(key, name, signature, arguments)}.") from error
     hints = _parameter_types(function.func)
     for keyword, value in function.keywords.items():
         if keyword in hints:
             _check_value(f"{key}.{keyword}", value, hints[keyword])
     if key in ("reward", "evals.reward"):
         _check_reward_order(key, function.keywords, signature)
+
+
+def _signature_remedy(key: str, name: str, signature: inspect.Signature, arguments: int) -> str:
+    """Return what to do if a function cannot be called with `arguments` positional arguments and its keywords."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = [p.name for p in signature.parameters.values() if p.default is p.empty and p.kind in kinds]
+    if key == "algorithm.advantage" and arguments == 1 and len(required) == 2:
+        return "an estimator with a state needs `state: {}` beside `advantage:` in its YAML file"
+    if missing := [p.name for p in signature.parameters.values() if p.default is p.empty and p.kind == p.KEYWORD_ONLY]:
+        return f"set {' '.join(f'+{key}.{one}=VALUE' for one in missing)}"
+    if key not in CALLED_WITH and len(required) > arguments:  # data and evaluation sets
+        return f"set {' '.join(f'+{key}.{one}=VALUE' for one in required[arguments:])}"
+    given = CALLED_WITH.get(key, "rollouts" if key.startswith("algorithm.shape.") else "output, batch")
+    given = "batch, state" if key == "algorithm.advantage" and arguments == 2 else given
+    return f"define {name} with the parameters ({given if arguments else ''}), then keywords with defaults"
 
 
 def _check_reward_order(key: str, keywords: dict[str, Any], signature: inspect.Signature) -> None:

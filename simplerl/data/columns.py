@@ -13,7 +13,7 @@ from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any
 
-from simplerl.data.readers import RowError, is_chat, setting
+from simplerl.data.rows import RowError, is_chat, setting
 from simplerl.errors import ConfigError
 from simplerl.rewards.extract import last_boxed
 from simplerl.rewards.returned import is_encodable

@@ -22,6 +22,7 @@ from typing import Any
 from hydra.utils import get_object
 
 from simplerl.config import Config, ModelConfig
+from simplerl.data.imported import imported_files
 from simplerl.data.task import Task
 from simplerl.engine.models import model_at
 from simplerl.runs.provenance import RENDERED_PROMPTS
@@ -167,6 +168,8 @@ def _function_digests(resolved: Mapping[str, Any]) -> dict[str, str]:
             continue
         if file.is_file():
             found[f"{file.name} ({key}={target})"] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+            for one in imported_files(file):
+                found[f"{one.name} (imported by {key}={target})"] = hashlib.sha256(one.read_bytes()).hexdigest()[:16]
     return found
 
 

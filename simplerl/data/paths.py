@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from simplerl.data.readers import READERS, RowError, file_format, location_of, read_file, setting
+from simplerl.data.readers import READERS, read_file
+from simplerl.data.rows import RowError, file_format, location_of, setting
 from simplerl.errors import ConfigError, require
 
 log = logging.getLogger(__name__)

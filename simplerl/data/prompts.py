@@ -18,7 +18,7 @@ from typing import Any
 
 from simplerl.config import OverLong, PromptConfig
 from simplerl.data.lengths import training_remedy
-from simplerl.data.readers import setting
+from simplerl.data.rows import setting
 from simplerl.errors import ConfigError, require
 from simplerl.rewards.returned import is_encodable
 from simplerl.types import Problem, Prompt, Stop
@@ -59,8 +59,10 @@ class PromptFormat:
     stop (attribute): the end tokens of tokenizer, model and prompt, in this order, and the prompt's stop strings.
     """
 
-    def __init__(self, config: PromptConfig, tokenizer: Any, eos_ids: Sequence[int] | None = None) -> None:
-        self.config = config
+    def __init__(
+        self, config: PromptConfig, tokenizer: Any, eos_ids: Sequence[int] | None = None, key: str = "prompt"
+    ) -> None:
+        self.config, self.key = config, key
         self.tokenizer = tokenizer
         _check_prompt(config, tokenizer)
         self._shots = "".join(fill(config.shot, **shot) for shot in config.shots)
@@ -176,9 +178,8 @@ class PromptFormat:
         """
         if problem.solution is None and "{solution}" in self.config.response:
             raise ConfigError(
-                f"problem {problem.id} has no solution, which prompt.response uses: "
-                f"name its column, such as {setting('columns.solution')}=solution, or use only {{answer}} in "
-                "prompt.response."
+                f"problem {problem.id} has no solution, which {self.key}.response uses: name its column, such as "
+                f"{setting('columns.solution')}=solution, or set '{self.key}.response=\"{{answer}}\"'."
             )
         return fill(
             self.config.response,

@@ -14,43 +14,12 @@ import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from simplerl.data.rows import Reader, Row, RowError, file_format, is_chat, reported, setting
 from simplerl.errors import ConfigError, require
-
-
-class RowError(ValueError):
-    """Yielded or raised for a row that cannot be used. The message states the reason; the caller adds the location
-    (`location_of`). remedy: what helps if all rows have this fault."""
-
-    def __init__(self, reason: str, remedy: str = "correct the file") -> None:
-        super().__init__(reason)
-        self.remedy = remedy
-
-
-Row = tuple[int, "dict[str, Any] | RowError"]  # the number of a line or row, from 1, and its content
-Reader = Callable[[Path, "str | None"], Iterator[Row]]
-
-_key: ContextVar[str] = ContextVar("key of the data's settings", default="data")
-
-
-@contextmanager
-def settings_under(key: str) -> Iterator[None]:
-    """Make error messages within the block name settings under `key`, such as `warmup.data`, instead of `data`."""
-    token = _key.set(key)
-    try:
-        yield
-    finally:
-        _key.reset(token)
-
-
-def setting(name: str) -> str:
-    """Return the full key of a setting of the data that is being loaded, as it is written on the command line."""
-    return f"{_key.get()}.{name}"
 
 
 def read_file(file: Path, encoding: str | None = None) -> Iterator[Row]:
@@ -74,50 +43,7 @@ def read_file(file: Path, encoding: str | None = None) -> Iterator[Row]:
             raise ConfigError(
                 f"{key}={encoding} is unknown: choose one such as {key}=latin-1 or {key}=utf-8."
             ) from None
-    return _reported(file, READERS[file_format(file)](file, encoding))
-
-
-def file_format(file: Path) -> str:
-    """Return the suffix that decides how a file is read, such as ".jsonl" for "train.jsonl.gz"."""
-    suffixes = [suffix.lower() for suffix in file.suffixes]
-    if suffixes[-1:] == [".gz"] and suffixes[-2:-1] not in ([".parquet"], [".arrow"]):
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
-
-
-def location_of(path: str | Path, number: int) -> str:
-    """Return "<path>, line <number>" for JSON Lines and "<path>, row <number>" otherwise, for error messages."""
-    return f"{path}, {'line' if file_format(Path(path)) in LINES else 'row'} {number}"
-
-
-def _reported(file: Path, rows: Iterator[Row]) -> Iterator[Row]:
-    """Yield the rows of a reader. Its exceptions become a ConfigError that names the file and the last row read."""
-    number = 0
-    try:
-        for number, row in rows:
-            yield number, row
-    except ConfigError:
-        raise
-    except PermissionError as error:
-        raise ConfigError(f"{file} cannot be read: you lack the permission; run chmod u+r {file}.") from error
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(";")[0]
-        if number:
-            raise ConfigError(
-                f"{location_of(file, number)} is the last row that can be read ({reason}): the file is damaged after "
-                "it, so copy or write the file again."
-            ) from error
-        kind = file_format(file)[1:].capitalize()
-        raise ConfigError(f"{file} is not a valid {kind} file ({reason}): copy or write it again.") from error
-
-
-def is_chat(value: Any) -> bool:
-    """Return whether a value is a list of chat messages: {role, content}, or {from, value} as in ShareGPT."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(one, Mapping) and ("role" in one or ("from" in one and "value" in one)) for one in value)
-    )
+    return reported(file, READERS[file_format(file)], encoding)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -333,7 +259,6 @@ def _row_or_error(batch: Any) -> dict[str, Any] | RowError:
         return RowError(f"it has a value that cannot be read ({str(error).splitlines()[0]})")
 
 
-LINES = (".jsonl", ".ndjson")  # formats whose rows are lines
 READERS: dict[str, Reader] = {
     ".json": _json,
     ".jsonl": _jsonl,

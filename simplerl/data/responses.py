@@ -9,7 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from simplerl.data.readers import RowError, location_of, read_file
+from simplerl.data.readers import read_file
+from simplerl.data.rows import RowError, location_of
 from simplerl.errors import ConfigError
 from simplerl.types import FINISH_STOP, Problem, Response
 

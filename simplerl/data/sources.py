@@ -35,7 +35,7 @@ from simplerl.data.columns import (
     row_parser,
 )
 from simplerl.data.paths import Located, read_rows
-from simplerl.data.readers import RowError, setting
+from simplerl.data.rows import RowError, setting
 from simplerl.errors import ConfigError, require
 from simplerl.types import Problem
 
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 REQUIRED, OPTIONAL = ("question", "answer"), ("solution", "level", "id")
 COUNTS = ("rows", "bad", "other_level", "duplicates", "conflicts", "ungradable", "kept")
+BENCHMARKS_FILE = "simplerl/data/benchmarks.py"
 LOGGED_ROWS = 3  # number of skipped and of ungradable rows that the log names
 
 
@@ -150,6 +151,11 @@ def benchmark(*, name: str, path: str | None, ungradable: str = "keep", limit: i
         )
     file = str(folder / f"{name}.jsonl")
     rule = BENCHMARKS[name]
+    if rule.answer_from not in ANSWERS:
+        raise ConfigError(
+            f"BENCHMARKS[{name!r}] in {BENCHMARKS_FILE} has answer_from={rule.answer_from!r}, which is unknown: choose "
+            f"one of {', '.join(ANSWERS)}."
+        )
     keys = ("question", "answer", "level", "solution")
     columns = {key: column for key in keys if (column := getattr(rule, key)) is not None}
     parse = row_parser(columns, ANSWERS[rule.answer_from], as_text, plain_level, (), True, None, name)
@@ -203,7 +209,10 @@ def _parse_rows(
         except RowError as error:
             if on_bad_row != "skip":
                 if not on_bad_row:
-                    own = f", or read it as a file of your own with evals=heldout evals.path={path}"
+                    own = (
+                        f", or the row {name!r} of BENCHMARKS in {BENCHMARKS_FILE}, or read it as a file of your own "
+                        f"with evals=heldout evals.path={path}"
+                    )
                     readable = isinstance(row, dict)
                     raise ConfigError(f"{where}: {error}; correct it{own if readable else ''}.") from error
                 if not found and not _any_usable(rows, parse):

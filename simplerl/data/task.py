@@ -12,7 +12,7 @@ from typing import Any
 from simplerl.config import Config, ModelConfig, PromptConfig, ScheduleLength, TooLong
 from simplerl.data.lengths import check_context, check_documents, check_evals
 from simplerl.data.prompts import PromptFormat, generation_eos_ids, prepare_prompts, without_surrogates
-from simplerl.data.readers import settings_under
+from simplerl.data.rows import settings_under
 from simplerl.engine.batching import permutation
 from simplerl.engine.models import context_length, load_hf_config, load_tokenizer, model_at
 from simplerl.errors import ConfigError, require
@@ -182,8 +182,8 @@ def _check_unique_ids(key: str, prompts: Sequence[Prompt]) -> None:
         raise ConfigError(f"{key}: {count} problems have the id {id!r}, by which samples are grouped: make ids unique.")
 
 
-def _format(prompt: PromptConfig, model: ModelConfig, tokenizer: Any) -> PromptFormat:
-    return PromptFormat(prompt, tokenizer, generation_eos_ids(model.path, model.revision))
+def _format(prompt: PromptConfig, model: ModelConfig, tokenizer: Any, key: str = "prompt") -> PromptFormat:
+    return PromptFormat(prompt, tokenizer, generation_eos_ids(model.path, model.revision), key)
 
 
 def _warn_about_toy_questions(config: Config, vocabulary: int, prompts: Sequence[Prompt], evals: EvalSets) -> None:
@@ -283,7 +283,8 @@ def make_schedule(config: Config, prompts: int) -> TrainingSchedule:
 def _warmup_documents(config: Config, tokenizer: Any, context: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Return prompt and response tokens of the warm-up's documents. Documents that are too long are dropped and
     counted in the log."""
-    format = _format(config.warmup.prompt or config.prompt, config.model, tokenizer)
+    key = "prompt" if config.warmup.prompt is None else "warmup.prompt"
+    format = _format(config.warmup.prompt or config.prompt, config.model, tokenizer, key)
     with settings_under(_warmup_key(config)):
         return _documents(config, format, context)
 

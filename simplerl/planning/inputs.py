@@ -11,7 +11,7 @@ from typing import Any
 
 from simplerl.config import Config, ModelConfig
 from simplerl.data.prompts import PromptFormat, generation_eos_ids
-from simplerl.data.readers import settings_under
+from simplerl.data.rows import settings_under
 from simplerl.data.task import TrainingSchedule, make_schedule
 from simplerl.engine.models import load_tokenizer
 from simplerl.errors import ConfigError
