@@ -123,7 +123,7 @@ def _describe_lengths(config: Config, problems: Sequence[Problem], tokenizer: An
             found.lines += histogram("solution tokens", found.solutions, limit, "sampling.max_new_tokens")
         else:
             found.lines.append("solution lengths not shown: the data has no solutions, only answers")
-        found.lines += _stop_lines(format, tokenizer)
+        found.lines += _stop_lines(format, tokenizer, format.text(problems[0]))
 
 
 def histogram(title: str, lengths: Sequence[int], limit: int, key: str) -> list[str]:
@@ -142,18 +142,16 @@ def histogram(title: str, lengths: Sequence[int], limit: int, key: str) -> list[
     return lines
 
 
-def _stop_lines(format: PromptFormat, tokenizer: Any) -> list[str]:
-    """Return the tokens that end a response, and a warning about an end token of the tokenizer that is not among
-    them."""
+def _stop_lines(format: PromptFormat, tokenizer: Any, prompt: str) -> list[str]:
+    """Return the tokens that end a response, and a warning about an end token of the prompt that is not among them."""
     names = tokenizer.convert_ids_to_tokens(list(format.stop.ids))
     strings = f"; stop strings {', '.join(map(repr, format.stop.strings))}" if format.stop.strings else ""
     lines = [f"a response ends with {', '.join(map(repr, names))}{strings}"]
-    vocabulary, ends = tokenizer.get_vocab(), {*names, *format.stop.strings}
-    absent = [name for name in CHAT_ENDS if name in vocabulary and name not in ends]
+    absent = [name for name in CHAT_ENDS if name in prompt and name not in {*names, *format.stop.strings}]
     if absent:
         lines.append(
-            f"warning: {', '.join(map(repr, absent))} of the tokenizer does not end a response: add it to "
-            "prompt.stop_tokens if the model uses it as an end token"
+            f"warning: {', '.join(map(repr, absent))} ends a turn of the prompt, but not a response: add it to "
+            "prompt.stop_tokens"
         )
     return lines
 

@@ -30,6 +30,8 @@ def duration(seconds: float) -> str:
     for unit, size in (("days", DAY), ("h", HOUR), ("min", 60.0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
+    if seconds < 0.1:
+        return f"{1e3 * seconds:.2g} ms"
     return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
@@ -37,22 +39,27 @@ def amount(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
+def mib(size: float) -> str:
+    return f"{size / 2**20:.1f}"
+
+
 def memory_tables(setup: Setup, memory: Sequence[PlaceMemory]) -> Iterator[Table]:
     """Yield one table for each kind of device: bytes by role and purpose, and the sum of each phase."""
     for one in memory:
         phases = list(one.phases)
+        name, shown = ("GiB", gib) if one.peak()[1] >= GIB else ("MiB", mib)
         keys = list(dict.fromkeys(key for parts in one.phases.values() for key in parts))
         rows = [
             text_cells(
                 [
                     role,
                     what,
-                    *(gib(parts[role, what]) if (role, what) in parts else "" for parts in one.phases.values()),
+                    *(shown(parts[role, what]) if (role, what) in parts else "" for parts in one.phases.values()),
                 ]
             )
             for role, what in keys
         ]
-        rows.append(text_cells(["total", "", *(gib(sum(parts.values())) for parts in one.phases.values())]))
+        rows.append(text_cells(["total", "", *(shown(sum(parts.values())) for parts in one.phases.values())]))
         count = f"{one.place.devices * one.place.size} x " if one.place.devices * one.place.size > 1 else ""
         unit = "process" if setup.on_cpu else "device"
         notes = (
@@ -62,7 +69,7 @@ def memory_tables(setup: Setup, memory: Sequence[PlaceMemory]) -> Iterator[Table
         )
         yield Table(
             "memory",
-            f"Peak memory in GiB of each {unit} of {count}{one.place.name}",
+            f"Peak memory in {name} of each {unit} of {count}{one.place.name}",
             ["role", "what", *phases],
             rows,
             rule_after=(len(rows) - 2,),

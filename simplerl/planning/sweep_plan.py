@@ -113,11 +113,11 @@ def describe_power(power: Power) -> list[str]:
             else "no difference can be shown with one seed: add seed=0,1,2"
         ),
     ]
-    seeds = f"{power.seeds_needed} seeds" if power.seeds_needed else "more items, whatever the seeds"
-    items = f"{power.items_needed:,} items" if power.items_needed else "more seeds, whatever the items"
+    seeds = f"{power.seeds_needed} seeds are" if power.seeds_needed else "no number of seeds is"
+    items = f"{power.items_needed:,} items are" if power.items_needed else "no number of items is"
     lines.append(
-        f"a difference of {100 * power.difference:.1f} points needs {seeds} with {power.items} items, or {items} with "
-        f"{power.seeds} seeds"
+        f"for a difference of {100 * power.difference:.1f} points, {seeds} enough with {power.items} items, and "
+        f"{items} enough with {power.seeds} seeds"
     )
     return lines
 
