@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from simplerl.data.difficulty import read_solve_rates
 from simplerl.types import Count, Fraction, Prompt, RewardShaping, Rollout, State, group_rollouts, score_of
 
 logger = logging.getLogger(__name__)
@@ -94,13 +95,16 @@ def difficulty_gate(
     low: Fraction = 0.0,
     high: Fraction = 0.9,
     max_batches: Count = 10,
+    solve_rates: str | None = None,
 ) -> tuple[list[Rollout], State]:
     """Prefer prompts whose fraction of correct responses, when last sampled, was in [low, high]; prompts never sampled
     always qualify (with high=0.9, the curriculum of ScaleRL, arXiv:2510.13786).
 
     Up to `max_batches` batches of prompts are examined per step; if too few prompts qualify, excluded ones fill it.
+    solve_rates: the difficulty.jsonl of distill.py, whose fractions count until a prompt is sampled; null: none.
     state["batches"]: batches examined since the start of the run. state["accuracy"]: last fraction by problem id."""
-    number, accuracy = int(state.get("batches", 0)), dict(state.get("accuracy", {}))
+    known = read_solve_rates(solve_rates) if solve_rates and "accuracy" not in state else {}
+    number, accuracy = int(state.get("batches", 0)), {**known, **state.get("accuracy", {})}
     passing: dict[str, Prompt] = {}
     excluded: dict[str, Prompt] = {}
     for _ in range(max_batches):

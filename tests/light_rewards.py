@@ -16,6 +16,11 @@ def digits(response: str, problem: Problem) -> Score:
     return Score(share, share > 0.3, "equal", parts={"share": share})
 
 
+def boxed(response: str, problem: Problem) -> bool:
+    """Accept a box with the gold answer, letter by letter."""
+    return f"boxed{{{problem.answer}}}" in response
+
+
 def patient(response: str, problem: Problem, *, hold: str, rule: str = "") -> Score:
     """Score like `digits`, but slowly while the file `hold` exists, so that a test can interrupt the grading."""
     if Path(hold).exists():

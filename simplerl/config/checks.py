@@ -81,13 +81,24 @@ def numeric_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, di
         yield key, value, dict(one.metadata)
 
 
-def check_values(config: Config) -> None:
-    """Raise ConfigError for settings out of bounds or in conflict. Functions may still be uninstantiated nodes."""
+def check_values(config: Config, *, trains: bool = True) -> None:
+    """Raise ConfigError for settings out of bounds or in conflict. Functions may still be uninstantiated nodes. trains:
+    whether `algorithm` and `warmup` are used and checked."""
     for key, value, metadata in numeric_fields(config):
         minimum = metadata.get("minimum")
         require(minimum is None or value is None or value >= minimum, f"{key}={value} must be at least {minimum}.")
     require(config.seed <= MAX_SEED, f"seed={config.seed} must be at most {MAX_SEED}.")
     _model_path("model.path", config.model.path)
+    _sampling(config)
+    if trains:
+        _training(config)
+    require(
+        re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.run.device) is not None,
+        f"run.device={config.run.device} is unknown: choose auto, cpu or cuda.",
+    )
+
+
+def _training(config: Config) -> None:
     train = config.train
     if config.algorithm.advantage is not None:
         _batches(train)
@@ -103,7 +114,6 @@ def check_values(config: Config) -> None:
         _optimizer("warmup.optimizer", config.warmup.optimizer)
     _kl(config.algorithm)
     _lora(config)
-    _sampling(config)
     _rollout(config)
     _skipped_logprobs(config)
     require(
@@ -112,10 +122,6 @@ def check_values(config: Config) -> None:
         or (bool(config.evals.sets) and config.evals.every > 0),
         "algorithm=none without a warm-up and without evaluations does nothing: choose warmup=..., evals=... (with "
         "evals.every above 0) or another algorithm.",
-    )
-    require(
-        re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.run.device) is not None,
-        f"run.device={config.run.device} is unknown: choose auto, cpu or cuda.",
     )
 
 

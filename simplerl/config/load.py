@@ -32,6 +32,7 @@ POSITIONAL_ARGUMENTS = {
     "reward": 2,
     "warmup.data": 0,
     "evals.reward": 2,
+    "teacher.keep": 1,
     "algorithm.rollouts": 3,
     "algorithm.loss": 2,
     "algorithm.correction": 1,
@@ -43,6 +44,7 @@ POSITIONAL_ARGUMENTS = {
 CALLED_WITH = {  # the parameters of functions that users write
     "reward": "response, problem",
     "evals.reward": "response, problem",
+    "teacher.keep": "answers",
     "algorithm.rollouts": "source, step, state",
     "algorithm.loss": "output, batch",
     "algorithm.correction": "batch",
@@ -52,8 +54,10 @@ CALLED_WITH = {  # the parameters of functions that users write
 }
 
 
-def load(raw: DictConfig) -> Config:
-    """Return the composed configuration as typed, checked values. Raises ConfigError if it is invalid."""
+def load(raw: DictConfig, *, trains: bool = True) -> Config:
+    """Return the composed configuration as typed, checked values. Raises ConfigError if it is invalid.
+
+    trains: False for a command that reads neither `algorithm` nor `warmup`, whose settings are then not checked."""
     try:
         missing = sorted(OmegaConf.missing_keys(raw))
         if missing:
@@ -69,7 +73,7 @@ def load(raw: DictConfig) -> Config:
                 role.optimizer = OmegaConf.merge(known, role.optimizer)
         check_finite(OmegaConf.to_container(raw, resolve=True))
         config: Config = OmegaConf.to_object(raw)  # type: ignore[assignment]
-        check_values(config)
+        check_values(config, trains=trains)
         for key, function in checked_functions(raw).items():
             _set(config, key, function)
     except InterpolationResolutionError as error:
@@ -79,7 +83,8 @@ def load(raw: DictConfig) -> Config:
         raise ConfigError(_import_error_message(error)) from error
     algorithm = config.algorithm
     algorithm.shape = {name: shape for name, shape in algorithm.shape.items() if shape is not None}
-    check_fit(config)
+    if trains:
+        check_fit(config)
     return config
 
 
@@ -115,7 +120,9 @@ def _absent_name(target: str) -> str:
 def _functions(raw: DictConfig) -> dict[str, int]:
     """Return the keys of all configurable functions, with the number of their positional arguments."""
     algorithm = raw.algorithm
-    functions = {f"evals.sets.{name}": 0 for name in raw.evals.sets} | POSITIONAL_ARGUMENTS
+    filtered = [f"{key}.problems" for key in ("data", "warmup.data")]  # keywords of a data function that filters another
+    functions = dict.fromkeys([key for key in filtered if OmegaConf.select(raw, f"{key}._target_")], 0)
+    functions |= {f"evals.sets.{name}": 0 for name in raw.evals.sets} | POSITIONAL_ARGUMENTS
     functions |= {f"algorithm.shape.{name}": 1 for name in algorithm.shape}
     functions |= {f"algorithm.roles.{name}.loss": 2 for name in algorithm.roles}
     return functions | {"algorithm.advantage": 1 if algorithm.state is None else 2}
@@ -139,7 +146,8 @@ def _check_node(key: str, node: Any, raw: DictConfig) -> None:
             raise ConfigError(
                 f"{key}={node} is a value, but the parts of an algorithm are groups: write {path[0]}/{path[1]}={node}."
             )
-        remedy = f"write reward@evals.reward={node}" if key == "evals.reward" else f"set {key}._target_ in a YAML file"
+        groups = {"evals.reward": f"write reward@evals.reward={node}", "teacher.keep": f"write teacher={node}"}
+        remedy = groups.get(key, f"set {key}._target_ in a YAML file")
         raise ConfigError(f"{key}={node} is a value, but {key} must be a function: {remedy}.")
     file = option_file(key, raw.choices)
     if "_target_" not in node:

@@ -219,6 +219,27 @@ class WarmupConfig:
 
 
 @dataclass
+class TeacherConfig:
+    """Configures distill.py: how often the teacher (`model`) is sampled, and which of its responses become the data
+    set. Only `samples` and `problems_per_chunk` determine the responses; the other settings select among them."""
+
+    samples: int = setting(4, minimum=1)  # responses per problem
+    problems_per_chunk: int = setting(64, minimum=1)  # sampled and written together; a killed run loses at most one
+    # partial: (answers to one problem) -> those to keep, the best first
+    keep: Any = field(default=None, metadata={"changes_results": False})
+    per_problem: int | None = setting(None, minimum=1, changes_results=False)  # keep at most this many; null: all
+    drop_truncated: bool = setting(True, changes_results=False)
+    # Drop a response if more than this fraction of its windows of 8 words are repeated; null: keep it.
+    max_repetition: float | None = setting(0.3, minimum=0.0, changes_results=False)
+    # Drop an answer whose 5-grams of words have at least this Jaccard similarity to a kept one; null: keep it.
+    near_duplicates: float | None = setting(0.8, minimum=0.01, changes_results=False)
+    overlap_words: int = setting(13, minimum=1, changes_results=False)  # n of the n-grams shared with a benchmark
+    drop_overlap: bool = setting(False, changes_results=False)  # true: drop problems that overlap with evals.sets
+    name: str | None = setting(None, changes_results=False)  # folder of the data set; null: the option teacher=...
+    license: str = setting("other", changes_results=False)  # written to the data set card
+
+
+@dataclass
 class EvalsConfig:
     sets: dict[str, Any] = field(default_factory=dict)  # name -> partial: () -> [Problem]
     path: str | None = None  # file or folder of the benchmarks, for sets that are read from disk
@@ -283,6 +304,7 @@ class Config:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     sampler: Any = MISSING  # partial: (function that returns the policy, tokenizer, ModelConfig) -> Sampler
     evals: EvalsConfig = field(default_factory=EvalsConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     grading: GradingConfig = field(default_factory=GradingConfig)
     backend: Any = MISSING  # partial: (Config, Task) -> Backend
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

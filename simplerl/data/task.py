@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simplerl.config import Config, ModelConfig, PromptConfig, ScheduleLength, TooLong
+from simplerl.data.difficulty import check_start
 from simplerl.data.lengths import check_context, check_documents, check_evals
 from simplerl.data.prompts import PromptFormat, generation_eos_ids, prepare_prompts, without_surrogates
 from simplerl.data.rows import settings_under
@@ -127,14 +128,12 @@ def prepare_task(config: Config) -> Task:
     prompts: list[Prompt] = []
     schedule = None
     if uses_rl:
-        with settings_under("data"):
-            prompts, counts = prepare_prompts(config.data(), format, context, sampling.max_new_tokens)
-        logger.info("training prompts: %s", ", ".join(f"{v} {k}" for k, v in counts.items()))
-        _check_unique_ids("data", prompts)
+        prompts = training_prompts(config, format, context)
+        check_start(config.algorithm.rollouts, prompts)
         schedule = make_schedule(config, len(prompts))
         logger.info("%s", schedule)
         _warn_about_overlap(prompts, evals)
-    _warn_about_toy_questions(config, len(tokenizer), prompts, evals)
+    warn_about_toy_questions(config, len(tokenizer), prompts, evals)
     check_rewards(config, tokenizer, prompts, evals)
     return Task(
         tokenizer=tokenizer,
@@ -146,6 +145,16 @@ def prepare_task(config: Config) -> Task:
         schedule=schedule,
         seed=config.seed,
     )
+
+
+def training_prompts(config: Config, format: PromptFormat, context: int) -> list[Prompt]:
+    """Load and render the problems of `data`, and log how many prompts are kept and dropped. Raises ConfigError if none
+    is left, or if ids are not unique."""
+    with settings_under("data"):
+        prompts, counts = prepare_prompts(config.data(), format, context, config.sampling.max_new_tokens)
+    logger.info("training prompts: %s", ", ".join(f"{v} {k}" for k, v in counts.items()))
+    _check_unique_ids("data", prompts)
+    return prompts
 
 
 def check_rewards(config: Config, tokenizer: Any, prompts: Sequence[Prompt], evals: EvalSets) -> None:
@@ -186,7 +195,7 @@ def _format(prompt: PromptConfig, model: ModelConfig, tokenizer: Any, key: str =
     return PromptFormat(prompt, tokenizer, generation_eos_ids(model.path, model.revision), key)
 
 
-def _warn_about_toy_questions(config: Config, vocabulary: int, prompts: Sequence[Prompt], evals: EvalSets) -> None:
+def warn_about_toy_questions(config: Config, vocabulary: int, prompts: Sequence[Prompt], evals: EvalSets) -> None:
     """Log a warning if a model other than the micro model uses the default micro-world data or evaluations."""
     sets = {"data": prompts} | {f"evals.sets.{name}": one for name, one in evals.prompts.items()}
     toys = [key for key, some in sets.items() if some and some[0].problem.source == TOY_SOURCE]

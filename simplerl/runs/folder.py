@@ -66,7 +66,7 @@ def run_folder(resolved: dict[str, Any], label: str, kind: str = "") -> Path:
     same configuration, such as evaluations."""
     if resolved["run"]["dir"]:
         return Path(resolved["run"]["dir"])
-    root, settings = Path(resolved["run"]["root"]), result_settings(resolved)
+    root, settings = Path(resolved["run"]["root"]), result_settings(resolved, kind)
     digest = hashlib.sha256(json.dumps([settings, kind] if kind else settings, sort_keys=True).encode()).hexdigest()[:8]
     if found := sorted(root.glob(f"*-{digest}")):
         return found[0]
@@ -79,7 +79,8 @@ def run_folder(resolved: dict[str, Any], label: str, kind: str = "") -> Path:
 class Run:
     """Locks a run folder for this process and writes its files. If the folder exists, the run in it is resumed.
 
-    kind: "" or "evaluation". inputs: digests of what the run reads, by name (`simplerl.data.inputs`).
+    kind: a key of `simplerl.runs.identity.KINDS`. inputs: digests of what the run reads, by name, as in
+    `simplerl.data.inputs`.
     Raises ConfigError if the folder cannot be written, is in use, or holds a run with other settings or inputs."""
 
     def __init__(
@@ -123,7 +124,7 @@ class Run:
         if os.path.lexists(settings):
             check_same_kind(self.status().get("kind", self.kind), self.kind, self.dir)
             known_settings = read_yaml(settings, AGAIN, _CONFIG_KINDS)
-            check_same_settings(known_settings, hide_secrets(self.resolved), self.dir)
+            check_same_settings(known_settings, hide_secrets(self.resolved), self.dir, self.kind)
         if not os.path.lexists(environment_file):
             return
         if known := read_json(environment_file, AGAIN, _ENVIRONMENT_KINDS).get("inputs"):

@@ -14,13 +14,21 @@ from simplerl.runs.provenance import changed_inputs
 logger = logging.getLogger(__name__)
 
 NOT_HASHED = ("run", "tracking", "choices")  # groups of settings that do not change what a run computes
+DISTILLATION = "distillation"  # the kind of distill.py's folders
+# Kind of folder -> its name in messages, and further groups that it does not depend on.
+KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "": ("a training run", ("teacher",)),
+    "evaluation": ("an evaluation", ("teacher",)),
+    DISTILLATION: ("a distillation", ("algorithm", "warmup", "evals", "rollout")),
+}
 CHANGEABLE = ("backend", "sampler")  # groups that may differ when a run is resumed by run.dir
 
 
-def result_settings(resolved: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that can change the numbers of a run. The stages in algorithm.shape become a list, because
-    their order matters."""
-    kept = {key: value for key, value in resolved.items() if key not in NOT_HASHED}
+def result_settings(resolved: dict[str, Any], kind: str = "") -> dict[str, Any]:
+    """Return the settings that can change the numbers of a run of this kind. The stages in algorithm.shape become a
+    list, because their order matters."""
+    unused = (*NOT_HASHED, *KINDS[kind][1])
+    kept = {key: value for key, value in resolved.items() if key not in unused}
     settings = _drop_keys(kept, result_neutral_keys())
     if "algorithm" in settings:
         algorithm = settings["algorithm"]
@@ -37,10 +45,9 @@ def _drop_keys(node: dict[str, Any], keys: set[str], prefix: str = "") -> dict[s
 
 
 def check_same_kind(known: str, kind: str, folder: Path) -> None:
-    """Raise ConfigError if an evaluation would use the folder of a training run, or a training run that of an
-    evaluation."""
+    """Raise ConfigError if a folder would be used for another kind of run, such as an evaluation for training."""
     if known != kind:
-        names = {"": "a training run", "evaluation": "an evaluation"}
+        names = {key: name for key, (name, _) in KINDS.items()}
         raise ConfigError(f"run.dir={folder} holds {names[known]}, not {names[kind]}: choose another folder.")
 
 
@@ -60,10 +67,10 @@ def check_same_inputs(
         logger.warning("%s: %s changed since the run began (run.allow_changed=true).", folder, changed)
 
 
-def check_same_settings(known: dict[str, Any], resolved: dict[str, Any], folder: Path) -> None:
+def check_same_settings(known: dict[str, Any], resolved: dict[str, Any], folder: Path, kind: str = "") -> None:
     """Raise ConfigError if a run would be resumed with other result-changing settings. For the groups of CHANGEABLE,
     only warn."""
-    known, resolved = result_settings(known), result_settings(resolved)
+    known, resolved = result_settings(known, kind), result_settings(resolved, kind)
     changed = {key for key in known.keys() | resolved.keys() if known.get(key) != resolved.get(key)}
     for key in sorted(changed.difference(CHANGEABLE)):
         setting, before, now = _first_difference(key, known.get(key), resolved.get(key))
