@@ -18,6 +18,7 @@ from analysis.run_data import RunData, SourceError, flatten_config, parse_number
 from simplerl.io import files
 from simplerl.io.files import read_parquet
 from simplerl.runs.alarms import ALARMS
+from simplerl.runs.identity import DISTILLATION
 from simplerl.runs.rollout_table import SCHEMA
 
 MAX_STEP = 2**53
@@ -49,6 +50,8 @@ def read_run_folder(folder: Path, notes: list[str]) -> RunData:
     config = flatten_config(files.read_yaml(folder / "config.yaml"))
     status, environment = (_read_optional(folder / name, run, notes) for name in ("status.json", "environment.json"))
     kind = str(status.get("kind", ""))
+    if kind == DISTILLATION:
+        raise SourceError(f"{folder} holds a distillation, not a run: its report is in its data set cards.")
     if kind == EVALUATION:
         config = {key: value for key, value in config.items() if EVALUATED.match(key)}
     attempt, state, started = parse_number(status.get("attempt")), status.get("state"), environment.get("started")

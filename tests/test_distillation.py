@@ -24,6 +24,8 @@ from composing import composed
 from micro_runs import ROOT
 from omegaconf import DictConfig, OmegaConf
 
+from analysis.folders import read_run_folder
+from analysis.run_data import SourceError
 from simplerl.config import TeacherConfig
 from simplerl.config.load import load
 from simplerl.data.difficulty import read_solve_rates, within
@@ -390,6 +392,8 @@ def test_a_data_set_and_its_report(distilled: Path, tmp_path: Path, capsys: pyte
     assert (
         "1 problems share 8 consecutive words with 1 of its 1 questions" in card and str(tmp_path / "run") not in card
     )
+    with pytest.raises(SourceError, match="holds a distillation, not a run"):
+        read_run_folder(tmp_path / "run", [])
     command.show(distilled)
     assert f"warmup=distilled warmup.data.path={distilled}" in capsys.readouterr().out
 

@@ -35,6 +35,7 @@ from simplerl.config.load import load
 from simplerl.data.benchmarks import BENCHMARKS, SUITE5
 from simplerl.data.prompts import PromptFormat
 from simplerl.data.task import make_schedule
+from simplerl.distillation.command import distill
 from simplerl.evals.standalone import evaluate_model
 from simplerl.experiment import run_experiment
 from simplerl.runs.alarms import read_alarms
@@ -43,6 +44,7 @@ from simplerl.types import Problem
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
 EVALUATIONS = [name for name in EXPERIMENTS if name.startswith("eval_")]
+DISTILLATIONS = [name for name in EXPERIMENTS if name.startswith("distill_")]
 SYSTEM = "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
 QWEN_PROMPT = SYSTEM + "<|im_start|>user\nWhat is 1 + 1?<|im_end|>\n<|im_start|>assistant"
 ROUND_0 = (
@@ -380,7 +382,9 @@ def test_small_files_hold_what_they_should(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in EVALUATIONS or name == "eval_base"])
+@pytest.mark.parametrize(
+    "name", [one for one in EXPERIMENTS if one not in {*EVALUATIONS, *DISTILLATIONS} - {"eval_base"}]
+)
 def test_runs_for_one_step(name: str, tmp_path: Path, long_micro: Path, benchmarks: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -439,6 +443,21 @@ def test_runs_for_one_step_on_ray(name: str, tmp_path: Path, long_micro: Path, b
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     trained = {key.partition("/")[0] for row in rows for key in row if key.endswith("/lr")}
     assert trained == {"policy"} | (LAYOUTS[name] - {"reference"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DISTILLATIONS)
+def test_distils(name: str, tmp_path: Path, long_micro: Path, benchmarks: Path) -> None:
+    raw = swapped(name, tmp_path, long_micro, benchmarks)
+    raw.run.dir, raw.teacher.samples = str(tmp_path / "run"), 2
+    raw.teacher.keep._target_ = "simplerl.distillation.selection.everything"
+    raw.teacher.update({"drop_truncated": False, "near_duplicates": None, "per_problem": 1})
+    if raw.data._target_ == "simplerl.micro.world.problems":
+        raw.data.count = 4
+    folder = distill(raw, name)
+    rows = pq.read_table(folder / "data/train.parquet").to_pylist()
+    assert len(rows) == len({row["problem_id"] for row in rows}) == 4
+    assert all(row["tokens"] <= 8 and row["teacher"] == str(long_micro) for row in rows)
 
 
 @pytest.mark.slow

@@ -120,7 +120,9 @@ def _absent_name(target: str) -> str:
 def _functions(raw: DictConfig) -> dict[str, int]:
     """Return the keys of all configurable functions, with the number of their positional arguments."""
     algorithm = raw.algorithm
-    filtered = [f"{key}.problems" for key in ("data", "warmup.data")]  # keywords of a data function that filters another
+    filtered = [
+        f"{key}.problems" for key in ("data", "warmup.data")
+    ]  # keywords of a data function that filters another
     functions = dict.fromkeys([key for key in filtered if OmegaConf.select(raw, f"{key}._target_")], 0)
     functions |= {f"evals.sets.{name}": 0 for name in raw.evals.sets} | POSITIONAL_ARGUMENTS
     functions |= {f"algorithm.shape.{name}": 1 for name in algorithm.shape}
