@@ -79,8 +79,7 @@ def run_folder(resolved: dict[str, Any], label: str, kind: str = "") -> Path:
 class Run:
     """Locks a run folder for this process and writes its files. If the folder exists, the run in it is resumed.
 
-    kind: a key of `simplerl.runs.identity.KINDS`. inputs: digests of what the run reads, by name, as in
-    `simplerl.data.inputs`.
+    kind: a key of `identity.KINDS`. inputs: digests of what the run reads, by name (`simplerl.data.inputs`).
     Raises ConfigError if the folder cannot be written, is in use, or holds a run with other settings or inputs."""
 
     def __init__(
