@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from simplerl.data.readers import setting, settings_under
+from simplerl.data.rows import setting, settings_under
 from simplerl.errors import ConfigError, require
 from simplerl.io.files import read_jsonl
 from simplerl.types import Fraction, Problem, Prompt

@@ -27,7 +27,7 @@ from simplerl.config.secrets import hide_secrets
 from simplerl.data.inputs import input_digests, weights_digest
 from simplerl.data.lengths import check_context
 from simplerl.data.prompts import PromptFormat, generation_eos_ids
-from simplerl.data.readers import settings_under
+from simplerl.data.rows import settings_under
 from simplerl.data.task import (
     EvalSets,
     Task,
