@@ -220,6 +220,7 @@ def test_problems_are_filtered_by_solve_rate(tmp_path: Path) -> None:
     assert [p.id for p in within(problems=lambda: problems, path=path)] == ["a", "b", "c"]
     with pytest.raises(ConfigError, match=r"No problem has a solve rate in \[0.6, 0.9\].*data.low=0 or data.high=1"):
         within(problems=lambda: problems, path=path, low=0.6, high=0.9)
+    assert within(problems=lambda: problems, path=path, low=0.0, high=0.9)  # as the message proposes
     with pytest.raises(ConfigError, match=r"data.path=\S+ has none of the 1 problems of data"):
         within(problems=lambda: problems[3:], path=path)
     with pytest.raises(ConfigError, match=r"is not a file: name the difficulty.jsonl"):
@@ -292,6 +293,20 @@ def test_refused_with_a_sentence(mistake: str, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ConfigError) as caught:
         command.distill(composed(f"model.path={ROOT}/assets/micro_base", "data.count=4", *overrides), "")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "remedy",
+    [
+        "teacher=correct",
+        "sampling.temperature=0 teacher.samples=1",
+        "sampling.temperature=0.5 teacher.name=x",
+        "teacher.near_duplicates=null",
+    ],
+)
+def test_remedies_of_the_teachers_settings(remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasketch", None if "null" in remedy else sys)
+    command._check_settings(load(composed(f"model.path={ROOT}/assets/micro_base", *remedy.split()), trains=False))
 
 
 def test_settings_of_training_are_not_checked() -> None:
