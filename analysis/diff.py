@@ -64,7 +64,8 @@ TITLES = (
 
 @dataclass(frozen=True)
 class Side:
-    """Holds what one side of the comparison is. prompts: set -> problem id -> prompt; the training set is TRAINING."""
+    """Holds what one side of the comparison has recorded: settings by dotted key, environment.json, and prompts as set
+    -> problem id -> prompt; the training set is named TRAINING."""
 
     name: str
     config: dict[str, Any]
@@ -85,7 +86,7 @@ class Entry:
 
 
 def side_of_run(folder: Path) -> Side:
-    """Return the side of a run folder. Raises SourceError if it is none."""
+    """Return the side of a run folder. Raises SourceError if `folder` is not a run folder."""
     if not (folder / "config.yaml").is_file():
         raise SourceError(f"{folder} is not a run folder: name one with a config.yaml, or overrides such as seed=1.")
     with naming(folder):
@@ -164,7 +165,7 @@ def _settings(one: Side, two: Side) -> list[Entry]:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return dotted keys and unchanged values; an empty part is a value."""
+    """Return the values of a nested mapping by dotted key; an empty mapping counts as a value."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         nested = isinstance(value, Mapping) and value

@@ -196,7 +196,8 @@ def find_baseline(arms: Sequence[Arm], evaluated: Sequence[Arm], label: str) -> 
 
 
 def _pooled(answers: Sequence[Answers]) -> PooledSeeds | None:
-    """Return the noise between seeds over all arms; with the same seeds in all, what a seed does to all is removed."""
+    """Return the noise between seeds, pooled over all arms. If all arms have the same seeds, the effect that a seed has
+    on all arms is removed."""
     same = len({tuple(sorted(one.seeds)) for one in answers}) == 1
     order = [np.argsort(np.array(one.seeds)) for one in answers]
     tables = [[table[rows] for table in one.tables] for one, rows in zip(answers, order, strict=True)]

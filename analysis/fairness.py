@@ -285,7 +285,8 @@ def _alarms(frames: Frames, arms: Arms) -> list[Difference]:
 
 
 def _not_recorded(frames: Frames, arms: Arms) -> list[Difference]:
-    """Return a sentence on what is unknown of several arms, so that silence does not mean equality."""
+    """Return notes that name the arms whose versions, code, machine or inputs are unknown, so that these are not
+    mistaken for equal."""
     without = [run for arm in arms.arms for run in arm.runs if not frames.environment(run).get("packages")]
     older = [run for run in _all(arms) if run not in without and not frames.environment(run).get("machine")]
     found = []

@@ -1,4 +1,4 @@
-"""Summarises learning curves with intervals over seeds: what it takes to reach an accuracy, the area under the curve,
+"""Summarises learning curves with intervals over seeds: the cost of reaching an accuracy, the area under the curve,
 and a sigmoid fit of accuracy against compute (ScaleRL, arXiv:2510.13786)."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from simplerl.evals.statistics import LEVEL, Array, Interval
 from simplerl.io.tables import Cell, Quantity, Table
 
 ACCURACY = "eval/mean/accuracy"
-TARGET_SHARE = 0.9  # the default target: this share of the way from the start to the best mean of the worst arm
+TARGET_SHARE = 0.9  # the default target: this fraction of the way from the start to the best mean of the worst arm
 UNITS = {"steps": "", "responses": "rollout/responses", "seconds": "time/step"}  # unit -> metric that is summed
 FEWEST_POINTS = 5  # evaluations per run that a fit of three parameters needs
 
@@ -50,7 +50,8 @@ def amounts(frames: Frames, run: str, unit: str) -> pd.Series | None:
 
 
 def reached(curve: pd.Series, target: float) -> float:
-    """Return where a curve first reaches `target`, linearly interpolated between evaluations; infinite if never."""
+    """Return the steps, responses or seconds (the index of `curve`) at which the accuracy first reaches `target`,
+    linearly interpolated between evaluations; infinite if never."""
     values, places = curve.to_numpy(dtype=float), curve.index.to_numpy(dtype=float)
     above = np.flatnonzero(values >= target)
     if not len(above):
@@ -63,7 +64,8 @@ def reached(curve: pd.Series, target: float) -> float:
 
 
 def mean_height(curve: pd.Series, end: float) -> float:
-    """Return the area under a curve up to `end`, divided by its length: the mean accuracy during training."""
+    """Return the mean accuracy during training: the area under the curve from its start to `end`, divided by that
+    distance."""
     places = curve.index.to_numpy(dtype=float)
     inside = np.append(places[places < end], end)
     values = np.interp(inside, places, curve.to_numpy(dtype=float))
@@ -71,10 +73,12 @@ def mean_height(curve: pd.Series, end: float) -> float:
 
 
 def fit_sigmoid(curve: pd.Series) -> Sigmoid | None:
-    """Return the least-squares fit to a curve that starts at 0; None if the curve does not determine it.
+    """Return the least-squares fit of a sigmoid to accuracy by steps, responses or seconds, for a curve that has a
+    value at 0; None if the curve does not determine the fit.
 
-    It does not if it has fewer than `FEWEST_POINTS` points, does not rise, or rises so steeply at its end that the
-    ceiling becomes 1, the largest possible accuracy, far above the best one seen."""
+    That is the case with fewer than `FEWEST_POINTS` points, without a rise of at least 0.01, and if the fitted ceiling
+    is 1, its upper bound, although no accuracy on the curve exceeds 0.95.
+    """
     places, values = curve.index.to_numpy(dtype=float), curve.to_numpy(dtype=float)
     if len(places) < FEWEST_POINTS or places[0] != 0:
         return None

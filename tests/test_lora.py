@@ -270,9 +270,9 @@ def test_a_changed_adapter_is_not_resumed(change: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["algorithm=grpo"], r"train\.lora\.roles=policy,critic: critic is no trained role .*: choose from policy"),
-        (["train.lora.roles=[reference]"], "reference is no trained role .*: choose from policy, critic"),
-        (["train.lora.roles=[]"], "an empty list is no trained role"),
+        (["algorithm=grpo"], r"train\.lora\.roles=policy,critic: critic is not a trained role .*: choose from policy"),
+        (["train.lora.roles=[reference]"], "reference is not a trained role .*: choose from policy, critic"),
+        (["train.lora.roles=[]"], "an empty list is not a trained role"),
         (["train.lora.alpha=0"], r"train\.lora\.alpha=0.* must be positive"),
         (["train.lora.dropout=1"], r"train\.lora\.dropout=1.* must be in \[0, 1\)"),
         (["train.lora.rank=-1"], r"train\.lora\.rank=-1 must be at least 0"),

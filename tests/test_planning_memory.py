@@ -60,7 +60,7 @@ def test_recorded_geometry_has_the_published_number_of_parameters(name: str) -> 
 
 def test_recorded_geometry_is_that_of_its_own_model_only() -> None:
     other = config("model=qwen2_5_7b", "model.path=some/other-model").model
-    with pytest.raises(ConfigError, match=r"some/other-model has no config.json at hand.*hf download"):
+    with pytest.raises(ConfigError, match=r"some/other-model has no config.json on this machine.*hf download"):
         find_geometry(other)
 
 

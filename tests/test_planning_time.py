@@ -140,7 +140,7 @@ def test_histogram_counts_every_length_once() -> None:
     [
         (["device=h1000"], "device=h1000 is unknown: did you mean h100?"),
         (["length=-3"], "length=-3 must be a positive number."),
-        (["model.path=no/such"], "model.path=no/such has no config.json at hand"),
+        (["model.path=no/such"], "model.path=no/such has no config.json on this machine"),
         (["--calibrate", "nowhere"], "nowhere is not a run's folder"),
         (["calibration=nowhere.json"], "nowhere.json"),
     ],

@@ -33,7 +33,8 @@ def resolve_run_ids(found: Sequence[RunData], notes: list[str]) -> list[RunData]
 
 
 def _drop_groups(found: Sequence[RunData], notes: list[str]) -> list[RunData]:
-    """Drop means over groups of runs if runs are given too. A group with the name of a run is treated as its curve."""
+    """Drop the curves of groups (means over several runs) if single runs were given too, with a note. A group that has
+    the name of a run is kept and becomes a curve of this run."""
     names_of_runs = {one.name for one in found if one.source != "wandb group"}
     found = [
         replace(one, id=temporary_id(one.name, 0), source="wandb plot", config={})

@@ -128,8 +128,8 @@ class Roles:
         seed: Sequence[int],
         time: UpdateTime = UpdateTime.after,
     ) -> dict[str, float]:
-        """Take the optimizer steps of all roles that are updated at `time`. Returns metrics named <role>/<metric>, or
-        as they are if their names have a slash."""
+        """Take the optimizer steps of all roles that are updated at `time`. Returns metrics named <role>/<metric>;
+        names that already have a slash are unchanged."""
         calls = {
             name: partial(self.models[name].update, batch, one.losses, one.plan, seed)
             for name, one in updates.items()

@@ -1,4 +1,4 @@
-"""Measure by simulation whether intervals and p-values hold what they promise: python -m simplerl.bench.coverage
+"""Measure by simulation the coverage of intervals and the error rate of p-values: python -m simplerl.bench.coverage
 
 Accuracies are simulated, not computed from models: the answer to an item is correct with probability
 Phi(arm + difficulty of the item + arm x item + seed + seed x topic), so items are unequally difficult, their answers

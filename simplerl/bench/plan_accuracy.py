@@ -3,10 +3,10 @@
     python -m simplerl.bench.plan_accuracy [SMOLLM2] [--data GSM8K_TRAIN] [--out FOLDER] [--cpu-time]
 
 Each run is a process of its own. Memory is resident memory above that before models are loaded. Times are those of all
-runs with utilisations that are fitted on the first run alone. SMOLLM2 is the folder of `simplerl.bench.smollm2`, GSM8K
-the training file; without them only runs of the micro model are made. On a busy machine, --cpu-time measures the CPU
-time of the training process, which is the time of a run with one thread on an idle machine; roles in other processes
-are then not measured.
+runs with utilisations that are fitted on the first run alone. SMOLLM2 is the folder of `simplerl.bench.smollm2`,
+GSM8K_TRAIN the training file; without them only runs of the micro model are made. On a busy machine, --cpu-time
+measures the CPU time of the training process, which is the time of a run with one thread on an idle machine; roles in
+other processes are then not measured.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def train(overrides: Sequence[str], folder: Path, cpu_time: bool) -> None:
 
 
 def run_all(names: Sequence[str], options: argparse.Namespace) -> dict[str, Path]:
-    """Make the runs that the folder does not hold yet, one after the other. Returns the folders of those that
-    finished."""
+    """Run the experiments that are not finished in the folder yet, one after the other. Returns the folders of those
+    that finished, by name."""
     folders = {}
     for name in names:
         folder = options.out / name

@@ -1,8 +1,8 @@
 """Runs one Ray cluster inside a SLURM allocation of several nodes with one task each.
 
-Task 0 is the driver: it runs the training loop and is the only one to write the run's folder. The other tasks lend
-their node: they call `join_ray_cluster`, which starts a Ray worker node once the driver has started Ray's head, and
-leave when the driver ends for any reason. Driver and tasks talk over `simplerl.cluster.control_channel`.
+Task 0 is the driver: it runs the training loop and is the only one to write the run's folder. The other tasks add their
+node to its Ray cluster: they call `join_ray_cluster`, which starts a Ray worker node once the driver has started Ray's
+head, and leave when the driver ends for any reason. Driver and tasks talk over `simplerl.cluster.control_channel`.
 
 `ray symmetric-run` does not replace this. Its head is a daemon that outlives a killed driver, its worker nodes notice
 the driver's death only when Ray gives up the lost head, it does not restart a dead worker node, and it ends with
@@ -179,10 +179,12 @@ def _free_port(address: str) -> int:
 
 
 def join_ray_cluster() -> int:
-    """Lend this node to the driver's Ray cluster until the driver ends; every task but the first calls this.
+    """Run a Ray worker node on this machine, as part of the driver's Ray cluster, until the driver ends; every task but
+    the first calls this.
 
     Returns the exit status: 0 after the driver has ended, 1 if it was not found within `DRIVER_SECONDS` or Ray died on
-    this node more than `RAYLET_RESTARTS` times."""
+    this node more than `RAYLET_RESTARTS` times.
+    """
     driver = node_names()[0]
     client = connect_to_driver(node_address(driver), time.monotonic() + DRIVER_SECONDS)
     if client is None:

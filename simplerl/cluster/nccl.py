@@ -25,8 +25,8 @@ from simplerl.engine.tensors import tensor_checksum
 
 
 class RankWeights(WeightSource):
-    """Provides the weights of one rank as vLLM's `WeightSource`, in the engines' precision. `checksums` holds the
-    checksums of the last iteration."""
+    """Provides the weights of one rank as vLLM's `WeightSource`, in the engines' precision. Each iteration over them
+    stores their checksums by name in `checksums`."""
 
     def __init__(
         self,

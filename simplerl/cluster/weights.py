@@ -35,7 +35,8 @@ class WeightMismatch(RuntimeError):
 
 @dataclass(frozen=True)
 class Header:
-    """Describes the bytes of one bucket: the weights in it, in order."""
+    """Describes the bytes of one bucket: name, shape and checksum (`tensor_checksum`) of each of its weights, in the
+    order of their bytes, and their common dtype."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]

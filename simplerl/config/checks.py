@@ -236,8 +236,8 @@ def _lora(config: Config) -> None:
     unknown = sorted(set(lora.roles) - set(trained))
     require(
         not unknown and len(lora.roles) > 0,
-        f"train.lora.roles={','.join(lora.roles)}: {unknown[0] if unknown else 'an empty list'} is no trained role of "
-        f"this run: choose from {', '.join(trained)}.",
+        f"train.lora.roles={','.join(lora.roles)}: {unknown[0] if unknown else 'an empty list'} is not a trained role "
+        f"of this run: choose from {', '.join(trained)}.",
     )
 
 

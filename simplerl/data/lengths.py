@@ -102,7 +102,8 @@ def _evaluation_remedy(
 
 
 def _response_setting(lengths: Mapping[str, Lengths], response: int, context: int) -> str:
-    """Return an override, after a space, that fits the sets; "" if they fit already."""
+    """Return " evals.sampling.max_new_tokens=N" with an N for which some prompts of every set fit into the context; ""
+    if that is so already."""
     if all(min(some) + response <= context for some in lengths.values()):
         return ""
     return f" evals.sampling.max_new_tokens={min(context - typical_length(some, context) for some in lengths.values())}"

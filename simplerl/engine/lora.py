@@ -183,7 +183,7 @@ def write_adapter(model: Any, tensors: Mapping[str, Tensor], folder: Path) -> No
 
 @contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
-    """Compute with the base model inside the block."""
+    """Switch off the adapters of a model inside the block, so that it computes with its base weights."""
     layers = [module for module in model.modules() if isinstance(module, AdaptedLinear)]
     for layer in layers:
         layer.enable_adapters(False)

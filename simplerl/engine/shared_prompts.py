@@ -23,7 +23,8 @@ WORTHWHILE = 0.8  # shared prompts are used where they compute at most this frac
 
 @dataclass(frozen=True)
 class Block:
-    """Describes responses that are padded to the same length: the tokens start : start + rows * length."""
+    """Describes responses that are padded to `length` tokens each: rows of [rows, length], stored row by row in the
+    sequence from index `start` on."""
 
     start: int
     length: int

@@ -138,7 +138,7 @@ class _Item:
 
 
 def _take_seconds(stream: Stream, seconds: float) -> Stream:
-    """Yield the responses of the next `seconds`, at least one unless the stream has ended."""
+    """Yield the responses that arrive within `seconds`, but at least one unless the stream has ended."""
     end = time.monotonic() + seconds
     for rollout in stream:
         yield rollout

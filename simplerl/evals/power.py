@@ -159,7 +159,8 @@ def _smallest(power_of: Callable[[float], float], power: float) -> float:
 
 
 def _first(enough: Callable[[int], bool], low: int, high: int) -> int | None:
-    """Return the first integer from `low` to `high` that is enough, of a condition that stays true; None if none is."""
+    """Return the smallest integer from `low` to `high` for which `enough` is true, by bisection; None if there is none.
+    `enough` must stay true for all larger integers."""
     if not enough(high):
         return None
     while low < high:

@@ -35,9 +35,9 @@ Array = NDArray[np.float64]
 class Interval:
     """Holds an estimate, its standard error, and the ends of the interval that covers it with probability `level`.
 
-    se, low and high are None if there is too little data to estimate the spread (a single item). method: what the
-    interval carries, or the name of a statistical method. n_seeds: runs (0: a published number); n_items: questions
-    (0: unknown).
+    se, low and high are None if there is too little data to estimate the spread (a single item). method: the sources of
+    error that the interval covers, or the name of a statistical method. n_seeds: runs (0: a published number); n_items:
+    questions (0: unknown).
     """
 
     mean: float

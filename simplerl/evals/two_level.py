@@ -1,4 +1,4 @@
-"""Computes intervals that carry two sources of error: seeds (other training runs) and items (other questions).
+"""Computes intervals that cover two sources of error: seeds (other training runs) and items (other questions).
 
 The accuracy of an arm on item i with seed s is modelled as the arm's accuracy + seed effect + item effect + residual,
 where the residual holds the sampling noise. The same items are answered by every run, so the mean over S seeds and N
@@ -8,10 +8,11 @@ items has the variance seed/S + item/N + residual/(S N), which is the sum of two
     B = item/N                     estimated by the variance between item means minus that of the residual
 
 The interval is the wider of two. One is Satterthwaite's t interval with the variance A + B. With two or three seeds A
-is often estimated far too small, and it covers 87 to 92 % instead of 95 %; therefore its degrees of freedom give the
-share of A the power 3/2 instead of 2. The other has the half-width sqrt(t^2 A - k B), k = (t95^2 - z95^2) / 20, with
-the quantile t of the degrees of freedom of A: nearly the t interval over seeds. Power and factor are chosen such that
-the coverage is 94.5 to 96.7 % whatever the true A / B; `python -m simplerl.bench.coverage` measures it.
+is often estimated far too small, and it covers 87 to 92 % instead of 95 %; therefore the fraction A / (A + B) enters
+its degrees of freedom with the power 3/2 instead of 2. The other has the half-width sqrt(t^2 A - k B), k = (t95^2 -
+z95^2) / 20, with the quantile t of the degrees of freedom of A: nearly the t interval over seeds. Power and factor are
+chosen such that the coverage is 94.5 to 96.7 % whatever the true A / B; `python -m simplerl.bench.coverage` measures
+it.
 
 Accuracies are multiples of a step h = 1 / (N samples), so two seeds may agree by chance, which would make A 0; like any
 value rounded to multiples of h, each run adds the variance h^2 / 12.
@@ -32,7 +33,7 @@ from scipy import optimize, stats
 
 from simplerl.evals.statistics import LEVEL, Array, Interval, Z, bounded_mean_of_sets
 
-ITEMS, SEEDS, BOTH = "items", "seeds", "seeds and items"  # what an interval carries (`Interval.method`)
+ITEMS, SEEDS, BOTH = "items", "seeds", "seeds and items"  # sources of error of an interval (`Interval.method`)
 # How seeds enter a comparison with the baseline arm: seed by seed; as independent runs (Welch); or seed by seed, with
 # the variance between seeds taken as equal in all arms and estimated from all of them.
 DESIGNS = PAIRED, INDEPENDENT, POOLED = "paired", "independent", "pooled"
@@ -76,8 +77,8 @@ def _half_width(errors: Errors, tail: ArrayLike) -> Array:
 
 
 def _degrees_of_freedom(errors: Errors, power: float = 1.5) -> Array:
-    """Return the degrees of freedom of A + B: 1 / (share of A^power / df of A + share of B^2 / df of B). They are
-    Satterthwaite's (1946) with power = 2. Infinite if both variances are 0."""
+    """Return the degrees of freedom of A + B: 1 / (a^power / df of A + b^2 / df of B), with the fractions a = A / (A +
+    B) and b = B / (A + B). They are Satterthwaite's (1946) with power = 2. Infinite if both variances are 0."""
     seeds, items = np.asarray(errors.seeds, float), np.asarray(errors.items, float)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.nan_to_num(seeds / (seeds + items))
@@ -148,8 +149,8 @@ def _mean_variance(values: Array) -> Array:
 
 
 def _step(table: Array) -> float:
-    """Return the smallest positive absolute value, of which the values of a table are taken to be multiples; 0 for a
-    single column, which may hold means."""
+    """Return the step h of a table, whose values are assumed to be multiples of it: the smallest positive absolute
+    value. Returns 0 for a single column, which may hold means."""
     if table.shape[-1] < 2:
         return 0.0
     sizes = np.abs(table)
@@ -198,10 +199,12 @@ def pool_seeds(arms: Sequence[Sequence[Array]], *, paired: bool) -> PooledSeeds 
 def difference_errors(
     first: Sequence[Array], second: Sequence[Array], *, paired: bool, pooled: PooledSeeds | None = None
 ) -> tuple[Array, Errors]:
-    """Return second - first and its errors, of tables [..., S, N] for each benchmark with the same items in order.
+    """Return the difference of two arms, second - first, and its errors. Each arm is given as one table [..., S, N] per
+    benchmark, with the same items in the same order.
 
-    paired: row s of both arms has the same seed, so that what a seed does to both cancels out; otherwise A is that of
-    Welch's test. pooled: replaces the estimate of A. With one seed in an arm, only B is known, from item means."""
+    paired: row s of both arms has the same seed, so that the effect of a seed on both arms cancels out; otherwise A is
+    that of Welch's test. pooled: replaces the estimate of A. With one seed in an arm, only B is known, from item means.
+    """
     one, two = spread(first), spread(second)
     if paired:
         found = spread([b - a for a, b in zip(first, second, strict=True)])
@@ -243,9 +246,12 @@ def difference(
     pooled: PooledSeeds | None = None,
     level: float = LEVEL,
 ) -> Difference:
-    """Return second - first with its intervals, for tables [seeds, items] (`difference_errors`).
+    """Return the difference in mean accuracy between two arms, second - first, with its intervals. Each arm is given as
+    one table [seeds, items] of accuracies per benchmark. paired, pooled: see `difference_errors`.
 
-    If no item's difference varies, the interval bounds what this many items could have missed (`bounded_mean`)."""
+    If all items have the same difference, the variance between items is taken from the interval of `bounded_mean`,
+    which allows for items with another difference that a sample of this many could have missed.
+    """
     value, errors = difference_errors(first, second, paired=paired, pooled=pooled)
     mean, n_items = float(value), sum(table.shape[1] for table in first)
     n_seeds = min(len(first[0]), len(second[0]))

@@ -82,14 +82,14 @@ def config_of(run: Path) -> Config:
 
 
 def setup_of(run: Path, device: Device) -> Setup:
-    """Return the setup of a finished run, with the lengths that it sampled."""
+    """Return the setup of a finished run, with the lengths of the sequences that it sampled."""
     config, found = config_of(run), measured(run)
     return describe(config, device, found.lengths)
 
 
 def fitted(setup: Setup, found: Measured, using: Utilisations) -> Utilisations:
-    """Return the utilisations with which each stage of the estimate takes the measured time. Fixed costs of a stage
-    change by the same factor."""
+    """Return utilisations with which the estimated time of each stage equals the measured time. Fixed costs of a stage
+    are scaled by the same factor."""
     estimate = step_time(setup, using)
     factors = {
         stage: found.stages[stage] / estimate.stages[stage]

@@ -159,12 +159,13 @@ def show_run(setup: Setup, inputs: Inputs, using: Utilisations, options: Options
 
 
 def steps_of(config: Config, inputs: Inputs) -> int | None:
-    """Return the rollout steps of a run; None if they depend on data that is not at hand."""
+    """Return the number of rollout steps of a run; None if it depends on data that cannot be read."""
     return inputs.schedule.steps if inputs.schedule is not None else config.train.steps
 
 
 def sweep_lines(design: Any, setup: Setup, inputs: Inputs, using: Utilisations, options: Options) -> list[str]:
-    """Return runs, cost and power of a sweep. Every arm is composed, and planned with its own settings."""
+    """Return lines on the number of runs, the cost and the power of a sweep. Every arm is composed, and planned with
+    its own settings."""
     seconds, largest, devices = 0.0, 0.0, 0
     counted = True
     for arm in design.arms:
@@ -184,7 +185,7 @@ def sweep_lines(design: Any, setup: Setup, inputs: Inputs, using: Utilisations, 
             f"{report.duration(largest)}"
         )
     else:
-        lines.append("cost unknown: train.passes needs the number of problems, and data is not at hand")
+        lines.append("cost unknown: train.passes needs the number of problems, and the data could not be read")
     power = sweep_power(design, setup.config, options)
     return lines + (describe_power(power) if power else ["power unknown: the run has no evaluation sets of known size"])
 
@@ -208,7 +209,7 @@ def sweep_power(design: Any, config: Config, options: Options) -> Power | None:
 
 
 def show_calibration(run: Path, options: Options, out: Path, console: Console) -> None:
-    """Fit the utilisations from a finished run, write them, and print the estimate beside what was measured."""
+    """Fit the utilisations from a finished run, write them to `out`, and print the estimate next to the measurement."""
     config = config_of(run)
     device: Device = find_device(options.device) if options.device else default_device(config)
     before = CPU_UTILISATIONS if device.name == "cpu" else Utilisations()

@@ -38,7 +38,8 @@ class Device:
 
 
 def _gpu(name: str, title: str, mib: int, bf16: float, fp32: float, terabytes: float, link: float) -> Device:
-    """Return a GPU from its memory in MiB, TFLOP/s, TB/s, and GB/s of its link."""
+    """Return a GPU, given its memory in MiB, its speed in TFLOP/s in bfloat16 and in float32, its memory bandwidth in
+    TB/s, and the bandwidth of its link to other GPUs in GB/s."""
     return Device(name, title, mib * 2**20, bf16 * 1e12, fp32 * 1e12, terabytes * 1e12, link * 1e9)
 
 

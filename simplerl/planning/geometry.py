@@ -1,4 +1,4 @@
-"""Sizes of a model from its config.json, without weights: parameters, layers, attention heads, vocabulary.
+"""Computes the sizes of a model from its config.json, without weights: parameters, layers, attention heads, vocabulary.
 
 The configuration is that of a local folder, of the Hugging Face cache, or the one recorded under `geometry` in
 conf/model/*.yaml. Parameters are counted on PyTorch's meta device, so every architecture of transformers is exact.
@@ -24,7 +24,7 @@ from simplerl.errors import ConfigError
 
 @dataclass(frozen=True)
 class Geometry:
-    """Holds the numbers of elements of a model's parameters, and its widths."""
+    """Holds the sizes of a model: numbers of elements of its parameters, and the dimensions of its layers."""
 
     source: str  # where the configuration was read
     parameters: int  # all parameters; tied ones count once
@@ -43,18 +43,19 @@ class Geometry:
 
     @property
     def matmul(self) -> int:
-        """Return the parameters that each token is multiplied by: the layers and the output layer."""
+        """Return the number of parameters by which each token is multiplied: those of the layers and the output
+        layer."""
         return self.active - self.embedding + (0 if self.output else self.embedding)
 
     @property
     def body(self) -> int:
-        """Return `matmul` without the output layer."""
+        """Return the number of parameters by which each token is multiplied, without those of the output layer."""
         return self.matmul - (self.output or self.embedding)
 
 
 def find_geometry(model: ModelConfig, path: str | None = None, key: str = "model.path") -> Geometry:
-    """Return the sizes of the model at `path` (null: the policy's own). Raises ConfigError if no configuration of it is
-    at hand; the network is not used."""
+    """Return the sizes of the model at `path` (None: the policy's own). Raises ConfigError if its config.json is
+    neither in a folder, nor in the Hugging Face cache, nor recorded in conf/model/; the network is not used."""
     one = model_at(model, path or model.path)
     if (Path(one.path) / "config.json").is_file():
         return model_sizes(load_hf_config(one), f"{one.path}/config.json")
@@ -64,7 +65,7 @@ def find_geometry(model: ModelConfig, path: str | None = None, key: str = "model
     if recorded.pop("of", None) == one.path:
         return _recorded_sizes(tuple(sorted(recorded.items())))
     raise ConfigError(
-        f"{key}={one.path} has no config.json at hand, so its size is unknown: download that file (hf download "
+        f"{key}={one.path} has no config.json on this machine, so its size is unknown: download that file (hf download "
         f"{one.path} config.json), or set {key} to a folder that contains it."
     )
 

@@ -1,4 +1,4 @@
-"""Checks the data, the tokenizer and the gold answers of a run, as far as they are at hand, without loading a model."""
+"""Checks the data, the tokenizer and the gold answers of a run, as far as they can be read, without loading a model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ CHAT_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "</s>", "<|endoftext|>", "<|
 
 @dataclass
 class Inputs:
-    """Holds what was found: token lengths of prompts and of the data's own solutions, and lines for the user."""
+    """Holds what `read_inputs` found about a run: token lengths of its prompts and of the data's own solutions ([]:
+    unknown), the training schedule (None: unknown), and the lines to print."""
 
     problems: int | None = None  # usable training problems
     prompts: list[int] = field(default_factory=list)
@@ -41,7 +42,8 @@ class Inputs:
 
 
 def read_inputs(config: Config, golds: int = GOLDS) -> Inputs:
-    """Read the training data and the tokenizer, and describe them. What is absent is a line that names the remedy."""
+    """Read the training data and the tokenizer, grade up to `golds` gold answers, and return the results. If the data
+    or the tokenizer cannot be read, the returned lines state why and the remedy."""
     found = Inputs()
     if config.algorithm.advantage is None:
         found.lines.append("no RL (algorithm=none): training data and gold answers are not read")
@@ -72,7 +74,7 @@ def read_inputs(config: Config, golds: int = GOLDS) -> Inputs:
 
 @contextmanager
 def _noted(found: Inputs, what: str) -> Any:
-    """Turn a ConfigError of the block into a line."""
+    """Turn a ConfigError raised in the block into a line that says that `what` was not checked, and why."""
     try:
         yield
     except ConfigError as error:
@@ -91,7 +93,8 @@ def _problems(config: Config, found: Inputs) -> list[Problem]:
 
 
 def _tokenizer(model: ModelConfig, found: Inputs) -> Any:
-    """Return the tokenizer if it is in a local folder or in the cache; otherwise None, and a line says so."""
+    """Return the tokenizer if it is in a local folder or in the cache; otherwise add a line that says so and return
+    None."""
     from huggingface_hub import try_to_load_from_cache
 
     local = Path(model.path).is_dir()
@@ -107,7 +110,8 @@ def _tokenizer(model: ModelConfig, found: Inputs) -> Any:
 
 
 def _describe_lengths(config: Config, problems: Sequence[Problem], tokenizer: Any, found: Inputs) -> None:
-    """Add the token lengths of prompts and solutions against their limits, and the stop tokens."""
+    """Record the token lengths of prompts and solutions in `found`, and add lines that compare them with their limits
+    and list the stop tokens."""
     found.problems = len(problems)
     with _noted(found, "prompts"):
         format = PromptFormat(config.prompt, tokenizer, generation_eos_ids(config.model.path, config.model.revision))
@@ -127,7 +131,8 @@ def _describe_lengths(config: Config, problems: Sequence[Problem], tokenizer: An
 
 
 def histogram(title: str, lengths: Sequence[int], limit: int, key: str) -> list[str]:
-    """Return a histogram of lengths as lines, with the number beyond the limit."""
+    """Return the lines of a histogram of lengths in tokens; the first one has the quantiles and the number of texts
+    longer than `limit`, the value of the setting `key`."""
     ordered = sorted(lengths)
     low, high = ordered[0], ordered[-1]
     width = max(1, -(-(high - low + 1) // BINS))
@@ -164,9 +169,9 @@ def _graded_golds(config: Config, problems: Sequence[Problem], limit: int) -> st
         scores = grader.grade_pairs((Response(f"\\boxed{{{one.answer}}}"), one) for one in distinct)
     missed = [one for one, score in zip(distinct, scores, strict=True) if not score.correct]
     if not missed:
-        return f"gold answers: all of {len(distinct)} distinct ones that were tried are met by themselves"
+        return f"gold answers: all of {len(distinct)} distinct ones that were tried are graded as correct in a box"
     shown = ", ".join(repr(one.answer) for one in missed[:3])
     return (
-        f"gold answers: {len(missed)} of {len(distinct)} distinct ones that were tried are not met by themselves in a "
-        f"box, such as {shown}: a correct answer to them gets no reward (python -m simplerl.audit golds FILE)"
+        f"gold answers: {len(missed)} of {len(distinct)} distinct ones that were tried are not graded as correct in a "
+        f"box, such as {shown}: even a correct answer gets no reward for them (python -m simplerl.audit golds FILE)"
     )

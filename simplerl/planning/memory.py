@@ -4,8 +4,8 @@ Weights, gradients and optimizer states follow from the layout. Activations are 
 transformer layer keeps (counted with PyTorch's saved-tensor hooks, see tests/test_planning_memory.py); they are those
 of the largest micro-batch that the settings allow. What no formula gives is a stated reserve.
 
-Roles of one place run one after the other: the peak of a phase is what all of them hold, and the largest of what one
-needs while it runs.
+A place is a set of devices that hold the same roles, which run one after the other there. The peak of a phase is the
+sum of what all of them hold at all times, plus the largest amount that one of them needs while it runs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ Parts = dict[str, float]  # bytes by purpose
 
 @dataclass(frozen=True)
 class RoleMemory:
-    """Holds the bytes of one process of a role: what it always holds, what each phase adds, and what is on the host."""
+    """Holds the memory of one process of a role, in bytes by purpose: `held` in all phases, `during` each phase in
+    addition, and `host` for memory of the host in addition to that of a GPU."""
 
     held: Parts
     during: Mapping[str, Parts]  # by phase
@@ -49,20 +50,21 @@ class RoleMemory:
 
 @dataclass(frozen=True)
 class PlaceMemory:
-    """Holds the bytes of one device of a place by phase and by (role, purpose)."""
+    """Holds the memory of one device of a place (devices that hold the same roles), in bytes: `phases` by phase and
+    then by (role, purpose), and `host` for memory of the host in addition to that of a GPU."""
 
     place: Place
     phases: Mapping[str, Mapping[tuple[str, str], float]]
     host: float
 
     def peak(self) -> tuple[str, float]:
-        """Return the phase with the highest peak, and that peak."""
+        """Return the phase that needs most memory, and its bytes."""
         phase = max(self.phases, key=lambda name: sum(self.phases[name].values()))
         return phase, sum(self.phases[phase].values())
 
 
 def plan_memory(setup: Setup) -> list[PlaceMemory]:
-    """Return the memory of each kind of device."""
+    """Return the memory of one device of every place, in bytes."""
     roles = {role: role_memory(setup, role) for role in setup.counts}
     places = [_place_memory(setup, place, roles) for place in setup.places]
     return [_add_warmup(setup, one) if POLICY in one.place.roles or setup.local else one for one in places]
@@ -92,7 +94,7 @@ def _reserve(
 
 
 def role_memory(setup: Setup, role: str) -> RoleMemory:
-    """Return the memory of one process of a role."""
+    """Return the memory of one process of a role, in bytes."""
     if role == ENGINE or (role == SAMPLER and setup.config.sampler.func.__qualname__ == "vllm_sampler"):
         return _engine(setup)
     if role == SAMPLER:
@@ -118,17 +120,18 @@ def role_memory(setup: Setup, role: str) -> RoleMemory:
 
 
 def micro_batch_tokens(setup: Setup, rows: int) -> float:
-    """Return the tokens of the largest micro-batch of one rank's `rows`: all of them with at most a tenth of padding,
-    up to train.tokens_per_micro_batch, but at least the longest row."""
+    """Return the number of tokens, padding included, of the largest micro-batch that a rank with `rows` responses
+    computes: at most train.tokens_per_micro_batch, but at least one sequence of the maximum length. Padding is taken to
+    be a tenth."""
     longest = setup.lengths.longest
     padded = rows * min(longest, setup.lengths.mean / (1 - MAX_PADDING))
     return max(longest, min(setup.config.train.tokens_per_micro_batch, padded))
 
 
 def _states(setup: Setup, elements: float, trained: float, ranks: int) -> tuple[Parts, Parts, Parts]:
-    """Return the bytes of one rank that are always held, those of the update, and those on the host. ZeRO shards
-    optimizer states from stage 1, gradients from stage 2 and weights in stage 3. trained: number of trained elements,
-    which with LoRA are those of the adapter."""
+    """Return the bytes that one rank of a role with `elements` parameters holds in all phases, adds during the update,
+    and holds on the host. ZeRO shards optimizer states from stage 1, gradients from stage 2 and weights in stage 3.
+    trained: number of trained parameters; with LoRA, those of the adapter."""
     stage, offload = setup.layout.sharding.zero_stage, setup.layout.sharding.offload_optimizer
     stage = 0 if setup.local else stage
     held: Parts = {"weights": FLOAT32 * elements / (ranks if stage == 3 else 1)}
@@ -162,7 +165,7 @@ def layer_activations(sizes: Geometry, precision: Precision, on_cpu: bool) -> fl
 
 
 def _casts(setup: Setup, sizes: Geometry) -> Parts:
-    """Return the bfloat16 copies of weights that autocast keeps during a forward pass."""
+    """Return the bytes of the bfloat16 copies of weights that autocast keeps during a forward pass."""
     return (
         {"bfloat16 copies of weights": BFLOAT16 * sizes.body}
         if setup.config.train.precision is Precision.bfloat16
@@ -171,7 +174,8 @@ def _casts(setup: Setup, sizes: Geometry) -> Parts:
 
 
 def _logits(setup: Setup, sizes: Geometry, tokens: float, backward: bool) -> Parts:
-    """Return the bytes of the log-probs of the responses of a micro-batch, which are computed in parts."""
+    """Return the bytes of the logits from which the log-probs of a micro-batch's response tokens are computed, in parts
+    of at most MAX_LOGITS. tokens: of prompts and responses."""
     lengths, train = setup.lengths, setup.config.train
     size = FLOAT32 if train.logits_precision is Precision.float32 else BFLOAT16
     share = lengths.mean_response / lengths.mean
@@ -208,7 +212,7 @@ def _backward_memory(setup: Setup, sizes: Geometry, tokens: float, critic: bool)
 
 
 def precision_bytes(setup: Setup) -> int:
-    """Return the bytes of one of the sampler's weights."""
+    """Return the bytes of one parameter in the sampler's precision."""
     return BFLOAT16 if setup.config.sampler.keywords.get("precision") == "bfloat16" else FLOAT32
 
 
@@ -230,7 +234,8 @@ def sampled_rows(setup: Setup) -> int:
 
 
 def _local_sampler(setup: Setup) -> RoleMemory:
-    """Return the memory of `sampler=local`: fused weights, which a sync holds twice, and a cache that grows by half."""
+    """Return the memory of `sampler=local` in bytes: fused weights, of which two copies exist during a weight sync, and
+    a key-value cache that is enlarged by half whenever it is full."""
     sizes, lengths = setup.geometries[POLICY], setup.lengths
     head = sizes.vocabulary * sizes.hidden
     weights = FLOAT32 * head + precision_bytes(setup) * (sizes.body + head)
@@ -258,7 +263,8 @@ def _local_sampler(setup: Setup) -> RoleMemory:
 
 
 def _engine(setup: Setup) -> RoleMemory:
-    """Return the memory of one device of a vLLM engine. Without sampler.cache_gib, its cache fills the device."""
+    """Return the memory of one device of a vLLM engine in bytes. Unless sampler.cache_gib is set, the key-value cache
+    fills the device."""
     sizes, keywords, parallel = setup.geometries[POLICY], setup.config.sampler.keywords, setup.layout.tensor_parallel
     weights = precision_bytes(setup) * sizes.parameters / parallel
     rows = keywords.get("max_rows", 256)
@@ -286,14 +292,16 @@ def engine_cache(setup: Setup) -> float:
 
 
 def _sync_memory(setup: Setup, sizes: Geometry) -> Parts:
-    """Return what the sending rank of a sync needs: the largest weight, and messages."""
+    """Return the bytes that the sending rank needs during a weight sync: a float32 copy of the largest parameter, and
+    three messages (BUCKET). A local run sends nothing."""
     if setup.local or not setup.layout.engines:
         return {}
     return {"messages": FLOAT32 * sizes.largest + 3 * max(BUCKET, precision_bytes(setup) * sizes.largest)}
 
 
 def _add_warmup(setup: Setup, memory: PlaceMemory) -> PlaceMemory:
-    """Add the phase of supervised fine-tuning, in which only the policy is loaded."""
+    """Add the phase of supervised fine-tuning, in which only the policy is loaded, to the memory of the policy's
+    place."""
     warmup = setup.config.warmup
     if warmup.data is None:
         return memory

@@ -25,7 +25,8 @@ LORA_RANK = 32
 
 @dataclass(frozen=True)
 class Change:
-    """Holds the value of a setting, and the cost of changing to it, in arbitrary units."""
+    """Describes a change of a setting to `value`. cost: how much the change slows or alters the run, in arbitrary
+    units; the cheapest changes are proposed."""
 
     key: str
     value: Any
@@ -66,7 +67,7 @@ def smallest_change(setup: Setup) -> list[Change] | None:
 
 
 def changed(setup: Setup, changes: tuple[Change, ...]) -> Setup:
-    """Return the setup with these settings."""
+    """Return the setup after these changes of settings."""
     config = setup.config
     for change in changes:
         config = with_setting(config, change.key, change.value)
@@ -80,7 +81,7 @@ def changed(setup: Setup, changes: tuple[Change, ...]) -> Setup:
 
 
 def candidates(setup: Setup) -> list[list[Change]]:
-    """Return the settings that save memory here, each with its possible values."""
+    """Return the settings that reduce this run's memory, each with the values to try."""
     train, sampler = setup.config.train, setup.config.sampler.keywords
     groups = [list(_halvings("train.tokens_per_micro_batch", train.tokens_per_micro_batch, 256, 1.0))]
     if not train.gradient_checkpointing:
@@ -126,7 +127,8 @@ def _halvings(key: str, value: float, least: float, cost: float) -> Iterator[Cha
 
 
 def with_setting(config: Config, key: str, value: Any) -> Config:
-    """Return a copy of the configuration with one setting changed; below `backend` and `sampler` it is a keyword."""
+    """Return a copy of the configuration with one setting changed. A key below `backend` or `sampler` is a keyword of
+    that function."""
     if key == "backend":
         return replace(config, backend=ray_from_group(value))
     config = copy.copy(config)
@@ -164,7 +166,8 @@ def worst_place(memory: list[PlaceMemory]) -> tuple[Place, str, float]:
 
 
 def sentence(setup: Setup, memory: list[PlaceMemory]) -> str:
-    """Return why a run does not fit, and the smallest change with which it does."""
+    """Return a sentence that says which device lacks memory, and names the smallest change of settings with which the
+    run fits."""
     place, phase, peak = worst_place(memory)
     gib, total = 2**30, needed(setup, memory)
     parts = next(one for one in memory if one.place == place).phases[phase]

@@ -26,7 +26,7 @@ def gib(size: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in the unit that reads best."""
+    """Return a duration as text, in s, min, h or days."""
     for unit, size in (("days", DAY), ("h", HOUR), ("min", 60.0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
@@ -44,7 +44,8 @@ def mib(size: float) -> str:
 
 
 def memory_tables(setup: Setup, memory: Sequence[PlaceMemory]) -> Iterator[Table]:
-    """Yield one table for each kind of device: bytes by role and purpose, and the sum of each phase."""
+    """Yield one table for every place (devices that hold the same roles): GiB by role and purpose, and the sum of each
+    phase."""
     for one in memory:
         phases = list(one.phases)
         name, shown = ("GiB", gib) if one.peak()[1] >= GIB else ("MiB", mib)
@@ -108,7 +109,8 @@ def _moved(setup: Setup, device: Device) -> Setup:
 
 
 def time_table(setup: Setup, time: StepTime, steps: int | None) -> Table:
-    """Return the time of a step by stage."""
+    """Return a table with the time of each stage of a rollout step, its fraction of the step, and the devices that it
+    runs on."""
     total = time.seconds
     rows = []
     for stage in STAGES:
@@ -134,7 +136,8 @@ def _devices(setup: Setup) -> str:
 
 
 def length_table(setup: Setup, using: Utilisations, steps: int | None) -> Table:
-    """Return how the time of a step moves with the mean response."""
+    """Return a table with one row for each of several mean response lengths in tokens: the time of a step and of the
+    run, and the fraction of each stage. steps: of the run, None if unknown."""
     limit = setup.lengths.longest_response
     means = sorted({min(limit, max(1.0, setup.lengths.mean_response * factor)) for factor in LENGTHS})
     rows = []
@@ -150,7 +153,8 @@ def length_table(setup: Setup, using: Utilisations, steps: int | None) -> Table:
 
 
 def scale_table(setup: Setup, using: Utilisations, steps: int | None) -> Table:
-    """Return the time of a step on 1 to 1,024 devices, with roles in the same proportions, and what limits it."""
+    """Return a table of the time of a step on 1 to 1,024 devices, divided between the roles as in `setup`, with the
+    longest stage. steps: of the run, None if unknown."""
     rows = []
     for devices in SCALES:
         own = scaled(setup, devices)
@@ -170,7 +174,7 @@ def scale_table(setup: Setup, using: Utilisations, steps: int | None) -> Table:
 
 
 def disk_lines(setup: Setup, steps: int | None) -> list[str]:
-    """Return the disk space of checkpoints and rollouts."""
+    """Return lines on the disk space of checkpoints and rollouts."""
     trained = sum(setup.geometries[role].parameters for role in setup.trained)
     each = CHECKPOINT_BYTES * trained
     keep = setup.config.run.keep
@@ -184,7 +188,8 @@ def disk_lines(setup: Setup, steps: int | None) -> list[str]:
 
 
 def engine_lines(setup: Setup) -> list[str]:
-    """Return how many full-length responses the cache of an engine holds."""
+    """Return lines on how many sequences of the maximum length the key-value cache of an engine holds, and on the size
+    of a weight sync; [] without engines."""
     if ENGINE not in setup.counts:
         return []
     cache, each = engine_cache(setup), cache_bytes_per_token(setup)
@@ -197,9 +202,10 @@ def engine_lines(setup: Setup) -> list[str]:
 
 
 def run_lines(setup: Setup, time: StepTime, steps: int | None, price: float | None) -> list[str]:
-    """Return time and device-hours of the run."""
+    """Return lines on the time, the device-hours and the cost of the run. price: of one device-hour, None if
+    unknown."""
     if steps is None:
-        return ["time of the run unknown: train.passes needs the number of problems, and data is not at hand"]
+        return ["time of the run unknown: train.passes needs the number of problems, and the data could not be read"]
     seconds = time.seconds * steps
     what = "CPU-hours" if setup.on_cpu else "GPU-hours"
     devices = setup.device.per_node if setup.on_cpu else setup.devices

@@ -49,7 +49,8 @@ CPU_UTILISATIONS = Utilisations(0.75, 0.78, 0.6, 0.5, 0.002, 0.003, 0.001)
 
 @dataclass(frozen=True)
 class StepTime:
-    """Holds the seconds of a rollout step by stage, and what each stage consists of by (stage, place)."""
+    """Holds the seconds of a rollout step by stage, and by (stage, place), a place being the devices that hold the same
+    roles."""
 
     stages: Mapping[str, float]
     parts: Mapping[tuple[str, str], float]
@@ -66,7 +67,8 @@ class StepTime:
 
 
 def step_time(setup: Setup, using: Utilisations) -> StepTime:
-    """Return the time of one rollout step. Roles of a place run one after the other, places at the same time."""
+    """Return the time of one rollout step. Roles that share devices run one after the other, all others at the same
+    time."""
     parts: dict[tuple[str, str], float] = {}
     for place in setup.places:
         models = [role for role in place.roles if role in setup.kinds]
@@ -99,14 +101,15 @@ def forward_flops(sizes: Geometry, prompt: float, response: float, critic: bool)
 
 
 def _passes(setup: Setup, role: str) -> tuple[float, float, int]:
-    """Return FLOPs of a forward pass over a step's responses, tokens of the step, and ranks of the role."""
+    """Return the FLOPs of one forward pass of a role over all responses of a step, their number of tokens, and the
+    number of ranks of the role."""
     lengths, critic = setup.lengths, setup.kinds[role] is RoleKind.critic
     each = forward_flops(setup.geometries[role], lengths.mean_prompt, lengths.mean_response, critic)
     return setup.responses * each, setup.responses * lengths.mean, setup.layout.ranks(role) if not setup.local else 1
 
 
 def _micro_batches(setup: Setup, tokens: float, rows: float) -> float:
-    """Return how many micro-batches `rows` sequences with `tokens` tokens make on one rank."""
+    """Return the number of micro-batches of one rank for `rows` sequences of `tokens` tokens in total."""
     limit = max(setup.config.train.tokens_per_micro_batch, setup.lengths.mean)
     return min(rows, max(1.0, math.ceil(tokens / (0.9 * limit))))  # a tenth is padding or unused
 
@@ -149,8 +152,9 @@ def _threads(setup: Setup, driver: bool = False) -> float:
 
 
 def _concurrent(setup: Setup, places: Mapping[str, tuple[float, int]]) -> float:
-    """Return the seconds in which all places finish, given each one's seconds and number of processes: those of the
-    slowest or, on the shared cores of a CPU, those of all their work."""
+    """Return the seconds until all places have finished, given {place: (seconds, number of processes)}. On GPUs it is
+    the time of the slowest place. On a CPU places compete for cores, so it is at least the work of all processes
+    divided by the number of cores."""
     work = sum(seconds * processes * _threads(setup) for seconds, processes in places.values())
     slowest = max((seconds for seconds, _ in places.values()), default=0.0)
     return max(slowest, work / setup.device.per_node) if setup.on_cpu else slowest
@@ -161,7 +165,7 @@ def _stage(setup: Setup) -> int:
 
 
 def _gather_seconds(setup: Setup, role: str, times: int, using: Utilisations) -> float:
-    """Return the seconds in which ZeRO-3 gathers the weights of a role `times`."""
+    """Return the seconds that ZeRO-3 needs to gather all weights of a role `times` times."""
     ranks = setup.layout.ranks(role)
     if _stage(setup) < 3 or ranks == 1:
         return 0.0
@@ -171,7 +175,7 @@ def _gather_seconds(setup: Setup, role: str, times: int, using: Utilisations) ->
 
 
 def _link(setup: Setup, ranks: int) -> float:
-    """Return the bandwidth of the slowest link of a group of ranks."""
+    """Return the bandwidth, in bytes per second, of the slowest link between `ranks` ranks."""
     device = setup.device
     return device.link if ranks <= device.per_node else min(device.link, device.network)
 
@@ -199,7 +203,8 @@ def sample_seconds(setup: Setup, using: Utilisations) -> float:
 
 
 def decoded_rows(setup: Setup) -> float:
-    """Return the responses that one sampler decodes at a time, as its rows and its cache allow."""
+    """Return the mean number of responses that one sampler decodes at the same time, limited by its max_rows and its
+    key-value cache."""
     rows = float(sampled_rows(setup))
     if ENGINE in setup.counts and not setup.on_cpu:
         each = cache_bytes_per_token(setup) * (setup.lengths.mean_prompt + setup.lengths.mean_response)

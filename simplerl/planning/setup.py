@@ -26,7 +26,8 @@ GUESSED_FRACTION, GUESSED_TOKENS = 0.4, 600  # mean response: this fraction of m
 
 @dataclass(frozen=True)
 class Lengths:
-    """Holds lengths in tokens: the longest and the mean prompt and response, and where they are from."""
+    """Holds the longest and the mean length of prompts and responses in tokens. source: what they are based on, as a
+    phrase."""
 
     longest_prompt: int
     mean_prompt: float
@@ -45,7 +46,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Place:
-    """Holds the roles of one kind of device: they share it, and so run one after the other."""
+    """Describes devices that hold the same roles. Roles that share a device run one after the other."""
 
     roles: tuple[str, ...]
     devices: int  # how many devices hold these roles
@@ -58,7 +59,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Setup:
-    """Holds everything that memory and time are computed from."""
+    """Holds everything from which memory and time are computed."""
 
     config: Config
     device: Device
@@ -88,7 +89,8 @@ class Setup:
         return trains_adapter(self.config, role)
 
     def trainable(self, role: str) -> int:
-        """Return the trained elements of a role; 0 if it is frozen. Without RL, the policy is that of the warm-up."""
+        """Return the number of trained parameters of a role; 0 if it is frozen. Without RL, the policy counts as
+        trained, by the warm-up."""
         sizes = self.geometries[role]
         if self.uses_rl and role not in self.trained:
             return 0
@@ -104,13 +106,14 @@ class Setup:
 
     @property
     def responses(self) -> int:
-        """Return the responses of one rollout step."""
+        """Return the number of responses of one rollout step."""
         return self.config.train.prompts_per_step * self.config.train.samples_per_prompt
 
 
 def assumed_lengths(config: Config, prompts: tuple[int, float] | None = None, response: float | None = None) -> Lengths:
-    """Return the lengths of a run. prompts: longest and mean prompt of the real data. response: mean response, if it is
-    known. What is unknown is the limit or, for means, a guess that `source` states."""
+    """Return the lengths of prompts and responses in tokens. prompts: (longest, mean) of the real data, None if
+    unknown. response: mean response, None if unknown. An unknown maximum is the configured limit, and an unknown mean
+    is a guess, which `source` states."""
     limit = config.sampling.max_new_tokens
     if response is None:
         mean = min(GUESSED_FRACTION * limit, GUESSED_TOKENS)

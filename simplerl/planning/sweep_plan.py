@@ -23,7 +23,8 @@ MAX_ARMS = 64
 
 @dataclass(frozen=True)
 class SweepDesign:
-    """Holds the arms of a sweep, each as overrides, and the seeds of each arm."""
+    """Holds the arms of a sweep, each as the overrides that distinguish it, and the seeds with which every arm is
+    run."""
 
     arms: tuple[tuple[str, ...], ...]
     seeds: tuple[str, ...]
@@ -36,7 +37,8 @@ class SweepDesign:
 
 @dataclass(frozen=True)
 class Power:
-    """Holds what a design can detect, as fractions of accuracy, and what a given difference needs."""
+    """Holds which difference between two arms a design detects (`detectable`), and how many seeds or items it needs to
+    detect `difference` (None: too many). Differences are in accuracy as a fraction."""
 
     noise: Noise
     seeds: int
@@ -102,7 +104,7 @@ def power_of(design: SweepDesign, noise: Noise, items: int, difference: float) -
 
 
 def describe_power(power: Power) -> list[str]:
-    """Return the power of a design as lines."""
+    """Return the power of a design as lines to print."""
     noise = power.noise
     lines = [
         f"noise {noise.source}: SD {noise.seed_sd:.1%} between seeds, {noise.item_sd:.0%} between items",
@@ -123,8 +125,8 @@ def describe_power(power: Power) -> list[str]:
 
 
 def outcome_lines(folders: Sequence[Path]) -> list[str]:
-    """Return what the finished runs of a sweep can show with the noise that they measured, beside what the default
-    guess of plan.py promised; [] without evaluations of several seeds."""
+    """Return a line on the difference that the finished runs of a sweep can detect, given the noise measured from them,
+    and on the one that plan.py predicts from its default guess; [] if fewer than two seeds were evaluated."""
     done = [folder for folder in folders if last_evaluation(folder) is not None]
     seeds = {int(read_yaml(folder / "config.yaml")["seed"]) for folder in done}
     if len(seeds) < 2:

@@ -86,7 +86,7 @@ def parse_gold_choice(gold: str) -> Choice | None:
 
 
 def option_content(answer: str, gold: str) -> str:
-    """Return the value of an answer such as (B) 12 to a gold answer that names no option; else an empty text."""
+    """Return the value of an answer such as (B) 12 if the gold answer does not name an option; otherwise ""."""
     choice = parse_gold_choice(answer)
     if choice is None or choice.content.startswith("(") or re.search(rf"(?<![A-Za-z\\]){choice.letter}(?![a-z])", gold):
         return ""
@@ -94,7 +94,7 @@ def option_content(answer: str, gold: str) -> str:
 
 
 def only_letter(gold: str) -> str:
-    """Return the letter of a gold answer that is one option letter, otherwise an empty text."""
+    """Return the letter of a gold answer that consists of one option letter, such as (B); otherwise ""."""
     found = _ALONE.fullmatch(_plain(gold))
     return found["letter"] if found else ""
 

@@ -194,7 +194,7 @@ class Comparator:
         return self.sides(a.sides, g.sides)
 
     def sides(self, a: tuple[str, ...], g: tuple[str, ...]) -> bool:
-        """Compare the sides of two relations one by one."""
+        """Return whether the sides of two relations are equal one by one."""
         return len(a) == len(g) and all(self.values(x, y) for x, y in zip(a, g, strict=True))
 
     def inequalities(self, a: Inequality, g: Inequality) -> bool:
@@ -274,7 +274,8 @@ class Comparator:
         return is_close(x, y, measured=self.measured)
 
     def value_against_number(self, a: Quantity, g: Quantity) -> bool:
-        """Return whether an expression equals a gold number: a root or power may, an unfinished computation may not."""
+        """Return whether an expression equals a gold number: a root or power may be equal to it, an unfinished
+        computation never is."""
         tree: Tree | None = algebra.parse_or_none(a.value)
         if tree is None or is_unfinished_computation(tree):
             return False

@@ -1,6 +1,6 @@
 r"""Extracts the content of the last \boxed{} from a response or a solution, in time linear in the text.
 
-- The response ends at the first end mark of any model family.
+- The response ends at the first end-of-text or turn token of any model family that is written out in it.
 - A well-formed \boxed{...} has matching braces at any depth, and `\{ \}` are literal. Unclosed boxes are ignored, and
   an empty last box means no answer. The outer of two nested boxes counts.
 - Boxes are never combined, and no alternatives are tried: only the last of several boxes counts, and "3 or 4" in a box
@@ -18,8 +18,8 @@ _OF = r"[_▁ ]?of[_▁ ]?(?:text|turn|sentence|message|document|role|utterance|
 _EDGE = rf"(?:end|start|begin)(?:{_OF}|[_▁]header[_▁]id)(?:[_▁]token)?|(?:eo[stmdpah]|[bs]o[sp])(?:[_▁](?:id|token))?"
 _ROLE = r"user|assistant|system|human|bot|observation"
 _PART = rf"(?:im|turn|role|message|msg|header|text|response)[_▁](?:end|start|begin|sep|{_ROLE})"
-# End marks and turn marks: <|...|> as Qwen, Llama, Phi, Cohere, Granite and gpt-oss write them, <｜...｜> of DeepSeek,
-# <...> of Gemma, [...] of Mistral. Marks within a response, such as <|end_of_thought|>, are not among them.
+# End-of-text and turn tokens: <|...|> of Qwen, Llama, Phi, Cohere, Granite and gpt-oss, <｜...｜> of DeepSeek, <...> of
+# Gemma, [...] of Mistral. Tokens within a response, such as <|end_of_thought|>, are not among them.
 _STOP = re.compile(
     rf"<[|｜](?:{_EDGE}|{_PART}|{_ROLE}|end|return)[|｜]>|\[\|(?:{_EDGE}|{_ROLE})\|\]|<(?:seed:)?(?:{_EDGE})>"
     r"|<turn\|>|<\|turn>|</s>|\[(?:/?INST|EO[ST])\]",
@@ -33,7 +33,7 @@ _FIRST = {False: re.compile(r"\\boxed"), True: re.compile(r"\\(?:boxed|fbox|fram
 
 
 def cut_at_stop(text: str) -> str:
-    """Return the text before the first end mark."""
+    """Return the text before the first end-of-text or turn token, such as <|im_end|>, that is written out in it."""
     found = _STOP.search(text)
     return text[: found.start()] if found else text
 
@@ -60,6 +60,7 @@ def last_boxed(text: str, *, fbox: bool = True) -> str | None:
 
 
 def boxed_answer(response: str, *, fbox: bool = False) -> str | None:
-    r"""Return the content of the last \boxed{} before the first end mark; None if there is no box or it is empty."""
+    r"""Return the content of the last \boxed{} before the first end-of-text or turn token that is written out in the
+    response; None if there is no box or it is empty."""
     answer = last_boxed(cut_at_stop(response), fbox=fbox)
     return answer.strip() or None if answer is not None else None

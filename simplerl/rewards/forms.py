@@ -26,9 +26,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Unordered:
-    """Holds the items of a list, set or union; `braces` is set for {...}.
+    """Holds the items of a list, set or union. braces: it is written {...}.
 
-    joined: "or" if it is a union or these words joined relations, "and" if that word did; the two never agree.
+    joined: "or" if it is a union or its items are relations joined by "or", "and" if they are joined by "and",
+    otherwise "". A collection joined by "or" never equals one joined by "and".
     """
 
     items: tuple[Structure, ...]
@@ -38,7 +39,8 @@ class Unordered:
 
 @dataclass(frozen=True)
 class Ordered:
-    """Holds a point, a sequence or an interval; `variable` is set if it was written as an inequality."""
+    """Holds a point, a sequence or an interval. variable: the name of the variable if it is written as an inequality,
+    otherwise ""."""
 
     opening: str
     items: tuple[Structure, ...]
@@ -103,7 +105,8 @@ def half_lines(conditions: Sequence[Structure]) -> bool:
 def intersection(conditions: Sequence[Structure]) -> Structure | None:
     """Return the numbers that meet all conditions: an interval, several, or the empty set.
 
-    None if a condition is no inequality of the same one variable, or two ends that have to be compared are no numbers.
+    Returns None if the conditions are not inequalities in one and the same variable, or if two ends that have to be
+    compared are not numbers.
     """
     parts = [one.items if isinstance(one, Unordered) and not one.braces else (one,) for one in conditions]
     intervals = [[one for one in part if isinstance(one, Ordered) and one.variable] for part in parts]

@@ -5,7 +5,7 @@ Takes the first of these that the response contains:
 - The last box, else an unclosed last box. Without a box, only what follows </think> counts if it has an answer.
 - The value after the last "answer is", "Answer:", "答案是", "A:" or "####", or the option that is called correct.
   "####" before words is a heading, and so is a line of words after fewer "#".
-- Mathematics on the last line, else the last number. "cannot be 42" and "not 42" are no answers.
+- Mathematics on the last line, else the last number. "cannot be 42" and "not 42" are not answers.
 
 Rules for the value:
 - Text between two dollar amounts is not a formula: it is recognised by a digit after the closing $, or by three plain

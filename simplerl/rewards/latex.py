@@ -309,7 +309,8 @@ def symbols(tree: Tree) -> set[str]:
 
 
 def contains(tree: Tree, *heads: str) -> bool:
-    """Return whether a node, or a function that is called, has one of these names."""
+    """Return whether a tree has a node of one of these kinds, such as "add", or a call of a function of one of these
+    names."""
     return any(node[0] in heads or (node[0] == "call" and node[1] in heads) for node in nodes(tree))
 
 

@@ -177,7 +177,7 @@ def _without_accents(text: str) -> str:
 
 
 def _with_connectives(text: str) -> str:
-    r"""Write "and" and "or" between items as commas, but \\wedge and \\vee between relations that are no equations."""
+    r"""Write "and" and "or" between items as commas, but \\wedge and \\vee between relations that are not equations."""
     pieces: list[str] = []
     signs: list[str] = []
     logical: list[bool] = []  # written as \\wedge or \\vee

@@ -105,7 +105,8 @@ def angle_in_degrees(text: str) -> str:
 
 
 def angle_in_signs(text: str) -> str:
-    """Return 30 degrees 15 minutes 36 seconds with the signs of degrees, minutes and seconds; else the text."""
+    """Write 30 degrees 15 minutes 36 seconds with the signs for degrees, minutes and seconds; return any other text
+    unchanged."""
     if "min" not in text or (found := _ANGLE_IN_WORDS.fullmatch(TEXT_GROUP.sub(r" \1 ", text).strip())) is None:
         return text
     return f"{found[1]}^\\circ {found[2]}'" + (f" {found[3]}''" if found[3] else "")

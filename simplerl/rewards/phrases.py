@@ -91,7 +91,8 @@ def split_words(text: str) -> list[Piece]:
 
 
 def _is_mathematics(letters: str, *, in_group: bool) -> bool:
-    r"""Return whether letters outside \\text are no word: x-c anywhere, xc within braces as in \\frac{c}{xc}."""
+    r"""Return whether letters outside \text are mathematics and not a word: x-c anywhere, xc within braces as in
+    \frac{c}{xc}."""
     parts = re.split("[-']", letters)
     return max(map(len, parts)) < 3 and ("-" in letters or in_group)
 

@@ -55,7 +55,8 @@ def _agree(side: str, other: str) -> bool:
 
 
 def _is_formula(side: str) -> bool:
-    """Return whether a side has variables, like bh in A = bh = 12; "1 y" in x = 1 y = 2 is no formula."""
+    """Return whether a side of an equation is a formula with variables, like bh in A = bh = 12. A side that begins with
+    a number is not: in x = 1 y = 2, read as a chain, "1 y" is not a formula."""
     tree = None if re.match(r"-?[\d.]", side) else algebra.parse_or_none(side)
     return tree is not None and bool(variables(tree))
 

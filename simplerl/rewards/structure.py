@@ -170,7 +170,8 @@ def _conditions(pieces: tuple[str, ...], depth: int) -> Structure:
 
 
 def _joined_conditions(text: str, depth: int) -> Structure | None:
-    """Return what relations joined by "or", else by "and", describe; x > 3 or x < 5 is not the interval (3,5)."""
+    """Return the set of numbers that relations joined by "or", else by "and", describe, or None if the text has
+    neither; x > 3 or x < 5 is not the interval (3,5)."""
     for joined, sign in (("or", _OR), ("and", _AND)):
         pieces, _ = split_outside_brackets(text, sign)
         if len(pieces) == 1 or not all(map(_RELATION_SIGN.search, pieces)):

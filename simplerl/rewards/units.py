@@ -163,7 +163,7 @@ _NUMERALS_AND_HEDGES = re.compile("[零一二两三四五六七八九十百千�
 
 
 def _foreign_unit(word: str, *, in_gold: bool) -> str:
-    """Return the name of a unit in another script, square and cubic units as powers, or "" if the word is no unit.
+    """Return the name of a unit in another script, square and cubic units as powers, or "" if the word is not one.
 
     In a gold answer, any noun may follow a counter: 3只兔子.
     """

@@ -50,7 +50,7 @@ class Alarm:
 
 
 def truncated(metrics: Metrics, config: Config) -> str | None:
-    """Report that most, but not all, responses are truncated."""
+    """Return an alarm if more than MAX_TRUNCATED, but not all, of the responses are truncated; otherwise None."""
     share = metrics.get("rollout/truncated_share", 0.0)
     if not MAX_TRUNCATED < share < 1:
         return None
@@ -61,7 +61,7 @@ def truncated(metrics: Metrics, config: Config) -> str | None:
 
 
 def no_stop(metrics: Metrics, config: Config) -> str | None:
-    """Report that no response ended by itself."""
+    """Return an alarm if all responses are truncated at sampling.max_new_tokens; otherwise None."""
     if metrics.get("rollout/truncated_share", 0.0) < 1:
         return None
     return (
@@ -72,7 +72,7 @@ def no_stop(metrics: Metrics, config: Config) -> str | None:
 
 
 def rewards_equal(metrics: Metrics, config: Config) -> str | None:
-    """Report that all rewards of the step are equal."""
+    """Return an alarm if all rewards of the step are equal; otherwise None."""
     if metrics.get("reward/std", 1.0) > 0:
         return None
     return (
@@ -84,7 +84,8 @@ def rewards_equal(metrics: Metrics, config: Config) -> str | None:
 
 
 def no_box(metrics: Metrics, config: Config) -> str | None:
-    r"""Report that no response has a \boxed{}, if the reward found no answer or the prompt asks for a box."""
+    r"""Return an alarm if no response has a \boxed{} although the prompt asks for one, or if none has one and the
+    reward found no answer in any; otherwise None."""
     prompt = config.prompt
     asked = any("\\boxed" in (text or "") for text in (prompt.template, prompt.system, prompt.user, prompt.shot))
     unread = metrics.get("reward/no_answer_fraction", 0.0) == 1
@@ -98,7 +99,7 @@ def no_box(metrics: Metrics, config: Config) -> str | None:
 
 
 def end_tokens(metrics: Metrics, config: Config) -> str | None:
-    """Report that responses continue after an end token."""
+    """Return an alarm if more than MAX_END_TOKENS of the responses continue after an end token; otherwise None."""
     share = metrics.get("rollout/end_token_share", 0.0)
     if share <= MAX_END_TOKENS:
         return None
@@ -109,7 +110,8 @@ def end_tokens(metrics: Metrics, config: Config) -> str | None:
 
 
 def logprobs_apart(metrics: Metrics, config: Config) -> str | None:
-    """Report that sampler and trainer assign different probabilities, if both use the same weights and distribution."""
+    """Return an alarm if the log-probs of sampler and trainer differ by more than MAX_LOGPROB_GAP although both use the
+    same weights and distribution; otherwise None."""
     sampling, lagging = config.sampling, metrics.get("rollout/lag", 0.0) > 0
     other = config.algorithm.logprobs_at_temperature_1 and sampling.temperature != 1
     gap = metrics.get("rollout/logprob_gap", 0.0)
@@ -123,7 +125,7 @@ def logprobs_apart(metrics: Metrics, config: Config) -> str | None:
 
 
 def entropy_gone(metrics: Metrics, config: Config) -> str | None:
-    """Report that the policy has become deterministic."""
+    """Return an alarm if the mean entropy of the policy is below MIN_ENTROPY; otherwise None."""
     entropy = metrics.get("rollout/entropy", 1.0)
     if entropy >= MIN_ENTROPY:
         return None
@@ -135,7 +137,8 @@ def entropy_gone(metrics: Metrics, config: Config) -> str | None:
 
 
 def kl_exploding(metrics: Metrics, config: Config) -> str | None:
-    """Report that the policy moved too far in one update, or is too far from the reference."""
+    """Return an alarm if an update changed the policy by more than MAX_UPDATE_KL, or if the policy is more than MAX_KL
+    from the reference; otherwise None."""
     update, reference = metrics.get("policy/approx_kl", 0.0), metrics.get("rollout/kl", 0.0)
     if update > MAX_UPDATE_KL:
         seen = f"one step changed the policy by {update:.3g} nats per token (more than {MAX_UPDATE_KL:g})"
@@ -147,7 +150,7 @@ def kl_exploding(metrics: Metrics, config: Config) -> str | None:
 
 
 def grader_timeout(metrics: Metrics, config: Config) -> str | None:
-    """Report that grading often exceeds its time limit."""
+    """Return an alarm if the grading of more than MAX_UNGRADED of the answers timed out; otherwise None."""
     share = metrics.get("reward/timeout_fraction", 0.0)
     if share <= MAX_UNGRADED:
         return None
@@ -158,7 +161,8 @@ def grader_timeout(metrics: Metrics, config: Config) -> str | None:
 
 
 def grader_failed(metrics: Metrics, config: Config) -> str | None:
-    """Report that the reward often raises an error or ends its worker process."""
+    """Return an alarm if the reward raised an error or ended its worker process on more than MAX_UNGRADED of the
+    answers; otherwise None."""
     share = metrics.get("reward/failed_fraction", 0.0)
     if share <= MAX_UNGRADED:
         return None

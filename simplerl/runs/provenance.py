@@ -166,7 +166,8 @@ class MemoryMeter:
 
 
 def _memory_field(name: str) -> float:
-    """Return VmRSS (resident now) or VmHWM (its peak) of this process in bytes; elsewhere than on Linux, its peak."""
+    """Return VmRSS (the resident memory now) or VmHWM (its peak) of this process in bytes. Systems other than Linux
+    give the peak for both."""
     status = Path("/proc/self/status")
     if status.exists():
         found = re.search(rf"{name}:\s+(\d+) kB", status.read_text())

@@ -46,8 +46,8 @@ class RunJob:
     folder: Path
 
     def __call__(self) -> str:
-        """Run the training run and return its folder. Tasks other than the first lend their node to it and return "".
-        Every failure ends the process with a non-zero exit status."""
+        """Run the training run and return its folder. Tasks other than the first only add their node to its Ray cluster
+        and return "". Every failure ends the process with a non-zero exit status."""
         if allocation.rank() > 0:
             status = allocation.join_ray_cluster()
             if status:
