@@ -23,7 +23,7 @@ def quantity(found: Interval, limits: tuple[float, float] = (-math.inf, math.inf
 
 
 def shifted(found: Interval, by: float) -> Interval:
-    """Return the interval of the estimated value plus a constant."""
+    """Return the interval of the estimated value plus the constant `by`."""
     low, high = (None if end is None else end + by for end in (found.low, found.high))
     return replace(found, mean=found.mean + by, low=low, high=high)
 
@@ -71,7 +71,8 @@ def differ_significantly(one: Interval, two: Interval) -> bool:
 
 
 def significantly_best(cells: Sequence[Interval | None], *, higher: bool = True) -> int | None:
-    """Return the index of the best estimate if it differs significantly from every other one, else None."""
+    """Return the index of the best estimate, the largest if `higher` and otherwise the smallest, if it differs
+    significantly from every other one; else None."""
     known = [(index, cell) for index, cell in enumerate(cells) if cell is not None]
     if len(known) < 2:
         return None

@@ -179,7 +179,8 @@ def _row(frames: Frames, arm: Arm, target: float, end: float) -> list[Cell]:
 
 
 def _reached_cell(values: Sequence[float]) -> Cell:
-    """Return an amount with the ends of its interval, or the number of seeds that reached the target."""
+    """Return the table cell of an amount with the ends of its interval over seeds or, if a seed never reached the
+    target, with the number of seeds that did."""
     if not values:
         return Cell()
     finite = [value for value in values if math.isfinite(value)]

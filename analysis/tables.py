@@ -247,7 +247,8 @@ def build_tables(
     frames: Frames, arms: Arms, average: str = "five", against: str | None = None, metrics: Sequence[str] = ()
 ) -> list[Table]:
     """Return tables 1 to 3 of the blog post and table 1 of SimpleRL-Zoo with the arms added and, if there are runs, the
-    table of the runs."""
+    table of the runs. average: benchmarks that the averages are over, "five" or "eight". against: published row to
+    compare with (None: that of the arm's experiment). metrics: columns of the table of the runs."""
     sets = AVERAGES[average]
     content = f"pass@1 in per cent, the average is over the {average} benchmarks shown, unweighted"
     tables = [

@@ -26,7 +26,8 @@ _GROUP_KEY = re.compile(r"(?:^|,? )(Job Type|[\w./-]+): ")
 
 @dataclass
 class _Curves:
-    """Holds the curves of one run in a line plot: for each metric x -> value, and x -> W&B's `_step` if exported."""
+    """Holds the curves of one run in a line plot: `values` as metric -> x -> value, and `steps` as x -> W&B's `_step`,
+    if exported. occurrence: number, from 0, of this run among those of the same name."""
 
     name: str
     occurrence: int

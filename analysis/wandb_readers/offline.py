@@ -53,7 +53,9 @@ def read_records(content: bytes) -> Iterator[bytes | None]:
 
 @dataclass
 class _Contents:
-    """Collects the contents of one file's records."""
+    """Collects what the records of one .wandb file contain: the RunRecord (None: not read yet), settings, last values
+    of metrics, history rows, names of step metrics, and, from the exit record, status and run time in seconds.
+    incomplete: the file ends in a broken record."""
 
     run: Any = None
     config: dict[str, Any] = field(default_factory=dict)

@@ -104,8 +104,8 @@ def result_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> set[
 
 
 def _is_result_by_name(name: str) -> bool | None:
-    """Return whether a name is that of a result; None if it does not show. A dotted name is a setting unless its last
-    part is that of a result, because nested settings are dotted and results rarely are."""
+    """Return whether the name of a column is that of a result; None if the name allows either. A dotted name is a
+    setting unless its last part is that of a result, because nested settings are dotted and results rarely are."""
     parent, _, leaf = name.removesuffix(".last").rpartition(".")
     if leaf in ("max", "min", "mean", "best"):  # summaries of a metric
         return True

@@ -265,8 +265,9 @@ def prime(
 
     The process reward of a token is beta * (log pi_prm - log pi_ref). Both rewards use a leave-one-out baseline: the
     mean return, or the mean of the responses' mean process rewards, over the other samples of the prompt. The advantage
-    of a token is process * (sum of centred process rewards from this token on) + outcome * (centred return).
-    Reads `prm_logprobs` [B, T] of the updated process reward model."""
+    of a token is process * (sum of centred process rewards from this token on) + outcome * (centred return), normalized
+    over all tokens of the batch if `whiten`. Reads `prm_logprobs` [B, T] of the updated process reward model.
+    """
     assert batch.ref_logprobs is not None
     mask = batch.mask
     tokens = beta * (batch.extra["prm_logprobs"] - batch.ref_logprobs).double() * mask

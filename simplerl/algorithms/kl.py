@@ -45,8 +45,9 @@ def token_rewards(batch: Batch, kl: KLConfig) -> Batch:
 
 
 def adapted_coef(coef: float, batch: Batch, kl: KLConfig) -> float:
-    """Return the KL coefficient of the next step: it grows by at most 20 % per kl.horizon responses while the mean KL
-    of a response exceeds kl.target, and shrinks likewise below it (arXiv:1909.08593, section 2.2)."""
+    """Return the KL coefficient of the next step, given that of this step, `coef`: it grows by at most 20 % per
+    kl.horizon responses while the mean KL of a response exceeds kl.target, and shrinks likewise below it
+    (arXiv:1909.08593, section 2.2)."""
     assert batch.logprobs is not None and batch.ref_logprobs is not None and kl.target is not None
     measured = float((batch.logprobs - batch.ref_logprobs).sum(-1).mean())
     error = min(max(measured / kl.target - 1, -0.2), 0.2)

@@ -198,10 +198,12 @@ def model_and_adapter(config: Config, name: str, start: str, saved: Path | None)
 def sft_builder(
     config: Config, start: str, optimizer: OptimizerConfig, steps: int, checkpoint: Path | None, tokenizer: Any
 ) -> tuple[Callable[..., Worker], Path | None]:
-    """Return, as `role_builder` does, how to build the worker of a warm-up and where to resume it from.
+    """Return a function of `device` and `ranks` that builds the worker of a warm-up, and the policy's folder in
+    `checkpoint` to resume it from (None: not resumed).
 
     With LoRA the warm-up trains an adapter of the same form. Its result is saved merged, so RL starts from the merged
-    model with a new adapter, and the reference is the merged model."""
+    model with a new adapter, and the reference is the merged model.
+    """
     saved = checkpoint / POLICY if checkpoint else None
     model, adapter = model_and_adapter(config, POLICY, start, saved)
     options: dict[str, Any] = {"optimizer": optimizer, "steps": steps, "tokenizer": tokenizer, "adapter": adapter}
@@ -251,7 +253,10 @@ def build_worker(
 ) -> Worker:
     """Load a model and wrap it in a worker, which is trainable if `optimizer` is given.
 
-    head_seed: seed of a new critic's value head, initialized by `head`; None: the model must be a saved critic."""
+    temperature: at which log-probs are computed. steps: optimizer steps of the whole run. head_seed: seed of a new
+    critic's value head, initialized by `head`; None: the model must be a saved critic. adapter: LoRA adapter to train
+    instead of all weights. ranks: ranks that hold the model together; None: this process alone.
+    """
     if kind is RoleKind.critic:
         loaded: Any = Critic.load(model, train.precision, device, head_seed, head)
         if adapter is not None and adapter.saved is not None:

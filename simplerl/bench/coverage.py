@@ -42,7 +42,8 @@ CHUNK = 500_000  # simulated answers at a time, to limit memory
 
 @dataclass(frozen=True)
 class World:
-    """Holds the standard deviations of the effects on the probit scale, and the number of items and samples."""
+    """Describes a simulated population of runs: standard deviations of the effects on the probit scale (of the seed,
+    the difficulty of an item, arm x item, and seed x topic), and the numbers of items and of samples per item."""
 
     name: str
     seed: float

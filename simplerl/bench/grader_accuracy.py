@@ -31,7 +31,8 @@ BASELINE = "math_verify_alone"
 
 @dataclass(frozen=True)
 class Case:
-    """Holds a labelled response. expected: whether it is correct, None if only time and safety are tested."""
+    """Holds a labelled response. expected: whether it is correct, None if only time and safety are tested. reward: the
+    expected reward, None if not labelled. tag: the kind of notation or attack that it tests."""
 
     id: str
     file: str

@@ -62,7 +62,7 @@ GUESSED_TOKENS = (400, 600, 1000)  # mean responses of the published run, which 
 
 
 def train(overrides: Sequence[str], folder: Path, cpu_time: bool) -> None:
-    """Run one experiment in this process."""
+    """Run one experiment in this process. cpu_time: measure the CPU time of the process instead of wall time."""
     from simplerl.experiment import run_experiment
     from simplerl.runs import progress
 

@@ -27,7 +27,7 @@ from simplerl.types import Sampling, Stop
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """Asks an engine for one response to a prompt."""
+    """Asks an engine for one response to a prompt. name: identifies the request in the engine's reports."""
 
     name: str
     token_ids: tuple[int, ...]  # tokens of the prompt

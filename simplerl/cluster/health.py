@@ -68,8 +68,10 @@ def thread_stacks() -> str:
 
 
 def stacks_of(actor: Any, seconds: float = 5.0) -> str:
-    """Return the stack traces of an actor, or the reason why there are none. The actor must have a method `stacks`, in
-    a separate concurrency group, that returns `thread_stacks()`."""
+    """Return the stack traces of an actor, or the reason why there are none, such as no answer within `seconds`.
+
+    The actor must have a method `stacks`, in a separate concurrency group, that returns `thread_stacks()`.
+    """
     try:
         text: str = ray.get(actor.stacks.remote(), timeout=seconds)
     except (*DEATHS, GetTimeoutError) as error:

@@ -158,7 +158,8 @@ def _check_rows(layout: Layout, config: Config) -> None:
 
 
 def plan_placement(layout: Layout, counts: Mapping[str, int], on_gpus: bool) -> PlacementPlan:
-    """Place `counts` processes of each role. Processes that share a device share a bundle."""
+    """Place `counts` processes of each role. Processes that share a device share a bundle. on_gpus: each bundle has
+    GPUs, and not only CPUs."""
     colocated: list[list[str]] = [[role] for role in counts]
     if layout.shared is Shared.all:
         colocated = [list(counts)]

@@ -115,7 +115,7 @@ class RankActor:
 
     def optimizer_step(self, minibatch: Batch, losses: Sequence[Loss], entropy: bool) -> dict[str, float] | str:
         """Take an optimizer step. Returns the metrics, or the description of a NonFinite error, which the caller raises
-        with the whole minibatch."""
+        with the whole minibatch. entropy: whether the losses need the entropy."""
         try:
             return self._worker.optimizer_step(minibatch, losses, entropy)
         except NonFinite as error:
@@ -205,7 +205,8 @@ class RankGroup(UpdateMixin):
         ]
 
     def start(self, build: BuildWorker, sharding: Sharding, optimizer: Path | None = None) -> RankGroup:
-        """Connect the ranks and load the model on each. Raises `Lost` if a rank dies or exceeds the time limit."""
+        """Connect the ranks and load the model on each. Raises `Lost` if a rank dies or exceeds limits.start_seconds.
+        optimizer: checkpoint folder with the optimizer state to resume from."""
         seconds = self.limits.start_seconds
         (address,) = self._results([self.actors[0].address.remote()], seconds, "start")
         self._all("join", len(self.actors), address, seconds, self.threads, silence=seconds)
@@ -217,7 +218,8 @@ class RankGroup(UpdateMixin):
         return wait_for_results(self.role, self.actors, references, silence or self.limits.silence_seconds, doing)
 
     def _all(self, method: str, *arguments: Any, silence: float | None = None) -> list[Any]:
-        """Call a method on every rank and return the results by rank."""
+        """Call a method on every rank and return the results by rank. Raises `Lost` if a rank dies, or if none makes
+        progress for `silence` seconds (None: limits.silence_seconds)."""
         return self._results([getattr(actor, method).remote(*arguments) for actor in self.actors], silence, method)
 
     def infer(self, batch: Batch, entropy: bool = True) -> tuple[Tensor, ...]:
@@ -252,7 +254,7 @@ class RankGroup(UpdateMixin):
             yield name, self._all("weight", name)[0]
 
     def memory(self) -> dict[str, float]:
-        """Return the peak memory of the rank that used most, in GiB by place ("host", "gpu")."""
+        """Return the peak memory in GiB by place ("host", "gpu"), each of the rank that used most there."""
         ranks = self._all("memory")
         return {place: max(rank[place] for rank in ranks) for place in ranks[0]}
 

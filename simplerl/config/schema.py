@@ -37,8 +37,9 @@ SWEEPS = Path(__file__).parents[2] / "sweeps"
 
 
 def setting(default: Any, *, minimum: float | None = None, changes_results: bool = True) -> Any:
-    """Declare a field with its default and lower bound. changes_results=False marks a setting that cannot change the
-    numbers of a run: it is left out of the hash that names the run folder, and may change on resume."""
+    """Declare a field with its default and inclusive lower bound (None: unbounded). changes_results=False marks a
+    setting that cannot change the numbers of a run: it is left out of the hash that names the run folder, and may
+    change on resume."""
     return field(default=default, metadata={"minimum": minimum, "changes_results": changes_results})
 
 

@@ -37,8 +37,9 @@ def _blog_post(*accuracies: float | None) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Describes how to read `<name>.jsonl`: its columns, the rule in ANSWERS that extracts the gold answer, and the
-    published facts."""
+    """Describes how to read `<name>.jsonl`: the number of its items, the columns of question, answer, level and
+    solution (None: no such column), and the rule in ANSWERS that extracts the gold answer; and what was published about
+    it."""
 
     items: int
     question: str

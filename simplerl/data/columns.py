@@ -289,10 +289,9 @@ def row_parser(
     extra: Sequence[str] | None,
     benchmark: str = "",
 ) -> RowParser:
-    """Return a function that converts a row to a problem by these columns and extraction rules. It raises RowError for
-    a row that lacks a column or has an invalid value.
-
-    benchmark: the name of the benchmark that determines the columns; "" if they are settings."""
+    """Return a function that converts a row to a problem, or raises RowError if the row lacks a column or has an
+    invalid value. columns: field -> column. remove: texts to delete from questions. extra: columns for `Problem.extra`;
+    None: all others. benchmark: the benchmark that determines the columns; "" if they are settings."""
 
     def value(row: dict[str, Any], key: str, column: str) -> Any:
         try:

@@ -79,8 +79,8 @@ class MicroBatch:
 
 
 def split(batch: Batch, tokens: int, shared: bool | None) -> list[MicroBatch]:
-    """Split a batch on the CPU into micro-batches of at most `tokens` computed tokens. Shared prompts are used always
-    (True), never (False), or where they are worthwhile (None)."""
+    """Split a batch on the CPU into micro-batches of at most `tokens` computed tokens. shared: share prompts always
+    (True), never (False), or where that saves enough tokens (None)."""
     parts = None if shared is False else shared_micro_batches(batch, tokens, always=shared is True)
     if parts is None:
         return [MicroBatch(rows, batch.rows(rows)) for rows in micro_batches(batch.attention.sum(-1), tokens)]
@@ -172,8 +172,8 @@ def _block(start: int, length: int, prompt: Tensor, prompt_lengths: Tensor) -> B
 def shared_prompt_attention(
     query: Tensor, key: Tensor, value: Tensor, layout: SharedPrompts, scale: float | None = None
 ) -> Tensor:
-    """Compute the attention of a laid-out micro-batch. query is [1, heads, N, D], key and value [1, key heads, N, D].
-    Returns [1, N, heads, D]."""
+    """Compute the attention of a micro-batch with shared prompts. query is [1, heads, N, D], key and value [1, key
+    heads, N, D]. Returns [1, N, heads, D]. scale: of the scores; None: 1 / sqrt(D)."""
     attend = nn.functional.scaled_dot_product_attention
     options: dict[str, Any] = {"scale": scale, "enable_gqa": query.shape[1] != key.shape[1]}
     queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, heads, D]

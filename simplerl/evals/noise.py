@@ -107,7 +107,7 @@ def noise_of_arms(arms: Sequence[Mapping[int, Sequence[Array]]]) -> Noise:
 
 def _seed_correlation(arms: Sequence[Mapping[int, Sequence[Array]]], variance: float) -> tuple[float, int]:
     """Return the correlation of the accuracies of two arms with the same seed, between 0 and 0.95, and its degrees of
-    freedom: one less than the common seeds, summed over pairs of arms."""
+    freedom: one less than the common seeds, summed over pairs of arms. variance: of an arm's accuracy between seeds."""
     covariance, degrees = 0.0, 0
     for one, two in combinations(arms, 2):
         seeds = sorted(one.keys() & two.keys())

@@ -27,7 +27,8 @@ KINDS = {"utilisations": dict, "device": str, "run": str, "memory": dict}
 
 @dataclass(frozen=True)
 class Measured:
-    """Holds what a run measured: median seconds by stage, peak GiB by process, and its mean and longest lengths."""
+    """Holds what a run measured: median seconds of each stage, peak GiB of each process, mean and longest lengths in
+    tokens, and the number of steps."""
 
     stages: Mapping[str, float]
     memory: Mapping[str, float]

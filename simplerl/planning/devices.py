@@ -20,7 +20,8 @@ CPU = "cpu"
 
 @dataclass(frozen=True)
 class Device:
-    """Holds the memory and the speed of one device. A CPU device is one core with its part of this machine's memory."""
+    """Holds the memory and the speed of one device. A CPU device is one core, with an equal part of this machine's
+    memory."""
 
     name: str
     title: str

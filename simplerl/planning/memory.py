@@ -188,7 +188,8 @@ def _logits(setup: Setup, sizes: Geometry, tokens: float, backward: bool) -> Par
 
 
 def _forward_memory(setup: Setup, sizes: Geometry, tokens: float, critic: bool) -> Parts:
-    """Return the bytes of a forward pass without gradients: one layer's activations, and logits."""
+    """Return the bytes of a forward pass without gradients over a micro-batch of `tokens` tokens: activations of one
+    layer and, unless the model is a critic, logits."""
     width = 2 * sizes.hidden + 2 * sizes.queries + 2 * sizes.keys + 3 * sizes.intermediate
     size = FLOAT32 if setup.config.train.precision is Precision.float32 else BFLOAT16
     parts = {"activations": tokens * (2 * FLOAT32 * sizes.hidden + size * width)}
@@ -196,7 +197,8 @@ def _forward_memory(setup: Setup, sizes: Geometry, tokens: float, critic: bool) 
 
 
 def _backward_memory(setup: Setup, sizes: Geometry, tokens: float, critic: bool) -> Parts:
-    """Return the bytes of activations and logits of an update's micro-batch."""
+    """Return the bytes of a forward and backward pass over a micro-batch of `tokens` tokens: activations of all layers
+    and, unless the model is a critic, logits."""
     train = setup.config.train
     layer = layer_activations(sizes, train.precision, setup.on_cpu)
     checkpointed = FLOAT32 * sizes.hidden * sizes.layers + 1.5 * layer

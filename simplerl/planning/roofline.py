@@ -93,7 +93,8 @@ def step_time(setup: Setup, using: Utilisations) -> StepTime:
 
 
 def forward_flops(sizes: Geometry, prompt: float, response: float, critic: bool) -> float:
-    """Return the floating-point operations of a forward pass over one sequence; logits are those of the response."""
+    """Return the floating-point operations of a forward pass over one sequence of `prompt` + `response` tokens. Logits
+    are computed for the response only, and not by a critic."""
     length = prompt + response
     attention = 2 * sizes.layers * sizes.queries * length**2  # scores and weighted values of the lower triangle
     head = 0 if critic else 2 * response * sizes.vocabulary * sizes.hidden

@@ -83,7 +83,7 @@ def _values(override: Override) -> list[str]:
 
 
 def sweep_noise(runs: Sequence[Path], seed_sd: float, accuracy: float, samples: int) -> Noise:
-    """Return the noise of earlier runs or, without them, the stated guess."""
+    """Return the noise estimated from run folders or, without `runs`, that of `guessed_noise`."""
     return noise_of_runs(runs) if runs else guessed_noise(seed_sd, accuracy, samples)
 
 

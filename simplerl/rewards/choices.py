@@ -44,7 +44,8 @@ _STATEMENTS = re.compile(r"(?:\\circled\{?\d{1,2}\}?|\(\d{1,2}\)){1,20}")
 
 @dataclass(frozen=True)
 class Choice:
-    """Holds an option letter and the text or value written after it."""
+    """Holds an option letter and the text or value written after it. denied: the text rejects this option or names
+    another one."""
 
     letter: str
     content: str = ""

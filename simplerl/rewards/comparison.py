@@ -314,7 +314,7 @@ def _is_same_angle(degrees: Quantity, radians: Quantity) -> bool:
 
 
 def _is_same_relation(a: tuple[str, ...], g: tuple[str, ...], *, positive: bool = False) -> bool:
-    """Return whether two equations or inequalities are multiples of each other.
+    """Return whether two equations or inequalities are multiples of each other, by a positive factor if `positive`.
 
     Relations are never passed to math-verify, which would call sympy's solve(), which may not terminate.
     """

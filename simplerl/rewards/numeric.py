@@ -175,6 +175,6 @@ def needs_literal_match(text: str) -> bool:
 
 
 def is_ratio_equal_to(text: str, other: Number | None) -> bool:
-    """Return whether the text is a ratio like 5:8 that equals an exact number."""
+    """Return whether the text is a ratio like 5:8 that equals the number `other`, which must not be a decimal."""
     found = re.fullmatch(r"([1-9]\d*)\s*:\s*([1-9]\d*)", text.strip())
     return bool(found and other and not other.decimal and other.value * int(found[2]) == int(found[1]))

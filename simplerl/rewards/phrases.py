@@ -28,14 +28,18 @@ _PROSE = frozenset(",.;:!'\"`“”‘")
 
 @dataclass(frozen=True)
 class Piece:
-    """Holds adjacent words without spaces, or the mathematics between words."""
+    """Holds a part of a text: adjacent words, joined without spaces, or the mathematics between words."""
 
     text: str
     is_words: bool
 
 
 def is_words(text: str) -> bool:
-    r"""Return whether a value has words in it: \text{west}, four letters or more, an option like (C)."""
+    r"""Return whether a text is words rather than mathematics, or contains words beside mathematics.
+
+    That is text in \text{}, a word in another script, a run of four letters or more, or a text that is nothing but a
+    word of three letters or capital letters: yes, AB, an option like (C).
+    """
     if not re.search(r"[^\W\d_]", text):
         return False
     if "\\text" in text or "\\mbox" in text:
@@ -53,7 +57,8 @@ def is_words(text: str) -> bool:
 
 
 def has_words(side: str) -> bool:
-    r"""Return whether a side of a relation contains prose: \\text{...}, or four letters or more."""
+    r"""Return whether a side of an equation or inequality contains words: \text{...}, or a run of four letters or more
+    that is not a command."""
     return "\\text" in side or "\\mbox" in side or bool(re.search(r"(?<![\\A-Za-z])[A-Za-z]{4,}", side))
 
 

@@ -22,7 +22,8 @@ _WORD = re.compile(r"[A-Za-z]{2,}")
 def stated_value(equation: Equation, *, gold: bool, formulas: bool = False) -> str | None:
     """Return the value stated by x = 5, x = 2+3 = 5, 5 = 10/2 or 3+5 = 8; None if there is none or the sides differ.
 
-    formulas: sides with variables between the name and the value need not be checked: A = bh = 12.
+    gold: the equation is a gold answer, whose words are units. formulas: sides with variables between the name and the
+    value need not be checked: A = bh = 12.
     """
     sides = [split_unit(side).value if gold else split_unit(side, Quantity("")).value for side in equation.sides]
     if parse_number(sides[0]) is not None:

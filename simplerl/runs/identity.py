@@ -55,7 +55,7 @@ def check_same_inputs(
     known: Mapping[str, str], now: Mapping[str, str], folder: Path, *, finished: bool, allowed: bool
 ) -> None:
     """Raise ConfigError if inputs of a run (`simplerl.data.inputs`) have changed since it began; only warn if that is
-    `allowed`."""
+    `allowed`. finished: whether the run in the folder is finished, for the message."""
     changed = " and ".join(changed_inputs(known, now))
     if changed and not allowed:
         raise ConfigError(

@@ -44,7 +44,8 @@ def _has_onednn_bfloat16() -> bool:
 
 @dataclass
 class Layer:
-    """Holds the weights of one transformer layer."""
+    """Holds the weights of one transformer layer: the four matrix products (q, k and v; attention output; gate and up;
+    down) and the norms."""
 
     qkv: Linear
     out: Linear

@@ -245,7 +245,8 @@ class LlamaDecoder:
         return self._logits(x)
 
     def _mask(self, oldest: int) -> Tensor | None:
-        """Return [rows * kv heads, 1, columns], True at the columns before a row's first; None if no row has any."""
+        """Return [rows * kv heads, 1, columns], True at the columns written before a row was added; None if no row has
+        any."""
         if max(self.first_column) == oldest:
             return None
         first = torch.tensor(self.first_column, device=self.device).repeat_interleave(self.kv_heads)
@@ -254,8 +255,9 @@ class LlamaDecoder:
     def _attend(
         self, grouping: _PromptGrouping, index: int, q: Tensor, window: Tensor, masked: Tensor | None
     ) -> Tensor:
-        """Attend with q [rows * kv heads, group, size] to layer `index` of the prompts and to the generated tokens'
-        window [rows * kv heads, key | value, columns, size]; returns the shape of q."""
+        """Attend with queries q [rows * kv heads, group, size] to the prompts' keys in layer `index` and to the keys of
+        the generated tokens, where not `masked`. window: keys and values of the latter, [rows * kv heads, key | value,
+        columns, size]. Returns the shape of q."""
         keys, values = (part[index].flatten(0, 1) for part in (self.prompt_keys, self.prompt_values))
         by_prompt = q.index_select(0, grouping.gather).view(len(keys), -1, self.head_size)
         prompt = torch.baddbmm(grouping.bias, by_prompt, keys.transpose(1, 2))
@@ -270,7 +272,9 @@ class LlamaDecoder:
         return out.baddbmm_(weight[..., grouping.width :], window[:, 1])
 
     def _rotations(self, positions: Sequence[int]) -> Tensor:
-        """Return complex factors [n, 1, group + 1, head size / 2] that rotate queries and keys, and scale queries."""
+        """Return complex factors [n, 1, group + 1, head size / 2] for tokens at n positions. A product with them
+        applies the rotary embedding to the `group` queries and the key of each kv head, and scales the queries for
+        attention."""
         if max(positions) >= len(self.rotation_table):
             self.rotation_table = self._compute_rotations(2 * max(positions))
         return self.rotation_table[torch.tensor(positions, device=self.device)][:, None, None] * self.scale

@@ -55,7 +55,8 @@ class Decoder(Protocol):
 
 @dataclass
 class _Row:
-    """Holds a response that is being generated."""
+    """Holds a response that is being generated: its prompt, sample index and seed, and the tokens and log-probs so far.
+    finish_reason: None until it ends."""
 
     prompt: Prompt
     sample: int

@@ -217,8 +217,8 @@ def follow_runs(
 
 
 def _queued_jobs(query: Callable[[], dict[str, QueuedJob]], poll_s: float) -> dict[str, QueuedJob]:
-    """Query SLURM, repeatedly while its controller does not answer. Raises CompactHydraException after `SLURM_TIMEOUT`
-    seconds."""
+    """Return SLURM's queue from `query`, which is repeated every `poll_s` seconds while SLURM does not answer. Raises
+    CompactHydraException after `SLURM_TIMEOUT` seconds."""
     deadline = time.monotonic() + SLURM_TIMEOUT
     while True:
         try:
