@@ -94,8 +94,8 @@ def _setting(frames: Frames, run: str, key: str) -> str:
 
 
 def _confounded(frames: Frames, arms: Arms) -> list[Difference]:
-    """Return the settings that change together with an axis, and the arms that no other arm differs from in one axis
-    alone."""
+    """Return a difference for each setting that changes together with an axis, and for each arm that differs from every
+    other arm in at least two axes, so that no effect on it can be attributed to one of them."""
     found = []
     for key in (note.partition(" ")[0] for note in arms.notes if f" {TOGETHER} " in note):
         values = _split(frames, arms, "more than the axis", lambda run, key=key: _setting(frames, run, key))  # type: ignore[misc]

@@ -211,7 +211,7 @@ class EnginePool:
         self._call(self._slots, "sleep")
 
     def wake(self) -> None:
-        """Allocate the GPU memory that `sleep` released."""
+        """Allocate the GPU memory that `sleep` released, and move the weights back."""
         self._call(self._slots, "wake")
 
     def checksums(self) -> list[dict[str, int]]:

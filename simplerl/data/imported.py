@@ -1,4 +1,4 @@
-"""Finds the files of a user's own that a Python file imports, without importing them: they decide what a run computes.
+"""Finds the user's own files that a Python file imports, without importing them: they decide what a run computes.
 
 Modules of this package, of Python and of installed packages are left out: the commit and the versions in
 environment.json identify those.

@@ -119,7 +119,8 @@ class UpdateMixin:
     optimizer_step: Callable[..., dict[str, float]]
 
     def update(self, batch: Batch, losses: Sequence[Loss], plan: UpdatePlan, seed: Sequence[int]) -> dict[str, float]:
-        """Take all optimizer steps on one batch. Returns metrics averaged over the response tokens of these steps."""
+        """Take all optimizer steps on one batch. Returns metrics averaged over the response tokens of these steps, the
+        fraction of padding, the number of steps and the last learning rate."""
         steps = []
         trained = batch.mask if batch.trained is None else batch.mask & batch.trained[:, None]
         tokens_per_minibatch = float(trained.sum()) / math.ceil(len(batch) / plan.minibatch_size)

@@ -127,7 +127,8 @@ class Usage:
 
 
 def reserved_devices() -> tuple[int, int]:
-    """Return the numbers of GPUs and CPUs of the SLURM job or, outside SLURM, available to this process."""
+    """Return the numbers of GPUs and CPUs of the SLURM job, over all of its nodes, or, outside SLURM, of those
+    available to this process."""
     if "SLURM_JOB_ID" in os.environ:
         gpus = int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) * int(os.environ.get("SLURM_GPUS_ON_NODE", "0"))
         return gpus, total_slurm_cpus(os.environ["SLURM_JOB_CPUS_PER_NODE"])
