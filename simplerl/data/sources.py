@@ -341,8 +341,7 @@ def _deduplicate(problems: Iterable[Problem], report: Counter[str], drop: bool) 
 def _finish(
     path: str, problems: list[Problem], report: Counter[str], shuffle_seed: int | None, limit: int | None
 ) -> Problems:
-    """Shuffle the problems with `shuffle_seed` (None: keep their order), keep the first `limit`, log the counts, and
-    return problems and counts."""
+    """Shuffle by the seed, if it is given, keep the first `limit`, log the counts, and return problems and counts."""
     if shuffle_seed is not None:
         random.Random(shuffle_seed).shuffle(problems)
     problems = problems[:limit]

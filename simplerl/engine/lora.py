@@ -101,7 +101,7 @@ def merged_weights(model: nn.Module, gathered: Gathered) -> Iterator[tuple[str, 
 
 
 def adapter_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Return the trained matrices under the names of peft's files."""
+    """Return the trained matrices, by the names that they have in peft's files."""
     named = _adapted_body(model).named_parameters()
     return [(_PREFIX + name.replace(f".{_NAME}.", "."), one) for name, one in named if ".lora_" in name]
 

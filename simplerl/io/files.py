@@ -124,12 +124,14 @@ def disk_full(error: BaseException | None) -> str:
 
 
 def read_json(path: Path, remedy: str = RESTORE, kinds: Kinds | None = None) -> dict[str, Any]:
-    """Return the JSON object in `path`. Raises ConfigError if it cannot be read or does not match `kinds`."""
+    """Return the JSON object in `path`. Raises ConfigError if it cannot be read, or if a key is missing or of another
+    type than in `kinds`."""
     return _read_object(path, json.loads, remedy, kinds)
 
 
 def read_yaml(path: Path, remedy: str = RESTORE, kinds: Kinds | None = None) -> dict[str, Any]:
-    """Return the YAML mapping in `path`. Raises ConfigError if it cannot be read or does not match `kinds`."""
+    """Return the YAML mapping in `path`. Raises ConfigError if it cannot be read, or if a key is missing or of another
+    type than in `kinds`."""
     return _read_object(path, yaml.safe_load, remedy, kinds)
 
 
@@ -138,7 +140,7 @@ def read_jsonl(path: Path, remedy: str = RESTORE, kinds: Kinds | None = None) ->
     line, because the metrics of a long run may need much memory.
 
     An incomplete last line is dropped, because the writing process was killed or is still writing. Raises ConfigError
-    if any other line is not an object or does not match `kinds`.
+    if any other line is not an object, or lacks a key of `kinds` or has another type there.
     """
     fault, line = "", 0
     with reading(path, remedy):

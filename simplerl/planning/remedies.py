@@ -38,15 +38,16 @@ class Change:
 
 
 def needed(setup: Setup, memory: list[PlaceMemory]) -> float:
-    """Return the bytes to compare with a device's memory: the largest peak of a place or, on a CPU, the sum over all
-    processes of this machine."""
+    """Return the bytes to compare with the memory of a device: the largest peak of the roles that share a device or, on
+    a CPU, the sum over all processes of this machine."""
     if setup.device.name == CPU:
         return sum(one.peak()[1] * one.place.devices for one in memory)
     return max(one.peak()[1] for one in memory)
 
 
 def fits(setup: Setup, memory: list[PlaceMemory] | None = None) -> bool:
-    """Return whether the run fits: each place into its device and, if the device is this machine, all together."""
+    """Return whether the run fits: the roles that share a device into its memory, on a CPU all processes together into
+    that of this machine. memory: of `plan_memory`, computed if it is None."""
     return needed(setup, plan_memory(setup) if memory is None else memory) <= setup.device.memory
 
 

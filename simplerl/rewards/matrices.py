@@ -80,7 +80,7 @@ def rows_in_brackets(inside: str) -> list[list[str]] | None:
 
 
 def scaled_vector(text: str) -> tuple[str, list[str], bool] | None:
-    r"""Return (opening bracket, items, whether transposed) of \frac12(3,4) or (1,2)^T; else None."""
+    r"""Return (opening bracket, items times the factor, whether transposed) of \frac12(3,4) or (1,2)^T; else None."""
     if "," not in text or (text[-1] in ")]" and text[0] in "(["):
         return None
     if (found := _VECTOR.fullmatch(text)) is None or (factor := _numeric_factor(found["factor"])) is None:

@@ -296,7 +296,7 @@ class LocalGradingWorker:
 
 
 def queue_seconds(pid: int) -> float:
-    """Return the time that the main thread of a process was ready but had no processor (Linux; 0 if unknown)."""
+    """Return the seconds that the main thread of a process was ready but had no processor (Linux; 0 if unknown)."""
     try:
         return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
