@@ -193,7 +193,8 @@ def _joined(entries: Sequence[Entry], sides: Sequence[Mapping[str, Any]]) -> lis
 
 
 def _values(part: str, pairs: Sequence[tuple[str, str]]) -> str:
-    """Return the value of a setting or, of several settings of a part, "name=value, ..."."""
+    """Return the values of (key, value) pairs as one text: the value alone if there is a single pair or all values are
+    ABSENT, otherwise "name=value, ...", with names below the key `part`."""
     if len(pairs) == 1 or {value for _, value in pairs} == {ABSENT}:
         return pairs[0][1]
     return ", ".join(f"{key.removeprefix(f'{part}.')}={value}" for key, value in pairs)

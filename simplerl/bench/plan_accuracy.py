@@ -2,7 +2,7 @@
 
     python -m simplerl.bench.plan_accuracy [SMOLLM2] [--data GSM8K_TRAIN] [--out FOLDER] [--cpu-time]
 
-Each run is a process of its own. Memory is resident memory above that before models are loaded. Times are those of all
+Each run is a separate process. Memory is resident memory above that before models are loaded. Times are those of all
 runs with utilisations that are fitted on the first run alone. SMOLLM2 is the folder of `simplerl.bench.smollm2`,
 GSM8K_TRAIN the training file; without them only runs of the micro model are made. On a busy machine, --cpu-time
 measures the CPU time of the training process, which is the time of a run with one thread on an idle machine; roles in

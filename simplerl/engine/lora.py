@@ -78,8 +78,8 @@ def has_adapter(model: nn.Module) -> bool:
 
 
 def weights_of(model: nn.Module) -> list[Weight]:
-    """Return the weights of a model in the order of its parameters, without those of adapters as such; tied weights
-    occur once."""
+    """Return the weights of a model in the order of its parameters; tied weights occur once. The matrices of an adapter
+    are not listed: they belong to the weight of their layer."""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, AdaptedLinear)}
     found = []
     for name, parameter in model.named_parameters():

@@ -64,7 +64,7 @@ class PlaceMemory:
 
 
 def plan_memory(setup: Setup) -> list[PlaceMemory]:
-    """Return the memory of one device of every place, in bytes."""
+    """Return the memory of one device of every place (devices that hold the same roles), in bytes."""
     roles = {role: role_memory(setup, role) for role in setup.counts}
     places = [_place_memory(setup, place, roles) for place in setup.places]
     return [_add_warmup(setup, one) if POLICY in one.place.roles or setup.local else one for one in places]

@@ -161,7 +161,8 @@ def ray_from_group(option: str) -> Any:
 
 
 def worst_place(memory: list[PlaceMemory]) -> tuple[Place, str, float]:
-    """Return the place with the highest peak, its phase and its bytes."""
+    """Return the place (devices that hold the same roles) with the highest peak, the phase of this peak and its
+    bytes."""
     one = max(memory, key=lambda place: place.peak()[1])
     return one.place, *one.peak()
 

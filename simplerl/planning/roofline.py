@@ -153,9 +153,9 @@ def _threads(setup: Setup, driver: bool = False) -> float:
 
 
 def _concurrent(setup: Setup, places: Mapping[str, tuple[float, int]]) -> float:
-    """Return the seconds until all places have finished, given {place: (seconds, number of processes)}. On GPUs it is
-    the time of the slowest place. On a CPU places compete for cores, so it is at least the work of all processes
-    divided by the number of cores."""
+    """Return the seconds until all places (devices that hold the same roles) have finished, given {place: (seconds,
+    number of processes)}. On GPUs it is the time of the slowest. On a CPU they compete for cores, so it is at least the
+    work of all processes divided by the number of cores."""
     work = sum(seconds * processes * _threads(setup) for seconds, processes in places.values())
     slowest = max((seconds for seconds, _ in places.values()), default=0.0)
     return max(slowest, work / setup.device.per_node) if setup.on_cpu else slowest
