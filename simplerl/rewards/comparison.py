@@ -324,7 +324,8 @@ def _is_same_relation(a: tuple[str, ...], g: tuple[str, ...], *, positive: bool 
 
 
 def split_unit_after_bracket(text: str, gold: Quantity | None = None) -> str:
-    """Remove the unit after the closing bracket of a tuple, list or matrix; return any other text unchanged."""
+    """Remove the unit after the closing bracket of a tuple, list or matrix; return any other text unchanged. gold: as
+    in `split_unit`."""
     measured = split_unit(text, gold)
     return measured.value if _BRACKETED.fullmatch(measured.value) else text
 

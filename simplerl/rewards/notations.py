@@ -122,7 +122,8 @@ def same_compound_quantity(a: str, g: str) -> bool | None:
 
 
 def _compound(text: str) -> tuple[str, float, int] | None:
-    """Return (dimension, size in the base unit, number of parts), or None if the text is something else."""
+    """Return (dimension, size in the base unit, number of parts) of a quantity such as 3 hours 45 minutes, whose units
+    become smaller from part to part; None if the text is not one."""
     if not text[:1].isdigit() and not text.startswith("\\frac"):
         return None
     plain = TEXT_GROUP.sub(r" \1 ", text).strip()
