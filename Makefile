@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help train test test-fast lint bench clean
+.PHONY: help train test test-fast lint docs bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -33,6 +33,11 @@ lint: .venv/test  ## ruff, mypy and the layers of the house
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: .venv/core  ## the documentation as a site in build/site, with broken links as errors
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m simplerl.config.reference --check
+	$(BIN)/python -m mkdocs build --strict
 
 bench: .venv/test  ## our sampler and RL step against transformers, vLLM and TRL
 	$(BIN)/pip install --quiet --editable '.[bench]'
