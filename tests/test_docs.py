@@ -13,7 +13,7 @@ import yaml
 from composing import composed
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from simplerl.config import reference
+from simplerl.config import reference, schema
 from simplerl.config.hints import FOREIGN
 from simplerl.config.load import load
 from simplerl.types import Problem, Response, Score
@@ -21,12 +21,12 @@ from simplerl.types import Problem, Response, Score
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-PLACEHOLDER = re.compile(r"\.\.\.|\[|=(NAME|FILE|OVERRIDES)\b|\b(OVERRIDES|KEY)\b")
-LAUNCHED_BY = re.compile(r"python (?:train|evaluate)\.py(?: |$)([^`#>]*)")
+PLACEHOLDER = re.compile(r"\.\.\.|\$|\[|=(NAME|FILE|OVERRIDES)\b|\b(OVERRIDES|KEY)\b")
+LAUNCHED_BY = re.compile(r"python (?:train|evaluate|distill)\.py(?: |$)([^`#>;]*)")
 
 
 def commands(text: str) -> list[str]:
-    """Return the arguments of each `python train.py` and `python evaluate.py` in a page, without placeholders."""
+    """Return the arguments of train.py, evaluate.py and distill.py in the commands of a page without placeholders."""
     code = re.findall(r"```[a-z]*\n(.*?)```|^ {4}(\S.*)$|`([^`\n]+)`", text, re.DOTALL | re.MULTILINE)
     lines = "\n".join("".join(groups) for groups in code).replace("\\\n", " ").splitlines()
     found = [match[1].strip() for line in lines if (match := LAUNCHED_BY.search(line))]
@@ -34,8 +34,9 @@ def commands(text: str) -> list[str]:
 
 
 def own_options(text: str) -> set[str]:
-    """Return the options group=name that a page tells the reader to write, as conf/group/name.yaml."""
-    return {f"{group}={name}" for group, name in re.findall(r"conf/([\w/]+)/(\w+)\.yaml", text)}
+    """Return the options group=name that a page tells the reader to write, as a new file conf/group/name.yaml."""
+    named = set(re.findall(r"conf/([\w/]+)/(\w+)\.yaml", text))
+    return {f"{group}={name}" for group, name in named if not (ROOT / f"conf/{group}/{name}.yaml").exists()}
 
 
 def single(override: str) -> list[str]:
@@ -207,4 +208,10 @@ def test_a_documented_row_of_data(
 
 def test_every_mapping_of_data_has_a_row() -> None:
     mappings = {path.stem for path in (ROOT / "conf/data").glob("*.yaml")}
-    assert mappings - {row[0] for row in ROWS} == {"micro", "zoo_medium", "zoo_hard"}
+    assert mappings - {row[0] for row in ROWS} == {"micro", "solve_rate", "zoo_medium", "zoo_hard"}
+
+
+def test_every_setting_has_a_meaning() -> None:
+    """A comment in simplerl/config/schema.py is the meaning of a setting in the reference."""
+    comments = reference.comments_of(schema)
+    assert [key for key, text in comments.items() if not text] == []

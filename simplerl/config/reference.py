@@ -119,7 +119,8 @@ def type_name(hint: Any) -> str:
 
 def default_of(one: Field[Any]) -> str:
     """Return the default of a field as it is written on the command line."""
-    value = one.default if one.default is not NO_DEFAULT else one.default_factory()  # type: ignore[misc]
+    made = None if one.default_factory is NO_DEFAULT else one.default_factory()
+    value = made if one.default is NO_DEFAULT else one.default
     if value == MISSING:
         return "required"
     if isinstance(value, Enum):
