@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model,
         precision=precision,
         tokens_per_micro_batch=options.micro_batch,
+        shared_prompts=False,  # the rows are no groups
         compiled=options.compile,
         optimizer=OptimizerConfig(lr=1e-6),
     )
