@@ -37,7 +37,7 @@ lint: .venv/test  ## ruff, mypy and the layers of the house
 docs: .venv/core  ## the documentation as a site in build/site, with broken links as errors
 	$(BIN)/pip install --quiet --editable '.[docs]'
 	$(BIN)/python -m simplerl.config.reference --check
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: .venv/test  ## our sampler and RL step against transformers, vLLM and TRL
 	$(BIN)/pip install --quiet --editable '.[bench]'

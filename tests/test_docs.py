@@ -215,3 +215,18 @@ def test_every_setting_has_a_meaning() -> None:
     """A comment in simplerl/config/schema.py is the meaning of a setting in the reference."""
     comments = reference.comments_of(schema)
     assert [key for key, text in comments.items() if not text] == []
+
+
+def test_every_option_of_a_command_is_documented() -> None:
+    text = (DOCS / "commands.md").read_text()
+    files = [
+        ROOT / "sweep.py",
+        ROOT / "simplerl/grade.py",
+        ROOT / "simplerl/audit.py",
+        *(ROOT / "analysis").glob("*.py"),
+    ]
+    for file in files:
+        for option in re.findall(r'add_argument\(\s*"(--[\w-]+)"', file.read_text()):
+            assert f"| `{option}`" in text or f", `{option}`" in text, (file.name, option)
+    with_main = {path.stem for path in (ROOT / "analysis").glob("*.py") if "def main" in path.read_text()}
+    assert with_main == set(re.findall(r"python -m analysis\.(\w+)", text))
