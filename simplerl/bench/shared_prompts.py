@@ -83,8 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{options.model}, {prompts} prompts of {prompt_tokens} tokens, {samples} responses of {response_tokens} each"
     )
     for name in passes:
-        plain, shared = (statistics.median(seconds[name, which][1:]) for which in (False, True))
-        print(f"  {name:10} {plain:7.2f} s, shared prompts {shared:7.2f} s: {plain / shared:.2f}x")
+        plain, once = (statistics.median(seconds[name, which][1:]) for which in (False, True))
+        print(f"  {name:10} {plain:7.2f} s, shared prompts {once:7.2f} s: {plain / once:.2f}x")
 
 
 if __name__ == "__main__":

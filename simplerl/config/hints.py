@@ -83,7 +83,7 @@ def unknown_key(key: str, value: str = "VALUE") -> str:
     given = option_keys()
     if key in given:
         return (
-            f"{key} is unknown to the chosen option: it belongs to {', '.join(given[key])}; to pass it to a function "
+            f"{key} is unknown to the chosen option: it belongs to {' and '.join(given[key])}; to pass it to a function "
             f"of your own write +{key}={value}."
         )
     ours = [ours for name, ours in FOREIGN.items() if key == name or key.endswith(f".{name}") or leaf == name]
@@ -113,7 +113,8 @@ def _nearest(key: str, value: str, keys: list[str]) -> str:
         siblings = [one for one in keys if one.startswith(prefix) and one.count(".") == depth]
         near = get_close_matches(name, [one.removeprefix(prefix) for one in siblings], 1)
         elsewhere = [one for one in keys if one.rsplit(".", 1)[-1] == path[-1]]
-        if near:
+        deeper = [one for one in elsewhere if one.startswith(prefix)]
+        if near and not deeper:
             return f"{key} is unknown: did you mean {prefix}{near[0]}?"
         if elsewhere:
             return f"{key} is unknown: did you mean {' or '.join(elsewhere[:3])}?"
