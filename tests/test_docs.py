@@ -21,7 +21,7 @@ from simplerl.types import Problem, Response, Score
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-PLACEHOLDER = re.compile(r"\.\.\.|\$|\[|=(NAME|FILE|OVERRIDES)\b|\b(OVERRIDES|KEY)\b")
+PLACEHOLDER = re.compile(r"-sc |\.\.\.|\$|\[|=(NAME|FILE|OVERRIDES)\b|\b(OVERRIDES|KEY)\b")
 LAUNCHED_BY = re.compile(r"python (?:train|evaluate|distill)\.py(?: |$)([^`#>;]*)")
 
 
