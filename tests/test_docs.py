@@ -73,8 +73,7 @@ def test_links(path: Path) -> None:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    text = re.sub(r"!!python/name:[\w.]+", "x", (ROOT / "mkdocs.yml").read_text())
-    listed = re.findall(r"\w+\.md", str(yaml.safe_load(text)["nav"]))
+    listed = re.findall(r"\w+\.md", str(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
     assert sorted(listed) == [path.name for path in PAGES]
 
 
