@@ -83,8 +83,8 @@ def unknown_key(key: str, value: str = "VALUE") -> str:
     given = option_keys()
     if key in given:
         return (
-            f"{key} is unknown to the chosen option: it belongs to {' and '.join(given[key])}; to pass it to a function "
-            f"of your own write +{key}={value}."
+            f"{key} is unknown to the chosen option: it belongs to {' and '.join(given[key])}; to pass it to a "
+            f"function of your own write +{key}={value}."
         )
     ours = [ours for name, ours in FOREIGN.items() if key == name or key.endswith(f".{name}") or leaf == name]
     if not ours and len(leaf) > 6:
