@@ -79,7 +79,7 @@ def test_activations_of_a_layer_are_what_autograd_keeps(precision: Precision) ->
 
         shape = {"hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 4, "num_key_value_heads": 2}
         one = Qwen2Config(vocab_size=64, num_hidden_layers=layers, tie_word_embeddings=True, **shape)
-        kind = "sdpa_float32" if precision is Precision.bfloat16 else "sdpa"
+        kind = "simplerl_float32" if precision is Precision.bfloat16 else "simplerl"
         model = Qwen2ForCausalLM._from_config(one, attn_implementation=kind)
         weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
         sizes: dict[int, int] = {}

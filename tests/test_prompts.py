@@ -80,6 +80,9 @@ EXPECTED = {
     "i.e., <think> reasoning process here </think> <answer> answer here </answer>. The final answer is put within "
     "\\boxed{}.\nUser: {question}\nAssistant:",
     "micro": "{question}\n",
+    "zoo_complex": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{question}\nPlease "
+    "reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n<|im_start|>assistant\n",
+    "zoo_simple": "Question:\n{question}\nAnswer:\nLet's think step by step.\n",
 }
 
 
