@@ -93,7 +93,7 @@ def settings(kind: Any, comments: dict[tuple[str, str], str]) -> Iterator[Settin
                 one.name + mark,
                 type_name(hint),
                 default_of(one),
-                ". ".join(text.rstrip(".") for text in meaning if text),
+                "; ".join(text.rstrip(".") for text in meaning if text),
             )
 
 
