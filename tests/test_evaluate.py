@@ -41,6 +41,8 @@ from simplerl.runs.folder import Run
 from simplerl.samplers.local import LocalSampler
 from simplerl.types import Problem, Prompt, Rollout, Sampling, Stop
 
+pytestmark = pytest.mark.slow  # trains or starts processes
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -406,7 +408,6 @@ def test_a_prompt_other_than_in_training_is_logged(tmp_path: Path, caplog: pytes
     assert not caplog.text
 
 
-@pytest.mark.slow
 def test_evaluate_py(tmp_path: Path) -> None:
     """Run the command on the model that ships with the repository."""
     command = [sys.executable, "evaluate.py", f"run.dir={tmp_path}", "run.threads=1"]
@@ -424,7 +425,6 @@ def test_evaluate_py(tmp_path: Path) -> None:
         assert sentence in refused.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed (extras cpu or gpu)")
 def test_vllm_evaluates_the_same_weights(tmp_path: Path) -> None:
     """vLLM loads the weights from disk itself and gives the same greedy responses as the local sampler."""

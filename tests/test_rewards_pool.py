@@ -28,6 +28,8 @@ from simplerl.rewards.worker import LocalGradingWorker
 from simplerl.runs.rollout_table import rollout_table
 from simplerl.types import FINISH_LENGTH, FINISH_STOP, Problem, Prompt, Response, Reward, Rollout, Score
 
+pytestmark = pytest.mark.slow  # trains or starts processes
+
 
 def problem(name: str, answer: str = "3") -> Problem:
     return Problem(id=name, question="", answer=answer)

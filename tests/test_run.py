@@ -42,6 +42,8 @@ from simplerl.runs.checkpoints import checkpoints, last_checkpoint, loading_chec
 from simplerl.runs.folder import Run, run_folder
 from simplerl.runs.status import is_locked
 
+pytestmark = pytest.mark.slow  # trains or starts processes
+
 
 def opened(root: Path, *overrides: str, label: str = "test") -> Run:
     raw = composed(root, *overrides)
@@ -695,7 +697,6 @@ def test_other_keys_are_shown() -> None:
 # Signals, to the real command
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_saves_and_leaves(number: signal.Signals, tmp_path: Path) -> None:
     """To the whole process group, as a cluster's scheduler sends it."""
