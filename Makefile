@@ -25,7 +25,7 @@ train: .venv/core  ## install, then the default run (a few minutes on two cores)
 test: .venv/test lint  ## install the test and CPU-cluster extras, then lint and run every test (ARGS=-n0: one by one)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-test-fast: .venv/test  ## the unit tests, two and a half minutes on two cores
+test-fast: .venv/test  ## the unit tests, two minutes on two cores
 	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
 
 lint: .venv/test  ## ruff, mypy and the layers of the house
