@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import micro_runs
@@ -15,13 +16,15 @@ from test_planning_memory import PUBLISHED, config
 from simplerl.config import register
 from simplerl.errors import ConfigError
 from simplerl.evals.power import detectable_difference, guessed_noise
+from simplerl.micro.tokenizer import build
 from simplerl.planning.calibration import Measured, calibrate, fitted, measured, read_calibration, setup_of
 from simplerl.planning.command import main, parse
 from simplerl.planning.devices import find_device, this_cpu
-from simplerl.planning.inputs import histogram
+from simplerl.planning.inputs import _stop_lines, histogram
 from simplerl.planning.roofline import STAGES, Utilisations, forward_flops, scaled, step_time
 from simplerl.planning.setup import CONF, Lengths, Setup, describe
 from simplerl.planning.sweep_plan import expand, power_of
+from simplerl.types import Stop
 
 LENGTHS = Lengths(1024, 200.0, 3000, 600.0, "made up")
 
@@ -127,6 +130,18 @@ def test_power_of_a_sweep_is_that_of_the_statistics() -> None:
         found = power_of(expand(["sweep=reward"]), noise, 512, 0.02)
     assert found.detectable == detectable_difference(noise, 3, 512, arms=3)
     assert found.seeds_needed is None or found.seeds_needed > 3
+
+
+def test_an_end_token_of_the_prompt_that_does_not_end_responses_is_named() -> None:
+    tokenizer = build()
+    prompt = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    eos, end = (tokenizer.convert_tokens_to_ids(token) for token in (tokenizer.eos_token, "<|im_end|>"))
+
+    def lines(*ids: int) -> list[str]:
+        return _stop_lines(SimpleNamespace(stop=Stop(ids)), tokenizer, prompt)  # type: ignore[arg-type]
+
+    assert "'<|im_end|>' ends a turn of the prompt" in lines(eos)[1] and "im_start" not in lines(eos)[1]
+    assert len(lines(eos, end)) == 1
 
 
 def test_histogram_counts_every_length_once() -> None:

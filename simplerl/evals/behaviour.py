@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from simplerl.rewards.extract import cut_at_stop
+
 # The list of SimpleRL-Zoo (arXiv 2503.18892), matched as whole words, ignoring case.
 REFLECTION_WORDS = ("recheck", "rethink", "try again", "wait", "alternatively", "retry", "however")
 WINDOW = 8  # words per window of `repetition`
@@ -22,8 +24,6 @@ _CODE = re.compile(  # [^\S\n] is white space within a line: \s would scan a run
     re.MULTILINE | re.IGNORECASE,
 )
 _REFLECTION = re.compile(rf"\b(?:{'|'.join(REFLECTION_WORDS)})\b".replace(" ", r"\s+"), re.IGNORECASE)
-# End tokens of the chat formats of Qwen, Llama, Mistral, Phi and Gemma, as decoding shows them.
-_END_TOKEN = re.compile(r"<\|(?:im_end|endoftext|end_of_text|eot_id|eom_id|end)\|>|</s>|<end_of_turn>|<eos>")
 _WORD = re.compile(rf"\S{{1,{LONGEST_WORD}}}")
 
 
@@ -48,8 +48,9 @@ def reflects(text: str) -> bool:
 
 
 def has_end_token(text: str) -> bool:
-    """Return whether the text, from which the stop token was removed, contains an end token of a known chat format."""
-    return _END_TOKEN.search(text) is not None
+    """Return whether the text, from which the stop token was removed, contains an end-of-text or turn token of a known
+    chat format."""
+    return cut_at_stop(text) != text
 
 
 def repetition(text: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,12 +17,13 @@ from simplerl.data.task import TrainingSchedule, make_schedule
 from simplerl.engine.models import load_tokenizer
 from simplerl.errors import ConfigError
 from simplerl.rewards.decorations import describe_golds
+from simplerl.rewards.extract import cut_at_stop
 from simplerl.rewards.pool import Grader
 from simplerl.types import Problem, Response
 
 BINS, BAR = 8, 40  # of a histogram: rows, and characters of the longest bar
 GOLDS = 200  # gold answers that are graded
-CHAT_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "</s>", "<|endoftext|>", "<|end_of_text|>")
+END_NAME = re.compile(r"end|eo[tms]|/s", re.I)  # in the name of a token that ends a turn, unlike <|im_start|>
 
 
 @dataclass
@@ -152,7 +154,8 @@ def _stop_lines(format: PromptFormat, tokenizer: Any, prompt: str) -> list[str]:
     names = tokenizer.convert_ids_to_tokens(list(format.stop.ids))
     strings = f"; stop strings {', '.join(map(repr, format.stop.strings))}" if format.stop.strings else ""
     lines = [f"a response ends with {', '.join(map(repr, names))}{strings}"]
-    absent = [name for name in CHAT_ENDS if name in prompt and name not in {*names, *format.stop.strings}]
+    ends = [name for name in tokenizer.all_special_tokens if cut_at_stop(name) == "" and END_NAME.search(name)]
+    absent = [name for name in ends if name in prompt and name not in {*names, *format.stop.strings}]
     if absent:
         lines.append(
             f"warning: {', '.join(map(repr, absent))} ends a turn of the prompt, but not a response: add it to "
