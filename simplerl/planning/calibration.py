@@ -109,6 +109,7 @@ def fitted(setup: Setup, found: Measured, using: Utilisations) -> Utilisations:
             ("seconds_per_token", "sample"),
             ("seconds_per_response", "sample"),
             ("seconds_per_micro_batch", "update"),
+            ("seconds_per_scored_micro_batch", "score"),
         )
     }
     return replace(using, **values, source=f"fitted from {found.lengths.source.removeprefix('of ')}")

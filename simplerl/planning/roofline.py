@@ -31,7 +31,8 @@ class Utilisations:
     decode: float = 0.50  # of the FLOP/s and of the memory's bandwidth, generating one token for each row
     link: float = 0.50  # of the link's bandwidth
     seconds_per_token: float = 0.005  # of decoding: launches and sampling, for each token position
-    seconds_per_micro_batch: float = 0.02  # launches, copies and reductions, for each forward or backward pass
+    seconds_per_micro_batch: float = 0.02  # launches, copies and reductions, for each pass of an update
+    seconds_per_scored_micro_batch: float = 0.02  # the same for each forward pass of scoring
     seconds_per_response: float = 0.0005  # grading beyond what overlaps with sampling, and writing
     source: str = "assumed"
 
@@ -44,7 +45,7 @@ class Utilisations:
 
 
 # Measured on one AVX-512 core of an AMD EPYC, with the micro model and SmolLM2-135M.
-CPU_UTILISATIONS = Utilisations(0.75, 0.78, 0.6, 0.5, 0.002, 0.003, 0.001)
+CPU_UTILISATIONS = Utilisations(0.75, 0.78, 0.6, 0.5, 0.002, 0.003, 0.003, 0.001)
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def score_seconds(setup: Setup, role: str, using: Utilisations) -> float:
     flops, tokens, ranks = _passes(setup, role)
     micros = _micro_batches(setup, tokens / ranks, setup.responses / ranks)
     compute = flops / (ranks * _flops(setup) * using.score)
-    return compute + micros * (using.seconds_per_micro_batch + _gather_seconds(setup, role, 1, using))
+    return compute + micros * (using.seconds_per_scored_micro_batch + _gather_seconds(setup, role, 1, using))
 
 
 def update_seconds(setup: Setup, role: str, using: Utilisations) -> float:
