@@ -414,6 +414,7 @@ ELSEWHERE: dict[str, str] = {
     "data/paths.py: {} holds {} of {} shards": PASTED,
     "data/paths.py: {} has no splits": PASTED,
     "data/paths.py: {} holds files": PASTED,
+    "data/readers.py: {} does not exist: run": "test_fetch.py::test_a_missing_file_names_the_command_that_brings_it",
     "data/readers.py: {}={} is unknown": PASTED,
     "data/sources.py: {} needs the column": PASTED,
     "data/sources.py: {}={} keeps no problem": PASTED,

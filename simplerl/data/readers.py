@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from simplerl.data.fetch import name_of
 from simplerl.data.rows import Reader, Row, RowError, file_format, is_chat, reported, setting
 from simplerl.errors import ConfigError, require
 
@@ -34,6 +35,8 @@ def read_file(file: Path, encoding: str | None = None) -> Iterator[Row]:
     if file.parent.is_file():
         raise ConfigError(f"{file.parent} is a file, but {file.name} is read in a folder: name {file.parent.parent}.")
     if not file.is_file():
+        if (name := name_of(file)) is not None:
+            raise ConfigError(f"{file} does not exist: run python -m simplerl.data.fetch {name}, or correct the path.")
         raise ConfigError(f"{file} does not exist: correct the path (relative paths start at {Path.cwd()}).")
     if encoding is not None:
         try:
