@@ -45,7 +45,7 @@ def on_ranks(root: Path, responses: Path, *overrides: str) -> Path:
     [
         ("ppo", ["backend.zero_stage=3", "backend.critic_ranks=2", "train.tokens_per_micro_batch=192"]),
         ("ppo", ["backend.zero_stage=2", "backend.offload_optimizer=true"]),
-        ("grpo", ["backend.zero_stage=3", "train.gradient_checkpointing=true"]),
+        ("grpo", ["backend.zero_stage=3", "train.gradient_checkpointing=true", "train.shared_prompts=true"]),
     ],
     ids=["ppo-zero3", "ppo-zero2", "grpo-zero3"],
 )
