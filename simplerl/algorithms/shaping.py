@@ -106,7 +106,8 @@ def cosine_length(
 
 
 def repetition(rollouts: list[Rollout], *, ngram: Count = 20, penalty: float = 1.0) -> list[Rollout]:
-    """Subtract `penalty` times the fraction of the response's n-grams of tokens that repeat an earlier one."""
+    """Subtract from each reward `penalty` times the fraction of the response's n-grams of tokens that repeat an earlier
+    one."""
 
     def fraction(tokens: tuple[int, ...]) -> float:
         total = len(tokens) - ngram + 1

@@ -291,7 +291,8 @@ def row_parser(
 ) -> RowParser:
     """Return a function that converts a row to a problem, or raises RowError if the row lacks a column or has an
     invalid value. columns: field -> column. remove: texts to delete from questions. extra: columns for `Problem.extra`;
-    None: all others. benchmark: the benchmark that determines the columns; "" if they are settings."""
+    None: all others. benchmark: name of the benchmark whose columns these are, for messages; "" if
+    data.columns names them."""
 
     def value(row: dict[str, Any], key: str, column: str) -> Any:
         try:

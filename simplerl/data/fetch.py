@@ -91,7 +91,8 @@ def name_of(file: Path) -> str | None:
 
 
 def fetch(source: Source, host: str = HOST) -> str:
-    """Bring one file to its target unless it is there, and return what was done. Raises ConfigError."""
+    """Download one file to its target unless it is there, and return a sentence about what was done. Raises ConfigError
+    if the target is another file, or if the download fails or has another digest or number of rows."""
     target, record = Path(source.target), _record(source)
     if target.exists():
         digest = _digest(target.read_bytes())

@@ -56,7 +56,7 @@ def _files(files: Iterable[Path], encoding: str | None) -> Iterator[Located]:
 
 
 def _one_file(file: Path) -> Path:
-    """Return the file unchanged, and warn if its name shows that it is one of several shards."""
+    """Return the path unchanged. Warn that only this file is read, if its name is that of one of several shards."""
     shard = re.search(r"-\d+-of-(\d+)\.", file.name)
     if shard and int(shard[1]) > 1:
         log.warning("%s is one of %d shards: name their folder to read all of them", file, int(shard[1]))

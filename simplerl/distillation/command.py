@@ -125,7 +125,8 @@ def _check_settings(config: Config) -> None:
 
 
 def prepare(config: Config) -> Task:
-    """Return a task with the prompts of the teacher only. Raises ConfigError if settings and data do not fit."""
+    """Return a task that has the prompts for the teacher, but no evaluation sets. Raises ConfigError if settings
+    and data do not fit."""
     check_model_available(config.model)
     tokenizer = load_tokenizer(config.model)
     context = context_length(config.model, load_hf_config(config.model))

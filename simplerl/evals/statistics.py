@@ -81,7 +81,8 @@ def _unknown(mean: float, items: int, method: str = ITEMS) -> Interval:
 
 
 def _chunks(resamples: int, numbers: int) -> list[int]:
-    """Split `resamples` into chunks of at most _CHUNK random numbers, `numbers` per resample. Returns their sizes."""
+    """Return the numbers of resamples per chunk. They add up to `resamples`; a chunk needs at most _CHUNK random
+    numbers, `numbers` per resample, but has at least one resample."""
     rows = max(1, _CHUNK // numbers)
     return [min(rows, resamples - start) for start in range(0, resamples, rows)]
 

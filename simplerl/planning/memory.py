@@ -174,8 +174,8 @@ def _casts(setup: Setup, sizes: Geometry) -> Parts:
 
 
 def _logits(setup: Setup, sizes: Geometry, tokens: float, backward: bool) -> Parts:
-    """Return the bytes of the logits from which the log-probs of a micro-batch's response tokens are computed, in parts
-    of at most MAX_LOGITS. tokens: of prompts and responses."""
+    """Return the bytes of the logits of a micro-batch's response tokens, by purpose. At most MAX_LOGITS logits are in
+    memory at a time. tokens: number of prompt and response tokens of the micro-batch."""
     lengths, train = setup.lengths, setup.config.train
     size = FLOAT32 if train.logits_precision is Precision.float32 else BFLOAT16
     share = lengths.mean_response / lengths.mean

@@ -192,7 +192,7 @@ def planned_ray(config: Config, task: Any, **keywords: Any) -> Layout:
 
 
 def without_ray(raw: Any) -> Any:
-    """Return a composed configuration in which the Ray backend is replaced by `planned_ray`, in place."""
+    """Replace the Ray backend of a composed configuration by `planned_ray`, in place, and return the configuration."""
     if raw.backend.get("_target_") == RAY_BACKEND:
         raw.backend._target_ = PLANNED_BACKEND
     return raw

@@ -195,7 +195,8 @@ def _is_rational(tree: Tree) -> bool:
 
 
 def _is_rational_value(tree: Tree) -> bool:
-    """Return whether a root is rational: sqrt(16) and the cube root of 27 are, sqrt(2) is not."""
+    """Return whether the value of an expression is rational: sqrt(16) and the cube root of 27 are, sqrt(2) is not.
+    False if it cannot be computed."""
     try:
         value = constant_value(tree)
     except NotComputable:

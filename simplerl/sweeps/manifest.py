@@ -34,7 +34,8 @@ class SweepRun:
     log: str | None = None  # log file of that job
 
     def __post_init__(self) -> None:
-        """Hide passwords and access tokens. Raises ValueError if a value read from a file has the wrong type."""
+        """Hide passwords and access tokens in overrides and command. Raises ValueError if a value read from a file has
+        the wrong type."""
         lists = all(isinstance(x, list) and all(isinstance(y, str) for y in x) for x in (self.overrides, self.command))
         if not (lists and self.command and all(isinstance(x, str) for x in (self.folder, self.launcher))):
             raise ValueError("overrides and command of a run must be lists of texts, folder and launcher texts")
