@@ -18,6 +18,19 @@ from transformers import AutoTokenizer
 
 from simplerl.experiment import run_experiment
 
+# A made-up environment.json
+ENVIRONMENT: dict[str, Any] = {
+    "commit": "0123456789abcdef",
+    "modified": False,
+    "python": "3.11.7",
+    "packages": {"torch": "2.13.0", "vllm": "0.32.0"},
+    "host": "a",
+    "machine": {"cpu": "Xeon", "gpus": ["H100", "H100"]},
+    "reward": "r1",
+    "evaluation_reward": "e1",
+    "inputs": {"data": "d1"},
+}
+
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
     "train.steps=3",

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 from composing import composed
+from micro_runs import ENVIRONMENT
 from omegaconf import OmegaConf
 
 from analysis.diff import NEUTRAL, find_entries, main, side_of_run
@@ -17,18 +18,6 @@ from simplerl.config.load import load
 from simplerl.data.inputs import input_digests
 from simplerl.data.task import prepare_task
 from simplerl.runs.provenance import environment, reward_digests
-
-ENVIRONMENT: dict[str, Any] = {
-    "commit": "0123456789abcdef",
-    "modified": False,
-    "python": "3.11.7",
-    "packages": {"torch": "2.13.0", "vllm": "0.32.0"},
-    "host": "a",
-    "machine": {"cpu": "Xeon", "gpus": ["H100", "H100"]},
-    "reward": "r1",
-    "evaluation_reward": "e1",
-    "inputs": {"data": "d1"},
-}
 
 
 def run_folder(root: Path, config: dict[str, Any], prompt: str = "2 + 2?\n", **recorded: Any) -> Path:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import micro_runs
 import pytest
 from test_analysis_frames import write_run
 
@@ -19,14 +20,7 @@ from analysis.sources import load
 from analysis.tables import main as tables
 
 ENVIRONMENT: dict[str, Any] = {
-    "commit": "0123456789abcdef",
-    "modified": False,
-    "python": "3.11.7",
-    "packages": {"torch": "2.13.0", "vllm": "0.32.0"},
-    "host": "a",
-    "machine": {"cpu": "Xeon", "gpus": ["H100", "H100"]},
-    "reward": "r1",
-    "evaluation_reward": "e1",
+    **micro_runs.ENVIRONMENT,
     "inputs": {"data": "d1", "evals.sets.micro": "m1", "the weights of model.path=base": "w1"},
 }
 STRICT = {"_target_": "simplerl.rewards.strict", "rule": "math_verify"}

@@ -37,11 +37,6 @@ def is_code(text: str) -> bool:
     return _CODE.search(text) is not None
 
 
-def reflection_words(text: str) -> list[str]:
-    """Return the reflection words in the text, in order and in lower case."""
-    return [" ".join(word.lower().split()) for word in _REFLECTION.findall(text)]
-
-
 def reflects(text: str) -> bool:
     """Return whether the text contains a reflection word."""
     return _REFLECTION.search(text) is not None
