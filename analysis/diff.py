@@ -20,7 +20,6 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from analysis.commands import make_parser, print_notes, reports_source_errors
 from analysis.folders import EVALUATED, EVALUATION, evaluation_folders, naming, read_json, read_responses, rollout_files
@@ -34,6 +33,7 @@ from simplerl.data.task import Task, prepare_task
 from simplerl.errors import ConfigError
 from simplerl.io.files import read_yaml
 from simplerl.io.tables import Table, markdown, text_cells
+from simplerl.io.terminal import terminal
 from simplerl.runs.identity import result_settings
 from simplerl.runs.provenance import RENDERED_PROMPTS, environment, reward_digests
 
@@ -298,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     entries = find_entries(one, two)
     count = sum(entry.group != NEUTRAL for entry in entries)
     print(f"A: {one.name}\nB: {two.name}")
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = terminal(120)
     for table in entry_tables(entries):
         if chosen.markdown:
             print(f"\n{markdown(table)}")

@@ -22,6 +22,7 @@ REASONS = {
     "simplerl/algorithms/shaping.py": "one function per group stage",
     "simplerl/backends/__init__.py": "the interface that both backends implement",
     "simplerl/bench/__main__.py": "runs the benchmarks of its room",
+    "simplerl/io/terminal.py": "every command prints through it",
     "simplerl/errors.py": "every other module may import it",
     "simplerl/rewards/rules.py": "names and checks the rules without importing a parser",
     "simplerl/runs/rollout_table.py": "the columns of responses, which runs, evaluation and analysis share",

@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from rich.console import Console
 
 from simplerl.cluster.layout import ENGINE
 from simplerl.config import register
 from simplerl.config.load import load
 from simplerl.io.tables import Table, text_cells
+from simplerl.io.terminal import terminal
 from simplerl.planning.calibration import Measured, fitted, measured, setup_of
 from simplerl.planning.devices import GIB, find_device, this_cpu
 from simplerl.planning.memory import PlaceMemory, plan_memory
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = [name for name in RUNS if options.smollm2 or name.startswith("micro")]
     if options.cpu_time:
         names = [name for name in names if not name.endswith("_ray")]
-    console = Console(width=100)
+    console = terminal(100)
     for table in [*tables(run_all(names, options)), published_table()]:
         console.print(table)
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from simplerl import __version__
 from simplerl.config import Config
@@ -53,6 +52,7 @@ from simplerl.distillation.samples import AGAIN, SCHEMA, sample_teacher, write_d
 from simplerl.engine.models import context_length, load_hf_config, load_tokenizer
 from simplerl.errors import ConfigError, require
 from simplerl.io.files import atomic_folder, read_parquet, write_text
+from simplerl.io.terminal import terminal
 from simplerl.rewards.pool import source_digest
 from simplerl.rewards.returned import reward_name
 from simplerl.runs.folder import Run
@@ -66,11 +66,11 @@ Sets = dict[str, Sequence[Problem]]
 
 def show(folder: Path) -> None:
     """Print the selection, acceptance by level and overlap of a data set, and how to train on it."""
-    report, console = read_report(folder), Console(width=None if Console().is_terminal else 160)
+    report, console = read_report(folder), terminal()
     for table in (dropped_table(report), level_table(report)):
         console.print(table)
     for line in overlap_lines(report):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.print(line, markup=False)
     run = folder.parent.parent
     print(f"Data set:   {folder}")
     print(f"Difficulty: {run / 'difficulty.jsonl'}")

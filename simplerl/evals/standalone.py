@@ -26,6 +26,7 @@ from simplerl.errors import ConfigError
 from simplerl.evals.evaluate import Stream, evaluate, evaluation_reward
 from simplerl.io.files import read_json, read_yaml
 from simplerl.io.tables import Table, text_cells
+from simplerl.io.terminal import terminal
 from simplerl.rewards import FIXED_RULES
 from simplerl.rewards.pool import Grader
 from simplerl.runs.folder import Run
@@ -38,10 +39,9 @@ def show(folder: Path) -> None:
     """Print the table of results of an evaluation."""
     folder = folder / "evals" / "step_000000"
     results = read_json(folder / "results.json", AGAIN, {"sets": dict, "mean": dict, "weights": str, "samples": int})
-    # Do not squeeze the table into the 80 columns that rich assumes for a log file.
-    console = Console(width=None if Console().is_terminal else 160)
+    console = terminal()
     console.print(results_table(results))
-    console.print(f"{folder}/results.json and samples.parquet", soft_wrap=True)
+    console.print(f"{folder}/results.json and samples.parquet")
 
 
 def evaluate_model(raw: DictConfig, label: str) -> Path:

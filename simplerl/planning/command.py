@@ -19,6 +19,7 @@ from simplerl.config import Config, register
 from simplerl.config.load import load
 from simplerl.data.benchmarks import BENCHMARKS
 from simplerl.errors import ConfigError
+from simplerl.io.terminal import terminal
 from simplerl.planning import report
 from simplerl.planning.calibration import calibrate, config_of, read_calibration
 from simplerl.planning.devices import Device, default_device, find_device
@@ -85,7 +86,7 @@ def main(words: Sequence[str], explain: Callable[[Exception], str]) -> int:
     parser.add_argument("--out", metavar="FILE", type=Path, help=f"of --calibrate (default: RUN/{CALIBRATION})")
     parser.add_argument("words", metavar="KEY=VALUE", nargs="*", help="overrides of train.py, and the options below")
     chosen = parser.parse_intermixed_args(list(words))
-    console = Console(width=WIDTH, highlight=False)
+    console = terminal(WIDTH)
     register()
     try:
         options, overrides = parse(chosen.words)

@@ -71,7 +71,7 @@ def memory_tables(setup: Setup, memory: Sequence[PlaceMemory]) -> Iterator[Table
         yield Table(
             "memory",
             f"Peak memory in {name} of each {unit} of {count}{one.place.name}",
-            ["role", "what", *phases],
+            ["role", "part", *phases],
             rows,
             rule_after=(len(rows) - 2,),
             notes=notes,

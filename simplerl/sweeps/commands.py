@@ -14,11 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-
 from simplerl.config.secrets import HIDDEN
 from simplerl.errors import ConfigError
 from simplerl.io.tables import Cell, Table, text_cells
+from simplerl.io.terminal import terminal
 from simplerl.planning.sweep_plan import outcome_lines
 from simplerl.runs.status import read_status
 from simplerl.sweeps import manifest, slurm
@@ -64,11 +63,10 @@ def show(sweep: Sweep, as_json: bool = False) -> int:
     if as_json:
         print(json.dumps([{**asdict(run), **asdict(state)} for run, state in rows], indent=1))
         return 0
-    # Output to a file or pipe is not truncated to the width of a terminal.
-    console = Console(width=None if Console().is_terminal else 200)
+    console = terminal(200)
     console.print(sweep_table(sweep, rows))
     for line in outcome_lines([Path(run.folder) for run, state in rows if state.state == "finished"]):
-        console.print(line, highlight=False)
+        console.print(line)
     return 0
 
 
@@ -79,7 +77,7 @@ def show_all(root: Path) -> int:
         print(f"There is no sweep under {root / manifest.FOLDER} yet: python train.py -m ... starts one.")
         return 0
     jobs = jobs_for(sweeps)
-    Console().print(sweeps_table([(sweep, [state for _, state in states_of(sweep, jobs)]) for sweep in sweeps]))
+    terminal().print(sweeps_table([(sweep, [state for _, state in states_of(sweep, jobs)]) for sweep in sweeps]))
     return 0
 
 
