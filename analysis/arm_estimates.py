@@ -55,7 +55,7 @@ def mean_accuracy(frames: Frames, run: str, sets: Sequence[str], *, at_start: bo
 
 
 def average_estimate(frames: Frames, arm: Arm, sets: Sequence[str]) -> Interval | None:
-    """Return the mean accuracy over `sets`, over the seeds that have all of them."""
+    """Return the mean accuracy over `sets` in per cent, over the seeds that have all of them; None if no seed has."""
     means, errors = [], []
     for run in arm.runs:
         mean = mean_accuracy(frames, run, sets)
@@ -68,7 +68,8 @@ def average_estimate(frames: Frames, arm: Arm, sets: Sequence[str]) -> Interval 
 
 
 def gain_estimate(frames: Frames, arm: Arm, sets: Sequence[str]) -> Interval | None:
-    """Return the gain in mean accuracy since step 0, paired by seed, over the seeds evaluated at step 0."""
+    """Return the gain in mean accuracy over `sets` since step 0 in percentage points, paired by seed, over the seeds
+    evaluated at step 0; None if there are none."""
     pairs = [(mean_accuracy(frames, run, sets), mean_accuracy(frames, run, sets, at_start=True)) for run in arm.runs]
     gains = [last - first for last, first in pairs if last is not None and first is not None]
     return mean_over_seeds(gains) if gains else None

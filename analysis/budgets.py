@@ -35,7 +35,8 @@ def shown_budget(budget: float) -> str:
 
 
 def spending(frames: Frames, run: str, unit: str) -> Spending | None:
-    """Return what a run has spent in a unit; None if that is not recorded."""
+    """Return what a run has spent in responses, tokens, seconds or GPU-hours (`unit`, a key of UNITS) before each
+    logged step and in total; None if that is not recorded."""
     seconds = frames.curve(run, "time/step")
     steps = {"responses": _responses(frames, run), "tokens": _tokens(frames, run)}.get(unit, seconds)
     start = float(frames.curve(run, "time/step", "warmup").sum()) if unit in ("seconds", "gpu_hours") else 0.0
@@ -109,7 +110,7 @@ def at_equal_budget(frames: Frames, arms: Arms, unit: str | None) -> tuple[Frame
 
 
 def _last_evaluation(frames: Frames, run: str, spent: Spending, budget: float, unit: str) -> int:
-    """Return the last step that was evaluated after spending at most `budget`."""
+    """Return the last step that was evaluated after spending at most `budget`. Raises SourceError if there is none."""
     rows = frames.metrics[(frames.metrics["run"] == run) & (frames.metrics["phase"] == "rl")]
     evaluated = rows.loc[rows[_evaluation_columns(rows)].notna().any(axis=1), "step"]
     within = [int(step) for step in evaluated if spent.before[step] <= budget * (1 + 1e-9)]

@@ -109,7 +109,7 @@ def compare(first: Path, second: Path, by: str | None = None) -> Comparison:
 
 def _read_correct(folder: Path, by: str | None) -> pd.DataFrame:
     """Return the responses of an evaluation; `correct` is the verdict of the rule `by` (None: of the evaluation's own
-    rule)."""
+    rule). Raises SourceError if the file lacks a column or the evaluation was not graded by that rule."""
     file, columns = folder / "samples.parquet", COLUMNS if by is None else [*COLUMNS, f"correct_{by}"]
     with naming(file):
         rows = read_responses(file, columns)
@@ -188,7 +188,11 @@ def find_runs(pattern: str) -> list[Path]:
 
 def arm_table(first: Sequence[Path], second: Sequence[Path], by: str | None, step: int | None) -> Table:
     """Return the comparison of two arms, given by the run folders of their seeds: one row per benchmark and, for
-    several, their mean. All runs must have answered the same items and be graded by one rule."""
+    several, their mean. Raises SourceError if the runs answered different items or, without `by`, were graded by
+    different rules.
+
+    by: rule whose verdicts are compared, strict or lenient; None: that of each evaluation. step: of the evaluations
+    that are compared; None: the last of each run."""
     places = [[find_evaluation(run, step) for run in runs] for runs in (first, second)]
     if by is None:
         for place in [*places[0], *places[1]][1:]:

@@ -87,7 +87,8 @@ class Compared:
 
 
 def adjusted(p_values: Sequence[float], correction: str) -> list[float]:
-    """Return p-values that are corrected for their number, to be compared with 0.05."""
+    """Return p-values that are corrected for their number by `correction`, a key of CORRECTIONS, to be compared with
+    0.05."""
     values = np.asarray(p_values, dtype=np.float64)
     if correction == NONE or not len(values):
         return list(map(float, values))
@@ -184,7 +185,8 @@ def compare_arms(frames: Frames, arms: Arms, options: Options) -> list[Compared]
 
 
 def find_baseline(arms: Sequence[Arm], evaluated: Sequence[Arm], label: str) -> Arm | None:
-    """Return the evaluated arm with this label, or whose label contains it; by default the first."""
+    """Return the evaluated arm with this label or, without one, the arm whose label contains it. Raises SourceError
+    unless exactly one fits. An empty label selects the first evaluated arm, or None if there is none."""
     if not label:
         return next(iter(evaluated), None)
     exact = [arm for arm in evaluated if arm.label == label]
@@ -196,8 +198,8 @@ def find_baseline(arms: Sequence[Arm], evaluated: Sequence[Arm], label: str) -> 
 
 
 def _pooled(answers: Sequence[Answers]) -> PooledSeeds | None:
-    """Return the noise between seeds, pooled over all arms. If all arms have the same seeds, the effect that a seed has
-    on all arms is removed."""
+    """Return the noise between seeds, pooled over all arms; None if no arm has two seeds. If all arms have the same
+    seeds, the effect that a seed has on all arms is removed."""
     same = len({tuple(sorted(one.seeds)) for one in answers}) == 1
     order = [np.argsort(np.array(one.seeds)) for one in answers]
     tables = [[table[rows] for table in one.tables] for one, rows in zip(answers, order, strict=True)]
@@ -226,7 +228,8 @@ def _compare_with(
 
 
 def _paired_rows(base: Answers, own: Answers, design: str) -> tuple[list[Array], list[Array], bool]:
-    """Return the tables of both arms with equal seeds in the same row, and whether they are paired."""
+    """Return the tables of both arms, and whether they are paired. If they are, row s of both has the same seed; they
+    are not if `design` is INDEPENDENT, the seeds differ, or a seed occurs twice."""
     if design == INDEPENDENT or sorted(base.seeds) != sorted(own.seeds) or len(set(base.seeds)) < len(base.seeds):
         return base.tables, own.tables, False
     order = [own.seeds.index(seed) for seed in base.seeds]

@@ -51,9 +51,11 @@ def write_report(
     unfinished: bool = False,
     options: Options = DEFAULT,
 ) -> Path:
-    """Write the page about all runs of `sources` to `out` and return `out`.
+    """Write the page about all runs of `sources` to `out` and return `out`. Raises SourceError if a source cannot be
+    read or contains no run.
 
-    Raises SourceError if a source cannot be read or contains no run."""
+    title: "" for a title made from the arms. average: benchmarks that averages are over, "five" or "eight". unfinished:
+    include failed and crashed runs."""
     frames, arms = select_runs(load(sources), unfinished=unfinished)
     if frames.runs.empty:
         raise SourceError("there is no run to report on: name a run folder, or a folder of run folders.")

@@ -145,7 +145,8 @@ def hydra_error_message(error: Exception) -> str:
 
 
 def _mistake(text: str, error: Exception) -> str | None:
-    """Return advice about an unknown key or option or an invalid YAML file; None for any other error."""
+    """Return advice about an unknown option of algorithm/kl or algorithm/shape, an invalid YAML file or a mistake in
+    one; None for any other error. text: the message of `error`."""
     if isinstance(error, YAMLError):
         return f"A YAML file cannot be read: {' '.join(text.split())}: correct its syntax."
     if found := re.search(r"Error merging override algorithm\.(kl|shape)=(\S+)$", text.strip()):

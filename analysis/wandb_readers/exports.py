@@ -106,8 +106,9 @@ def _decode(path: Path, content: bytes) -> str:
 
 
 def _csv_rows(path: Path, text: str, notes: list[str]) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows that have as many cells as the header; `notes` gains a sentence about the
-    others. The delimiter is the one that gives the most such rows."""
+    """Return the header and the rows that have as many cells as the header; `notes` gains a sentence about the others.
+    The delimiter is the one that gives the most such rows; unless it is a comma, decimal commas become points. Raises
+    SourceError if the text is not CSV."""
     # Not pandas, which renames repeated headers and reads "none", "null" and "NA" as missing.
     tables: dict[str, list[list[str]]] = {}
     text = re.sub(r'\A"?sep=.*\r?\n', "", text)  # a line for spreadsheets

@@ -48,7 +48,8 @@ class _Plot:
 
 
 def read_line_plot(path: Path, header: list[str], rows: list[list[str]], notes: list[str]) -> list[RunData]:
-    """Return the runs of a line plot or, if it is grouped, one run per group."""
+    """Return the runs of a line plot or, if it is grouped, one run per group. Raises SourceError if it contains only
+    the minimum and maximum of a metric."""
     x = [parse_number(row[0]) for row in rows]
     plot = _read_curves(header, rows, x)
     if not plot.curves and plot.bounds_only:

@@ -26,7 +26,7 @@ class Lost(RuntimeError):
 class Backend(Protocol):
     """Builds models, samplers and graders."""
 
-    max_restarts: int  # maximum number of restarts from the last checkpoint after a `Lost` error
+    max_restarts: int  # restarts after `Lost` errors, from the last checkpoint, that one run of a command may make
 
     def grader(self, reward: Reward) -> Grader:
         """Return a context manager that grades responses with `reward`."""

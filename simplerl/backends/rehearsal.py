@@ -159,7 +159,9 @@ def _losses(batch: Batch, time: UpdateTime, config: Config) -> None:
 
 
 def _call(key: str, function: Callable[..., Any], arguments: Sequence[Any], batch: Any, config: Config) -> Any:
-    """Call a user's function and return its result. Raises ConfigError, with its exception in one sentence."""
+    """Call a user's function and return its result. Raises ConfigError with its exception in one sentence or, if it
+    reads a column that `batch` lacks, with the setting that provides this column. key: the setting that names the
+    function. batch: the batch among the arguments; anything else if there is none."""
     try:
         return function(*arguments)
     except Exception as error:

@@ -113,7 +113,8 @@ def simulate(
 
 
 def compared(values: Array, design: str) -> Iterator[tuple[Array, Errors]]:
-    """Yield the difference of each arm to the first and its errors, for values [repetitions, arms, seeds, items]."""
+    """Yield the difference of each arm to the first and its errors, for values [repetitions, arms, seeds, items].
+    design: one of `simplerl.evals.two_level.DESIGNS`."""
     arms = [[values[:, arm]] for arm in range(values.shape[1])]
     pooled = pool_seeds(arms, paired=True) if design == POOLED else None
     for arm in arms[1:]:
@@ -253,7 +254,8 @@ def power_table(repetitions: int, rng: np.random.Generator) -> Table:
 def simulated_power(
     world: World, difference: float, seeds: int, arms: int, design: str, repetitions: int, rng: np.random.Generator
 ) -> float:
-    """Return how often the difference of arm 1 is significant at 0.05 / (arms - 1); other arms have no effect."""
+    """Return the fraction of repetitions in which the difference of arm 1 from arm 0 is significant at 0.05 / (arms -
+    1), if the other arms have no effect."""
     level = 1 - (1 - LEVEL) / (arms - 1)
     found = []
     for values in simulate(world, [0.0, difference, *[0.0] * (arms - 2)], seeds, repetitions, rng):

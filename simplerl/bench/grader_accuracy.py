@@ -71,10 +71,9 @@ def read_cases(folder: Path) -> Iterator[Case]:
 
 
 def grade_cases(rows: list[Case], rule: str) -> list[tuple[Score, float]]:
-    """Return (score, seconds) of each case, graded in the worker pool by the reward for its mode.
+    """Return (score, seconds) of each case, graded in the worker pool by the reward for its mode (strict or lenient).
 
-    rule: one of RULES, or BASELINE.
-    """
+    rule: one of RULES, or BASELINE."""
     results: dict[str, tuple[Score, float]] = {}
     known = cast(Rule, rule)
     rewards: dict[str, Reward] = {"strict": partial(strict, rule=known), "lenient": partial(lenient, rule=known)}

@@ -212,7 +212,8 @@ def join_ray_cluster() -> int:
 
 
 def _replace_node(node: RayNode | None, message: dict[str, Any]) -> RayNode | None:
-    """Stop `node` and start the one that the driver's message asks for, if any."""
+    """Stop `node`, if there is one, and return the node that the driver's message asks for; None if it asks for
+    none."""
     if node is not None:
         node.stop()
     if message["ray"] is None:

@@ -76,7 +76,9 @@ class RankActor:
             return host, one.getsockname()[1]
 
     def join(self, size: int, address: tuple[str, int], seconds: float, threads: int | None) -> None:
-        """Join the process group of `size` ranks. Raises an error if the others do not join within `seconds`."""
+        """Join the process group of `size` ranks that meet at `address`. Raises an error if the others do not join
+        within `seconds`, which also limits each later collective operation. threads: of PyTorch in this process; None:
+        its default."""
         import deepspeed
 
         os.environ |= {"RANK": str(self.number), "WORLD_SIZE": str(size), "LOCAL_RANK": "0"}

@@ -103,9 +103,9 @@ def from_process(named: Iterable[tuple[str, Tensor]], size: int, dtype: torch.dt
 
 
 def from_ranks(ranks: Sequence[Any], size: int, dtype: str, seconds: float) -> Source:
-    """Make a source of the weights of training ranks: actors with a method `weight_buckets(size, dtype)` that yields
-    `buckets`, in which all ranks take part. Iterating raises `Lost` if a rank dies or no rank yields anything for
-    `seconds`."""
+    """Make a source of the weights of training ranks, in buckets of at most `size` bytes (a larger weight gets its
+    own). The source calls `weight_buckets(size, dtype)` on all ranks, because gathering is collective; only rank 0
+    yields `buckets`. Iterating raises `Lost` if a rank dies or no rank yields anything for `seconds`."""
 
     def stream() -> Iterator[tuple[Header, ray.ObjectRef]]:
         options = {"num_returns": "streaming", "_generator_backpressure_num_objects": PACKED_AHEAD}

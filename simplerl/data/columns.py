@@ -188,8 +188,8 @@ def assistant_text(value: Any) -> Any:
 def value_of(row: Mapping[str, Any], column: str) -> Any:
     """Return the value of a column, or of the nested field that "a.b" names. Raises KeyError if the row has neither.
 
-    A part of the name may be the index of a list ("0.value"). A field of null is null, and a string that holds JSON is
-    parsed."""
+    A part of the name may be the index of a list ("0.value"). A field of null is null. To reach a field inside a
+    string, the string is parsed as JSON; the value itself is returned as it is."""
     if column in row:
         return row[column]
     value: Any = row

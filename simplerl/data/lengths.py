@@ -21,7 +21,8 @@ def typical_length(lengths: Lengths, context: int) -> int:
 
 
 def check_context(config: Config, context: int) -> None:
-    """Refuse a maximum prompt and response length that exceed the context together: prompts would be dropped."""
+    """Raise ConfigError if the maximum prompt and response length together exceed the context: prompts would be
+    dropped."""
     prompt, response = config.prompt.max_tokens, config.sampling.max_new_tokens
     if prompt + response <= context:
         return
@@ -65,10 +66,9 @@ def _training_settings(lengths: Lengths, limit: int, response: int, context: int
 def check_evals(
     config: Config, context: int, lengths: Mapping[str, Lengths], without_shots: Callable[[], Mapping[str, Lengths]]
 ) -> None:
-    """Refuse evaluation sets of which no prompt leaves room for a response.
+    """Raise ConfigError for evaluation sets in which no prompt leaves room for a response.
 
-    lengths: those of each set's prompts. without_shots: computes them without few-shot examples.
-    """
+    lengths: those of each set's prompts. without_shots: computes them without few-shot examples."""
     response = config.evals.sampling.max_new_tokens
     lengths = {name: some for name, some in lengths.items() if some}
     refused = [name for name, some in lengths.items() if min(some) + response > context]
@@ -110,7 +110,7 @@ def _response_setting(lengths: Mapping[str, Lengths], response: int, context: in
 
 
 def check_documents(config: Config, lengths: Lengths, limit: int, context: int) -> None:
-    """Refuse a warm-up of which no document is short enough. limit: the smaller of the context and
+    """Raise ConfigError if no document of a warm-up is short enough. limit: the smaller of the context and
     warmup.max_tokens."""
     if not lengths or min(lengths) <= limit:
         return

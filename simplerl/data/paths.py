@@ -122,7 +122,8 @@ def _are_numbered(names: list[Path]) -> bool:
 
 
 def _split_of(name: Path) -> str | None:
-    """Return the split that a file's name or folder begins with, such as "train" for data/train-00000-of-00002."""
+    """Return the split that a file's name or folder begins with, such as "train" for data/train-00000-of-00002; None if
+    it begins with none."""
     for part in reversed(name.parts):
         word = re.match(r"[a-z]+", part.lower())
         if word and word[0] in SPLITS:

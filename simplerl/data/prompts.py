@@ -270,7 +270,8 @@ def _stop_token_ids(config: PromptConfig, tokenizer: Any) -> list[int]:
 
 
 def without_surrogates(problems: Iterable[Problem]) -> list[Problem]:
-    """Return the problems whose texts UTF-8 can represent, in order; the others are counted in the log."""
+    """Return the problems whose texts UTF-8 can represent, in order; the others are counted in the log. Raises
+    ConfigError for an object that is not a Problem with a text as id, question and answer."""
     problems = list(problems)
     for problem in problems:
         texts_of = {name: getattr(problem, name, None) for name in ("id", "question", "answer")}

@@ -209,8 +209,8 @@ def _csv(path: Path, encoding: str | None) -> Iterator[Row]:
 
 
 def _check_header(path: Path, names: Sequence[str]) -> None:
-    """Refuse a table with several columns of one name, of which a row would keep only the last; nameless ones are
-    ignored."""
+    """Raise ConfigError for a table with several columns of one name, of which a row would keep only the last; nameless
+    ones are ignored."""
     for name, count in Counter(names).items():
         if name and count > 1:
             raise ConfigError(f"{path} has {count} columns that are named {name!r}: rename all but one of them.")

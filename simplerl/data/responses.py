@@ -89,7 +89,8 @@ def _has(row: Mapping[str, Any], names: Iterable[str]) -> bool:
 
 
 def _value(row: Mapping[str, Any], name: str) -> tuple[bool, Any]:
-    """Return whether the row has a column, or the nested field that "a.b" names, and its value."""
+    """Return whether the row has a column, or the nested field that "a.b" names, and its value (None if it has
+    neither)."""
     if name in row:
         return True, row[name]
     value: Any = row
@@ -124,7 +125,8 @@ def _read_answer(row: Mapping[str, Any], names: Mapping[str, Sequence[str]], num
 
 
 def _as_text(key: str, value: Any) -> str | None:
-    """Return a response or answer as text; None if it is null or NaN. Raises RowError for any other type."""
+    """Return a response or answer as text, of chat messages the content of the last one; None if it is null or NaN.
+    Raises RowError for any other type and for a lone surrogate."""
     if value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
         return None
     if isinstance(value, list) and value and isinstance(value[-1], Mapping) and "content" in value[-1]:

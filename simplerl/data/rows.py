@@ -68,8 +68,9 @@ def is_chat(value: Any) -> bool:
 
 
 def reported(file: Path, reader: Reader, encoding: str | None) -> Iterator[Row]:
-    """Yield the rows of a reader. Its exceptions become a ConfigError that names the file and the last row read, or the
-    reader if its own code is at fault."""
+    """Yield the rows of `reader(file, encoding)`. Its exceptions become a ConfigError that names the file and the last
+    row read, or the reader if it yields something else than rows or if its own file raises a TypeError, NameError,
+    AttributeError or ImportError."""
     number = 0
     try:
         for item in reader(file, encoding):

@@ -167,7 +167,8 @@ def benchmark(*, name: str, path: str | None, ungradable: str = "keep", limit: i
 
 
 def _guessed(path: str, rows: Iterator[Located], columns: dict[str, str]) -> tuple[Iterable[Located], dict[str, str]]:
-    """Replace guessed columns by those of the first good row, and log the guess. Returns all rows, and the columns."""
+    """Replace guessed columns by those of the first undamaged row, and log the guess. Returns all rows and the
+    columns."""
     if GUESS not in columns.values():
         return rows, columns
     read: list[Located] = []
@@ -270,7 +271,7 @@ def _refuse_solutions(path: str, problems: Iterable[Problem]) -> list[Problem]:
 def _of_levels(
     path: str, problems: Iterable[Problem], levels: Sequence[Any] | None, report: Counter[str]
 ) -> Iterator[Problem]:
-    """Yield the problems of these levels. Raises ConfigError if there is none."""
+    """Yield the problems of these levels (None: all). Raises ConfigError if there is none."""
     wanted = None if levels is None else {plain_level(level) for level in levels}
     others: Counter[str] = Counter()
     found = False

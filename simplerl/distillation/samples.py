@@ -149,7 +149,8 @@ def accepted_count(table: pa.Table, config: Config) -> tuple[int, int]:
 
 
 def chunk_metrics(table: pa.Table, accepted: Sequence[tuple[int, int]], seconds: float) -> dict[str, float]:
-    """Return the metrics of a chunk. accepted: counts of all chunks so far, whose fraction is distill/accepted."""
+    """Return the metrics of a chunk. accepted: (accepted responses, all responses) of each chunk so far, whose overall
+    fraction is distill/accepted. seconds: that the chunk took."""
     kept, every = map(sum, zip(*accepted, strict=True))
     return {
         "distill/accepted": kept / every,

@@ -110,7 +110,8 @@ def write_step(folder: Path, step: int) -> None:
 
 def read_moments(folder: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[int, TensorFiles]:
     """Return the number of optimizer steps taken, and the saved moments. Raises ConfigError if their names and shapes
-    are not those of the parameters, because fused AdamW would write past the end of a smaller tensor."""
+    are not those of the parameters, because fused AdamW would write past the end of a smaller tensor. folder: that of a
+    role in a checkpoint. shapes: of the parameters, by name."""
     step: int = read_json(folder / STEP_FILE, kinds={"optimizer_step": int})["optimizer_step"]
     tensors = TensorFiles(folder, OPTIMIZER)
     expected = {f"{key}.{name}": tuple(shapes[name]) for name in shapes for key in MOMENTS} if step else {}
@@ -118,5 +119,8 @@ def read_moments(folder: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[int
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             wanted, shape = (str(x.get(name, "absent")) for x in (expected, found))
-            raise ConfigError(f"{folder}/{OPTIMIZER}.safetensors: {name} is {shape}, not {wanted}: remove this folder.")
+            raise ConfigError(
+                f"{folder}/{OPTIMIZER}.safetensors: {name} is {shape}, not {wanted} as in the model: "
+                "remove this checkpoint."
+            )
     return step, tensors

@@ -244,7 +244,8 @@ class Worker(UpdateMixin):
 
     @torch.no_grad()
     def infer(self, batch: Batch, entropy: bool = True) -> tuple[Tensor, ...]:
-        """Run `forward` on a whole batch without gradients. Returns tensors [B, T] on the CPU."""
+        """Run `forward` on a whole batch without gradients. Returns its tensors as [B, T] on the CPU, zero outside the
+        mask."""
         results: tuple[Tensor, ...] = ()
         for micro in self._micro_batches(batch):
             outputs = self._run(micro, entropy)

@@ -211,7 +211,8 @@ def _answer(rng: Random, item: Expression, template: str) -> Document:
 
 
 def documents(seed: int = 0, drill_fraction: float = DRILL_FRACTION) -> Iterator[Document]:
-    """Yield the documents of the corpus without end, a fraction `drill_fraction` of them drills."""
+    """Yield the documents of the corpus without end, a fraction `drill_fraction` of them drills (bare sums and
+    comparisons)."""
     rng = Random(f"corpus-{seed}")
     for item in expressions("pretrain", rng):
         while rng.random() < drill_fraction:

@@ -148,7 +148,8 @@ def split_of(text: str) -> str:
 
 
 def expressions(split: str, rng: Random) -> Iterator[Expression]:
-    """Yield random expressions of a split without end; they may repeat."""
+    """Yield random expressions of a split without end; they may repeat. Raises ValueError for a split that is not in
+    SPLITS."""
     if split not in SPLITS:
         raise ValueError(f"unknown split={split}: choose one of {', '.join(SPLITS)}.")
     while True:

@@ -75,7 +75,7 @@ def _lengths(run: Path, steps: list[dict[str, Any]]) -> Lengths:
 
 
 def config_of(run: Path) -> Config:
-    """Return the configuration of a run's folder, for planning."""
+    """Return the configuration of a run's folder, for planning. Raises ConfigError if the folder has no config.yaml."""
     if not (run / "config.yaml").is_file():
         raise ConfigError(f"{run} is not a run's folder, because it has no config.yaml: name one under runs/.")
     raw = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(read_yaml(run / "config.yaml")))

@@ -162,7 +162,8 @@ def _geometries(config: Config, models: Mapping[str, str | None]) -> dict[str, G
 
 
 def _placed(config: Config, roles: list[str]) -> tuple[Layout, dict[str, int], tuple[Place, ...]]:
-    """Return the layout of a backend, the processes of each role, and the roles that share devices."""
+    """Return the layout of a backend, the processes of each role, sampler and engines included, and the roles that
+    share devices. Raises ConfigError for a backend whose layout is unknown."""
     in_driver = config.sampler.func.__qualname__ != "vllm_sampler"
     if backend_name(config) == LOCAL_BACKEND:
         counts = {**dict.fromkeys(roles, 1), SAMPLER: 1}

@@ -52,7 +52,7 @@ class Power:
 
 def expand(overrides: Sequence[str]) -> SweepDesign:
     """Return the design of a sweep: the choices of `sweep=NAME`, and of overrides with several values (a=x,y). Those of
-    the command line replace those of the file."""
+    the command line replace those of the file. Raises ConfigError for more than MAX_ARMS arms."""
     raw = compose("config", [one for one in overrides if not _is_choice(one)], return_hydra_config=True)
     params = raw.hydra.sweeper.params if "params" in raw.hydra.sweeper else None
     written = [f"{key}={value}" for key, value in (params or {}).items()]

@@ -298,7 +298,8 @@ def _percent_of_a_unit(a: Quantity, g: Quantity) -> bool:
 
 
 def _rows_of_lists(structure: Structure) -> Matrix | None:
-    """Return [[1,2],[3,4]] as a matrix; None for any other structure."""
+    """Return a list in square brackets whose items are all lists in square brackets or parentheses, such as
+    [[1,2],[3,4]], as a matrix of these rows; None for any other structure. Rows may differ in length."""
     if not isinstance(structure, Ordered) or structure.opening != "[":
         return None
     rows = [item.items for item in structure.items if isinstance(item, Ordered) and item.opening in "[("]

@@ -55,8 +55,8 @@ def judge(
 ) -> Verdict:
     """Return the `Verdict` on an answer: the status as by `compare`, and whether no parser could read the gold answer.
 
-    environment: installed packages whose parser rule=qwen_train imitates, see `simplerl.rewards.qwen`.
-    """
+    source: name of the data set. environment: installed packages whose parser rule=qwen_train imitates, see
+    `simplerl.rewards.qwen`."""
     check_rule(rule, environment)
     answer = answer.strip()
     if not answer:

@@ -144,7 +144,8 @@ def _power(base: Any, exponent: Any) -> Any:
 
 
 def _root(x: Any, degree: Any) -> Any:
-    """Return the real root if there is one (cube roots of negative numbers too), exactly if it is rational."""
+    """Return the real root if there is one (cube roots of negative numbers too), otherwise the principal complex one; a
+    rational square root is exact. Raises NotComputable for degree 0."""
     odd = isinstance(degree, Fraction) and degree.denominator == 1 and degree.numerator % 2
     if isinstance(x, Fraction) and degree == 2 and x >= 0:
         rational = Fraction(isqrt(x.numerator), isqrt(x.denominator))

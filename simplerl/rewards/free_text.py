@@ -211,7 +211,8 @@ def _is_heading(line: str, following: str) -> bool:
 
 
 def _value(text: str) -> str | None:  # noqa: PLR0911 - one return per form of a value
-    """Return the value at the start of a text: a list, a formula, a quotation, or the value in the first sentence."""
+    """Return the value at the start of a text: a list, a formula, a quotation, or the value in the first sentence; None
+    if there is none."""
     if (several := _several(text)) is not None:
         return several
     if (math := _MATH.match(text)) and _is_math(math):
@@ -235,7 +236,8 @@ def _value(text: str) -> str | None:  # noqa: PLR0911 - one return per form of a
 
 
 def _several(text: str) -> str | None:
-    """Return the items of a list at the start of a text, or one value if they are two notations of it."""
+    """Return the items of a list at the start of a text, joined, or one value if they are two notations of it; None if
+    the text does not start with a list."""
     if restated := _RESTATED.match(text):
         exact = _same_value(restated[1], restated[3], rounded=restated[2] is not None)
         if exact is not None:
@@ -285,7 +287,7 @@ def _same_value(first: str, second: str, *, rounded: bool = False) -> str | None
 
 
 def _last_formula_or_number(text: str) -> str | None:
-    """Return the formula, number or choice ("3 or 4") that ends last in a text."""
+    """Return the formula, number or choice ("3 or 4") that ends last in a text; None if it has none."""
     best: tuple[int, str] | None = None
     for math in _MATH.finditer(text):
         if _is_math(math):

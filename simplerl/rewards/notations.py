@@ -78,8 +78,8 @@ def _ratio(text: str) -> list[str] | None:
 
 
 def _same_ratio(a: str, g: str) -> bool | None:
-    """Return whether a_1:...:a_n equals g_1:...:g_n, by cross multiplication; None if either is not a ratio. 3:05 is a
-    time and not a ratio."""
+    """Return whether a_1:...:a_n equals g_1:...:g_n, by cross multiplication; None unless both are ratios. With a part
+    such as 05 they may be times, so that only equal texts are equal. A ratio whose first part is 0 equals none."""
     if ":" not in g and " to " not in g:
         return None
     x, y = _ratio(a), _ratio(g)

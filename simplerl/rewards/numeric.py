@@ -124,7 +124,8 @@ _MULTIPLIED = re.compile(
 
 
 def parse_number_or_word(text: str) -> Number | None:
-    r"""Parse as `parse_number` does, and also a number with a degree sign, within \text, or in English words."""
+    r"""Parse as `parse_number` does, and also a number with a degree sign, within \text, or in English words; None for
+    any other text."""
     found = parse_number(text)
     if found is not None:
         return found

@@ -62,7 +62,8 @@ class Grader:
     seconds_per_answer: a worker that takes more CPU time, or `worker.WALL_FACTOR` times as much wall time, is killed,
     and the answer gets status "timeout".
     memory_gib: address space of a worker; an answer that needs more gets status "failed".
-    seconds_per_step: limit of the time that a call of `grade` takes after its last response has arrived.
+    seconds_per_step: time that a call of `grade` may take after its last response has arrived; then it raises
+    ConfigError.
     worker_type: creates a worker from (pickled reward, seconds_per_answer, memory_gib, uses_math_grader).
 
     An answer that times out or fails gets `failure_reward`: the value of the function's parameter `wrong`, or 0 if it

@@ -182,8 +182,8 @@ class Run:
         write_text(self.dir / "status.json", json.dumps(status, indent=1))
 
     def close(self, state: str, **more: Any) -> None:
-        """Write the final status, close the tracker and unlock the folder. Unless the run has finished, a failure to
-        write the status (full disk) is ignored, because it would hide why the run ended."""
+        """Write the final status with the fields `more`, close the tracker and unlock the folder. Unless the run has
+        finished, a failure to write the status (full disk) is ignored, because it would hide why the run ended."""
         with suppress(*(() if state == "finished" else (OSError, ConfigError))):
             self.set_status(state, **more)
         if self.tracker is not None:

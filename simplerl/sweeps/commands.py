@@ -58,7 +58,7 @@ def jobs_for(sweeps: Sequence[Sweep]) -> dict[str, QueuedJob] | None:
 
 
 def show(sweep: Sweep, as_json: bool = False) -> int:
-    """Print the state of each run of the sweep. Returns the exit status."""
+    """Print the state of each run of the sweep, as JSON if `as_json`. Returns the exit status, which is always 0."""
     rows = states_of(sweep, jobs_for([sweep]))
     if as_json:
         print(json.dumps([{**asdict(run), **asdict(state)} for run, state in rows], indent=1))

@@ -57,7 +57,8 @@ def plan_runs(loader: ConfigLoader, config: DictConfig, job_overrides: Sequence[
 
 
 def open_sweep(folder: Path, runs: Sequence[PlannedRun], launcher: str) -> tuple[Sweep, list[SweepRun]]:
-    """Create or read the sweep in `folder`, add these runs to it, and return it with their entries."""
+    """Create or read the sweep in `folder`, add these runs to it, and return it with their entries. launcher: local or
+    slurm."""
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "multirun.yaml").unlink(missing_ok=True)  # Hydra's record, which shows passwords; sweep.json replaces it
