@@ -156,7 +156,7 @@ def panels(frames: Frames, arms: Arms, names: Sequence[str], columns: int = 3) -
 
 def accuracy(frames: Frames, arms: Arms) -> Any:
     """Draw figure 2 of the blog post: accuracy and response length against step on twin axes, with a panel for each
-    benchmark and their mean."""
+    benchmark and their mean. Returns the figure, or None if no accuracy was logged."""
     sets = [name for name in frames.benchmarks() if f"eval/{name}/accuracy" in frames.metrics]
     if len(sets) > 1:
         sets.append("mean")

@@ -67,7 +67,8 @@ def parse_number(value: Any) -> float | None:
 
 
 def parse_setting(value: Any, key: str = "") -> Any:
-    """Return a setting in one form for all sources: "0.10" becomes 0.1, "true" True, "8.0" the integer 8, "" None.
+    """Return a setting in one form for all sources: "0.10" becomes 0.1, "true" True, "8.0" the integer 8, "" None, and
+    a list "a, b".
 
     "none" and "null" stay text because `reward=none` is a valid choice. So do values such as `0123` if the key is that
     of an id, name, path or commit."""

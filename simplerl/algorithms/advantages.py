@@ -237,8 +237,8 @@ def gdpo(batch: Batch, *, weights: dict[str, float]) -> Batch:
 
 
 def moving_baseline(batch: Batch, state: State, *, decay: Fraction = 0.9) -> tuple[Batch, State]:
-    """Estimate advantages as return minus a moving average of the returns of earlier steps (REINFORCE with a baseline,
-    Williams 1992, doi:10.1007/BF00992696).
+    """Estimate advantages as a response's return (its reward minus its KL penalties) minus a moving average of the mean
+    returns of earlier steps (REINFORCE with a baseline, Williams 1992, doi:10.1007/BF00992696).
 
     The baseline is a bias-corrected exponential moving average with `decay` per step; the first step uses its own mean.
     State: mean and weight of the average."""

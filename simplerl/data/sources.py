@@ -167,8 +167,7 @@ def benchmark(*, name: str, path: str | None, ungradable: str = "keep", limit: i
 
 
 def _guessed(path: str, rows: Iterator[Located], columns: dict[str, str]) -> tuple[Iterable[Located], dict[str, str]]:
-    """Replace guessed columns by those of the first undamaged row, and log the guess. Returns all rows and the
-    columns."""
+    """Replace guessed columns by those of the first undamaged row, and log them. Returns all rows and the columns."""
     if GUESS not in columns.values():
         return rows, columns
     read: list[Located] = []

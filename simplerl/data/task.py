@@ -290,8 +290,8 @@ def make_schedule(config: Config, prompts: int) -> TrainingSchedule:
 
 
 def _warmup_documents(config: Config, tokenizer: Any, context: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Return prompt and response tokens of the warm-up's documents. Documents that are too long are dropped and
-    counted in the log."""
+    """Return prompt and response tokens of the warm-up's documents. Documents that are too long are dropped and counted
+    in the log, and so are, with warmup.correct_only, incorrect ones."""
     key = "prompt" if config.warmup.prompt is None else "warmup.prompt"
     format = _format(config.warmup.prompt or config.prompt, config.model, tokenizer, key)
     with settings_under(_warmup_key(config)):

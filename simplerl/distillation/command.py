@@ -151,7 +151,11 @@ def load_benchmarks(config: Config) -> Sets:
 def write_dataset(
     samples: Path, folder: Path, config: Config, task: Task, sets: Sets, selection: dict[str, Any]
 ) -> None:
-    """Write the difficulty file, and select answers and write them with their card to `folder`, atomically."""
+    """Write the difficulty file beside `samples`, select answers, and write them with their card to `folder`,
+    atomically.
+
+    samples: samples.parquet. sets: evaluation sets whose questions may overlap with the problems. selection: settings
+    of the selection, recorded in the card."""
     table = read_parquet(samples, AGAIN, schema=SCHEMA)
     difficulty = samples.with_name("difficulty.jsonl")
     write_difficulty(table, difficulty)

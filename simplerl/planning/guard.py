@@ -18,10 +18,10 @@ MARGIN = 0.75  # of the estimate: what a run needs at least, by the largest erro
 
 
 def check_memory(config: Config, prompt_lengths: Sequence[int] = ()) -> None:
-    """Raise ConfigError if the run needs more memory than its devices have, even if the estimate is too high by a
-    third. Skipped with run.plan=false, and, with a line in the log, if sizes or devices are unknown.
+    """Raise ConfigError if the run needs more memory than its devices have even if it takes only `MARGIN` of the
+    estimate. Nothing is checked with run.plan=false or, with a line in the log, if sizes or devices are unknown.
 
-    prompt_lengths: tokens of the training prompts."""
+    prompt_lengths: tokens of each training prompt; without them, lengths are assumed."""
     if not config.run.plan:
         return
     device = _device(config)

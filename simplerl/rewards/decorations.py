@@ -28,11 +28,11 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 
 @dataclass(frozen=True)
 class Decoration:
-    """Holds the kind of a gold answer's decoration, the plain value, and whether that is graded as correct."""
+    """Holds the decoration of a gold answer: its kind, and the value without it."""
 
-    kind: str
-    value: str
-    met: bool
+    kind: str  # SENTENCE, OPTION, BRACKETS, UNIT or WORDS
+    value: str  # "" if it cannot be determined
+    met: bool  # whether `value` as an answer is graded as correct
 
 
 def decorated(gold: str) -> tuple[str, str] | None:

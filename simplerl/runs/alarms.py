@@ -1,7 +1,7 @@
 """Finds signs that a run is set up wrongly or has collapsed in the metrics of a step, and names the setting to change.
 
 Each alarm is logged and recorded in alarms.json of the run folder, at most once per kind. With run.strict=true the run
-stops at the next safe point, after saving a checkpoint. None of 900 steps of healthy runs of the micro world (eight
+stops at the next safe point, after saving a checkpoint. No step of healthy runs of the micro world (eight
 algorithms, 60 steps each) exceeds a threshold below; "healthy" in the comments gives their extremes.
 """
 

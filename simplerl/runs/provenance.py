@@ -144,8 +144,8 @@ def total_slurm_cpus(text: str) -> int:
 
 @dataclass(frozen=True)
 class MemoryMeter:
-    """Measures the peak memory of this process since `start`: resident memory above that at the start, and memory that
-    PyTorch has reserved on the GPU."""
+    """Measures the peak memory of this process since `start`, in GiB: on the host, the resident memory above that at
+    the start; on the GPU, the memory that PyTorch has reserved."""
 
     start: float  # resident bytes
 
