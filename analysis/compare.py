@@ -80,10 +80,10 @@ def find_evaluation(path: Path, step: int | None = None) -> Path:
 
 def compare(first: Path, second: Path, by: str | None = None) -> Comparison:
     """Compare two evaluation folders on the items that both have; a note counts the others. by: one of FIXED_RULES,
-    instead of the rule of each evaluation.
+    whose verdicts are compared; None: those of each evaluation's own rule.
 
-    Raises SourceError if the two are graded by different rules or share no item, or if an item has different questions
-    or answers in them."""
+    Raises SourceError if, without `by`, the two are graded by different rules, if they share no item, or if an item has
+    different questions or answers in them."""
     settings = [read_json(folder / "results.json") for folder in (first, second)]
     if by is None:
         _require_equal_rules(settings)

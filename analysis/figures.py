@@ -143,7 +143,7 @@ def _label_with_seeds(arm: Arm) -> str:
 
 
 def panels(frames: Frames, arms: Arms, names: Sequence[str], columns: int = 3) -> Any:
-    """Draw a panel for each of `names` that was logged; None if none was."""
+    """Return a figure with a panel for each of `names` that was logged; None if none was."""
     present = [name for name in names if name in frames.metrics]
     if not present:
         return None
@@ -207,7 +207,8 @@ def _accuracy_panel(axis: Any, frames: Frames, arms: Arms, name: str) -> None:
 
 
 def lengths(frames: Frames, arms: Arms) -> Any:
-    """Draw the lengths of correct and of incorrect responses, and the fraction of truncated responses."""
+    """Draw the lengths of correct and of incorrect responses, and the fraction of truncated responses. Returns the
+    figure, or None if none of these was logged."""
     names = ("rollout/response_length_correct", "rollout/response_length_wrong", "rollout/truncated_share")
     present = [name for name in names if name in frames.metrics]
     if len(present) < 2:
@@ -225,7 +226,8 @@ def lengths(frames: Frames, arms: Arms) -> Any:
 
 
 def accuracy_against_length(frames: Frames, arms: Arms) -> Any:
-    """Draw each arm's path in the plane of response length and accuracy, from a circle (first) to a cross (last)."""
+    """Draw each arm's path in the plane of response length and accuracy, from a circle (first) to a cross (last).
+    Returns the figure, or None if one of the two was not logged."""
     names = [f"eval/mean/{leaf}" for leaf in ("response_length", "accuracy")]
     if not all(name in frames.metrics for name in names):
         return None
@@ -252,7 +254,8 @@ def accuracy_against_length(frames: Frames, arms: Arms) -> Any:
 
 
 def pass_at_k(frames: Frames, arms: Arms) -> Any:
-    """Draw pass@k against k at the last (solid) and the first (dashed) evaluation.
+    """Draw pass@k against k at the last (solid) and the first (dashed) evaluation. Returns the figure, or None if no
+    pass@k was logged.
 
     It shows whether training adds solutions or only makes known ones more likely. pass@1 is the accuracy."""
     metrics = frames.metric_names()

@@ -44,8 +44,8 @@ def naming(path: Path) -> Iterator[None]:
 
 def read_run_folder(folder: Path, notes: list[str]) -> RunData:
     """Return the run in a folder. Unreadable status or environment files and lines of metrics are skipped, with a note.
-
-    Raises an error that `naming` converts if the settings cannot be read."""
+    Raises SourceError for the folder of a distillation, and an error that `naming` converts if the settings cannot be
+    read."""
     run = folder.resolve().name
     config = flatten_config(files.read_yaml(folder / "config.yaml"))
     status, environment = (_read_optional(folder / name, run, notes) for name in ("status.json", "environment.json"))

@@ -102,8 +102,8 @@ def fit_sigmoid(curve: pd.Series) -> Sigmoid | None:
 
 def geometric_mean(values: Sequence[float]) -> Interval:
     """Return the geometric mean over seeds with the t interval of the logarithms, for positive amounts such as times.
-
-    If some seed never reaches the target (infinite), the mean is infinite and there is no interval."""
+    If some seed never reaches the target (infinite), the mean is infinite and there is no interval; otherwise, if an
+    amount is 0, the mean is 0 without an interval."""
     if not all(map(math.isfinite, values)) or min(values) <= 0:
         return Interval(math.inf if max(values) == math.inf else 0.0, None, None, None, n_seeds=len(values))
     logs = np.log(values)

@@ -48,9 +48,11 @@ def write_figures(
     unfinished: bool = False,
 ) -> list[Path]:
     """Write NAME.png and NAME.pdf into `out` for every figure that the runs have metrics for, and return the paths.
+    Without any such figure, all metrics are drawn in one.
 
-    `only` restricts the figures, `metrics` adds a figure with a panel for each of them. Notes go to stderr. Raises
-    SourceError if a source cannot be read, or if a requested figure or metric is unknown or was not logged."""
+    `only` restricts the figures, `metrics` adds a figure with a panel for each of them. unfinished: include failed and
+    crashed runs. Notes go to stderr. Raises SourceError if a source cannot be read, or if a requested figure or metric
+    is unknown or was not logged."""
     from analysis.figures import FIGURES
 
     if unknown := [name for name in only if name not in FIGURES]:

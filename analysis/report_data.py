@@ -154,7 +154,8 @@ def _count_rows(files: dict[int, Path]) -> int:
 
 
 def _read_spaced(files: dict[int, Path], budget: int, damaged: dict[Path, str]) -> list[pd.DataFrame]:
-    """Read about `budget` responses at evenly spaced steps, including the first and the last."""
+    """Read about `budget` responses at evenly spaced steps, including the first and the last. Files that cannot be read
+    are left out and added to `damaged`."""
     steps = sorted(files)
     if not steps or budget < 1:
         return []

@@ -74,11 +74,11 @@ def command_parser(command: str, files: str, description: str, settings_help: st
 def parse_command(
     parser: argparse.ArgumentParser, arguments: list[str]
 ) -> tuple[argparse.Namespace, dict[str, Any], dict[str, Any]]:
-    """Parse the arguments. Returns the options, the settings of the Grader, and all other settings.
+    """Parse the arguments. Returns the options, the settings of the Grader, and all other settings: reward=NAME under
+    "reward", reward.KEY=VALUE under KEY.
 
     Settings (key=value) may be anywhere among the arguments; `options.columns` has those of columns.KEY. Raises
-    ConfigError for an invalid setting.
-    """
+    ConfigError for an invalid setting."""
     words = [word for word in arguments if _is_setting(word)]
     options = parser.parse_args([word for word in arguments if word not in words])
     # As in train.py, reward=NAME chooses an option and reward.KEY=VALUE changes one of its keywords.

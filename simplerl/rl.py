@@ -131,7 +131,8 @@ def evaluate_at(
     run: Run,
     progress: StepProgress,
 ) -> dict[str, float]:
-    """Evaluate the policy if due: every `evals.every` steps from step 0, and after the last step. Returns metrics."""
+    """Evaluate the policy if due: every `evals.every` steps from step 0, and after the last step. Returns metrics; {}
+    if no evaluation is due."""
     last = task.schedule.steps if task.schedule else 0
     if not config.evals.every or (step % config.evals.every and step != last):
         return {}

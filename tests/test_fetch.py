@@ -60,7 +60,7 @@ def test_a_file_is_fetched_once(host: str) -> None:
     FILES[PLAIN.place] = LINES
     assert f"5 rows, sha256 {PLAIN.digest}" in fetch.fetch(PLAIN, host)
     assert Path(PLAIN.target).read_bytes() == LINES
-    assert "present and right" in fetch.fetch(PLAIN, host)
+    assert "present and correct" in fetch.fetch(PLAIN, host)
     assert ASKED == [None]
     assert [path.name for path in Path("data/benchmarks").iterdir()] == ["b.jsonl"]
 
@@ -109,7 +109,7 @@ def test_a_file_in_another_layout_is_converted(host: str) -> None:
     FILES[source.place] = content
     fetch.fetch(source, host)
     assert json.loads(Path("data/c.json").read_text())[4] == {"id": 4, "prompt": "4 + 1?"}
-    assert "present and right" in fetch.fetch(source, host)
+    assert "present and correct" in fetch.fetch(source, host)
     Path("data/c.json").write_text("[]")
     with pytest.raises(ConfigError, match="differs"):
         fetch.fetch(source, host)
@@ -130,7 +130,7 @@ def test_the_published_files(host: str, shared: Path, capsys: pytest.CaptureFixt
     fetch.main(["math_8k", "gsm8k", "suite8"], host)
     for source in fetch.SOURCES.values():
         assert Path(source.target).read_bytes() == FILES[source.place]
-    assert capsys.readouterr().out.count("present and right") == 1  # gsm8k is in two groups
+    assert capsys.readouterr().out.count("present and correct") == 1  # gsm8k is in two groups
 
 
 def test_names(capsys: pytest.CaptureFixture[str]) -> None:

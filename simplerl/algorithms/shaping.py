@@ -59,8 +59,9 @@ def _eos_token_id(model: str) -> int:
 
 def forced_eos(rollouts: list[Rollout], *, model: str, rows: Count = 2) -> list[Rollout]:
     """Make every response end with the end token of `model`'s tokenizer, as the published run did: in each block of
-    `rows` consecutive rollouts, the last token of the longest response is overwritten, and shorter responses get one
-    more token. Truncated responses then look finished, and the result depends on the size of the block."""
+    `rows` consecutive rollouts, the last token of the longest response is overwritten, keeping its log-prob, and
+    shorter responses get one more token with log-prob 0. Truncated responses then look finished, and the result depends
+    on the size of the block."""
     eos_token_id, ended = _eos_token_id(model), []
     for start in range(0, len(rollouts), rows):
         block = rollouts[start : start + rows]
@@ -107,7 +108,7 @@ def cosine_length(
 
 def repetition(rollouts: list[Rollout], *, ngram: Count = 20, penalty: float = 1.0) -> list[Rollout]:
     """Subtract from each reward `penalty` times the fraction of the response's n-grams of tokens that repeat an earlier
-    one."""
+    one; 0 for a response of less than `ngram` tokens."""
 
     def fraction(tokens: tuple[int, ...]) -> float:
         total = len(tokens) - ngram + 1

@@ -47,7 +47,8 @@ def reward(text: str) -> float:
 def time_ours(
     path: str, responses: int, tokens: int, precision: Precision, steps: int, compiled: bool = False
 ) -> list[float]:
-    """Return the seconds of each of our steps. compiled: with train.compile=true."""
+    """Return the seconds of each training step of this suite: sample, score, update and sync. compiled: with
+    train.compile=true."""
     tokenizer = load_tokenizer(ModelConfig(path))
     model = load_policy(ModelConfig(path), precision, "cpu")
     optimizer = OptimizerConfig(lr=1e-6)

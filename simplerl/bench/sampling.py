@@ -28,7 +28,8 @@ Settings = argparse.Namespace  # the command line; see `main`
 
 
 def measure(settings: Settings) -> dict[str, float]:
-    """Time the engines in turn, and return the best time of each in seconds."""
+    """Time the engines in turn, after a warm-up run of each, and return the best time of each in seconds. Raises
+    RuntimeError if an engine generates another number of tokens than asked."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=PRECISIONS[settings.precision]).eval()

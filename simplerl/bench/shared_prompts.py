@@ -26,7 +26,8 @@ from simplerl.types import Batch
 
 
 def random_groups(prompts: int, samples: int, prompt_tokens: int, response_tokens: int, vocabulary: int) -> Batch:
-    """Return `prompts` groups of `samples` responses, of random tokens."""
+    """Return `prompts` groups of `samples` responses, of random tokens. prompt_tokens, response_tokens: mean lengths,
+    from which prompts differ by up to a sixth and responses by up to a half."""
     rng = random.Random(0)
 
     def tokens(mean: int, spread: float) -> list[int]:

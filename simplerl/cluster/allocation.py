@@ -116,8 +116,8 @@ _servers: list[ControlServer] = []  # the control server while this process is t
 
 @contextmanager
 def driver_role() -> Iterator[None]:
-    """Run the block as the driver (task 0); the other tasks exit when it ends. Does nothing if there is only one task.
-    Raises RuntimeError unless there is exactly one task per node."""
+    """Run the block as the driver (task 0); the other tasks exit when it ends. Does nothing within another such block,
+    or if there is only one task. Raises RuntimeError unless there is exactly one task per node."""
     if tasks() == 1 or _servers:
         yield
         return

@@ -132,7 +132,7 @@ class EnginePool:
 
     def _replace(self, slot: EngineSlot, reason: str) -> None:
         """Start a new engine in place of a lost one, whose unfinished requests return to the head of the queue. Raises
-        `Lost` after more than `max_restarts` restarts."""
+        `Lost` after more than `max_restarts` restarts since the last completed `generate`."""
         unfinished = len(slot.assigned)
         self._queue.extendleft(reversed(slot.assigned.values()))
         slot.clear()

@@ -94,7 +94,8 @@ class RayGradingWorker:
         self._stopping = False
 
     def start(self) -> None:
-        """Start the actor and its worker process. Raises ConfigError if the reward cannot be loaded."""
+        """Start the actor and its worker process. Raises ConfigError if the reward cannot be loaded, `Lost` if the
+        actor dies too often (see `_kill_and_count`), and `Stopped` if the worker is being stopped."""
         while True:
             self.actor = self.actor_class.remote(*self.arguments)
             if self._stopping:
@@ -110,7 +111,8 @@ class RayGradingWorker:
                 self._kill_and_count(error)
 
     def grade(self, items: list[tuple[PackedResponse, Problem]]) -> Iterator[GradingResult]:
-        """Yield one result per item, in order; items that a dead actor left ungraded are graded by its successor."""
+        """Yield one result per item, in order; items that a dead actor left ungraded are graded by its successor.
+        Raises `Lost` after more than `max_restarts` deaths without a result in between."""
         while items:
             stream = self.actor.grade.options(num_returns="streaming").remote(items)
             try:

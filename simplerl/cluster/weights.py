@@ -92,7 +92,8 @@ Source = Callable[[], Iterator[tuple[Header, ray.ObjectRef]]]  # yields all weig
 
 
 def from_process(named: Iterable[tuple[str, Tensor]], size: int, dtype: torch.dtype) -> Source:
-    """Make a source of this process's weights; they stay in the object store as long as the source exists."""
+    """Make a source of this process's weights, in buckets of at most `size` bytes; they stay in the object store as
+    long as the source exists."""
     kept: list[tuple[Header, ray.ObjectRef]] = []
     parts = buckets(named, size, dtype)
     for data in parts:

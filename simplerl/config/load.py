@@ -131,7 +131,8 @@ def _functions(raw: DictConfig) -> dict[str, int]:
 
 
 def check_nodes(raw: DictConfig) -> None:
-    """Raise ConfigError if the YAML of a configured function lacks `_target_` or `_partial_: true`."""
+    """Raise ConfigError if the YAML of a configured function lacks `_target_` or `_partial_: true`, or if a function of
+    algorithm.shape has no name."""
     if "_target_" in raw.algorithm.shape:
         file = option_file("algorithm.shape", raw.choices)
         raise ConfigError(f"{file}: the shaping function has no name: nest `_target_` below `shape:` and `NAME:`.")
@@ -196,7 +197,8 @@ def _set(config: Any, key: str, value: Any) -> None:
 
 
 def _check_function(key: str, function: Any, arguments: int) -> None:
-    """Raise ConfigError for an unknown, missing or invalid keyword of one configured function."""
+    """Raise ConfigError for an unknown, missing or invalid keyword of one configured function. arguments: number of
+    positional arguments with which it will be called."""
     assert isinstance(function, partial)  # as `_check_node` has found
     signature = inspect.signature(function.func)
     name = f"{function.func.__module__}.{function.func.__qualname__}"

@@ -4,7 +4,7 @@
     python -m simplerl.data.fetch math_8k suite8
 
 Every file comes from a fixed commit of a public repository; its digest and its number of rows are checked. A transfer
-that was cut is resumed. A file that is present and right is not fetched again; one that differs is kept and refused.
+that was cut is resumed. A file that is present and correct is not fetched again; one that differs is kept and refused.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def fetch(source: Source, host: str = HOST) -> str:
         digest = _digest(target.read_bytes())
         if digest not in (source.digest, source.same, record.read_text().strip() if record.exists() else ""):
             raise ConfigError(f"{target} differs from the published file (sha256 {digest}): rename or remove it.")
-        return f"{target} is present and right, sha256 {digest}"
+        return f"{target} is present and correct, sha256 {digest}"
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.part")
     url = f"{host}/{source.place}"

@@ -15,7 +15,8 @@ OURS = "simplerl"
 
 
 def imported_files(file: Path) -> list[Path]:
-    """Return the files beside `file`, or in its package, that it imports, directly or through one of them."""
+    """Return the files beside `file`, or in its package, that it imports, directly or through one of them: about
+    MAX_FILES at most, and none for an installed package."""
     if "site-packages" in file.parts:
         return []
     root = _import_root(file)
@@ -54,7 +55,8 @@ def _imports(file: Path, root: Path) -> Iterator[Path]:
 
 
 def _files_of(base: Path, module: str) -> Iterator[Path]:
-    """Yield the file of a module and the __init__.py of each package above it, if they exist below `base`."""
+    """Yield the file of a module and the __init__.py of each package above it, if they exist below `base`; nothing for
+    modules of this suite."""
     parts = module.split(".") if module else []
     if parts[:1] == [OURS]:
         return

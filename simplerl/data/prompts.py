@@ -107,7 +107,8 @@ class PromptFormat:
         return str(self.tokenizer.name_or_path)
 
     def text(self, problem: Problem) -> str:
-        """Return the prompt as text, without the begin-of-text token that the tokenizer may add."""
+        """Return the prompt as text, without the begin-of-text token that the tokenizer may add. Raises ConfigError if
+        the problem has a system message that this prompt cannot render, or if the chat template raises."""
         if problem.system is not None:
             self._check_system(problem)
         if self.config.template is not None:
@@ -199,8 +200,8 @@ class PromptFormat:
     def _continuation(self, prompt: Prompt, response: str) -> list[int]:
         """Return the tokens of `response` as a continuation of exactly the prompt's tokens, as in sampling.
 
-        The response is not tokenized alone, because some tokenizers (SentencePiece) put a space before every text.
-        """
+        Both are tokenized together, because some tokenizers (SentencePiece) put a space before every text. Only if that
+        would change the prompt's tokens is the response tokenized alone."""
         plain = {"add_special_tokens": False}
         head = self.tokenizer(prompt.text, **plain)["input_ids"]
         whole = self.tokenizer(prompt.text + response, **plain)["input_ids"]

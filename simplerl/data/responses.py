@@ -102,7 +102,8 @@ def _value(row: Mapping[str, Any], name: str) -> tuple[bool, Any]:
 
 
 def _read_answer(row: Mapping[str, Any], names: Mapping[str, Sequence[str]], number: int, *, bare: bool) -> Graded:
-    """Return the response and problem of a row. Raises RowError if a column is missing or not text or a number."""
+    """Return the response and problem of a row. Raises RowError if a column is missing or not text or a number. number:
+    of the row, from 1; a row without an id gets number - 1. bare: put the response into a box."""
 
     def value(key: str) -> Any:
         return next((value for present, value in (_value(row, name) for name in names[key]) if present), None)

@@ -96,7 +96,8 @@ def dropped_table(report: Mapping[str, Any]) -> Table:
 
 
 def level_table(report: Mapping[str, Any]) -> Table:
-    """Return problems, responses, fraction correct, pass@samples and kept answers of each level and in total."""
+    """Return a table with one row per level and one for all: problems, responses, fraction correct, pass@samples,
+    number and fraction of kept answers, and their mean length in tokens."""
     counts, samples = report["counts"], report["teacher"]["samples per problem"]
     levels = {**counts["levels"], "all": counts["total"]} if len(counts["levels"]) > 1 else {"all": counts["total"]}
     rows = []

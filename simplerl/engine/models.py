@@ -48,8 +48,9 @@ def _attention(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Compute scaled dot-product attention by PyTorch, for rows of [prompt; response] or, if `shared_prompts` is given,
-    for a micro-batch whose prompts are shared. `float32` computes it in float32 even under autocast: the backward pass
-    of the bfloat16 CPU kernel is more than ten times slower."""
+    for a micro-batch whose prompts are shared. query, key and value are [B, heads, T, D]; returns ([B, T, heads, D],
+    None). `float32` computes it in float32 even under autocast: the backward pass of the bfloat16 CPU kernel is more
+    than ten times slower."""
     if not float32 and shared_prompts is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     with torch.autocast(query.device.type, enabled=False) if float32 else nullcontext():

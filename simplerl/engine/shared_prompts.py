@@ -98,8 +98,8 @@ def prompt_numbers(batch: Batch) -> tuple[Tensor, Tensor]:
 
 def shared_micro_batches(batch: Batch, tokens: int, always: bool = False) -> list[Tensor] | None:
     """Split the rows of a batch on the CPU into micro-batches of at most `tokens` computed tokens, in which each prompt
-    counts once. A single longer row gets its own micro-batch. Returns the row indices of each micro-batch, or None
-    where shared prompts would not save 1 - WORTHWHILE of the tokens, unless `always`."""
+    counts once. A single longer row gets its own micro-batch. Returns the row indices of each micro-batch. Returns None
+    if a row has no response or, unless `always`, if shared prompts would not save 1 - WORTHWHILE of the tokens."""
     prompt_lengths, first = prompt_numbers(batch)
     responses = batch.attention.sum(-1) - prompt_lengths
     plain = int(batch.attention.sum())

@@ -257,7 +257,7 @@ class Worker(UpdateMixin):
     def optimizer_step(self, minibatch: Batch, losses: Sequence[Loss], entropy: bool = False) -> dict[str, float]:
         """Take one optimizer step on rows whose token weights are set, accumulating gradients over micro-batches. Each
         rank receives its own rows; all return the metrics of the whole minibatch. Raises NonFinite if the loss or the
-        gradient is not finite."""
+        gradient is not finite. entropy: compute the entropies that the losses read."""
         assert self.stepper is not None, "a frozen model has no optimizer"
         micros = self._micro_batches(minibatch)
         sums: dict[str, Tensor] = {}

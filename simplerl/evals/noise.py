@@ -121,7 +121,8 @@ def _seed_correlation(arms: Sequence[Mapping[int, Sequence[Array]]], variance: f
 
 
 def _item_correlation(arms: Sequence[Mapping[int, Sequence[Array]]], items: int, variance: float) -> float | None:
-    """Return the correlation of two arms' expected accuracies of an item, between 0 and 1; None with a single arm."""
+    """Return the correlation of two arms' expected accuracies of an item, between 0 and 1; None with a single arm or if
+    `variance`, that between items, is 0."""
     means = [[np.mean(rows, axis=0) for rows in zip(*arm.values(), strict=True)] for arm in arms]
     if len(arms) < 2 or not variance:
         return None

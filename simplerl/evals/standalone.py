@@ -114,7 +114,7 @@ def _task(config: Config) -> Task:
 
 def compare_prompts(config: Config) -> None:
     """Log a warning if a run's checkpoint is evaluated with a different prompt than in training, which may change the
-    results."""
+    results. Models outside a run folder are not compared."""
     for folder in Path(config.model.path).resolve().parents:
         trained = folder / "config.yaml"
         if (folder / "status.json").exists() and trained.exists():

@@ -109,7 +109,8 @@ def bootstrap_mean(values: ArrayLike, *, resamples: int = RESAMPLES, seed: int =
 
 
 def bootstrap_within_items(values: ArrayLike) -> Interval:
-    """Return the mean of [N, S] values with the interval for sampling the same items again (bootstrap within items)."""
+    """Return the mean of [N, S] values with the interval for sampling the same items again (bootstrap within items);
+    without ends if S is 1."""
     array = _as_matrix(values)
     count, samples = array.shape
     if samples < 2:
@@ -127,7 +128,8 @@ def bootstrap_within_items(values: ArrayLike) -> Interval:
 
 
 def bootstrap_mean_of_sets(sets: Sequence[ArrayLike], *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Return the unweighted mean of the benchmark means, with a bootstrap over the items of each benchmark."""
+    """Return the unweighted mean of the benchmark means, with a bootstrap over the items of each benchmark; without an
+    interval if a benchmark has a single item."""
     rng = np.random.default_rng(seed)
     items = [_as_matrix(values).mean(1) for values in sets]
     mean, count = float(np.mean([array.mean() for array in items])), sum(map(len, items))

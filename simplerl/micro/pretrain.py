@@ -141,7 +141,8 @@ def save(model: Qwen2ForCausalLM, out: Path) -> None:
 
 
 def train_step(model: Qwen2ForCausalLM, forward: Callable[..., Any], parts: list[tuple[Tensor, Tensor]]) -> float:
-    """Accumulate the gradient of the mean loss per target token over `parts`, and return the loss."""
+    """Accumulate the gradient of the mean loss per target token over `parts`, and return the loss. The verdicts of
+    self-checks weigh VERDICT_WEIGHT, other tokens 1."""
     count = sum(int((targets >= 0).sum()) for _, targets in parts)
     weight = torch.ones(len(tokenizer.TOKENS))
     weight[[tokenizer.TOKENS.index(word) for word in corpus.VERDICTS]] = VERDICT_WEIGHT

@@ -26,7 +26,7 @@ def gib(size: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as text, in s, min, h or days."""
+    """Return a duration as text, in ms, s, min, h or days."""
     for unit, size in (("days", DAY), ("h", HOUR), ("min", 60.0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
@@ -174,7 +174,7 @@ def scale_table(setup: Setup, using: Utilisations, steps: int | None) -> Table:
 
 
 def disk_lines(setup: Setup, steps: int | None) -> list[str]:
-    """Return lines on the disk space of checkpoints and rollouts."""
+    """Return lines on the disk space of checkpoints and rollouts. steps: of the run, None if unknown."""
     trained = sum(setup.geometries[role].parameters for role in setup.trained)
     each = CHECKPOINT_BYTES * trained
     keep = setup.config.run.keep

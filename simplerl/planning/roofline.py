@@ -231,7 +231,7 @@ def sync_seconds(setup: Setup, using: Utilisations) -> float:
 
 def scaled(setup: Setup, devices: int) -> Setup:
     """Return the setup on another number of devices, with about the same division between roles: ranks and engines grow
-    in proportion, at least one of each. One device is shared by all roles."""
+    in proportion, at least one of each. A setup of the local backend is returned unchanged."""
     if setup.local:
         return setup
     base, layout = setup.devices, setup.layout

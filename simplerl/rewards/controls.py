@@ -45,8 +45,9 @@ def format_only(response: Response, problem: Problem, *, wrong: float = 0.0, rul
 def wrong_gold(
     response: Response, problem: Problem, *, wrong: float = 0.0, offset: int = 1, rule: Rule = "math_verify"
 ) -> Score:
-    """Score 1 for a boxed answer that equals a wrong gold answer, and otherwise `wrong`. The wrong gold answer is the
-    true one plus `offset` * k, with k from 1 to 5 depending on the problem."""
+    """Score 1 for a boxed answer that equals a wrong gold answer, and otherwise `wrong`; `Score.correct` still refers
+    to the true one. The wrong gold answer is the true one plus `offset` * k, with k from 1 to 5 depending on the
+    problem."""
     score = strict(response, problem, rule=rule)
     distance = offset * (1 + zlib.crc32(problem.id.encode()) % 5)
     whole = re.fullmatch(r"-?\d+", problem.answer)

@@ -41,7 +41,8 @@ class Evaluator:
         self.point, self.degree, self.log_base = point, degree, log_base
 
     def value(self, tree: Tree) -> Any:  # noqa: PLR0911 - one return per kind of node
-        """Return a Fraction if the arithmetic is rational, otherwise an mpf or mpc. Raises NotComputable."""
+        """Return a Fraction if the arithmetic is rational, otherwise an mpf or mpc. Raises NotComputable if the value
+        is undefined or too large."""
         head = tree[0]
         if head == "num":
             return tree[1]

@@ -172,7 +172,7 @@ def _answer_in(text: str) -> str | None:
 
 
 def _option(text: str, option: re.Match[str]) -> str:
-    """Return the letter of an option, with the value that directly follows it: (B) 12."""
+    """Return the letter of an option, followed by the value that directly follows it, if there is one: B, or (B) 12."""
     letter, rest = _letter(option), text[option.end() : option.end() + _MAX_EXPRESSION]
     if option.group().count("$") % 2:  # the letter is within a formula
         value = re.match(r"[ .:)}]{0,4}([^$\n]+?) ?\$", rest)

@@ -35,7 +35,8 @@ _MAX_CELLS = 400
 
 
 def as_pmatrix(text: str) -> str:
-    r"""Write matrix environments, and arrays within brackets, as pmatrix without brackets around it."""
+    """Write matrix environments, arrays within brackets, and an array that is the whole text as pmatrix without
+    brackets around it."""
     if "matrix" not in text and "\\begin" not in text:
         return text
     text = _PLAIN_TEX.sub(r"\\begin{pmatrix}\1\\end{pmatrix}", text)

@@ -116,7 +116,8 @@ def loading_checkpoint(checkpoint: Path | None) -> Iterator[None]:
 
 
 def save_nonfinite(folder: Path, what: str, tensors: dict[str, Any]) -> Path:
-    """Save a batch with a non-finite loss or gradient, to be read with torch.load(..., weights_only=True)."""
+    """Save a batch with a non-finite loss or gradient as `folder`/nonfinite.pt and return this path. Read it with
+    torch.load(..., weights_only=True). what: what is not finite."""
     import torch
 
     path = folder / "nonfinite.pt"

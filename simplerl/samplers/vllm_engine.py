@@ -155,7 +155,8 @@ class VllmEngine:
         self.llm.collective_rpc("update_weights", args=({"weights": weights},))
 
     def finish_weights(self) -> None:
-        """End a weight sync and clear the prefix cache, which was computed with the old weights."""
+        """End a weight sync and clear the prefix cache, which was computed with the old weights. Raises RuntimeError if
+        a request is still running."""
         self.llm.collective_rpc("finish_weight_update")
         if not self.llm.reset_prefix_cache():
             raise RuntimeError(

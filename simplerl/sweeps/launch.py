@@ -170,7 +170,7 @@ def _submit(
 
 
 def next_action(state: RunState) -> str:
-    """Describe what launching this run again will do."""
+    """Return in words what launching this run again will do, such as "already finished" or "running"."""
     where = f"{state.phase} step {state.step}" if state.phase else "the start"
     if state.state == "finished":
         return "already finished"
