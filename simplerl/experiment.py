@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from contextlib import closing, suppress
 from functools import partial
@@ -110,21 +109,14 @@ def run_phases(config: Config, task: Task, run: Run, backend: Backend) -> None:
     """Run the configured phases: supervised warm-up, if any, then either reinforcement learning or one evaluation. If a
     worker process is lost, resume from the last checkpoint, at most `backend.max_restarts` times."""
     from simplerl import rl, sft
-    from simplerl.backends import Lost
+    from simplerl.backends import attempts
 
     with closing(backend):
-        for restarts in itertools.count(1):
-            try:
+        for attempt in attempts(backend, lambda restarts: run.set_status("running", restarts=restarts)):
+            with attempt:
                 model = sft.warm_up(config, task, backend, run)
                 if config.algorithm.advantage is None:
                     rl.evaluate_only(config, task, backend, run, model)
                 else:
                     model = str(rl.train(config, task, backend, run, model) / "policy")
-                break
-            except Lost as lost:
-                if restarts > backend.max_restarts:
-                    raise
-                logger.exception("%s; restart %d of %d, from the last checkpoint", lost, restarts, backend.max_restarts)
-                backend.close()
-                run.set_status("running", restarts=restarts)
     run.write_summary(model)

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +16,8 @@ from simplerl.config import OptimizerConfig
 from simplerl.rewards.pool import Grader
 from simplerl.samplers import Sampler
 from simplerl.types import Reward
+
+logger = logging.getLogger(__name__)
 
 
 class Lost(RuntimeError):
@@ -43,3 +48,30 @@ class Backend(Protocol):
 
     def sampler(self, path: str) -> Sampler:
         """Return a sampler of the model at `path`, for evaluation."""
+
+
+def attempts(backend: Backend, record: Callable[[int], object]) -> Iterator[AbstractContextManager[None]]:
+    """Yield blocks until one ends without losing a worker process: `for attempt in attempts(...): with attempt: ...`.
+
+    After a loss, closes the backend and calls `record` with the number of restarts so far. The block after
+    `backend.max_restarts` restarts raises its `Lost`."""
+    losses: list[Lost] = []
+
+    @contextmanager
+    def attempt() -> Iterator[None]:
+        try:
+            yield
+        except Lost as lost:
+            losses.append(lost)
+            if len(losses) > backend.max_restarts:
+                raise
+
+    while True:
+        seen = len(losses)
+        yield attempt()
+        if len(losses) == seen:
+            return
+        text = "%s; restart %d of %d, from the last checkpoint"
+        logger.error(text, losses[-1], len(losses), backend.max_restarts, exc_info=losses[-1])
+        backend.close()
+        record(len(losses))

@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from simplerl.backends import Backend, Lost
+from simplerl.backends import Backend, attempts
 from simplerl.config import Config
 from simplerl.data.task import Task
 from simplerl.distillation.selection import KEPT, Answer, choose
@@ -67,15 +67,9 @@ def sample_teacher(config: Config, task: Task, backend: Backend, run: Run) -> Pa
     chunks = [task.prompts[first : first + size] for first in range(0, len(task.prompts), size)]
     if not result.exists():
         with closing(backend):
-            for restarts in itertools.count(1):
-                try:
+            for attempt in attempts(backend, lambda restarts: run.set_status("running", restarts=restarts)):
+                with attempt:
                     _sample_chunks(chunks, config, task, backend, run)
-                    break
-                except Lost as lost:
-                    if restarts > backend.max_restarts:
-                        raise
-                    logger.exception("%s; restart %d of %d", lost, restarts, backend.max_restarts)
-                    backend.close()
         _join([_chunk_file(run.dir, number) for number in range(len(chunks))], result)
     shutil.rmtree(run.dir / "chunks", ignore_errors=True)
     rows = pq.read_metadata(result).num_rows
