@@ -1,4 +1,4 @@
-"""The code in README.md and CONTRIBUTING.md works as written."""
+"""The code in docs/your_own.md and CONTRIBUTING.md works as written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from simplerl.rewards.pool import Grader
 from simplerl.types import Problem, Response
 
 ROOT = Path(__file__).resolve().parent.parent
-README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
+YOUR_OWN, CONTRIBUTING = ROOT / "docs/your_own.md", ROOT / "CONTRIBUTING.md"
 
 
 def module(name: str, code: str, folder: Path, patch: pytest.MonkeyPatch) -> Any:
@@ -29,8 +29,8 @@ def module(name: str, code: str, folder: Path, patch: pytest.MonkeyPatch) -> Any
     return __import__(name)
 
 
-def test_the_reward_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"```python\n(from dataclasses.*?)```", README.read_text(), re.DOTALL)
+def test_the_reward_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(from dataclasses.*?)```", YOUR_OWN.read_text(), re.DOTALL)
     my_rewards = module("my_rewards", code, tmp_path, monkeypatch)
     problem, short, long = Problem("1", "2 + 2?", "4"), (1,) * 10, (1,) * 400
     responses = [(r"\boxed{4}", short), (r"\boxed{4}", long), (r"\boxed{5}", short), (r"\boxed{5}", long), ("4", long)]
@@ -40,8 +40,8 @@ def test_the_reward_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [score.reward for score in scores] == [1.0, 0.5, -0.5, -0.5, -1.0]
 
 
-def test_the_advantage_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"```python\n(def batch_baseline.*?)```", README.read_text(), re.DOTALL)
+def test_the_advantage_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(def batch_baseline.*?)```", YOUR_OWN.read_text(), re.DOTALL)
     my_algorithms = module("my_algorithms", code, tmp_path, monkeypatch)
     batch = tiny.batch()
     rewards = torch.zeros(batch.mask.shape)
