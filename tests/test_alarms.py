@@ -58,6 +58,7 @@ def test_none_on_healthy_steps() -> None:
     assert kinds({"eval/micro/accuracy": 0.0}) == []  # the evaluation after the last step
 
 
+FALL = [("first__", "", 0.354), ("first__", "_se", 0.021), ("", "", 0.25), ("", "_se", 0.019)]
 # kind -> the metrics that show it, and what the sentence must name: the number and the setting.
 PLANTED: dict[str, tuple[dict[str, float], list[str]]] = {
     "truncated": ({"rollout__truncated_share": 0.51}, ["51%", "raise sampling.max_new_tokens", "=160"]),
@@ -73,6 +74,10 @@ PLANTED: dict[str, tuple[dict[str, float], list[str]]] = {
     "kl_exploding": ({"policy__approx_kl": 0.11}, ["0.11 nats", "train.policy.lr", "algorithm.kl.coef"]),
     "grader_timeout": ({"reward__timeout_fraction": 0.06}, ["6%", "grading.seconds_per_answer (now 8)"]),
     "grader_failed": ({"reward__failed_fraction": 0.06}, ["6%", "another reward"]),
+    "accuracy_lost": (
+        {f"{prefix}eval__mean__accuracy{leaf}": value for prefix, leaf, value in FALL},
+        ["35.4% at the first evaluation to 25.0%", "train.policy.lr (now 0.00015)", "another reward"],
+    ),
 }
 
 
@@ -130,6 +135,18 @@ def test_recorded_once_per_kind(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert "run.strict=false" in strict
 
 
+@pytest.mark.parametrize(("last", "fallen"), [(0.28, False), (0.26, True), (0.6, False)])
+def test_accuracy_is_compared_with_the_first_evaluation(tmp_path: Path, last: float, fallen: bool) -> None:
+    """The limit is 3 sqrt(0.02^2 + 0.02^2) = 0.085 below 0.35, also after a resume; a warm-up does not count."""
+    written = [("warmup", 0, 0.9), ("rl", 0, 0.35), ("rl", 5, 0.5), ("rl", 10, last)]
+    for phase, step, accuracy in written:
+        metrics = {"eval/mean/accuracy": accuracy, "eval/mean/accuracy_se": 0.02}
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"phase": phase, "step": step, **metrics}) + "\n")
+        Alarms(tmp_path, config()).check(phase, step, metrics)
+    assert [(one.kind, one.step) for one in read_alarms(tmp_path)] == [("accuracy_lost", 10)] * fallen
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "alarms.json").write_text("{")
     with pytest.raises(ConfigError, match=r"alarms\.json"):
@@ -179,6 +196,14 @@ def test_strict_fails_a_run_whose_last_step_alarms(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_learning_rate_that_is_too_high(tmp_path: Path) -> None:
     assert "kl_exploding" in fired(run(tmp_path, *ONE, "train.policy.lr=0.3"))
+
+
+@pytest.mark.slow
+def test_a_policy_that_forgets_to_answer(tmp_path: Path) -> None:
+    """One update with a rate of 0.3 ruins the shipped base model, which solves a third of the problems before."""
+    settings = ["model.path=assets/micro_base", "evals.every=1", "evals.sets.micro.count=64", "train.steps=1"]
+    settings += ["train.policy.lr=0.3", "sampling.max_new_tokens=100"]
+    assert "accuracy_lost" in fired(run(tmp_path, *settings, own_reward=False))
 
 
 @pytest.mark.slow

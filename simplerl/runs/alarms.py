@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from simplerl.config import Config
-from simplerl.io.files import read_json, write_text
+from simplerl.io.files import read_json, read_jsonl, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,11 @@ MAX_KL = 1.0  # nats per token, to the reference; healthy: up to 0.11
 # Spinning Up stops its updates (target_kl=0.01); healthy: up to 0.0097.
 MAX_UPDATE_KL = 0.1
 MAX_UNGRADED = 0.05  # fraction of answers whose grading timed out or failed; healthy: 0
+# Fall of the held-out accuracy below the first evaluation, in standard errors of the difference of two independent sets
+# of items, which is cautious because the items are the same; healthy: 0, controls and collapses: 4.6 and more.
+MAX_FALL = 3.0
+FIRST = "first/"  # prefix of the metrics of the first evaluation
+ACCURACY = "eval/mean/accuracy"
 
 Metrics = Mapping[str, float]
 Check = Callable[[Metrics, Config], str | None]  # -> cause, number seen and setting to change, in one sentence
@@ -172,13 +178,28 @@ def grader_failed(metrics: Metrics, config: Config) -> str | None:
     )
 
 
+def accuracy_lost(metrics: Metrics, config: Config) -> str | None:
+    """Return an alarm if the held-out accuracy is more than MAX_FALL standard errors below that of the first
+    evaluation; otherwise None."""
+    names = [f"{prefix}{ACCURACY}{leaf}" for prefix in (FIRST, "") for leaf in ("", "_se")]
+    first, first_error, now, error = (metrics.get(name, math.nan) for name in names)
+    if not first - now > MAX_FALL * math.hypot(first_error, error):
+        return None
+    return (
+        f"held-out accuracy fell from {first:.1%} at the first evaluation to {now:.1%}, more than {MAX_FALL:g} standard "
+        f"errors: lower train.policy.lr (now {config.train.policy.lr:g}) or raise algorithm.kl.coef; if reward/mean rose "
+        f"meanwhile, choose another reward than {config.choices.get('reward', 'this one')}."
+    )
+
+
 # Checked in the first steps only: later, equal rewards may mean that every problem is solved.
 START: tuple[Check, ...] = (truncated, no_stop, rewards_equal, no_box, end_tokens)
-ALWAYS: tuple[Check, ...] = (logprobs_apart, entropy_gone, kl_exploding, grader_timeout, grader_failed)
+ALWAYS: tuple[Check, ...] = (logprobs_apart, entropy_gone, kl_exploding, grader_timeout, grader_failed, accuracy_lost)
 
 
 def find_alarms(step: int, metrics: Metrics, config: Config) -> list[Alarm]:
-    """Return the alarms of a step of RL from its metrics. A check whose metric was not logged finds nothing."""
+    """Return the alarms of a step of RL from its metrics, and those of the first evaluation under the prefix FIRST. A
+    check whose metric was not logged finds nothing."""
     checks = [*(START if step < FIRST_STEPS else ()), *ALWAYS]
     texts = [(check.__name__, check(metrics, config)) for check in checks]
     return [Alarm(kind, step, text) for kind, text in texts if text is not None]
@@ -202,6 +223,7 @@ class Alarms:
 
     def check(self, phase: str, step: int, metrics: Metrics) -> None:
         """Log and record the alarms of a step, except for those of a kind that is already recorded."""
+        metrics = {**metrics, **(self._first_evaluation() if ACCURACY in metrics else {})}
         found = find_alarms(step, metrics, self._config) if phase == "rl" else []
         new = [one for one in found if one.kind not in {known.kind for known in self.known}]
         if not new:
@@ -210,6 +232,12 @@ class Alarms:
             logger.warning("Alarm at step %d: %s", step, alarm.text)
         self.known += new
         write_text(self._folder / ALARMS, json.dumps({"alarms": list(map(asdict, self.known))}, indent=1))
+
+    def _first_evaluation(self) -> Metrics:
+        """Return the accuracies of the first evaluation recorded in metrics.jsonl, under the prefix FIRST."""
+        rows = read_jsonl(self._folder / "metrics.jsonl", "remove that line, or the file")
+        first = next((row for row in rows if row.get("phase") == "rl" and ACCURACY in row), {})
+        return {f"{FIRST}{name}": value for name, value in first.items() if name.startswith(ACCURACY)}
 
     @property
     def stop(self) -> str | None:
