@@ -22,6 +22,7 @@ from analysis.curves import (
     seed_band,
     smooth,
 )
+from analysis.forest import forest
 from analysis.frames import Frames
 
 matplotlib.use("Agg")  # draws to files and needs no display
@@ -296,4 +297,5 @@ FIGURES: dict[str, Figure] = {
     "lengths": lengths,
     "accuracy_against_length": accuracy_against_length,
     "pass_at_k": pass_at_k,
+    "forest": forest,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -13,8 +14,10 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.json
+from omegaconf import MISSING
 
-from analysis.run_data import RunData, SourceError, flatten_config, parse_number
+from analysis.run_data import RunData, SourceError, flatten_config, parse_number, parse_setting
+from simplerl.config.schema import all_settings
 from simplerl.io import files
 from simplerl.io.files import read_parquet
 from simplerl.runs.alarms import ALARMS
@@ -54,6 +57,7 @@ def read_run_folder(folder: Path, notes: list[str]) -> RunData:
         raise SourceError(f"{folder} holds a distillation, not a run: its report is in its data set cards.")
     if kind == EVALUATION:
         config = {key: value for key, value in config.items() if EVALUATED.match(key)}
+    config = _with_new_settings(config, run, notes)
     attempt, state, started = parse_number(status.get("attempt")), status.get("state"), environment.get("started")
     metrics = read_metrics(folder / "metrics.jsonl", run, notes)
     return RunData(
@@ -72,6 +76,27 @@ def read_run_folder(folder: Path, notes: list[str]) -> RunData:
         status=status,
         alarms=_read_alarms(folder, run, notes),
     )
+
+
+def _with_new_settings(config: dict[str, Any], run: str, notes: list[str]) -> dict[str, Any]:
+    """Return the settings of a run of an earlier version with those that the schema has gained since, at their default
+    values, so that they do not distinguish the run from later ones. A note names them. Settings of other code, which
+    have no recorded choices, are returned unchanged."""
+    if not config.keys() >= {"choices.algorithm", "choices.model", "choices.train"}:
+        return config
+    groups = {key.partition(".")[0] for key in config}
+    added: dict[str, Any] = {}
+    for key, one in all_settings().items():
+        parent = key.rpartition(".")[0]
+        default = one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+        plain = default is not dataclasses.MISSING and default != MISSING and not isinstance(default, dict)
+        is_inner = any(known.startswith(f"{key}.") for known in config)
+        if plain and not dataclasses.is_dataclass(default) and not is_inner and parent.partition(".")[0] in groups:
+            added |= {key: parse_setting(getattr(default, "value", default), key)} if key not in config else {}
+    names = [key for key in added if not key.startswith(("run.", "tracking."))]
+    if names:
+        notes.append(f"{run}: of an earlier version, without {', '.join(names)}, which are taken at their defaults.")
+    return {**config, **added}
 
 
 def _read_alarms(folder: Path, run: str, notes: list[str]) -> list[str]:

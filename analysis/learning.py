@@ -120,15 +120,18 @@ def geometric_mean(values: Sequence[float]) -> Interval:
 
 
 def default_target(frames: Frames, arms: Arms) -> float | None:
-    """Return an accuracy that every arm's mean reaches: TARGET_SHARE of the way from the mean start to the lowest of
-    the arms' best means; None without curves."""
+    """Return an accuracy that the mean of every arm that learns reaches: TARGET_SHARE of the way from the mean start to
+    the lowest of their best means; None without curves. An arm learns if it gains at least half of what the best arm
+    gains, so negative controls and collapsed arms do not set the target."""
     curves = [[c for run in arm.runs if len(c := frames.curve(run, ACCURACY)) > 1] for arm in arms.arms]
     tables = [pd.concat(found, axis=1).dropna() for found in curves if found]
     means = [table.mean(axis=1) for table in tables if len(table) > 1]
     if not means:
         return None
     start = float(np.mean([mean.iloc[0] for mean in means]))
-    return round(start + TARGET_SHARE * (min(float(mean.max()) for mean in means) - start), 3)
+    gains = [float(mean.max()) - start for mean in means]
+    least = max(gains) / 2 if max(gains) > 0 else min(gains)
+    return round(start + TARGET_SHARE * min(gain for gain in gains if gain >= least), 3)
 
 
 def learning_table(frames: Frames, arms: Arms, target: float | None = None) -> Table | None:

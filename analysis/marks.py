@@ -14,11 +14,24 @@ from analysis.frames import Frames
 from simplerl.io.tables import Cell, Table, text_cells
 
 
+def mark_letters(differences: Sequence[Difference]) -> list[str | None]:
+    """Return the letter of each difference: a, b, ... for those that mark an arm, None for the others."""
+    found: list[str | None] = []
+    for one in differences:
+        index = len([letter for letter in found if letter])
+        found.append(ascii_lowercase[index % 26] * (1 + index // 26) if one.marked else None)
+    return found
+
+
 def fairness_tables(frames: Frames, arms: Arms) -> list[Table]:
-    """Return a table with one row per difference, or none."""
-    rows = [text_cells([one.kind, one.text, ", ".join(one.marked) or None]) for one in find_differences(frames, arms)]
-    columns = ["difference", "what differs", "marked arms"]
-    return [Table("fairness", "Is the comparison fair?", columns, rows, align="lll")] if rows else []
+    """Return a table with one row per difference and its letter in other tables, or none."""
+    differences = find_differences(frames, arms)
+    rows = [
+        text_cells([letter, one.kind, one.text, ", ".join(one.marked) or None])
+        for letter, one in zip(mark_letters(differences), differences, strict=True)
+    ]
+    columns = ["mark", "difference", "what differs", "marked arms"]
+    return [Table("fairness", "Is the comparison fair?", columns, rows, align="llll")] if rows else []
 
 
 def fair_tables(
@@ -39,7 +52,7 @@ def mark_tables(
     Tables without a row of an arm, such as table 2, are returned unchanged."""
     labels = [arm.label for arm in arms.arms]
     marking = [one for one in differences if one.marked]
-    letters = [ascii_lowercase[index % 26] * (1 + index // 26) for index in range(len(marking))]
+    letters = [letter for letter in mark_letters(differences) if letter is not None]
     notes = [f"[{letter}] {one.kind}: {one.text}" for letter, one in zip(letters, marking, strict=True)]
     notes += [f"{one.kind.capitalize()}: {one.text}" for one in differences if not one.marked]
 

@@ -86,6 +86,14 @@ def test_the_table_has_a_row_for_each_arm() -> None:
     assert learning_table(*select_runs(frames_of([run_with("a", 0, [0.1])]))) is None
 
 
+def test_an_arm_that_does_not_learn_does_not_set_the_target() -> None:
+    learners = [run_with("a", 0, [0.1, 0.9]), run_with("b", 0, [0.1, 0.7])]
+    worse = [run_with("c", 0, [0.1, 0.05]), run_with("d", 0, [0.1, 0.3])]
+    target = default_target(*select_runs(frames_of([*learners, *worse])))
+    assert target == pytest.approx(0.1 + 0.9 * 0.6, abs=1e-3)
+    assert default_target(*select_runs(frames_of(worse[:1]))) == pytest.approx(0.1, abs=1e-3)
+
+
 def test_a_run_that_was_not_evaluated_yet_leaves_the_curves_of_its_arm() -> None:
     runs = [run_with("a", 0, [0.1, 0.3]), replace(run_with("a", 1, [0.1, 0.3]), metrics=None)]
     shown = curve_data(*select_runs(frames_of(runs)))

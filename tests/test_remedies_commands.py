@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import composing
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -27,7 +28,7 @@ from simplerl.algorithms.shaping import group_rollouts
 from simplerl.backends.local import local_device
 from simplerl.backends.rehearsal import rehearse
 from simplerl.backends.roles import _require_one_optimizer_step
-from simplerl.bench import grader_speed, smollm2
+from simplerl.bench import grader_speed, planted_difference, smollm2
 from simplerl.cluster.layout import Layout, Shared, check_resources, plan_placement
 from simplerl.config import Config
 from simplerl.config.load import load
@@ -276,6 +277,15 @@ def test_settings_of_the_speed_benchmark(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "write key=value with one of" in said(error, "bench/grader_speed.py") and not timed
     grader_speed.main(["rows=8", "batches=1"])
     assert len(timed) == 2
+
+
+@covers("bench/planted_difference.py: {} seeds per arm")
+def test_seeds_of_the_planted_difference() -> None:
+    runs = np.random.default_rng(0).random((4, 20)) < 0.8
+    with pytest.raises(ConfigError) as error:
+        planted_difference.examine(runs * 1.0, None, 3, 10, 4, np.random.default_rng(0))
+    assert said(error, "bench/planted_difference.py").endswith("choose a smaller --seeds.")
+    assert planted_difference.examine(runs * 1.0, None, 2, 10, 4, np.random.default_rng(0)) is not None
 
 
 @covers(

@@ -62,3 +62,19 @@ def length_only(
     """Score the response by its length alone: linearly from `wrong` at length 0 to 1 at `tokens` tokens or more."""
     length = min(len(response.tokens) / tokens, 1.0)
     return replace(strict(response, problem, rule=rule), reward=wrong + (1 - wrong) * length)
+
+
+def noisy(
+    response: Response,
+    problem: Problem,
+    *,
+    flip: Fraction = 0.2,
+    seed: int = 0,
+    wrong: float = 0.0,
+    rule: Rule = "math_verify",
+) -> Score:
+    """Score 1 for a correct boxed answer and otherwise `wrong`, and the other way round with probability `flip`, as a
+    verifier that errs does. The choice is a function of the seed, the problem and `response.key`."""
+    score = strict(response, problem, rule=rule)
+    flipped = zlib.crc32(f"{seed} {problem.id} {response.key}".encode()) / 2**32 < flip
+    return replace(score, reward=1.0 if score.correct != flipped else wrong)

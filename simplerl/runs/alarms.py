@@ -186,9 +186,9 @@ def accuracy_lost(metrics: Metrics, config: Config) -> str | None:
     if not first - now > MAX_FALL * math.hypot(first_error, error):
         return None
     return (
-        f"held-out accuracy fell from {first:.1%} at the first evaluation to {now:.1%}, more than {MAX_FALL:g} standard "
-        f"errors: lower train.policy.lr (now {config.train.policy.lr:g}) or raise algorithm.kl.coef; if reward/mean rose "
-        f"meanwhile, choose another reward than {config.choices.get('reward', 'this one')}."
+        f"held-out accuracy fell from {first:.1%} at the first evaluation to {now:.1%}, more than {MAX_FALL:g} "
+        f"standard errors: lower train.policy.lr (now {config.train.policy.lr:g}) or raise algorithm.kl.coef; if "
+        f"reward/mean rose meanwhile, choose another reward than {config.choices.get('reward', 'this one')}."
     )
 
 
