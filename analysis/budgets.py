@@ -23,9 +23,9 @@ UNEQUAL = {"responses": 1.02, "tokens": 1.1, "seconds": 1.1, "gpu_hours": 1.1}
 
 @dataclass(frozen=True)
 class Spending:
-    """Holds what a run has spent by the start of each logged step, by step, and in total."""
+    """Holds what a run has spent, in one of UNITS."""
 
-    before: pd.Series
+    before: pd.Series  # step -> spent before this step, for each logged step
     total: float
 
 

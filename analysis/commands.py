@@ -48,7 +48,7 @@ def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def comparison_options(chosen: argparse.Namespace) -> Options:
-    """Return the options of `add_comparison_arguments`."""
+    """Return the options that the arguments of `add_comparison_arguments` give."""
     target = None if chosen.target is None else chosen.target / 100
     return Options(chosen.baseline, chosen.correction, chosen.seeds, target)
 

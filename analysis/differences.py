@@ -67,7 +67,8 @@ DEFAULT = Options()
 class Compared:
     """Holds an arm, its accuracy and its difference to the baseline, as fractions.
 
-    found: None for the baseline, or if the two cannot be compared, for the reason in `why`. p: corrected."""
+    found: None for the baseline, or if the two cannot be compared, for the reason in `why`. p: corrected. smallest:
+    difference from which the comparison would have been significant with a probability of POWER."""
 
     arm: Arm
     accuracy: Interval | None

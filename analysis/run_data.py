@@ -33,8 +33,8 @@ class RunData:
     config: dict[str, Any] = field(default_factory=dict)  # dotted setting -> value
     summary: dict[str, float] = field(default_factory=dict)  # metric -> last value
     metrics: pd.DataFrame | None = None  # columns phase, step, and one for each metric
-    created: str | None = None
-    seconds: float | None = None
+    created: str | None = None  # time of the start, in ISO format
+    seconds: float | None = None  # duration of the run
     attempts: int = 1
     kind: str = ""  # "evaluation" if evaluate.py wrote the folder
     environment: dict[str, Any] = field(default_factory=dict)  # environment.json; empty for W&B

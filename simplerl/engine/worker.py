@@ -188,7 +188,7 @@ class Worker(UpdateMixin):
         self.run_forward, self.stepper = self.ranks.prepare(model, self.forward, optimizer, total_steps)
 
     def _hidden_before(self, micro: Batch, shared: SharedPrompts | None = None) -> Tensor:
-        """Return the hidden state before each token under the mask, [N, H].
+        """Return the hidden state before each of the N tokens under the mask, [N, H].
 
         Rows are right-padded and attention is causal, so response tokens never attend to padding and no attention mask
         is needed."""

@@ -88,7 +88,8 @@ def _recorded_sizes(values: tuple[tuple[str, Any], ...]) -> Geometry:
         config = AutoConfig.for_model(str(keywords.pop("model_type")), **keywords)
     except (KeyError, ValueError) as error:
         raise ConfigError(
-            f"model.geometry is not a configuration of transformers ({error}): copy the model's config.json."
+            f"model.geometry is not a configuration of transformers ({error}): write the entries of the "
+            "model's config.json below `geometry:`."
         ) from error
     return model_sizes(config, "geometry in conf/model/")
 

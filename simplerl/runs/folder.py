@@ -146,7 +146,7 @@ class Run:
 
     @property
     def changed(self) -> bool:
-        """Return whether code, packages, reward function or inputs have changed since the last attempt."""
+        """Return whether code, Python, packages or the training reward have changed since the last attempt."""
         path = self.dir / "environment.json"
         return path.exists() and code_differs(read_json(path, AGAIN, _ENVIRONMENT_KINDS), self._environment())
 

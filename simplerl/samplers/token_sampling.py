@@ -99,7 +99,7 @@ def _top_k_top_p(logits: Tensor, top_p: float, top_k: int) -> tuple[Tensor, Tens
 
 
 def _check_finite(peak: Tensor) -> None:
-    """Raise NonFinite unless the largest logit of every row is finite, which excludes NaN and inf in all of them."""
+    """Raise NonFinite unless the largest logit of every row is finite, which excludes NaN and +inf in all of them."""
     if not bool(torch.isfinite(peak).all()):
         raise NonFinite("a logit of the sampled model")
 
