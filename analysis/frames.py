@@ -62,7 +62,7 @@ class Frames:
 
     @cached_property
     def _rows_of_run(self) -> dict[str, slice]:
-        """Return the rows of each run in `metrics`; `assemble` makes them contiguous."""
+        """Return run -> its rows in `metrics`; `assemble` makes them contiguous."""
         found = self.metrics.groupby("run", observed=True).indices
         return {str(run): slice(rows[0], rows[-1] + 1) for run, rows in found.items()}
 

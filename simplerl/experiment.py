@@ -98,7 +98,8 @@ def announce_evaluation_rule(config: Config) -> None:
 
 
 def steps_by_phase(config: Config, task: Task) -> dict[str, int]:
-    """Return the number of steps of each phase, as recorded in status.json."""
+    """Return phase ("warmup", "rl") -> number of its steps, as recorded in status.json; a phase that the run does not
+    have is absent."""
     from simplerl.sft import optimizer_steps
 
     warm_up = {"warmup": optimizer_steps(config, task)} if task.documents else {}

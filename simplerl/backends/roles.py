@@ -143,7 +143,7 @@ class Roles:
         self.sampler.load_weights(self.models[POLICY].named_weights())
 
     def metrics(self) -> dict[str, float]:
-        """Return metrics that the backend measured during this step."""
+        """Return metrics, by name, that the backend measured during this step; here {}."""
         return {}
 
     def save(self, folder: Path) -> None:
@@ -164,7 +164,7 @@ def _require_one_optimizer_step(rows: int, plan: UpdatePlan) -> None:
 
 
 def role_specs(config: Config) -> dict[str, RoleConfig]:
-    """Return the configuration of all roles of a run, with the policy first."""
+    """Return the configuration of every role of a run by name, with the policy first."""
     policy = RoleConfig(column="logprobs", loss=config.algorithm.loss, optimizer=config.train.policy)
     return {POLICY: policy, **config.algorithm.roles}
 

@@ -125,8 +125,8 @@ def compared(values: Array, design: str) -> Iterator[tuple[Array, Errors]]:
 
 
 def simpler_widths(errors: Errors, values: Array) -> dict[str, Array]:
-    """Return the half-widths of intervals that are often used instead: over items alone, over seeds alone, and
-    Satterthwaite's t interval over both without the correction for few seeds."""
+    """Return, by method, the half-widths of intervals that are often used instead: over items alone, over seeds alone,
+    and Satterthwaite's t interval over both without the correction for few seeds."""
     by_item = (values[:, 1] - values[:, 0]).mean(-2)
     assert errors.seeds is not None
     total, seeds, items = errors.total(), np.asarray(errors.seeds), np.asarray(errors.items)

@@ -28,7 +28,7 @@ Settings = argparse.Namespace  # the command line; see `main`
 
 
 def measure(settings: Settings) -> dict[str, float]:
-    """Time the engines in turn, after a warm-up run of each, and return the best time of each in seconds. Raises
+    """Time the engines in turn, after a warm-up run of each, and return engine -> its best time in seconds. Raises
     RuntimeError if an engine generates another number of tokens than asked."""
     if settings.threads:
         torch.set_num_threads(settings.threads)

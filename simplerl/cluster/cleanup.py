@@ -20,7 +20,7 @@ SECONDS = 10.0  # how long to look for processes, because some may still be star
 
 
 def start(folder: str) -> subprocess.Popen[bytes]:
-    """Start this file as a program that ends the session in `folder` when its standard input closes."""
+    """Start this file as a program that ends the Ray session in `folder` when its standard input closes."""
     return subprocess.Popen(
         [sys.executable, "-S", "-E", __file__, folder], stdin=subprocess.PIPE, start_new_session=True
     )

@@ -89,7 +89,7 @@ class PlacementPlan:
 
 
 def processes(layout: Layout, config: Config) -> dict[str, int]:
-    """Return the number of processes of each role of the run, including vLLM engines."""
+    """Return role -> number of its processes, with the vLLM engines as the role ENGINE."""
     counts = {role: layout.ranks(role) for role in role_specs(config)}
     if layout.engines:
         counts[ENGINE] = layout.engines

@@ -88,8 +88,8 @@ def send_by_nccl(ranks: Sequence[Any], engines: Mapping[str, Any], workers: int,
 
 
 def broadcast(rank: int, weights: RankWeights, clients: EngineClients, address: tuple[str, int]) -> dict[str, int]:
-    """Broadcast the weights from rank 0 to the engines. Every rank must call it at the same time. Returns the checksums
-    of the weights that this rank iterated over.
+    """Broadcast the weights from rank 0 to the engines. Every rank must call it at the same time. Returns the
+    checksums, by name, of the weights that this rank iterated over.
 
     A new NCCL group is created each time, which costs about a second and leaves out engines that have died."""
     world = 1 + len(clients.engines) * clients.workers

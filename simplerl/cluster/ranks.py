@@ -91,7 +91,8 @@ class RankActor:
         deepspeed.init_distributed(dist_backend=backend, timeout=timedelta(seconds=seconds), verbose=False)
 
     def build(self, build: BuildWorker, sharding: Sharding, optimizer: Path | None) -> None:
-        """Build the worker, and load the optimizer state from the checkpoint folder `optimizer`, if given."""
+        """Build the worker by `build(ranks=..., device=...)`, and load the optimizer state from the checkpoint folder
+        `optimizer`, if given."""
         from simplerl.cluster.zero import DistributedRanks
 
         self.meter = MemoryMeter.begin()
@@ -149,7 +150,8 @@ class RankActor:
         yield from buckets(self.full_weights(), size, getattr(torch, dtype), keep=self.number == 0)
 
     def broadcast_weights(self, clients: Any, address: tuple[str, int], dtype: str) -> dict[str, int]:
-        """Send the weights from rank 0 to the engines by NCCL; see `simplerl.cluster.nccl`."""
+        """Send the weights from rank 0 to the engines by NCCL, and return their checksums by name; see
+        `simplerl.cluster.nccl`. Every rank must call it."""
         from simplerl.cluster.nccl import RankWeights, broadcast
 
         weights = RankWeights(self.full_weights, self.weight_shapes(), getattr(torch, dtype))

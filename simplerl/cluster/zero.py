@@ -186,8 +186,8 @@ class DeepSpeedStepper:
         self.engine.backward(loss * self.ranks.size, scale_wrt_gas=False)
 
     def step(self) -> dict[str, float]:
-        """Take an optimizer step and return the gradient norm and the learning rate, as `TorchStepper.step` does. But
-        if the norm is not finite, the weights have been updated and are not finite either."""
+        """Take an optimizer step and return "grad_norm" and "lr", as `TorchStepper.step` does. But if the norm is not
+        finite, the weights have been updated and are not finite either."""
         lr = learning_rate(self.config, self.step_count, self.total_steps)
         for group in self.zero.param_groups:
             group["lr"] = lr

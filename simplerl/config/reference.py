@@ -165,7 +165,7 @@ def schema_part() -> list[str]:
 
 
 def groups() -> dict[str, list[Path]]:
-    """Return the YAML files of each Hydra group of conf/, and of the sweeps."""
+    """Return Hydra group -> its YAML files in conf/, with the sweeps as the group "sweep"."""
     found: dict[str, list[Path]] = {"sweep": sorted(schema.SWEEPS.glob("*.yaml"))}
     for path in sorted(CONF.rglob("*.yaml")):
         group = str(path.parent.relative_to(CONF))

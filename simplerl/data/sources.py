@@ -290,7 +290,7 @@ def _of_levels(
 
 
 def _check_columns(columns: Mapping[str, str | int | None]) -> dict[str, str]:
-    """Return the columns that are not null. Raises ConfigError for unknown or invalid ones."""
+    """Return the given columns; absent question or answer: `guess`. Raises ConfigError for unknown or invalid ones."""
     for key, column in columns.items():
         if key not in (*REQUIRED, *OPTIONAL):
             near = (get_close_matches(key, (*REQUIRED, *OPTIONAL), 1) or ["question"])[0]

@@ -68,8 +68,8 @@ def check_same_selection(folder: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def overlap_report(groups: Sequence[Sequence[Answer]], benchmarks: Benchmarks) -> dict[str, dict[str, Any]]:
-    """Return, for each benchmark, its number of items, the (problem id, item id) pairs whose questions overlap, and the
-    number of responses that overlap with an item."""
+    """Return benchmark -> {"items": number of its items, "questions": (problem id, item id) pairs whose questions
+    overlap, "responses": number of responses that overlap with an item}."""
     found: dict[str, dict[str, Any]] = {
         name: {"items": items, "questions": [], "responses": 0} for name, items in benchmarks.items.items()
     }
@@ -140,7 +140,7 @@ def training_table(samples: pa.Table, reasons: Sequence[str], teacher: str, repo
 
 
 def _conversations(rows: pa.Table) -> Iterator[tuple[list[dict[str, str]], list[dict[str, str]]]]:
-    """Yield the turns before the answer, and the answer's."""
+    """Yield, for each row, the turns before the answer and that of the answer, as chat messages."""
     texts = (rows[name].to_pylist() for name in ("system", "question", "response"))
     for system, question, response in zip(*texts, strict=True):
         start = [] if system is None else [{"role": "system", "content": system}]

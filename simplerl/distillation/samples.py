@@ -163,7 +163,8 @@ def _join(files: Sequence[Path], result: Path) -> None:
 
 
 def difficulty_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Return id, level, number of samples and of correct ones, solve rate and pass@k of each problem."""
+    """Return one row per problem, as in the difficulty file: id, level, number of samples and of correct ones, solve
+    rate and pass@k."""
     levels = dict(zip(table["problem_id"].to_pylist(), table["level"].to_pylist(), strict=True))
     rows = []
     for group in answer_groups(table):

@@ -73,7 +73,7 @@ class TorchStepper:
 
     def step(self) -> dict[str, float]:
         """Clip the accumulated gradients and take one optimizer step. If their norm is not finite, leave the weights
-        unchanged. Returns the gradient norm before clipping and the learning rate."""
+        unchanged. Returns their norm before clipping ("grad_norm") and the learning rate ("lr")."""
         norm = nn.utils.clip_grad_norm_(self.names.values(), self.config.grad_clip, foreach=True)
         lr = learning_rate(self.config, self.step_count, self.total_steps)
         if torch.isfinite(norm):

@@ -50,10 +50,11 @@ def item_means(evaluation: Path, column: str = "correct") -> ItemMeans:
 
 
 def noise_of_runs(folders: Sequence[Path]) -> Noise:
-    """Return the noise of the last evaluations of run folders, grouped into arms by all settings but the seed.
+    """Return the noise of the last evaluations of run folders, grouped into arms by all settings but the seed. Folders
+    without an evaluation are ignored.
 
-    If they answered different items, those that most runs answered are used. Raises ConfigError if no two runs with
-    the same items differ only in their seed."""
+    If the runs answered different items, those runs are used whose items most runs answered. Raises ConfigError if no
+    two runs with the same items differ only in their seed."""
     groups: dict[str, dict[str, dict[int, list[Array]]]] = {}
     for folder in folders:
         place = last_evaluation(folder)

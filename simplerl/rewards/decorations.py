@@ -36,7 +36,8 @@ class Decoration:
 
 
 def decorated(gold: str) -> tuple[str, str] | None:
-    """Return (kind of decoration, plain value) of a gold answer, or None for a plain one. The value may be empty."""
+    """Return (kind of decoration, plain value) of a gold answer, or None for a plain one. The value is "" if the answer
+    has several numbers, or none, among words."""
     if (value := sentence_value(gold)) is not None:
         return SENTENCE, value
     plain = normalize(gold)

@@ -77,8 +77,8 @@ class StepProgress:
         self._times[name] = self._times.get(name, 0.0) + clock() - start
 
     def times(self) -> dict[str, float]:
-        """Return the seconds of each stage, and time/step: the seconds since `begin` without evaluating and saving, so
-        that time/step + time/evaluate + time/save is the wall time."""
+        """Return time/<stage>, the seconds of each stage, and time/step: the seconds since `begin` without evaluating
+        and saving, so that time/step + time/evaluate + time/save is the wall time."""
         stages = {f"time/{name}": seconds for name, seconds in self._times.items()}
         beside = sum(self._times.get(name, 0.0) for name in ("evaluate", "save"))
         return {**stages, "time/step": clock() - self._begun - beside}

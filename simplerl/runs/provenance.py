@@ -75,13 +75,15 @@ def environment() -> dict[str, Any]:
 
 
 def reward_digests(config: Config) -> dict[str, str]:
-    """Return digests of the source of the reward functions of training and of evaluations."""
+    """Return digests of the source of the reward functions of training ("reward") and of evaluations
+    ("evaluation_reward")."""
     graded_by = config.reward if config.evals.reward is None else config.evals.reward
     return {"reward": source_digest(config.reward), "evaluation_reward": source_digest(graded_by)}
 
 
 def machine() -> dict[str, Any]:
-    """Return the models of the CPU and of the GPUs of this machine, which may change numbers; "" if unknown."""
+    """Return the models of the CPU ("cpu", "" if unknown) and of the GPUs ("gpus") of this machine, which may change
+    numbers."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

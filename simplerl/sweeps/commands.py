@@ -45,8 +45,8 @@ def states_of(sweep: Sweep, jobs: Mapping[str, QueuedJob] | None) -> list[tuple[
 
 
 def jobs_for(sweeps: Sequence[Sweep]) -> dict[str, QueuedJob] | None:
-    """Return SLURM's queue, or None if no unfinished run was submitted to it. Also returns None, with a warning, if
-    SLURM does not answer."""
+    """Return SLURM's queue by job id, or None if no unfinished run was submitted to it. Also returns None, with a
+    warning, if SLURM does not answer."""
     submitted = [run for sweep in sweeps for run in sweep.runs if run.job]
     if all(state_of(run, None).state == "finished" for run in submitted):
         return None
