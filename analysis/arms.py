@@ -29,7 +29,7 @@ FAILED_STATES = ("failed", "crashed", "killed", "preempted")
 class Arm:
     """Holds runs that differ only in their seed."""
 
-    label: str
+    label: str  # the values in words, such as "lr=1e-6"
     values: dict[str, Any]  # axis -> value
     runs: list[str]
 

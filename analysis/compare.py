@@ -42,8 +42,8 @@ class SetComparison:
     B answers better (`wins`) and worse (`losses`)."""
 
     items: int
-    first: float
-    second: float
+    first: float  # accuracy of A
+    second: float  # accuracy of B
     difference: Interval
     wins: int
     losses: int

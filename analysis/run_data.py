@@ -35,7 +35,7 @@ class RunData:
     metrics: pd.DataFrame | None = None  # columns phase, step, and one for each metric
     created: str | None = None  # time of the start, in ISO format
     seconds: float | None = None  # duration of the run
-    attempts: int = 1
+    attempts: int = 1  # starts of the run, resumptions included
     kind: str = ""  # "evaluation" if evaluate.py wrote the folder
     environment: dict[str, Any] = field(default_factory=dict)  # environment.json; empty for W&B
     status: dict[str, Any] = field(default_factory=dict)  # status.json; empty for W&B

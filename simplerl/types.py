@@ -45,10 +45,10 @@ class Problem:
 
     id: str
     question: str
-    answer: str
-    source: str = ""
-    level: str | None = None
-    solution: str | None = None
+    answer: str  # the gold answer; "" if there is none
+    source: str = ""  # name of the data set, which some grading rules depend on
+    level: str | None = None  # difficulty, as the data set states it
+    solution: str | None = None  # a worked solution, for fine-tuning
     system: str | None = None  # system message of the question's chat
     extra: dict[str, Any] = field(default_factory=dict, compare=False)  # other columns of the row, for rewards
 
@@ -78,7 +78,7 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
-    max_new_tokens: int = 256
+    max_new_tokens: int = 256  # the stop token included
 
 
 class Response(str):
@@ -113,7 +113,7 @@ class Score:
     """Holds the result of a reward function for one response."""
 
     reward: float
-    correct: bool
+    correct: bool  # whether accuracies count the response as correct
     status: str  # equal | different | no_answer | timeout | failed
     extracted: str | None = None  # the answer that was extracted and compared
     parts: dict[str, float] = field(default_factory=dict)  # each is logged as the metric reward/<name>

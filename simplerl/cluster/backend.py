@@ -130,8 +130,8 @@ class RayBackend:
     task: Task
     layout: Layout
     limits: Limits
-    max_restarts: int = 3
-    address: str | None = None
+    max_restarts: int = 3  # of engines, graders, Ray's head and the run, each with its own count
+    address: str | None = None  # of a running cluster; None: start one
 
     def __post_init__(self) -> None:
         check_layout(self.layout, self.config, self._samples_in_driver)

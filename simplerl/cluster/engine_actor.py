@@ -44,7 +44,7 @@ class EngineResponse:
     text: str
     token_ids: tuple[int, ...]  # [L]
     logprobs: tuple[float, ...]  # [L]
-    finish_reason: str
+    finish_reason: str  # FINISH_STOP | FINISH_LENGTH
 
 
 @dataclass(frozen=True)

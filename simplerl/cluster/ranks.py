@@ -180,7 +180,7 @@ class RankActor:
 class ActorOptions:
     """Holds the Ray options of one actor."""
 
-    strategy: Any
+    strategy: Any  # Ray's scheduling strategy: where the actor runs
     cpus: float = 1.0
     gpus: float = 0.0
 

@@ -33,8 +33,8 @@ class TrainingSchedule:
     prompts: int  # usable training problems
     prompts_per_step: int
     samples_per_prompt: int
-    minibatch_size: int
-    epochs: int
+    minibatch_size: int  # responses per optimizer step
+    epochs: int  # passes over the responses of a step
     steps: int  # rollout steps
     passes: float | None = None  # passes over which learning rates are scheduled; None: schedule over `steps`
 

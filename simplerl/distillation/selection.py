@@ -32,7 +32,7 @@ class Answer:
     question: str
     response: str
     tokens: int  # with the stop token
-    finish_reason: str
+    finish_reason: str  # FINISH_STOP | FINISH_LENGTH
     reward: float
     correct: bool
 

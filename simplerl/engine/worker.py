@@ -47,7 +47,7 @@ class UpdatePlan:
     """Describes how a batch is split into optimizer steps, and how per-token losses are aggregated."""
 
     minibatch_size: int  # rows per optimizer step
-    epochs: int
+    epochs: int  # passes over the batch
     aggregation: Aggregation
     constant_length: int = 1  # tokens; only for Aggregation.constant_length
     rows: int = 2  # responses; only for Aggregation.micro_batch_token_mean

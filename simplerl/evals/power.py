@@ -45,7 +45,7 @@ class Noise:
     seed_correlation: float = 0.0
     item_correlation: float = 0.0
     seeds_df: int = 0
-    source: str = "stated"
+    source: str = "stated"  # where the numbers are from, in words
 
     def errors(self, seeds: int, items: int) -> Errors:
         """Return the expected variance of the difference of two arms by source."""

@@ -37,7 +37,7 @@ class Document:
 
     prompt: str
     answer: str
-    style: str
+    style: str  # QUICK, CODE, RAMBLE, CHECK or DRILL
     value: int | None = None  # value of the expression; None for a drill
     final: int | None = None  # the number that the answer ends with; None if it states none
     slips: int = 0  # number of wrong values that the answer does not repair

@@ -31,7 +31,7 @@ class Device:
     bandwidth: float  # of memory, byte/s
     link: float  # to another device of its node, byte/s in one direction
     network: float = 50e9  # to another node, byte/s in one direction: 400 Gbit/s for each device
-    per_node: int = 8
+    per_node: int = 8  # devices of one node
     here: bool = False  # a device of this machine
 
     def flops(self, precision: Precision | str) -> float:

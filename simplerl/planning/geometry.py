@@ -33,8 +33,8 @@ class Geometry:
     output: int  # elements of the output layer, which a critic does not have; 0 if it is tied to the embedding
     largest: int  # elements of the largest parameter
     layers: int
-    hidden: int
-    intermediate: int
+    hidden: int  # size of the hidden state
+    intermediate: int  # inner size of the MLP
     queries: int  # heads x head size
     keys: int  # kv heads x head size
     heads: int

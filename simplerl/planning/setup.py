@@ -67,8 +67,8 @@ class Setup:
     counts: Mapping[str, int]  # processes of each role, of engines, and of the sampler in the driver process
     places: tuple[Place, ...]
     geometries: Mapping[str, Geometry]  # by role
-    kinds: Mapping[str, RoleKind]
-    trained: frozenset[str]
+    kinds: Mapping[str, RoleKind]  # by role; without RL only the policy
+    trained: frozenset[str]  # roles that RL trains
     lengths: Lengths
     local: bool  # all roles are in one process
 

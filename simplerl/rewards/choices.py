@@ -48,7 +48,7 @@ class Choice:
     another one."""
 
     letter: str
-    content: str = ""
+    content: str = ""  # the text or value; "" if there is only a letter
     denied: bool = False
 
 

@@ -42,7 +42,7 @@ class Ordered:
     """Holds a point, a sequence or an interval. variable: the name of the variable if it is written as an inequality,
     otherwise ""."""
 
-    opening: str
+    opening: str  # "(", "[" or another bracket; so is `closing`
     items: tuple[Structure, ...]
     closing: str
     variable: str = ""
@@ -67,8 +67,8 @@ class Inequality:
 class Congruence:
     """Holds a statement such as x \\equiv 3 (mod 5)."""
 
-    sides: tuple[str, ...]
-    modulus: str
+    sides: tuple[str, ...]  # as in x \equiv 3: x, 3
+    modulus: str  # as written: 5
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,8 @@ def _touches_mathematics(text: str, token: re.Match[str]) -> bool:
 
 
 def _merged(tokens: list[tuple[str, bool]]) -> list[Piece]:
-    """Join adjacent tokens of one kind; prose punctuation and spaces after words are dropped."""
+    """Join adjacent tokens of one kind. Words become lower case (single letters keep theirs) and lose hyphens and
+    apostrophes; mathematics loses trailing punctuation; punctuation of prose and spaces after words are dropped."""
     pieces: list[tuple[list[str], bool]] = []
     for text, word in tokens:
         after_word = not word and bool(pieces) and pieces[-1][1]

@@ -262,7 +262,7 @@ class Run:
             raise Interrupted(self.alarms.stop)
 
     def interruptible(self, stream: Iterable[T]) -> Iterator[T]:
-        """Yield the items of `stream`; raise `Interrupted` once a stop signal has arrived."""
+        """Yield the items of `stream`; raise `Interrupted` once a stop signal has arrived or an alarm stops the run."""
         for item in stream:
             self.check_stop()
             yield item

@@ -42,7 +42,7 @@ class RunJob:
     """Runs one training run as a job, which submitit pickles at submission and calls in every task."""
 
     raw: DictConfig  # the composed configuration without Hydra's own part
-    label: str
+    label: str  # beginning of a new folder's name
     folder: Path
 
     def __call__(self) -> str:
