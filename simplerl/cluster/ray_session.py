@@ -84,7 +84,8 @@ def _authentication() -> dict[str, str]:
 
 @contextmanager
 def _monitored_head(restarts: int | None) -> Iterator[None]:
-    """Restart this process's command, at most `restarts` times, when Ray's head (the GCS process) dies in the block.
+    """Restart this process's command, at most `restarts` times (None: never), when Ray's head (the GCS process) dies in
+    the block.
 
     Ray cannot replace its head: a driver that loses it hangs until Ray ends the driver after a minute."""
     if restarts is None:

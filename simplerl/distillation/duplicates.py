@@ -32,7 +32,7 @@ def words_and_symbols(text: str) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    """Return the words and numbers of a text without drawings, in lower case."""
+    """Return the words and numbers of a text without drawings in Asymptote ([asy]...[/asy]), in lower case."""
     return _WORD.findall(_DRAWING.sub(" ", text.lower()))
 
 

@@ -98,7 +98,8 @@ def _unusable(answer: Answer, teacher: TeacherConfig) -> str:
 
 
 def _checked(chosen: Any, usable: Collection[Answer], keep: Any) -> list[Answer]:
-    """Return what a function of conf/teacher/ has returned. Raises ConfigError unless it is a list of given answers."""
+    """Return what a function of conf/teacher/ has returned. Raises ConfigError unless it is a list of answers that the
+    function was given, each at most once."""
     answers = isinstance(chosen, list) and all(isinstance(one, Answer) for one in chosen)
     if answers and len(set(chosen)) == len(chosen) and set(usable).issuperset(chosen):
         return list(chosen)

@@ -57,7 +57,8 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 def _fraction_of_problems(rollouts: Sequence[Rollout], quantifier: object) -> float:
-    """Return the fraction of problems for which any (or all) samples are correct."""
+    """Return the fraction of problems for which any sample, or all, are correct. quantifier: the function `any` or
+    `all`."""
     groups: dict[str, list[bool]] = {}
     for rollout in rollouts:
         groups.setdefault(rollout.prompt.problem.id, []).append(score_of(rollout).correct)

@@ -57,7 +57,7 @@ class Comparator:
 
     measured: bool
     unfinished: str | None = None  # status of a math-verify call that did not finish
-    gold_unread: bool = False
+    gold_unread: bool = False  # no parser could read the gold answer
 
     def verdict(self, answer: str, gold: str) -> Verdict:
         """Compare two normalised texts. Raises Unfinished if the outcome depends on a math-verify call that timed out

@@ -257,7 +257,8 @@ class Grader:
             worker.kill()
 
     def _count_timeouts(self, result: GradingResult, problem: Problem) -> None:
-        """End the grading with a ConfigError after MAX_TIMEOUTS time-outs in a row, if of MIN_PROBLEMS problems."""
+        """End the grading with a ConfigError after at least MAX_TIMEOUTS time-outs in a row, on at least MIN_PROBLEMS
+        problems."""
         if result.score is not None or result.status != TIMEOUT:
             self._timed_out.clear()
             return
