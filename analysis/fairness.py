@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from analysis.arms import RUN, TOGETHER, Arms, differing_settings, evaluation_rule, is_missing, short_name
-from analysis.budgets import UNITS, shown_budget, unequal_budgets
+from analysis.budgets import UNEQUAL, UNITS, shown_budget, unequal_budgets
 from analysis.folders import evaluation_folders, naming, read_json
 from analysis.frames import Frames
 from analysis.run_data import SourceError, parse_number
@@ -267,12 +267,23 @@ def _choice(frames: Frames, run: str, source: Path, step: int) -> str:
 def _budgets(frames: Frames, arms: Arms) -> list[Difference]:
     found = []
     for unit, budgets in unequal_budgets(frames, arms.arms).items():
-        most = max(budgets, key=lambda label: budgets[label])
         spent = "; ".join(f"{shown_budget(budget)} in {label}" for label, budget in budgets.items())
         text = f"{UNITS[unit]} per run: {spent} (--equal={unit} compares at equal budget)."
-        less = [label for label in budgets if budgets[label] * 1.02 < budgets[most]] if unit == "responses" else []
-        found.append(Difference("unequal budget", text, less))
+        found.append(Difference("unequal budget", text, _unusual(budgets) if unit == "responses" else []))
     return found
+
+
+def _unusual(budgets: Mapping[str, float]) -> list[str]:
+    """Return the arms whose budget is more than 2 % from the usual one: that of most arms or, if several are equally
+    frequent, the largest of these."""
+
+    def near(one: float) -> list[str]:
+        return [
+            label for label, budget in budgets.items() if max(one, budget) <= UNEQUAL["responses"] * min(one, budget)
+        ]
+
+    usual = max(budgets.values(), key=lambda one: (len(near(one)), one))
+    return [label for label in budgets if label not in near(usual)]
 
 
 def _alarms(frames: Frames, arms: Arms) -> list[Difference]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,8 +84,11 @@ def _draw_intervals(axis: Any, rows: Sequence[Result], colours: dict[str, Any], 
         ends = [[min(width, mean)], [min(width, 100 - mean)]]
         colour = colours[one.arm.label]
         if mean < lowest:
+            weight = "bold" if _differs(one) else "normal"
             text = f"◂ {mean:.1f} [{mean - ends[0][0]:.1f}, {mean + ends[1][0]:.1f}]"
-            axis.annotate(text, (lowest, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7)
+            axis.annotate(
+                text, (lowest, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7, weight=weight
+            )
             continue
         face = colour if _differs(one) else "white"
         axis.errorbar([mean], [place], xerr=ends, color=colour, fmt="o", markersize=5, mfc=face, capsize=2, lw=1.3)
@@ -129,19 +132,31 @@ def _draw_paths(
     """Draw the curves, name those that are far enough from others, and return the label of the x axis."""
     found = {one.arm.label: path for one in rows if (path := path_of(frames, one.arm)) is not None}
     recorded = all(known for _, known in found.values())
-    named: list[float] = []
     for label, (path, _) in found.items():
         axis.plot(path.index, path.to_numpy(), color=colours[label], linewidth=1.3, marker=".", markersize=3)
-        end = float(path.iloc[-1])
-        if len(named) < MOST_NAMES and all(abs(end - other) >= APART for other in named):
-            named.append(end)
-            text = {"fontsize": 6.5, "color": colours[label], "va": "center", "textcoords": "offset points"}
-            axis.annotate(names[label], (float(path.index[-1]), end), xytext=(4, 0), annotation_clip=False, **text)
+    for label in _named({label: path for label, (path, _) in found.items()}):
+        path = found[label][0]
+        text = {"fontsize": 6.5, "color": colours[label], "va": "center", "textcoords": "offset points"}
+        end = (float(path.index[-1]), float(path.iloc[-1]))
+        axis.annotate(names[label], end, xytext=(4, 0), annotation_clip=False, **text)
     last = max((float(path.index[-1]) for path, _ in found.values()), default=1.0)
     axis.set_xlim(-0.02 * last, 1.4 * last)  # room for the names
     if not found:
         axis.plot([], [])
     return "responses" if recorded else "step"
+
+
+def _named(paths: Mapping[str, pd.Series]) -> list[str]:
+    """Return the arms whose names fit beside the ends of their curves: at most MOST_NAMES, APART from each other and
+    from curves that go on, those with the most responses first."""
+    chosen: list[str] = []
+    for label in sorted(paths, key=lambda one: (-paths[one].index[-1], paths[one].iloc[-1])):
+        end, last = float(paths[label].iloc[-1]), paths[label].index[-1]
+        longer = [other[other.index > 1.05 * last] for other in paths.values()]
+        heights = [*(paths[one].iloc[-1] for one in chosen), *(value for other in longer for value in other)]
+        if len(chosen) < MOST_NAMES and all(abs(end - height) >= APART for height in heights):
+            chosen.append(label)
+    return chosen
 
 
 def _start(frames: Frames, arms: Arms) -> float | None:
@@ -160,7 +175,7 @@ def _explain(figure: Any, rows: Sequence[Result], start: bool) -> None:
     arm = baseline_of(rows)
     baseline = arm.label if arm is not None else ""
     marks = [("baseline, or not significantly different from it", "white")] if baseline else [("arm", "white")]
-    marks += [(f"significantly different from the baseline {baseline}", GREY)] if baseline else []
+    marks += [(f"significantly different (also: bold) from the baseline {baseline}", GREY)] if baseline else []
     handles = [Line2D([], [], color=GREY, marker="o", linestyle="", mfc=face, label=text) for text, face in marks]
     figure.legend(handles=handles, loc="outside upper left", ncols=2, fontsize=7.5)
     parts = ["bars: 95 % interval over seeds and items, number of seeds in parentheses", "curves: means over seeds"]

@@ -13,11 +13,12 @@ from simplerl.io.tables import Table, as_html, escape_latex, escape_markdown, la
 CSS = Path(__file__).parent / "page" / "report.css"
 PREAMBLE = r"""\documentclass[10pt]{article}
 \usepackage[a4paper,landscape,margin=18mm]{geometry}
-\usepackage{booktabs,graphicx}
+\usepackage{array,booktabs,graphicx,longtable}
 \begin{document}
 \input{section_body}
 \end{document}
 """
+LONG_TEXT = 60  # characters of a cell from which LaTeX breaks its lines
 
 
 @dataclass(frozen=True)
@@ -64,19 +65,20 @@ def as_markdown(blocks: Sequence[Block], out: Path) -> str:
 
 
 def as_latex(blocks: Sequence[Block], out: Path) -> str:
-    """Return the body of a LaTeX document that includes figures/NAME.pdf. Floats stay in their part of the section."""
+    """Return the body of a LaTeX document that includes figures/NAME.pdf. It needs the packages of PREAMBLE."""
     levels = {1: "section", 2: "subsection"}
 
     def render(block: Block) -> str:
         match block:
             case Heading():
-                return rf"\{levels.get(block.level, 'paragraph')}{{{escape_latex(block.text)}}}" + "\n"
+                barrier = r"\clearpage" if block.level > 1 else ""  # floats stay in their part
+                return rf"{barrier}\{levels.get(block.level, 'paragraph')}{{{escape_latex(block.text)}}}" + "\n"
             case Text():
                 return escape_latex(block.text) + "\n"
             case Picture():
                 return "\n".join(
                     [
-                        r"\begin{figure}[tp]",
+                        r"\begin{figure}[!htbp]",
                         r"\centering",
                         rf"\includegraphics[width=\linewidth,height=0.82\textheight,keepaspectratio]{{figures/{block.name}.pdf}}",
                         rf"\caption{{{escape_latex(block.caption)}}}",
@@ -86,12 +88,32 @@ def as_latex(blocks: Sequence[Block], out: Path) -> str:
                     ]
                 )
             case Table():
-                return latex(block).replace(r"\begin{table}[t]", r"\begin{table}[tp]", 1)
+                if max((len(cell.text()) for row in block.rows for cell in row), default=0) > LONG_TEXT:
+                    return _long_latex(block)
+                return latex(block).replace(r"\begin{table}[t]", r"\begin{table}[!htbp]", 1)
 
-    parts = [
-        (r"\clearpage" + "\n" if isinstance(one, Heading) and one.level > 1 else "") + render(one) for one in blocks
-    ]
-    return "\n".join(parts)
+    return "\n".join(map(render, blocks))
+
+
+def _long_latex(table: Table) -> str:
+    """Return a table of sentences as a longtable, which breaks lines and pages; its columns have widths by their
+    text."""
+    texts = [[cell.text() for cell in row] for row in table.rows]
+    longest = [max(map(len, column)) for column in zip(table.columns, *texts, strict=True)]
+    shares = [min(length, 4 * LONG_TEXT) ** 0.7 for length in longest]
+    widths = [0.94 * share / sum(shares) for share in shares]
+    columns = "".join(rf">{{\raggedright\arraybackslash}}p{{{width:.3f}\linewidth}}" for width in widths)
+    head = " & ".join(map(escape_latex, table.columns)) + r" \\"
+    body = []
+    for row in table.rows:
+        cells = [(rf"\textbf{{{escape_latex(one.text())}}}" if one.bold else escape_latex(one.text())) for one in row]
+        body.append(" & ".join(cells) + r" \\")
+    caption = " ".join(map(escape_latex, [table.caption, *table.notes]))
+    lines = [r"\begingroup\footnotesize\setlength{\tabcolsep}{3pt}\setlength{\LTcapwidth}{\linewidth}"]
+    lines += [rf"\begin{{longtable}}{{{columns}}}"]
+    lines += [rf"\caption{{{caption}}}\label{{tab:{table.name}}}\\", r"\toprule", head, r"\midrule\endfirsthead"]
+    lines += [r"\toprule", head, r"\midrule\endhead", *body, r"\bottomrule", r"\end{longtable}\endgroup", ""]
+    return "\n".join(lines)
 
 
 def as_page(blocks: Sequence[Block], out: Path) -> str:

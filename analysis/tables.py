@@ -55,12 +55,13 @@ from analysis.published_tables import (
     averaged_sets,
     row_in_table,
 )
+from analysis.result_table import result_table
 from analysis.sources import load
 from simplerl.data.benchmarks import SUITE5, SUITE8
 from simplerl.evals.statistics import Interval
 from simplerl.io.tables import Cell, Table, markdown, text_cells, write
 
-STATISTICS = ("differences", "learning")  # names of the tables of `statistics_tables`
+STATISTICS = ("results", "differences", "learning")  # names of the tables of `statistics_tables`
 AVERAGES = {"five": SUITE5, "eight": SUITE8}
 BEHAVIOUR = ("response_length", "truncated_share", "box_share", "code_share", "reflection_share")
 LOWER_IS_BETTER = ("loss", "truncated_share", "no_answer_fraction", "timeout_fraction", "failed_fraction", "repetition")
@@ -261,8 +262,11 @@ def build_tables(
 
 
 def statistics_tables(frames: Frames, arms: Arms, options: Options) -> list[Table]:
-    """Return the tables that compare arms, if they have the data: differences to the baseline arm, and learning."""
-    found = [difference_table(frames, arms, options), learning_table(frames, arms, options.target)]
+    """Return the tables that compare arms, if they have the data: the arms with costs and the gain over a random
+    reward, differences to the baseline arm, and learning."""
+    differences = difference_table(frames, arms, options)
+    arms_table = result_table(frames, arms, options) if differences is not None else None
+    found = [arms_table, differences, learning_table(frames, arms, options.target)]
     return [table for table in found if table is not None]
 
 

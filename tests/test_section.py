@@ -20,6 +20,7 @@ from analysis.run_data import SourceError
 from analysis.section import main, summary
 from analysis.section_formats import Heading, Text, as_latex, as_markdown, as_page
 from analysis.sources import load
+from analysis.tables import statistics_tables
 
 RANDOM = "simplerl.rewards.controls.random_reward"
 CURVES = {"rollout/box_share": [0.5] * 40, "rollout/response_length": [60.0] * 40, "reward/mean": [0.1] * 40}
@@ -64,6 +65,12 @@ def test_another_baseline_reverses_the_sign(tmp_path: Path) -> None:
     assert [float(one.value) for one in changes] == pytest.approx([30, 30], abs=8)  # type: ignore[union-attr]
     with pytest.raises(SourceError, match="--baseline 'x'"):
         results(frames, arms, Options(baseline="x"))
+
+
+def test_tables_and_report_state_the_gain_over_the_random_reward(tmp_path: Path) -> None:
+    frames, arms = select_runs(load([write_runs(tmp_path)]))
+    built = {table.name: table for table in statistics_tables(frames, arms, DEFAULT)}
+    assert list(built) == ["results", "differences", "learning"] and "Δ random reward" in built["results"].columns
 
 
 def test_a_single_arm_has_an_accuracy_and_no_comparison(tmp_path: Path) -> None:
@@ -145,6 +152,7 @@ def test_one_command_writes_the_section(tmp_path: Path, capsys: pytest.CaptureFi
     if shutil.which("pdflatex"):
         command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "section.tex"]
         done = subprocess.run(command, cwd=out, capture_output=True, text=True, check=False)
+        assert r"\begin{longtable}" in (out / "section_body.tex").read_text()
         assert done.returncode == 0 and (out / "section.pdf").stat().st_size > 10_000, done.stdout[-2000:]
 
 
