@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from analysis.arm_estimates import metric_estimate
+from analysis.arm_estimates import gain_estimate, metric_estimate
 from analysis.arms import Arm, Arms
 from analysis.budgets import budget_of_arm
 from analysis.differences import CORRECTIONS, DESIGN_NOTES, Compared, Options, compare_arms, in_points, p_text
@@ -78,18 +78,24 @@ def result_table(frames: Frames, arms: Arms, options: Options, found: Sequence[R
         return None
     baseline = next((one.arm.label for one in rows if one.compared and one.compared.why == "baseline"), "")
     control = control_arm(frames, arms) if any(one.gain is not None for one in rows) else None
-    columns = ["arm", "accuracy (%)"]
+    sets = frames.benchmarks()
+    columns = ["arm", "accuracy (%)", "Δ step 0"]
     columns += ["Δ baseline", "corrected p", "at 0.05", "80 % power from"] if baseline else []
     columns += ["Δ random reward"] if control else []
     columns += ["responses", "seconds", "length (tokens)", "boxed (%)", "seeds"]
-    body = [[*_accuracy_cells(one, baseline, control), *_cost_cells(frames, one)] for one in rows]
+    starts = [gain_estimate(frames, one.arm, sets) for one in rows]
+    body = [
+        [*_accuracy_cells(one, start, baseline, control), *_cost_cells(frames, one)]
+        for one, start in zip(rows, starts, strict=True)
+    ]
     against = f", and difference in percentage points to the baseline {baseline}" if baseline else ""
     caption = f"Held-out accuracy at the last evaluation{against}."
     return Table("results", caption, columns, body, (), _notes(baseline, control, options))
 
 
-def _accuracy_cells(one: Result, baseline: str, control: Arm | None) -> list[Cell]:
+def _accuracy_cells(one: Result, start: Interval | None, baseline: str, control: Arm | None) -> list[Cell]:
     cells = [Cell(one.arm.label), Cell(quantity(in_points(one.accuracy), (0.0, 100.0)))]
+    cells.append(Cell(None if start is None else quantity(start), signed=True))
     if baseline:
         cells += _comparison_cells(one.compared)
     if control is not None:
@@ -119,7 +125,8 @@ def _mean_cell(found: Interval | None) -> Cell:
 
 def _notes(baseline: str, control: Arm | None, options: Options) -> list[str]:
     notes = [
-        "±: half-width of the 95 % interval for other seeds and other questions. Responses: sampled per run, discarded "
+        "±: half-width of the 95 % interval for other seeds and other questions; of Δ step 0, the gain since before "
+        "training, for other seeds. Responses: sampled per run, discarded "
         "ones included. Seconds: of the steps, without evaluating and saving; they depend on the load of the machine. "
         "Length and boxes: of held-out responses, means over seeds.",
     ]

@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from composing import composed
+from omegaconf import OmegaConf
 
 from analysis.arms import group_runs, select_runs
 from analysis.curves import arm_styles
@@ -228,6 +230,20 @@ def test_one_damaged_run_does_not_take_the_others(damage: str, tmp_path: Path) -
     left_out = [note for note in frames.notes if note.startswith("Left out: ") and "strict-1" in note]
     assert len(left_out) == (damage in LEFT_OUT)
     assert build_tables(frames, arms)[-1].rows[0][0].value == "lenient"
+
+
+def test_settings_that_are_new_do_not_distinguish_earlier_runs(tmp_path: Path) -> None:
+    """A run of a version without train.lora is in the arm of later ones at the defaults; other values make another."""
+    full = OmegaConf.to_container(composed("evals=none"), resolve=True, enum_to_str=True)
+    assert isinstance(full, dict)
+    choices = {"choices": {"algorithm": "ppo", "model": "micro", "train": "micro"}}
+    lora, others = full["train"]["lora"], {key: value for key, value in full["train"].items() if key != "lora"}
+    for seed, train in enumerate([others, {**others, "lora": lora}, {**others, "lora": {**lora, "rank": 8}}]):
+        write_run(tmp_path, f"r{seed}", curve([0.0, 1.0]), **{**full, **choices, "train": train, "seed": seed})
+    frames, arms = select_runs(load([tmp_path]))
+    assert [arm.runs for arm in arms.arms] == [["r0", "r1"], ["r2"]] and arms.axes == ["train.lora.rank"]
+    [note] = [note for note in frames.notes if "earlier version" in note]
+    assert note.startswith("r0: ") and "train.lora.rank" in note
 
 
 def test_commands_name_what_they_leave_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from test_analysis_frames import write_run
 
 from analysis.arms import select_runs
 from analysis.budgets import at_equal_budget
-from analysis.fairness import find_differences
+from analysis.fairness import _unusual, find_differences
 from analysis.frames import assemble
 from analysis.report import main as report
 from analysis.run_data import RunData, SourceError
@@ -62,6 +62,13 @@ def arm(
 def found(root: Path) -> list[tuple[str, str, list[str]]]:
     frames, arms = select_runs(load([root]), unfinished=True)
     return [(one.kind, one.text, one.marked) for one in find_differences(frames, arms)]
+
+
+def test_the_arm_with_an_unusual_budget_is_marked() -> None:
+    """It may have used more or less than the others; of two arms, the one that used less is marked."""
+    assert _unusual({"a": 100, "b": 101, "c": 300}) == ["c"]
+    assert _unusual({"a": 100, "b": 50, "c": 100, "d": 300}) == ["b", "d"]
+    assert _unusual({"a": 100, "b": 90}) == ["b"]
 
 
 def test_a_fair_comparison_has_no_mark(tmp_path: Path) -> None:

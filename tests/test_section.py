@@ -45,6 +45,8 @@ def test_the_table_of_the_arms(tmp_path: Path) -> None:
     rows = {str(row[0].value): dict(zip(table.columns, row, strict=True)) for row in table.rows}
     good, equal, bad, control = rows.values()
     assert [row["at 0.05"].text() for row in (good, equal, bad)] == ["baseline", "not significant", "significant"]
+    assert float(bad["Δ step 0"].value.value) == pytest.approx(20, abs=8)  # type: ignore[union-attr]
+    assert float(control["Δ step 0"].value.value) == pytest.approx(-20, abs=8)  # type: ignore[union-attr]
     assert float(bad["Δ baseline"].value.value) == pytest.approx(-30, abs=8)  # type: ignore[union-attr]
     gain = good["Δ random reward"]
     assert gain.bold and float(gain.value.value) == pytest.approx(70, abs=8)  # type: ignore[union-attr]
@@ -61,7 +63,7 @@ def test_another_baseline_reverses_the_sign(tmp_path: Path) -> None:
     frames, arms = select_runs(load([write_runs(tmp_path, control=False)]))
     table = result_table(frames, arms, Options(baseline="ppo"))
     assert table is not None and "Δ random reward" not in table.columns
-    changes = [row[2].value for row in table.rows[:2]]
+    changes = [row[3].value for row in table.rows[:2]]
     assert [float(one.value) for one in changes] == pytest.approx([30, 30], abs=8)  # type: ignore[union-attr]
     with pytest.raises(SourceError, match="--baseline 'x'"):
         results(frames, arms, Options(baseline="x"))
