@@ -277,7 +277,7 @@ def in_points(found: Interval) -> Interval:
 
 
 def p_text(p: float) -> str:
-    """Return a p-value as text."""
+    """Return p with three decimals, or "< 0.001"."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 

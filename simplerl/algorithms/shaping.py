@@ -1,4 +1,5 @@
-"""Defines reward shaping: functions from all graded rollouts of a step to rollouts, set in conf/algorithm/shape/.
+"""Defines reward shaping: functions that take all graded rollouts of a step and return them with other rewards, masked
+(`mask_truncated`) or with other tokens (`forced_eos`). Set in conf/algorithm/shape/.
 
 Several functions can be applied in order: algorithm/shape=[kimi_length,soft_overlong].
 """

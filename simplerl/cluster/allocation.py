@@ -222,8 +222,11 @@ def _replace_node(node: RayNode | None, message: dict[str, Any]) -> RayNode | No
 
 
 def restart_command(restarts: int) -> None:
-    """Restart this process's command. In an allocation of several nodes SLURM requeues the job instead, because the
-    other tasks exit with this process. Ends the process with status 1 after `restarts` restarts. Does not return."""
+    """Restart this process's command. Does not return; after `restarts` restarts, ends the process with status 1.
+
+    In an allocation of several nodes the job is requeued instead and the process exits with status 75, because the
+    other tasks exit with this process. Requeues are not counted.
+    """
     done = int(os.environ.get(RESTART_COUNT, "0"))
     if done >= restarts:
         logger.error(
@@ -232,7 +235,8 @@ def restart_command(restarts: int) -> None:
             restarts,
         )
         os._exit(1)
-    logger.error("Ray's head has died; restart %d of %d, from the last checkpoint", done + 1, restarts)
+    how = "the job is requeued" if tasks() > 1 else f"restart {done + 1} of {restarts}"
+    logger.error("Ray's head has died; %s, from the last checkpoint", how)
     sys.stdout.flush()
     sys.stderr.flush()
     if tasks() > 1:

@@ -223,7 +223,7 @@ def _check_function(key: str, function: Any, arguments: int) -> None:
 
 
 def _signature_remedy(key: str, name: str, signature: inspect.Signature, arguments: int) -> str:
-    """Return what to do if a function cannot be called with `arguments` positional arguments and its keywords."""
+    """Return the remedy for a function that cannot be called with `arguments` positional arguments and its keywords."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     required = [p.name for p in signature.parameters.values() if p.default is p.empty and p.kind in kinds]
     if key == "algorithm.advantage" and arguments == 1 and len(required) == 2:

@@ -178,7 +178,7 @@ class AlgorithmConfig:
     advantage: Any = None
     loss: Any = None  # partial: (TokenOutput, Batch) -> (per-token loss, metrics)
     kl: KLConfig = field(default_factory=KLConfig)  # penalty that keeps the policy close to the reference
-    correction: Any = None  # partial: (Batch) -> (Batch, metrics)
+    correction: Any = None  # partial: (Batch) -> (Batch, metrics), for sampler and trainer log-probs that differ
     rollouts: Any = None  # partial: (RolloutSource, step, State) -> (rollouts, State)
     rollout_columns: list[str] = field(default_factory=list)  # columns [B] that `rollouts` adds to `Rollout.extra`
     shape: dict[str, Any] = field(default_factory=dict)  # name -> partial: (rollouts) -> rollouts, after grading

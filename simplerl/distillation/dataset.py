@@ -119,9 +119,10 @@ def _count(rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
 
 
 def training_table(samples: pa.Table, reasons: Sequence[str], teacher: str, report: Mapping[str, Any]) -> pa.Table:
-    """Return the rows of the data set, with the report in the metadata of its schema.
+    """Return the rows of the data set: the kept rows of `samples` as chats, with `report` in the schema's metadata.
 
-    Raises ConfigError if no answer is kept."""
+    reasons: why each row is left out, or KEPT (see `select_rows`). Raises ConfigError if no answer is kept.
+    """
     kept = samples.filter(pa.array([reason == KEPT for reason in reasons], pa.bool_()))
     if not len(kept):
         most = max(report["counts"]["dropped"].items(), key=lambda pair: pair[1])

@@ -299,7 +299,11 @@ def _majority_votes(rows: Sequence[dict[str, Any]], samples: int) -> Array:
 
 
 def _intervals(rows: Sequence[dict[str, Any]], accuracies: dict[str, Array]) -> dict[str, Interval]:
-    """Return the interval of each metric that has one; the matrices of `accuracies` are [items, samples]."""
+    """Return the intervals of one set's metrics: accuracies and response length and, with several samples per item,
+    pass@k, maj@n and accuracy_same_items.
+
+    rows: the set's samples. accuracies: metric -> [items, samples]; "accuracy" is required.
+    """
     correct = accuracies["accuracy"]
     _, samples = correct.shape
     found = {key: bounded_mean(matrix) for key, matrix in accuracies.items()}

@@ -112,8 +112,9 @@ def _tokenizer(model: ModelConfig, found: Inputs) -> Any:
 
 
 def _describe_lengths(config: Config, problems: Sequence[Problem], tokenizer: Any, found: Inputs) -> None:
-    """Record the token lengths of prompts and solutions in `found`, and add lines that compare them with their limits
-    and list the stop tokens."""
+    """Record in `found` the number of problems whose prompts fit prompt.max_tokens and the token lengths of these
+    prompts ([prompt.max_tokens] if none fits) and of the solutions. Adds lines that compare all lengths with their
+    limits and list the stop tokens."""
     found.problems = len(problems)
     with _noted(found, "prompts"):
         format = PromptFormat(config.prompt, tokenizer, generation_eos_ids(config.model.path, config.model.revision))

@@ -197,8 +197,9 @@ def _forward_memory(setup: Setup, sizes: Geometry, tokens: float, critic: bool) 
 
 
 def _backward_memory(setup: Setup, sizes: Geometry, tokens: float, critic: bool) -> Parts:
-    """Return the bytes of a forward and backward pass over a micro-batch of `tokens` tokens: activations of all layers
-    and, unless the model is a critic, logits."""
+    """Return the bytes of a forward and backward pass over a micro-batch of `tokens` tokens, by purpose: activations
+    (less with gradient checkpointing), autocast's bfloat16 copies of weights and, unless the model is a critic, logits.
+    With checkpointing, copies and logits are not in memory together, so only the larger of the two is included."""
     train = setup.config.train
     layer = layer_activations(sizes, train.precision, setup.on_cpu)
     checkpointed = FLOAT32 * sizes.hidden * sizes.layers + 1.5 * layer

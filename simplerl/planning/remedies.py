@@ -52,7 +52,8 @@ def fits(setup: Setup, memory: list[PlaceMemory] | None = None) -> bool:
 
 
 def smallest_change(setup: Setup) -> list[Change] | None:
-    """Return the cheapest combination of changes with which the run fits; None if there is none."""
+    """Return the cheapest combination of up to MAX_CHANGES changes with which a run that does not fit would fit; None
+    if there is none."""
     groups = candidates(setup)
     combinations: list[tuple[Change, ...]] = []
     for size in range(1, MAX_CHANGES + 1):
@@ -168,8 +169,8 @@ def worst_place(memory: list[PlaceMemory]) -> tuple[Place, str, float]:
 
 
 def sentence(setup: Setup, memory: list[PlaceMemory]) -> str:
-    """Return a sentence that says which device lacks memory, and names the smallest change of settings with which the
-    run fits."""
+    """Return a sentence for a run that does not fit: which device lacks memory, and the smallest change of settings
+    with which the run fits. If none is enough, it recommends a smaller model or more devices."""
     place, phase, peak = worst_place(memory)
     gib, total = 2**30, needed(setup, memory)
     parts = next(one for one in memory if one.place == place).phases[phase]

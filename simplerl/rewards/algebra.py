@@ -1,10 +1,12 @@
-"""Decides whether two expressions are equal: exactly without variables, at sample points with variables.
+"""Decides whether two expressions are equal: rational numbers exactly, other values numerically, at sample points if
+there are variables.
 
 Two expressions that agree to about 28 digits at several points of mixed sign and size are taken as the same function
-(polynomial identity testing after Schwartz and Zippel, over the reals). Points at which either value is not real are
-skipped, because there sqrt(a b) = sqrt(a) sqrt(b) depends on a convention; only if exactly one side contains an
-absolute value do they count, which separates ln|x| from ln x. Nothing is simplified or searched, so the cost is
-bounded.
+(polynomial identity testing after Schwartz and Zippel, over the reals). If one side contains a decimal, the tolerance
+is 1e-4 (in the gold answer) or 1e-6 (only in the answer). Points at which either value is not real are skipped if
+enough others remain, because there sqrt(a b) = sqrt(a) sqrt(b) depends on a convention; but if exactly one side
+contains an absolute value, a point at which only one value is real shows a difference, as for ln|x| and ln x. Nothing
+is simplified or searched, so the cost is bounded.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def normalize(text: str) -> str:
     if "\\begin{pmatrix}" not in text:
         text = _SETUP.sub(" ", text).replace("\\end{", "\\end {").replace("\\\\", ",").replace("&", " ")
         text = " ".join(re.sub(r"\\end \{[a-z*]+\}", " ", text).split())
-    text = _without_accents(text)
+    text = _rewrite_accents(text)
     text = _ORDINAL.sub("", text)
     if (whole := TEXT_GROUP.fullmatch(text)) is not None and re.search(r"\d", text):
         text = whole[1]  # \\text{2 or 3}
@@ -162,8 +162,9 @@ def normalize(text: str) -> str:
     return re.sub(r"\s+", " ", text)
 
 
-def _without_accents(text: str) -> str:
-    """Write repeating decimals with \\overline, and letters and numbers without fonts; dots and primes become '."""
+def _rewrite_accents(text: str) -> str:
+    r"""Rewrite accents, fonts and primes: repeating decimals get \overline; \bar{x} and \tilde{x} become x_{bar}, which
+    differs from x; dots and primes become '; \hat, \vec and fonts such as \mathbf are removed."""
     if "\\dot" in text or "\\bar" in text or "\\overline" in text:
         text = _REPEATING.sub(lambda found: f"{found[1]}\\overline{{{re.sub('[^0-9]', '', found[2])}}}", text)
     text = _OVERLINED.sub(

@@ -107,10 +107,12 @@ def _score(reward: Any, packed: PackedResponse, problem: Problem) -> tuple[Any, 
 
 
 def serve(channel: Channel) -> None:
-    """Load the reward that the first message names, then grade lists of (response, problem) until the channel closes.
+    """Load the reward in the first message, then grade lists of (response, problem).
 
-    The start of each list is confirmed by BEGIN, each answer is followed by VERDICT with (fields of the score, seconds,
-    error, whether the process ends now because it ran out of memory, grew too large or has graded enough answers).
+    Loading is answered by LOADED and READY, or by UNUSABLE with the traceback, after which the function returns. The
+    start of each list is confirmed by BEGIN. Each answer is followed by VERDICT with (fields of the score, seconds,
+    error, whether the function returns now because memory ran out, the process grew too large or MAX_ANSWERS are
+    graded). Raises EOFError when the supervisor closes the channel.
     """
 
     def send(kind: str, number: int = 0, body: Any = None) -> None:

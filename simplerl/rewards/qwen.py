@@ -79,8 +79,8 @@ def qwen_answer(response: str, source: str = "") -> str | None:
 
 
 def _after_boxed(rest: str) -> str:
-    """Return the content of a box, given the text after "boxed". Without a brace it extends to the next $, unterminated
-    to the end."""
+    """Return the content of a box, given the text after "boxed". Without a brace, the content extends to the next $ or
+    else to the end; with an unclosed brace, to the end."""
     if not rest.startswith("{"):
         return rest.split("$", maxsplit=1)[0].strip()
     depth = 0

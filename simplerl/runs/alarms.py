@@ -198,8 +198,11 @@ ALWAYS: tuple[Check, ...] = (logprobs_apart, entropy_gone, kl_exploding, grader_
 
 
 def find_alarms(step: int, metrics: Metrics, config: Config) -> list[Alarm]:
-    """Return the alarms of a step of RL from its metrics, and those of the first evaluation under the prefix FIRST. A
-    check whose metric was not logged finds nothing."""
+    """Return the alarms of a step of RL. The checks of START run only in the first FIRST_STEPS steps, and a check whose
+    metric was not logged finds nothing.
+
+    metrics: those of the step and, with the prefix FIRST, those of the first evaluation.
+    """
     checks = [*(START if step < FIRST_STEPS else ()), *ALWAYS]
     texts = [(check.__name__, check(metrics, config)) for check in checks]
     return [Alarm(kind, step, text) for kind, text in texts if text is not None]
