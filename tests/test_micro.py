@@ -218,3 +218,11 @@ def test_self_checks_are_recognised_in_responses():
     assert found["spoilt_when_correct"] is None
     texts = {good: "check", bare: "quick", "```python": "code", "Let me": "ramble"}
     assert {text: report.style_of(text) for text in texts} == texts
+
+
+def test_more_problems_than_there_are_end_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "MAX_REPEATS", 4)
+    with pytest.raises(ConfigError, match=r"data\.count=500 exceeds .* lower it to (\d+)\.") as caught:
+        world.problems("rl", 500, levels=["3h"])
+    found = int(str(caught.value).rstrip(".").split()[-1])
+    assert len(world.problems("rl", found, levels=["3h"])) == found > 0

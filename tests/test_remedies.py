@@ -408,6 +408,7 @@ def test_the_remedy_of_a_mistake_in_a_file_works(prefix: str, tmp_path: Path) ->
 PASTED = "test_data.py::test_the_remedy_of_a_message_works_when_pasted"
 LENGTHS = "test_data.py::test_remedies_of_lengths_and_counts"
 ELSEWHERE: dict[str, str] = {
+    "micro/world.py: data.count={}": "test_micro.py::test_more_problems_than_there_are_end_with_their_number",
     "data/lengths.py: {}: every prompt": LENGTHS,
     "data/prompts.py: All prompts are too long": LENGTHS,
     "data/paths.py: {} is {}, which has no splits": PASTED,

@@ -23,6 +23,7 @@ LARGEST = 9999
 SPLITS = {"pretrain": range(0, 80), "rl": range(80, 90), "heldout": range(90, 100)}  # percent of all expressions
 HARD_FRACTION = 0.6
 LEVELS = ("2", "2h", "3", "3h")
+MAX_REPEATS = 2000  # candidates in a row that are known or of another level
 # wording -> (its frequency, fractions of step-by-step, code and rambling answers to it)
 WORDINGS = {
     "What is {}?": (0.20, 0.70, 0.18, 0.12),
@@ -166,8 +167,10 @@ def wording(rng: Random) -> str:
 def asked(
     split: str, count: int, seed: int = 0, levels: Sequence[str] | None = None
 ) -> Iterator[tuple[Expression, Problem]]:
-    """Yield `count` different expressions of a split, each with the problem that asks for its value. Raises ConfigError
-    if no level, or an unknown one, is in `levels`."""
+    """Yield `count` different expressions of a split, each with the problem that asks for its value.
+
+    Raises ConfigError if no level, or an unknown one, is in `levels`, or after MAX_REPEATS repeats in a row.
+    """
     wanted = set(LEVELS) if levels is None else {str(level) for level in levels}
     require(
         bool(wanted) and wanted <= set(LEVELS),
@@ -175,11 +178,18 @@ def asked(
     )
     rng = Random(f"{split}-{seed}")
     found: set[str] = set()
+    repeats = 0
     for item in expressions(split, rng):
         if len(found) == count:
             return
         text, level = str(item), f"{len(item.ops)}{'h' if item.hard else ''}"
+        repeats += 1
+        require(
+            repeats <= MAX_REPEATS,
+            f"data.count={count} exceeds the different problems found: lower it to {len(found)}.",
+        )
         if text not in found and level in wanted:
+            repeats = 0
             name = f"micro-{split}-{seed}-{len(found)}"
             found.add(text)
             yield item, Problem(name, wording(rng).format(text), str(item.value), source="micro", level=level)
