@@ -24,6 +24,7 @@ CHECKPOINT = re.compile(r"(.+)/checkpoints/step_(\d+)(?:/policy)?/?")
 # Settings of evaluations that other checks cover, or that do not change an accuracy.
 NOT_COMPARED = re.compile(r"evals\.(?:every|path|reward(\..*)?|.*\.path|.*_target_|.*_partial_)$")
 MAX_NAMED = 4  # settings that one sentence lists
+MAX_ARMS = 6  # arms that one sentence lists
 Value = Callable[[str], str | None]  # run -> what is compared, in words; None: not recorded
 
 
@@ -82,6 +83,8 @@ def _names(arms: Arms, runs: Sequence[str]) -> str:
         count = len(set(runs) & set(arm.runs))
         if count:
             names.append(arm.label if count == len(arm.runs) else f"{arm.label} ({count} of {len(arm.runs)} runs)")
+    if len(names) > MAX_ARMS:
+        names = [*names[: MAX_ARMS - 2], f"{len(names) - MAX_ARMS + 2} other arms"]
     return " and ".join(names)
 
 
@@ -267,10 +270,17 @@ def _choice(frames: Frames, run: str, source: Path, step: int) -> str:
 def _budgets(frames: Frames, arms: Arms) -> list[Difference]:
     found = []
     for unit, budgets in unequal_budgets(frames, arms.arms).items():
-        spent = "; ".join(f"{shown_budget(budget)} in {label}" for label, budget in budgets.items())
+        shown = budgets if len(budgets) <= MAX_ARMS else {label: budgets[label] for label in _extremes(budgets)}
+        spent = "; ".join(f"{shown_budget(budget)} in {label}" for label, budget in shown.items())
+        spent += f"; the other {len(budgets) - 2} arms lie between" if len(shown) < len(budgets) else ""
         text = f"{UNITS[unit]} per run: {spent} (--equal={unit} compares at equal budget)."
         found.append(Difference("unequal budget", text, _unusual(budgets) if unit == "responses" else []))
     return found
+
+
+def _extremes(budgets: Mapping[str, float]) -> list[str]:
+    """Return the arms with the least and the largest budget."""
+    return [min(budgets, key=lambda label: budgets[label]), max(budgets, key=lambda label: budgets[label])]
 
 
 def _unusual(budgets: Mapping[str, float]) -> list[str]:

@@ -71,6 +71,15 @@ def test_the_arm_with_an_unusual_budget_is_marked() -> None:
     assert _unusual({"a": 100, "b": 90}) == ["b"]
 
 
+def test_many_arms_are_counted_not_listed(tmp_path: Path) -> None:
+    for number in range(8):
+        rows = metrics(4, tokens=100.0 * (1 + number))
+        arm(tmp_path, f"r{number}", rows=rows, environment={"commit": str(min(number, 1)) * 16})
+    texts = {kind: text for kind, text, _ in found(tmp_path)}
+    assert "400 in reward=r0; 3,200 in reward=r7; the other 6 arms lie between" in texts["unequal budget"]
+    assert "reward=r4 and 3 other arms" in texts["code version"] and "reward=r5" not in texts["code version"]
+
+
 def test_a_fair_comparison_has_no_mark(tmp_path: Path) -> None:
     for seed in (0, 1):
         for reward in ("strict", "lenient"):
