@@ -8,6 +8,7 @@ undecided otherwise. Without RUN, no claim is tested and the page says what to r
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -153,9 +154,11 @@ def _not_comparable(frames: Frames, arms: Arms, claim: Claim, sides: Mapping[str
 
 
 def _intended(axis: str, claim: Claim) -> bool:
-    """Return whether the claim's arms are meant to differ in a setting, or in the choice of a group that holds it."""
-    known = {key.removeprefix("choices.").partition("/")[0] for settings in claim.arms.values() for key in settings}
-    return axis.removeprefix("choices.").partition("/")[0] in known
+    """Return whether the claim's arms are meant to differ in a setting, or in the choice of a group that sets it."""
+    sides = list(claim.arms.values())
+    differing = {key for side in sides for key in side if any(other.get(key) != side[key] for other in sides)}
+    groups = {key.removeprefix("choices.") for key in differing if key.startswith("choices.")}
+    return axis in differing or re.split(r"[./@]", axis.removeprefix("choices."))[0] in groups
 
 
 # Page

@@ -17,7 +17,7 @@ import pyarrow.json
 from omegaconf import MISSING
 
 from analysis.run_data import RunData, SourceError, flatten_config, parse_number, parse_setting
-from simplerl.config.schema import all_settings
+from simplerl.config.schema import RoleConfig, all_settings
 from simplerl.io import files
 from simplerl.io.files import read_parquet
 from simplerl.runs.alarms import ALARMS
@@ -86,7 +86,11 @@ def _with_new_settings(config: dict[str, Any], run: str, notes: list[str]) -> di
         return config
     groups = {key.partition(".")[0] for key in config}
     added: dict[str, Any] = {}
-    for key, one in all_settings().items():
+    roles = {key.split(".")[2] for key in config if key.startswith("algorithm.roles.")} - {""}
+    settings = dict(all_settings())
+    for name in sorted(roles):
+        settings |= all_settings(RoleConfig, f"algorithm.roles.{name}.")
+    for key, one in settings.items():
         parent = key.rpartition(".")[0]
         default = one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
         plain = default is not dataclasses.MISSING and default != MISSING and not isinstance(default, dict)

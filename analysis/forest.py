@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ FEW_ARMS = 7  # with more arms, a colour scale in the order of the accuracies re
 NEAR = 30.0  # percentage points below the best arm within which arms are drawn
 APART = 4.5  # percentage points between two names beside the curves
 MOST_NAMES = 9
+WIDEST = 44  # characters of a label in one line
 
 
 def forest(frames: Frames, arms: Arms, options: Options = DEFAULT, found: Sequence[Result] | None = None) -> Any:
@@ -92,7 +94,7 @@ def _draw_intervals(axis: Any, rows: Sequence[Result], colours: dict[str, Any], 
             continue
         face = colour if _differs(one) else "white"
         axis.errorbar([mean], [place], xerr=ends, color=colour, fmt="o", markersize=5, mfc=face, capsize=2, lw=1.3)
-    texts = [f"{names[one.arm.label]} ({len(one.arm.runs)})" for one in rows]
+    texts = ["\n".join(textwrap.wrap(f"{names[one.arm.label]} ({len(one.arm.runs)})", WIDEST)) for one in rows]
     axis.set_yticks(range(len(rows)), texts, fontsize=7.5)
     axis.set_ylim(-0.7, len(rows) - 0.3)
     axis.set_xlim(lowest, 101.5)
@@ -138,7 +140,9 @@ def _draw_paths(
         path = found[label][0]
         text = {"fontsize": 6.5, "color": colours[label], "va": "center", "textcoords": "offset points"}
         end = (float(path.index[-1]), float(path.iloc[-1]))
-        axis.annotate(names[label], end, xytext=(4, 0), annotation_clip=False, **text)
+        axis.annotate(
+            textwrap.shorten(names[label], WIDEST, placeholder="…"), end, xytext=(4, 0), annotation_clip=False, **text
+        )
     last = max((float(path.index[-1]) for path, _ in found.values()), default=1.0)
     axis.set_xlim(-0.02 * last, 1.4 * last)  # room for the names
     if not found:
@@ -168,8 +172,6 @@ def _start(frames: Frames, arms: Arms) -> float | None:
 
 
 def _explain(figure: Any, rows: Sequence[Result], start: bool) -> None:
-    import textwrap
-
     from matplotlib.lines import Line2D
 
     arm = baseline_of(rows)

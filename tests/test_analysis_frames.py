@@ -238,12 +238,15 @@ def test_settings_that_are_new_do_not_distinguish_earlier_runs(tmp_path: Path) -
     assert isinstance(full, dict)
     choices = {"choices": {"algorithm": "ppo", "model": "micro", "train": "micro"}}
     lora, others = full["train"]["lora"], {key: value for key, value in full["train"].items() if key != "lora"}
+    earlier = {**full, "algorithm": {**full["algorithm"], "roles": {"critic": {"kind": "critic"}}}}
+    later = {**full, "algorithm": {**full["algorithm"], "roles": {"critic": {"kind": "critic", "head": "normal"}}}}
     for seed, train in enumerate([others, {**others, "lora": lora}, {**others, "lora": {**lora, "rank": 8}}]):
-        write_run(tmp_path, f"r{seed}", curve([0.0, 1.0]), **{**full, **choices, "train": train, "seed": seed})
+        own = {**(later if seed else earlier), **choices, "train": train, "seed": seed}
+        write_run(tmp_path, f"r{seed}", curve([0.0, 1.0]), **own)
     frames, arms = select_runs(load([tmp_path]))
     assert [arm.runs for arm in arms.arms] == [["r0", "r1"], ["r2"]] and arms.axes == ["train.lora.rank"]
-    [note] = [note for note in frames.notes if "earlier version" in note]
-    assert note.startswith("r0: ") and "train.lora.rank" in note
+    [note] = [note for note in frames.notes if note.startswith("r0: of an earlier version")]
+    assert "train.lora.rank" in note and "algorithm.roles.critic.head" in note
 
 
 def test_commands_name_what_they_leave_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

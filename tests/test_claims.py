@@ -136,6 +136,14 @@ def test_arms_that_differ_in_another_setting(tmp_path: Path) -> None:
     assert verdict.word == AMBIGUOUS and "train.policy.lr" in verdict.text
 
 
+def test_a_choice_explains_the_settings_that_it_makes(tmp_path: Path) -> None:
+    claim = CLAIMS["rl_beats_sft"]
+    for side, loss in (("sft", "none"), ("rl", "ppo_clip")):
+        for seed in (0, 1):
+            run(tmp_path, side, seed, settings_of(claim, side) | {"algorithm.loss._target_": loss})
+    assert examine(load([tmp_path]), [claim])[0].tested
+
+
 def test_the_page_names_what_is_unfair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_runs(tmp_path / "runs", LESS_DATA, 1)
     for seed in range(3):
