@@ -1,5 +1,8 @@
-"""Train one run, or a sweep with -m: see README.md and `python train.py --help`."""
+"""Train one run, or a sweep with -m: see README.md and `python train.py --help`. With --describe, print what a run or
+sweep is, what it costs and, with hydra/launcher=slurm, its sbatch script, without running it."""
 
+import os
+import sys
 from pathlib import Path
 
 from simplerl import exit_on_ctrl_c
@@ -20,6 +23,11 @@ def show(folder: Path) -> None:
 
 if __name__ == "__main__":
     exit_on_ctrl_c()
-    from simplerl.cli import hydra_command
+    from simplerl.cli import hydra_command, hydra_error_message
 
+    if "--describe" in sys.argv:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read on import; a description uses what is at hand
+        from simplerl.sweeps.describe import main
+
+        sys.exit(main(sys.argv[1:], hydra_error_message))
     hydra_command("simplerl.experiment.run_experiment", show)

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.stats import false_discovery_control
 
 from analysis.arms import Arm, Arms, evaluation_rule
-from analysis.estimates import quantity
+from analysis.estimates import mean_over_seeds, quantity
 from analysis.frames import Frames
 from analysis.run_data import SourceError
 from simplerl.evals.noise import ItemMeans, item_means, last_evaluation
@@ -115,14 +115,19 @@ class Answers:
     ids: dict[str, tuple[str, ...]]
 
 
-def answers_of(frames: Frames, arm: Arm, column: str) -> Answers | None:
+def answers_of(frames: Frames, arm: Arm, column: str, *, at_start: bool = False) -> Answers | None:
     """Return the answers of an arm's evaluated runs, by item if all are folders that hold the same items, and otherwise
     the mean accuracies that they logged; None if no run was evaluated. column: of samples.parquet, "correct" or
-    "correct_strict"."""
-    found = {run: _item_means(frames, run, column) for run in arm.runs}
+    "correct_strict". at_start: at step 0 instead of at the last evaluation, for runs that were evaluated again."""
+    runs = [run for run in arm.runs if not at_start or _evaluated_at_start(frames, run)]
+    found = {run: _item_means(frames, run, column, at_start) for run in runs}
     known = {run: one for run, one in found.items() if one is not None}
     metric = "eval/mean/accuracy" + column.removeprefix("correct")
-    values = {run: value for run in arm.runs if (value := frames.last_value(run, metric)) is not None}
+    curves = {run: frames.curve(run, metric) for run in runs} if at_start else {}
+    logged = {
+        run: curves[run].iloc[0] if at_start and len(curves[run]) else frames.last_value(run, metric) for run in runs
+    }
+    values = {run: float(value) for run, value in logged.items() if value is not None}
     ids = {repr(one.ids) for one in known.values()}
     if known and len(ids) == 1 and known.keys() >= values.keys():
         first = next(iter(known.values()))
@@ -140,13 +145,37 @@ def _seed(frames: Frames, run: str) -> str:
     return run if pd.isna(seed) else str(seed)
 
 
-def _item_means(frames: Frames, run: str, column: str) -> ItemMeans | None:
+def _evaluated_at_start(frames: Frames, run: str) -> bool:
+    curve = frames.curve(run, "eval/mean/accuracy")
+    return len(curve) > 1 and curve.index[0] == 0
+
+
+def _item_means(frames: Frames, run: str, column: str, at_start: bool) -> ItemMeans | None:
     if frames.runs.at[run, "source"] != "folder":
         return None
     curve = frames.curve(run, "eval/mean/accuracy")
-    step = int(curve.index[-1]) if len(curve) else None  # the last one, unless an equal budget cuts the run
+    # The last one, unless an equal budget cuts the run.
+    step = int(curve.index[0 if at_start else -1]) if len(curve) else None
     place = last_evaluation(Path(str(frames.runs.at[run, "where"])), step)
     return None if place is None or not (place / "samples.parquet").is_file() else item_means(place, column)
+
+
+def accuracy_of(answers: Answers) -> Interval:
+    """Return the mean accuracy with its interval over seeds and items."""
+    found, n_items = spread(answers.tables), sum(map(len, answers.ids.values()))
+    return replace(interval(float(found.mean), errors_of(found), len(answers.seeds), n_items), n_items=n_items)
+
+
+def gain_of(frames: Frames, arm: Arm, column: str = "correct") -> Interval | None:
+    """Return the change in accuracy from step 0 to the last evaluation, paired by seed and item; None if a run was not
+    evaluated at both."""
+    first, last = answers_of(frames, arm, column, at_start=True), answers_of(frames, arm, column)
+    if first is None or last is None or first.seeds != last.seeds:
+        return None
+    if first.ids and first.ids == last.ids:
+        return difference(first.tables, last.tables, paired=True).both
+    first, last = _run_means(first), _run_means(last)
+    return mean_over_seeds([float(value) for value in (last.tables[0] - first.tables[0]).ravel()])
 
 
 def _run_means(answers: Answers) -> Answers:
@@ -212,9 +241,7 @@ def _compare_with(
 ) -> Compared:
     if own is None:
         return Compared(arm, None, why="not evaluated")
-    found = spread(own.tables)
-    n_items = sum(map(len, own.ids.values()))
-    accuracy = replace(interval(float(found.mean), errors_of(found), len(own.seeds), n_items), n_items=n_items)
+    accuracy = accuracy_of(own)
     if arm is baseline:
         return Compared(arm, accuracy, why="baseline")
     if own.ids and base.ids and own.ids != base.ids:

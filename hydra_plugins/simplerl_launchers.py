@@ -33,6 +33,7 @@ class LocalLauncher(BasicLauncher):
         launch_local(folder, runs)
         returned = super().launch(job_overrides, initial_job_idx)
         print_summary(folder)
+        show_results(folder)
         return returned
 
 
@@ -61,4 +62,13 @@ class SlurmLauncher(Launcher):
         }
         folder, root = Path(self.config.hydra.sweep.dir), Path(self.config.run.root)
         launch_slurm(folder, root, runs, Resources(**plain), self.wait, self.poll_s)
+        if self.wait:
+            show_results(folder)
         return []
+
+
+def show_results(folder: Path) -> None:
+    """Print the results of a sweep that has ended, and write its report."""
+    from analysis.report import show_sweep
+
+    show_sweep(folder)

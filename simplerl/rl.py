@@ -45,7 +45,7 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
     with (
         backend.grader(config.reward) as grader,
         evaluation_grader(config, backend, grader) as judge,
-        StepProgress("rl", step, steps) as progress,
+        StepProgress("rl", step, steps, config.evals.every) as progress,
     ):
         grader.check_stop = judge.check_stop = run.check_stop
         source = rollout_source(config, task, roles.sampler, grader, run)
@@ -71,7 +71,7 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
                     prefetcher.wait_until_idle()
                     roles.sync()
                 with progress.stage("write"):
-                    run.write_rollouts(step, taken.rollouts)
+                    run.write_rollouts(step, taken.rollouts, batch)
                 metrics |= roles.metrics() | progress.times()
                 run.log("rl", step, metrics)
                 progress.end(metrics)
@@ -84,6 +84,7 @@ def train(config: Config, task: Task, backend: Backend, run: Run, start: str) ->
         progress.begin()
         metrics = evaluate_at(step, config, task, roles.sampler, judge, run, progress)
         run.log("rl", step, metrics | progress.times())
+        progress.end(metrics)
     return checkpoint
 
 
@@ -153,7 +154,7 @@ def evaluate_only(config: Config, task: Task, backend: Backend, run: Run, model:
     """Evaluate the model of a run with algorithm=none and log the metrics as step 0."""
     run.begin("rl", 0)
     sampler = backend.sampler(model)
-    with evaluation_grader(config, backend) as grader, StepProgress("evaluation", 0, 1) as progress:
+    with evaluation_grader(config, backend) as grader, StepProgress("evaluation", 0, 0) as progress:
         metrics = evaluate_at(0, config, task, sampler, grader, run, progress)
         run.log("rl", 0, metrics)
         progress.end(metrics)

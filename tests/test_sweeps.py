@@ -369,6 +369,8 @@ def test_a_local_sweep_is_recorded_and_can_be_resumed(tmp_path: Path) -> None:
     first = python("train.py", *sweep, f"hydra.sweep.dir={tmp_path}/.sweeps/lr")
     assert first.returncode == 1 and "Sweep lr: 2 runs" in first.stdout and first.stdout.count(": new") == 2
     assert "Sweep lr: 1 finished, 1 failed\nEach run: python sweep.py status lr" in first.stdout
+    written = tmp_path / ".sweeps/lr/report.html"
+    assert f"\nReport: {written}\n" in first.stdout and "<html" in written.read_text()
     report = python("-m", "analysis.report", f"{tmp_path}/.sweeps/lr", "--out", str(tmp_path / "report.html"))
     assert report.returncode == 0 and (tmp_path / "report.html").exists(), report.stderr
     table = python("sweep.py", "status", "lr", "--root", str(tmp_path)).stdout

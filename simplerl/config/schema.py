@@ -288,6 +288,8 @@ class RunConfig:
     allow_changed: bool = False  # resume a run, or keep a finished one, although its data, weights or code changed
     strict: bool = False  # stop at the first alarm (simplerl/runs/alarms.py), after saving a checkpoint
     threads: int | None = setting(None, minimum=1)  # CPU threads of PyTorch; null: PyTorch's default
+    # Save the trainer's log-probs in rollouts/ beside the sampler's, for the report's sampler gap per token.
+    trainer_logprobs: bool = False
     plan: bool = True  # refuse a run that cannot fit the memory of its devices, before a model is loaded
 
 

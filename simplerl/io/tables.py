@@ -307,25 +307,27 @@ def _csv_numbers(value: Quantity | str | None) -> list[str]:
 
 def as_html(table: Table) -> str:
     """Return a <figure> that holds the table, its caption and its notes; all text is escaped."""
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
+    kinds = [" class='number'" if letter == "r" else "" for letter in table.alignment]
+    columns = zip(kinds, table.columns, strict=True)
+    head = "".join(f"<th scope='col'{kind}>{html.escape(column)}</th>" for kind, column in columns)
     body = []
     for index, row in enumerate(table.rows):
         rule = ' class="rule"' if index in table.rule_after else ""
-        body.append(f"<tr{rule}>" + "".join(map(_html_cell, row)) + "</tr>")
+        body.append(f"<tr{rule}>" + "".join(map(_html_cell, row, kinds)) + "</tr>")
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
     notes = f"<ul class='notes'>{notes}</ul>" if notes else ""
     rows = "\n".join(body)
+    region = f"class='scroll' tabindex='0' role='region' aria-label='{html.escape(table.caption)}'"
     return (
-        f"<figure class='table'><figcaption>{html.escape(table.caption)}</figcaption>\n<div class='scroll'><table>"
+        f"<figure class='table'><figcaption>{html.escape(table.caption)}</figcaption>\n<div {region}><table>"
         f"<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>{notes}</figure>\n"
     )
 
 
-def _html_cell(cell: Cell) -> str:
+def _html_cell(cell: Cell, kind: str) -> str:
     value, width = cell.parts()
     text = html.escape(value) + (f" <small>± {width}</small>" if width else "")
     text += f" <small>({html.escape(cell.remark)})</small>" if cell.remark else ""
-    kind = " class='number'" if isinstance(cell.value, Quantity) else ""
     return f"<td{kind}>{'<b>' + text + '</b>' if cell.bold else text}</td>"
 
 

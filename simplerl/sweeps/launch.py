@@ -94,12 +94,12 @@ def launch_local(folder: Path, runs: Sequence[PlannedRun]) -> None:
 
 
 def print_summary(folder: Path) -> None:
-    """Print how the runs of a local sweep have ended, and the commands that show their results."""
+    """Print how the runs of a local sweep have ended, and the command that shows each of them."""
     sweep = manifest.read(folder)
     ended = Counter(state_of(run, None).state for run in sweep.runs)
     names = {"pending": "not started"}
     print(f"\nSweep {sweep.name}: {', '.join(f'{count} {names.get(state, state)}' for state, count in ended.items())}")
-    print(f"Each run: {_sweep_command('status', folder)}    Comparison: python -m analysis.report {folder}", flush=True)
+    print(f"Each run: {_sweep_command('status', folder)}", flush=True)
 
 
 def launch_slurm(

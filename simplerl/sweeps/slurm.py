@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -131,6 +132,16 @@ def submit(jobs: Sequence[RunJob], resources: Resources, name: str, folder: Path
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         raise SlurmError(f"sbatch refused: {error}") from error
     return [(job.job_id, str(job.paths.stdout)) for job in submitted]
+
+
+def sbatch_script(resources: Resources, runs: int) -> str:
+    """Return the script that `submit` passes to sbatch for an array of `runs` runs; FOLDER is the sweep's `jobs`
+    folder. SLURM need not be installed."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    command = f"{sys.executable} -u -m submitit.core._submit /FOLDER/%j"
+    parameters = {"job_name": "SWEEP", **_submitit_parameters(resources)}
+    return _make_sbatch_string(command, "/FOLDER/%j", map_count=runs, **parameters).replace("/FOLDER", "FOLDER")
 
 
 @contextmanager
