@@ -29,7 +29,7 @@ from simplerl.types import FINISH_LENGTH
 
 MAX_RESPONSES = 60_000  # in the index
 MEGABYTES = 11.0  # default budget of a page for texts, compressed
-MAX_TOKENS = 400_000  # with log-probs, in a page
+MAX_TOKENS = 1_000_000  # with log-probs, in a page
 CHUNK_CHARACTERS = 1_500_000
 ENDING = 80  # characters of a response that the index holds
 TRAINING = "training"
