@@ -12,9 +12,10 @@ from typing import Any
 Test = Callable[..., Any]
 ROOT = Path(__file__).resolve().parent.parent
 RAISERS = {"require": 1, "ConfigError": 0, "SourceError": 0, "RunFailed": 0, "SlurmError": 0, "error": 0}
-# A setting with a value, an option of a command line, or a program with an argument.
+# A setting with a value, a setting to set, raise or lower, an option of a command line, or a program with an argument.
 PROPOSED = re.compile(
     r"(?<![\w{}.])[a-z_]+(?:[./@][a-z_]+)*=[\w\[{]|\{\}(?:\.[a-z_]+)?=[\w{\[]|(?<!\w)--[a-z]+|~prompt"
+    r"|\b(?:set|raise|lower|empty) (?:\{\}|[a-z_]+)\.[a-z_]+|\bhf download"
     r"|\brun (?:pip|chmod|python)|\bpip install|\bmkdir\b|`iconv"
 )
 # Every message of these modules is about a setting, so each one has a remedy that can be typed.

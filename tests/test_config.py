@@ -424,6 +424,8 @@ def test_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
     resolved = {"run": {"dir": None, "root": config.run.root}}
     with pytest.raises(ConfigError, match=r"/file/runs/x-\w+ cannot be written \(Not a directory\): set run.root or"):
         Run(config, resolved, "x")
+    Run(config, {"run": {"dir": None, "root": str(tmp_path / "runs")}}, "x").release()
+    Run(config, {"run": {"dir": str(tmp_path / "one"), "root": f"{tmp_path}/file/runs"}}, "x").release()
     with pytest.raises(ConfigError, match=r"^/proc/x/x-\w+ cannot be written \(No such file or directory\): set run"):
         Run(config, {"run": {"dir": None, "root": "/proc/x"}}, "x")
 

@@ -464,6 +464,9 @@ CHATS: dict[str, tuple[dict[str, Any], str | None]] = {  # a row, and the system
         "S",
     ),
     "parts": ({"Problem": [{"role": "user", "content": [{"type": "text", "text": "Q?"}]}], "Answer": 7}, None),
+    "chat as JSON text": ({"prompt": json.dumps([user("Q?")]), "answer": 7}, None),
+    "chat as Python prints it": ({"prompt": str([user("Q?")]), "answer": 7}, None),
+    "a list of one text": ({"prompt": [user("Q?")], "reward_model": {"ground_truth": '["7"]'}}, None),
     "system": ({"query": [{"role": "system", "content": "S"}, user("Q?")], "solution": "7"}, "S"),
 }  # fmt: skip
 
@@ -477,6 +480,12 @@ def test_chats_and_usual_columns_need_no_settings(name: str, tmp_path: Path, cap
     assert (problem.question, problem.answer, problem.system) == ("Q?", "7", system)
     assert "guessed the columns question = " in caplog.text
     assert load_problems(path=str(path), system="drop")[0].system is None
+
+
+@pytest.mark.parametrize("gold", ["[1, 2]", '["1", "2"]', '[{"a": 1}]', "['", "[2]"])
+def test_other_texts_in_brackets_are_answers_as_they_are(gold: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", lines({"question": "['Q", "answer": gold}))
+    assert [(problem.question, problem.answer) for problem in load(path)] == [("['Q", gold)]
 
 
 def test_only_unambiguous_columns_are_guessed(tmp_path: Path) -> None:

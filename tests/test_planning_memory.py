@@ -4,7 +4,9 @@ LoRA by hand, and the refusal of what cannot fit."""
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ PARAMETERS = {  # of the model cards
     "deepseek_math_7b": 6_910_365_696,
     "smollm2_135m": 134_515_008,
 }
+SMALL = ["experiment=smollm2_gsm8k", "run.device=cpu", "train.prompts_per_step=32", "warmup=none"]
 PUBLISHED = ["experiment=simplerl_zero", "data.path=x.json", "evals.path=x"]
 
 
@@ -168,12 +171,35 @@ def test_a_model_that_cannot_fit_this_machine_is_refused_with_reason_and_cure(mo
     text = str(error.value)
     assert "does not fit" in text and "GiB" in text and "run.plan=false" in text and "moments" in text
     assert "no change of memory settings is enough" in text
-    small = config("experiment=smollm2_gsm8k", "run.device=cpu", "train.prompts_per_step=32", "warmup=none")
+    small = config(*SMALL)
     monkeypatch.setattr(guard, "default_device", lambda _: replace(this_cpu(), memory=6 * GIB))
-    with pytest.raises(ConfigError, match=r"has 6 GiB: set \w+\.\w+=.*, or set run\.plan=false"):
+    with pytest.raises(ConfigError, match=r"has 6 GiB: set \w+\.\w+=.*, or set run\.plan=false") as error:
         guard.check_memory(small, [100])
+    proposed = re.search(r"GiB: set ([^,(]+)", str(error.value))
+    assert proposed is not None
+    given = dict(change.split("=") for change in proposed[1].split())
+    kept = [one for one in SMALL if one.partition("=")[0] not in given]
+    guard.check_memory(config(*kept, *(f"{key}={value}" for key, value in given.items())), [100])
     one.run.plan = False
     guard.check_memory(one, [100])
+
+
+def own_backend(config: Config, task: Any) -> None:
+    """A backend whose layout is not known."""
+
+
+def test_a_backend_without_a_known_layout_is_planned_as_another_one() -> None:
+    small = config("model.path=" + str(ROOT / "assets/micro_base"), "run.device=cpu")
+    with pytest.raises(
+        ConfigError, match=r"backend=local or one of backend=ray_\.\.\., or set run\.plan=false"
+    ) as error:
+        describe(replace(small, backend=partial(own_backend)), this_cpu(), assumed_lengths(small))
+    assert str(error.value).startswith("backend._target_=")
+    for backend in ("local", "ray_cpu"):
+        one = config("model.path=" + str(ROOT / "assets/micro_base"), "run.device=cpu", f"backend={backend}")
+        assert describe(one, this_cpu(), assumed_lengths(one)).places
+    off = replace(small, backend=partial(own_backend), run=replace(small.run, plan=False))
+    guard.check_memory(off, [10])
 
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))

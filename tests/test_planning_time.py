@@ -103,6 +103,10 @@ def test_a_finished_run_is_measured_and_calibrates_later_plans(tmp_path: Path, c
     assert step_time(setup_of(folder, this_cpu()), read_calibration(out)).seconds == pytest.approx(time.seconds)
     assert main(["--calibrate", str(folder), f"--out={out}"], explain) == 0
     assert f"calibration={out}" in capsys.readouterr().out
+    out.write_text(json.dumps(json.loads(out.read_text()) | {"utilisations": {"update": -1}}))
+    with pytest.raises(ConfigError, match=r"write it again with plan\.py --calibrate RUN\."):
+        read_calibration(out)
+    assert main(["--calibrate", str(folder), f"--out={out}"], explain) == 0 and read_calibration(out).update > 0
 
 
 def test_a_damaged_calibration_is_refused(tmp_path: Path) -> None:
@@ -110,6 +114,12 @@ def test_a_damaged_calibration_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps({"utilisations": {"update": -1}, "device": "cpu", "run": "x", "memory": {}}))
     with pytest.raises(ConfigError, match=r"c\.json does not hold positive utilisations"):
         read_calibration(path)
+
+
+def test_a_positive_number_is_accepted_after_the_message() -> None:
+    with pytest.raises(ConfigError, match=r"length=-3 must be a positive number\."):
+        parse(["length=-3"])
+    assert parse(["length=3"])[0].length == 3.0
 
 
 def test_a_sweep_has_the_runs_that_hydra_would_start() -> None:

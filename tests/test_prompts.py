@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,19 @@ def test_bad_prompts_raise_an_error(name: str, qwen: Any) -> None:
     with pytest.raises(ConfigError) as error:
         PromptFormat(PromptConfig(**{"name": "bad", "template": "{question}", **change}), qwen)
     assert message in str(error.value)
+    with pytest.raises(ConfigError) as error:
+        PromptFormat(PromptConfig(**{"name": "bad", "template": "{question}", **change}), qwen, key="evals.prompt")
+    said = str(error.value)
+    assert "evals.prompt." in said and re.search(r"(?<![.\w])prompt[.=]", said) is None
+
+
+def test_remedies_of_messages_about_examples_and_end_tokens(qwen: Any) -> None:
+    shots = {"shot": "{question}", "shots": [{"question": "Q"}]}
+    PromptFormat(PromptConfig(name="t", template="{shots}{question}", **shots), qwen)  # type: ignore[arg-type]
+    PromptFormat(PromptConfig(name="t", template="{question}", shot="{question}", shots=[]), qwen)
+    tokenizer = build()
+    tokenizer.eos_token, token = None, next(iter(tokenizer.get_vocab()))
+    PromptFormat(replace(config("micro"), stop_tokens=[token]), tokenizer, eos_ids=())
 
 
 def test_a_model_without_chat_template_is_refused(llama: Any) -> None:
@@ -301,6 +315,8 @@ def test_too_long_prompts_are_dropped_and_counted(qwen: Any) -> None:
         prepare_prompts(problems, format, context=50, max_new_tokens=45, max_tokens=20)
     with pytest.raises(ConfigError, match=r"sampling.max_new_tokens=50 leaves no room"):
         prepare_prompts(problems, format, context=50, max_new_tokens=50)
+    assert prepare_prompts(problems, format, context=50, max_new_tokens=16)[0]  # lowered
+    assert prepare_prompts(problems, format, context=99, max_new_tokens=50)[0]  # model.context raised
 
 
 @pytest.mark.parametrize("field", ["id", "question", "answer", "solution"])

@@ -152,11 +152,11 @@ CONFIGURED: dict[str, Row] = {
     "data/prompts.py: {} uses the model's": (
         ["model.path={tmp}/plain", "prompt.max_tokens=96"], ["prompt=chat"], [["prompt=question_answer"]]
     ),
-    "data/prompts.py: {}: prompt.variables": (
+    "data/prompts.py: {}: {}.variables": (
         ["+prompt.variables.enable_thinking=false"], [],
         [[Next("prompt=chat")], [Described("~prompt.variables.enable_thinking")]],
     ),
-    "data/prompts.py: {}: prompt.final_newline": (
+    "data/prompts.py: {}: {}.final_newline": (
         ["prompt=chat", "prompt.final_newline=true", "prompt.max_tokens=96"], [],
         [["prompt.final_newline=null"], [Described("prompt=question_answer")]],
     ),
@@ -169,10 +169,10 @@ CONFIGURED: dict[str, Row] = {
     "data/prompts.py: {}: the chat template of {} does not read": (
         ["prompt=chat", "+prompt.variables.enable_thinking=false", "prompt.max_tokens=96"], [], [["~prompt.variables.enable_thinking"]]
     ),
-    "data/prompts.py: {}, for which prompt.template": (
+    "data/prompts.py: {}, for which {}.template": (
         ["data=jsonl", "data.path={tmp}/system.jsonl", "prompt.max_tokens=96"], [], [["prompt=chat"], ["data.system=drop"]]
     ),
-    "data/prompts.py: {}, but prompt.system": (
+    "data/prompts.py: {}, but {}.system": (
         ["data=jsonl", "data.path={tmp}/system.jsonl", "prompt=chat", "prompt.system=Hello", "prompt.max_tokens=96"], [],
         [["prompt.system=null"], ["data.system=drop"]],
     ),
@@ -181,7 +181,7 @@ CONFIGURED: dict[str, Row] = {
          "warmup.data.columns.solution=null"], [],
         [["warmup.data.columns.solution=solution"], [Described("warmup.prompt.response='{{answer}}'")]],
     ),
-    "data/prompts.py: prompt.date={}": ([], ["prompt.date=today"], [["prompt.date=2024-07-26"]]),
+    "data/prompts.py: {}.date={}": ([], ["prompt.date=today"], [["prompt.date=2024-07-26"]]),
     "data/task.py: warmup.minibatch_size={}": (
         ["warmup=micro_corpus", "warmup.limit=4"], [], [["warmup.minibatch_size=4"]]
     ),
@@ -308,6 +308,21 @@ def test_every_alternative_of_a_message_about_settings_works(prefix: str, files:
             assert after == "", f"{remedy}: {after}"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("key", "kept"),
+    [
+        ("evals.prompt", ["+prompt@evals.prompt=chat"]),
+        ("warmup.prompt", ["prompt@warmup.prompt=chat", "warmup=qwq_distill", "warmup.data.path={tmp}/d.jsonl"]),
+    ],
+)
+def test_the_remedy_of_a_message_about_another_prompt_names_its_key(key: str, kept: list[str], files: Path) -> None:
+    kept = [*kept, f"{key}.max_tokens=96", "warmup.minibatch_size=1"]
+    message = refused([*kept, f"{key}.final_newline=true"], files)
+    assert message.startswith(f"prompt@{key}=chat") and f"set {key}.final_newline=null, or" in message
+    assert refused([*kept, f"{key}.final_newline=null"], files) == ""
+
+
 # The layout of processes: start of a message -> the layout and overrides, and the alternatives.
 LAYOUTS: dict[str, tuple[Layout, list[str], list[Layout]]] = {
     "{} must be at least": (Layout(policy_ranks=0), [], [Layout(policy_ranks=1)]),
@@ -406,6 +421,7 @@ def test_the_remedy_of_a_mistake_in_a_file_works(prefix: str, tmp_path: Path) ->
 
 # Start of a message -> the test elsewhere that provokes it and types its remedy.
 PASTED = "test_data.py::test_the_remedy_of_a_message_works_when_pasted"
+EXAMPLES = "test_prompts.py::test_remedies_of_messages_about_examples_and_end_tokens"
 LENGTHS = "test_data.py::test_remedies_of_lengths_and_counts"
 ELSEWHERE: dict[str, str] = {
     "micro/world.py: data.count={}": "test_micro.py::test_more_problems_than_there_are_end_with_their_number",
@@ -427,16 +443,26 @@ ELSEWHERE: dict[str, str] = {
     "data/difficulty.py: No problem has a solve rate": "test_distillation.py::test_problems_are_filtered_by_solve_rate",
     "distillation/command.py: teacher.": "test_distillation.py::test_remedies_of_the_teachers_settings",
     "distillation/duplicates.py: teacher.near_duplicates": "test_distillation.py::test_remedies_of_the_teachers_settings",
-    "planning/calibration.py: {} does not hold": "test_planning_time.py",
-    "planning/command.py: {}={} must be": "test_planning_time.py",
-    "planning/guard.py: The run does not fit": "test_planning_memory.py",
-    "planning/setup.py: backend._target_={}": "test_planning_memory.py",
+    "data/prompts.py: {}: {}.shots has examples": EXAMPLES,
+    "data/prompts.py: {}: the tokenizer {} has no end": EXAMPLES,
+    "data/prompts.py: sampling.max_new_tokens={} leaves": "test_prompts.py::test_too_long_prompts_are_dropped_and_counted",
+    "distillation/dataset.py: {} holds a selection": "test_distillation.py::test_other_selections_use_the_same_responses",
+    "planning/calibration.py: {} does not hold": "test_planning_time.py::test_a_finished_run_is_measured_and_calibrates",
+    "planning/command.py: {}={} must be": "test_planning_time.py::test_a_positive_number_is_accepted_after_the_message",
+    "planning/geometry.py: {}={} has no config.json": "test_planning_memory.py::test_a_local_folder_comes_before_recorded",
+    "planning/guard.py: The run does not fit": "test_planning_memory.py::test_a_model_that_cannot_fit_this_machine",
+    "planning/setup.py: backend._target_={}": "test_planning_memory.py::test_a_backend_without_a_known_layout_is_planned",
+    "rewards/pool.py: The reward {} graded only": "test_rewards_pool.py::test_a_budget_for_the_whole_step",
+    "runs/folder.py: {} is in use": "test_run.py::test_two_processes_cannot_write_one_folder",
+    "runs/folder.py: {} cannot be written": "test_config.py::test_run_folder_that_cannot_be_made",
     "runs/identity.py: {} holds {} run, but": "test_inputs.py::test_a_change_is_refused_by_name",
 }
 
 
 NOT_TYPED = {  # start of a message -> why its remedy cannot be tried here
     "engine/worker.py: train.shared_prompts": "seen only with models that read positions otherwise than supported ones",
+    "distillation/dataset.py: No answer": "whether another selection or a longer limit helps depends on the teacher",
+    "rewards/worker.py: No grading process": "the process that ends prints the cause",
     "bench/sampling.py: --samples": "states the condition and proposes no value",
     "sweeps/slurm.py: sbatch is not installed": "names another machine, or the command without the launcher",
 }

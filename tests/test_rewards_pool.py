@@ -186,6 +186,8 @@ def test_a_budget_for_the_whole_step() -> None:
         pytest.raises(ConfigError, match=r"only \d+ of 20 .*per_step=1 "),
     ):
         grader.grade_pairs([("sleep", problem("p"))] * 20)
+    with Grader(acting, seconds_per_step=60.0, workers=2) as grader:  # raised, as the message says
+        assert grader.grade_pairs([("fine", problem("p"))] * 20)[19].correct
 
 
 def test_a_stop_signal_and_the_end_do_not_wait_for_an_answer() -> None:

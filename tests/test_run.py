@@ -395,6 +395,7 @@ def test_two_processes_cannot_write_one_folder(tmp_path: Path) -> None:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
         with pytest.raises(ConfigError, match="is in use by another process"):
             opened(tmp_path)
+        opened(tmp_path / "another").release()
         other.kill()
     opened(tmp_path).release()
 

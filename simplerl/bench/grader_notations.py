@@ -2,8 +2,9 @@ r"""Tests the comparison of answers on rewritten and damaged gold answers: `pyth
 FOLDER`.
 
 Every gold answer must equal itself in each other notation that applies to it, and must not equal a damaged copy:
-decimal point moved or dropped, slash dropped, sign flipped, power dropped, kind of bracket changed. Prints one line per
-notation and kind of damage with the numbers of pairs and of wrong verdicts, and then every wrong verdict.
+decimal point moved or dropped, slash dropped, sign flipped, power dropped, kind of bracket changed, digit changed.
+Prints the numbers of pairs and of wrong verdicts per data set, with the smallest number of notations of one of its gold
+answers, then those per notation and kind of damage, and then every wrong verdict.
 
 FOLDER has the benchmarks' files `<name>.jsonl` in benchmarks/, and optionally math_lvl3to5_8k.json.
 """
@@ -15,7 +16,8 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from simplerl.data.benchmarks import BENCHMARKS
@@ -64,6 +66,10 @@ NOTATIONS: dict[str, Rewrite] = {
         _changed(gold, gold.replace("\\", "\\\\")) if "\\\\" not in gold and "\\ " not in gold else None
     ),
     "display delimiters": lambda gold: f"\\[{gold}\\]" if "$" not in gold else None,
+    "dollars": lambda gold: f"${gold}$" if "$" not in gold else None,
+    "displaystyle": lambda gold: f"\\displaystyle {gold}",
+    "spaces around": lambda gold: f" {gold} \\,",
+    "the answer is": lambda gold: f"\\text{{The answer is }}{gold}",
     "inline delimiters": lambda gold: f"\\({gold}\\)" if "$" not in gold else None,
     "left and right": lambda gold: (
         _changed(gold, re.sub(r"(?<![\\A-Za-z\])}])\(([^()]*)\)", r"\\left(\1\\right)", gold))
@@ -92,6 +98,12 @@ def _other_sign(gold: str) -> str | None:
     return found[2] if found[1] else f"-{gold}" if not re.search(r"(?<=.)[+-]", gold) else None
 
 
+def _other_digit(gold: str) -> str | None:
+    """Change the first digit of a gold answer that is one integer, fraction or root."""
+    whole = re.fullmatch(r"(-?(?:\\frac\{|\\sqrt\{)?)(\d)(\d*(?:\}\{\d+\}|\})?)", gold)
+    return f"{whole[1]}{int(whole[2]) % 9 + 1}{whole[3]}" if whole and whole[2] != "0" else None
+
+
 DAMAGES: dict[str, Rewrite] = {
     "decimal point dropped": lambda gold: _last_decimal(gold, r"\1\2"),
     "decimal point moved": lambda gold: _last_decimal(gold, r".\1\2"),
@@ -101,6 +113,7 @@ DAMAGES: dict[str, Rewrite] = {
         gold, re.sub(r"(?<=[A-Za-z2-9])\^(?:\{([2-9n])\}|([2-9n]))", r"\1\2", gold, count=1)
     ),
     "bracket changed": _other_bracket,
+    "digit changed": _other_digit,
 }
 
 
@@ -114,20 +127,42 @@ def read_golds(folder: Path) -> Iterator[tuple[str, str]]:
         yield from (("math_rl", row["answer"]) for row in json.loads(path.read_text(encoding="utf-8")) if row["answer"])
 
 
-def count(golds: list[tuple[str, str]]) -> tuple[dict[str, Counter[str]], list[tuple[str, str, str]]]:
-    """Return the numbers of pairs and of wrong verdicts by kind, and the wrong verdicts as (kind, answer, gold)."""
-    counts: dict[str, Counter[str]] = {kind: Counter() for kind in (*NOTATIONS, *DAMAGES)}
-    wrong = []
+@dataclass(frozen=True)
+class Verdict:
+    """Holds the outcome of comparing a rewritten or damaged copy of a gold answer with it."""
+
+    source: str
+    kind: str
+    answer: str
+    gold: str
+    wrong: bool
+
+
+def judge(golds: Iterable[tuple[str, str]]) -> Iterator[Verdict]:
+    """Yield the verdict on every copy of every distinct (source, gold answer)."""
     for source, gold in dict.fromkeys(golds):
         for kind, rewrite in (NOTATIONS | DAMAGES).items():
-            if (answer := rewrite(gold)) is None:
-                continue
-            correct = compare(answer, gold, source=source) == EQUAL
-            counts[kind]["pairs"] += 1
-            if correct != (kind in NOTATIONS):
-                counts[kind]["wrong"] += 1
-                wrong.append((kind, answer, gold))
-    return counts, wrong
+            if (answer := rewrite(gold)) is not None:
+                correct = compare(answer, gold, source=source) == EQUAL
+                yield Verdict(source, kind, answer, gold, correct != (kind in NOTATIONS))
+
+
+def describe_sources(verdicts: Sequence[Verdict]) -> list[str]:
+    """Return a table with one line per data set."""
+    head = (
+        f"{'':16}{'golds':>7}{'fewest notations':>18}{'pairs equal':>13}{'wrong':>7}{'pairs different':>17}{'wrong':>7}"
+    )
+    lines = [head]
+    for source in dict.fromkeys(one.source for one in verdicts):
+        mine = [one for one in verdicts if one.source == source]
+        equal = [one for one in mine if one.kind in NOTATIONS]
+        damaged = [one for one in mine if one.kind in DAMAGES]
+        per_gold = Counter(one.gold for one in equal)
+        wrong = [sum(one.wrong for one in some) for some in (equal, damaged)]
+        lines.append(
+            f"{source:16}{len(per_gold):7}{min(per_gold.values()):18}{len(equal):13}{wrong[0]:7}{len(damaged):17}{wrong[1]:7}"
+        )
+    return lines
 
 
 def main(arguments: list[str]) -> None:
@@ -137,12 +172,15 @@ def main(arguments: list[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder with benchmarks/ and the RL set")
-    counts, wrong = count(list(read_golds(parser.parse_args(arguments).folder)))
-    for kind, found in counts.items():
+    verdicts = list(judge(read_golds(parser.parse_args(arguments).folder)))
+    print("\n".join(describe_sources(verdicts)))
+    pairs, wrong = (Counter(one.kind for one in some) for some in (verdicts, [v for v in verdicts if v.wrong]))
+    for kind in (*NOTATIONS, *DAMAGES):
         must = "equal" if kind in NOTATIONS else "different"
-        print(f"{kind:24} {found['pairs']:6} pairs that must be {must:10} {found['wrong']:5} wrong")
-    for kind, answer, gold in wrong:
-        print(f"{kind}: {answer!r:.150} | {gold!r:.150}")
+        print(f"{kind:24} {pairs[kind]:6} pairs that must be {must:10} {wrong[kind]:5} wrong")
+    for one in verdicts:
+        if one.wrong:
+            print(f"{one.kind}: {one.answer!r:.150} | {one.gold!r:.150}")
 
 
 if __name__ == "__main__":

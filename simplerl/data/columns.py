@@ -1,4 +1,4 @@
-r"""Read the fields of a problem from the columns of a row: extraction rules, chat messages, and guessed column names.
+r"""Read the fields of a problem from the columns of a row: extraction rules, and guessed column names.
 
 A gold answer is kept as the data set writes it (including LaTeX); normalising it is the grader's job.
 """
@@ -13,6 +13,7 @@ from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any
 
+from simplerl.data.chats import assistant_text, decoded, is_missing, question_and_system
 from simplerl.data.rows import RowError, is_chat, setting
 from simplerl.errors import ConfigError
 from simplerl.rewards.extract import last_boxed
@@ -119,67 +120,6 @@ ANSWERS: dict[str, Callable[[Any], str]] = {
 }
 SOLUTIONS: dict[str, Callable[[Any], str]] = {"text": as_text, "gsm8k": gsm8k_solution}
 LEVELS: dict[str, Callable[[Any], str]] = {"text": plain_level, "gsm8k": gsm8k_level}
-
-
-def is_missing(value: Any) -> bool:
-    """Return whether a value is null, NaN (which pandas writes for null) or blank."""
-    if isinstance(value, float):
-        return math.isnan(value)
-    return value is None or (isinstance(value, str) and not value.strip())
-
-
-# Chat messages
-
-_ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "developer": "system"}
-
-
-def chat_turns(value: list[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return (role, text) of each message. Raises ValueError for content that is not text."""
-    turns = []
-    for message in value:
-        role = str(message.get("role", message.get("from")))
-        content = message.get("content", message.get("value"))
-        parts = content if isinstance(content, list) else [content]
-        texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"has a {role} turn that is not text")
-        turns.append((_ROLES.get(role, role), "".join(map(str, texts)).strip()))
-    return turns
-
-
-def question_and_system(value: Any) -> tuple[str, str | None]:
-    """Return the question and the system message of a text or of a chat with one user turn. Raises ValueError for any
-    other value."""
-    if is_chat(value):
-        turns = chat_turns(value)
-        users = [text for role, text in turns if role == "user"]
-        systems = [text for role, text in turns if role == "system" and text]
-        others = sorted({role for role, _ in turns} - {"system", "user", "assistant"})
-        if others:
-            raise ValueError(f"is a chat with a {others[0]} turn, which prompts do not have")
-        if len(users) != 1:
-            raise ValueError(f"is a chat with {len(users)} user turns, but a prompt has one")
-        return _not_empty(users[0]), "\n".join(systems) or None
-    if not isinstance(value, str):
-        raise ValueError("is empty" if is_missing(value) else "is not text")
-    return _not_empty(value.strip()), None
-
-
-def _not_empty(text: str) -> str:
-    if not text:
-        raise ValueError("is empty")
-    return text
-
-
-def assistant_text(value: Any) -> Any:
-    """Return the last assistant turn if the value is a chat, otherwise the value unchanged. Raises ValueError if the
-    chat has no assistant turn."""
-    if not is_chat(value):
-        return value
-    texts = [text for role, text in chat_turns(value) if role == "assistant"]
-    if not texts:
-        raise ValueError("is a chat without an assistant turn")
-    return texts[-1]
 
 
 # Columns
@@ -325,20 +265,23 @@ def row_parser(
             return None
         return str(field(row, key, rule))
 
+    def gold_answer(content: Any) -> str:
+        return "" if is_missing(content) else answer_of(assistant_text(decoded(content)))
+
     def parse(row: dict[str, Any] | RowError, name: str, index: int) -> Problem:
         if isinstance(row, RowError):
             raise row
-        question, system = field(row, "question", question_and_system)
+        question, system = field(row, "question", lambda text: question_and_system(decoded(text)))
         for text in remove:
             question = question.replace(text, "")
         names = extra if extra is not None else [name for name in row if name not in columns.values()]
         problem = Problem(
             id=optional(row, "id", as_text) or f"{name}/{index}",
             question=question.strip(),
-            answer=field(row, "answer", lambda gold: "" if is_missing(gold) else answer_of(assistant_text(gold))),
+            answer=field(row, "answer", gold_answer),
             source=name,
             level=optional(row, "level", level_of),
-            solution=optional(row, "solution", lambda text: solution_of(assistant_text(text))),
+            solution=optional(row, "solution", lambda text: solution_of(assistant_text(decoded(text)))),
             system=system if keep_system else None,
             extra={name: value(row, "extra", name) for name in names},
         )

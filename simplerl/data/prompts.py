@@ -18,7 +18,7 @@ from typing import Any
 
 from simplerl.config import OverLong, PromptConfig
 from simplerl.data.lengths import training_remedy
-from simplerl.data.rows import setting
+from simplerl.data.rows import prompt_option, setting
 from simplerl.errors import ConfigError, require
 from simplerl.rewards.returned import is_encodable
 from simplerl.types import Problem, Prompt, Stop
@@ -52,7 +52,7 @@ def generation_eos_ids(path: str, revision: str | None = None) -> tuple[int, ...
 
 
 class PromptFormat:
-    """Renders problems by a `PromptConfig` with a tokenizer. Raises ConfigError if the two are incompatible.
+    """Renders problems by one prompt (prompt, evals.prompt, warmup.prompt). Raises ConfigError if it cannot work.
 
     eos_ids: the model's end-of-sequence tokens; None reads them from the generation config of the folder or Hub id
         that the tokenizer was loaded from.
@@ -64,16 +64,16 @@ class PromptFormat:
     ) -> None:
         self.config, self.key = config, key
         self.tokenizer = tokenizer
-        _check_prompt(config, tokenizer)
+        _check_prompt(config, tokenizer, key)
         self._shots = "".join(fill(config.shot, **shot) for shot in config.shots)
         if eos_ids is None:
             eos_ids = generation_eos_ids(tokenizer.name_or_path) if tokenizer.name_or_path else ()
         own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        ids = [*own, *eos_ids, *_stop_token_ids(config, tokenizer)]
+        ids = [*own, *eos_ids, *_stop_token_ids(config, tokenizer, key)]
         if not ids:
             raise ConfigError(
-                f"prompt={config.name}: the tokenizer {tokenizer.name_or_path} has no end-of-text token: "
-                "set prompt.stop_tokens to the token that ends a response."
+                f"{prompt_option(key, config.name)}: the tokenizer {tokenizer.name_or_path} has no end-of-text token: "
+                f"set {key}.stop_tokens to the token that ends a response."
             )
         self.stop = Stop(ids=tuple(dict.fromkeys(ids)), strings=tuple(config.stop_strings))
         if config.template is None:
@@ -82,24 +82,25 @@ class PromptFormat:
     def _check_chat_template(self) -> None:
         """Raise ConfigError if the chat template drops the question or the system message, or does not read a variable
         of `prompt.variables`."""
-        where = f"prompt={self.config.name}"
+        where = prompt_option(self.key, self.config.name)
         template = self.tokenizer.get_chat_template()
         for name in self.config.variables:
             if not re.search(rf"\b{re.escape(name)}\b", template) or name in _RESERVED:
                 raise ConfigError(
-                    f"{where}: the chat template of {self._model} does not read prompt.variables.{name}: correct the "
-                    f"name, or remove it with ~prompt.variables.{name}."
+                    f"{where}: the chat template of {self._model} does not read {self.key}.variables.{name}: "
+                    f"correct the name, or remove it with ~{self.key}.variables.{name}."
                 )
         probe = Problem("probe", "What is 12 + 34?", "46")
         text = " ".join(self._chat(probe).split())
         if probe.question not in text:
             raise ConfigError(
                 f"{where}: the rendered prompt does not hold the question, so the chat template of {self._model} does "
-                "not fit text messages: choose a prompt with a template, such as prompt=question_answer."
+                "not fit text messages: choose a prompt with a template, such as "
+                f"{prompt_option(self.key, 'question_answer')}."
             )
         if self.config.system and " ".join(self.config.system.split()) not in text:
             raise ConfigError(
-                f"{where}: the chat template of {self._model} drops the system message: set prompt.system=null."
+                f"{where}: the chat template of {self._model} drops the system message: set {self.key}.system=null."
             )
 
     @property
@@ -133,24 +134,26 @@ class PromptFormat:
             return str(render(messages, tokenize=False, add_generation_prompt=True, **variables))
         except Exception as error:  # whatever the template's code raises
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            remedy = "choose a prompt with a template, such as prompt=question_answer"
+            remedy = f"choose a prompt with a template, such as {prompt_option(self.key, 'question_answer')}"
             if system is not None:
-                remedy = "set prompt.system=null" if problem.system is None else f"set {setting('system')}=drop"
+                remedy = f"set {self.key}.system=null" if problem.system is None else f"set {setting('system')}=drop"
             raise ConfigError(
-                f"prompt={self.config.name}: the chat template of {self._model} refuses a prompt "
+                f"{prompt_option(self.key, self.config.name)}: the chat template of {self._model} refuses a prompt "
                 f"{'with' if system is not None else 'without'} a system message ({reason}): {remedy}."
             ) from error
 
     def _check_system(self, problem: Problem) -> None:
         """Raise ConfigError if this prompt cannot render the problem's system message."""
-        where = f"prompt={self.config.name}: problem {problem.id} has a system message ({str(problem.system)[:40]!r})"
+        chosen, text = prompt_option(self.key, self.config.name), str(problem.system)[:40]
+        where = f"{chosen}: problem {problem.id} has a system message ({text!r})"
         if self.config.template is not None:
             raise ConfigError(
-                f"{where}, for which prompt.template has no place: choose prompt=chat, or set {setting('system')}=drop."
+                f"{where}, for which {self.key}.template has no place: choose {prompt_option(self.key, 'chat')}, or "
+                f"set {setting('system')}=drop."
             )
         if self.config.system is not None:
             raise ConfigError(
-                f"{where}, but prompt.system is also set: set prompt.system=null, or set {setting('system')}=drop."
+                f"{where}, but {self.key}.system is also set: set {self.key}.system=null, or {setting('system')}=drop."
             )
 
     def render(self, problem: Problem) -> Prompt:
@@ -170,7 +173,7 @@ class PromptFormat:
 
     def without_shots(self) -> PromptFormat:
         """Return this format without few-shot examples."""
-        return PromptFormat(replace(self.config, shots=[]), self.tokenizer, self.stop.ids)
+        return PromptFormat(replace(self.config, shots=[]), self.tokenizer, self.stop.ids, self.key)
 
     def response(self, problem: Problem) -> str:
         """Return the SFT target: `prompt.response` filled with the problem's solution and answer.
@@ -216,55 +219,55 @@ def _with_newline(template: str, newline: bool | None) -> str:
     return template if newline is None else bare + "\n" * newline
 
 
-def _check_prompt(config: PromptConfig, tokenizer: Any) -> None:
+def _check_prompt(config: PromptConfig, tokenizer: Any, key: str) -> None:
     """Raise ConfigError if the templates, examples and stop strings of a prompt cannot work."""
-    where = f"prompt={config.name}"
+    where = prompt_option(key, config.name)
     if config.template is None and tokenizer.chat_template is None:
         raise ConfigError(
             f"{where} uses the model's chat template, but {tokenizer.name_or_path} has none: "
-            "choose a prompt with a template, such as prompt=question_answer."
+            f"choose a prompt with a template, such as {prompt_option(key, 'question_answer')}."
         )
     try:
         datetime.datetime.fromisoformat(config.date)
     except ValueError:
-        raise ConfigError(f"prompt.date={config.date} is not a date: write it as prompt.date=2024-07-26.") from None
+        raise ConfigError(f"{key}.date={config.date} is not a date: write it as {key}.date=2024-07-26.") from None
     if config.variables and config.template is not None:
         raise ConfigError(
-            f"{where}: prompt.variables is for the model's chat template, but prompt.template is set: choose "
-            "prompt=chat or remove the variables."
+            f"{where}: {key}.variables is for the model's chat template, but {key}.template is set: choose "
+            f"{prompt_option(key, 'chat')} or remove the variables."
         )
-    key, text = ("user", config.user) if config.template is None else ("template", config.template)
+    name, text = ("user", config.user) if config.template is None else ("template", config.template)
     if "{question}" not in text:
-        raise ConfigError(f"{where}: prompt.{key} has no {{question}}, so all prompts would be equal: add it.")
+        raise ConfigError(f"{where}: {key}.{name} has no {{question}}, so all prompts would be equal: add it.")
     if config.shots and "{shots}" not in (config.template or ""):
         raise ConfigError(
-            f"{where}: prompt.shots has examples, but prompt.template has no {{shots}}: add it or empty prompt.shots."
+            f"{where}: {key}.shots has examples, but {key}.template has no {{shots}}: add it or empty {key}.shots."
         )
     for number, shot in enumerate(config.shots, start=1):
         for name in re.findall(r"\{(question|answer|solution)\}", config.shot):
             if name not in shot:
                 raise ConfigError(
-                    f"{where}: example {number} of prompt.shots has no {name}, which prompt.shot uses: add it."
+                    f"{where}: example {number} of {key}.shots has no {name}, which {key}.shot uses: add it."
                 )
     if config.shots and "{question}" not in config.shot:
-        raise ConfigError(f"{where}: prompt.shot has no {{question}}: set it to the template of one example.")
+        raise ConfigError(f"{where}: {key}.shot has no {{question}}: set it to the template of one example.")
     if config.final_newline is not None and config.template is None:
         raise ConfigError(
-            f"{where}: prompt.final_newline changes prompt.template, but this prompt is the model's chat template: set "
-            "prompt.final_newline=null, or choose a prompt with a template."
+            f"{where}: {key}.final_newline changes {key}.template, but this prompt is the model's chat template: set "
+            f"{key}.final_newline=null, or choose a prompt with a template."
         )
     if "" in config.stop_strings:
         raise ConfigError(
-            f"{where}: prompt.stop_strings holds an empty string, which would end every response at once: remove it."
+            f"{where}: {key}.stop_strings holds an empty string, which would end every response at once: remove it."
         )
 
 
-def _stop_token_ids(config: PromptConfig, tokenizer: Any) -> list[int]:
+def _stop_token_ids(config: PromptConfig, tokenizer: Any, key: str) -> list[int]:
     vocabulary = tokenizer.get_vocab()
     for piece in config.stop_tokens:
         if piece not in vocabulary:
             raise ConfigError(
-                f"prompt.stop_tokens names {piece!r}, which the tokenizer {tokenizer.name_or_path} does not have: "
+                f"{key}.stop_tokens names {piece!r}, which the tokenizer {tokenizer.name_or_path} does not have: "
                 "choose a prompt for this model, or remove the token."
             )
     return [vocabulary[piece] for piece in config.stop_tokens]

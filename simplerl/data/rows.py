@@ -45,6 +45,11 @@ def setting(name: str) -> str:
     return f"{_key.get()}.{name}"
 
 
+def prompt_option(key: str, name: str) -> str:
+    """Return the override that chooses a prompt for `key`, which is prompt, evals.prompt or warmup.prompt."""
+    return f"prompt={name}" if key == "prompt" else f"prompt@{key}={name}"
+
+
 def file_format(file: Path) -> str:
     """Return the suffix that decides how a file is read, such as ".jsonl" for "train.jsonl.gz"."""
     suffixes = [suffix.lower() for suffix in file.suffixes]

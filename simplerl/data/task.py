@@ -240,7 +240,8 @@ def check_model_available(model: ModelConfig, key: str = "model.path") -> None:
 
 def prepare_evals(config: Config, tokenizer: Any, context: int) -> EvalSets:
     """Load and render the evaluation sets. Raises ConfigError if no prompt of a set leaves room for a response."""
-    format = _format(config.evals.prompt or config.prompt, config.model, tokenizer)
+    key = "prompt" if config.evals.prompt is None else "evals.prompt"
+    format = _format(config.evals.prompt or config.prompt, config.model, tokenizer, key)
     sampling = Sampling(**vars(config.evals.sampling))
     prompts, too_long = {}, dict[str, list[str]]()
     excludes = config.evals.too_long is TooLong.exclude

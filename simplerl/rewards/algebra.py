@@ -33,15 +33,16 @@ NUM_POINTS = 7
 
 
 @lru_cache(maxsize=4096)
-def _sample_points(names: tuple[str, ...]) -> list[dict[str, Fraction]]:
-    """Return the points at which functions are compared: small positive, larger, then of mixed sign.
+def _sample_points(names: tuple[str, ...], complex_names: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
+    """Return the points at which functions are compared: small positive, larger, then of mixed sign; variables in
+    `complex_names` have an imaginary part too.
 
     A variable's values depend on its name alone, so that verdicts are reproducible. Without variables there is one
     empty point.
     """
     points = []
     for k in range(NUM_POINTS if names else 1):
-        point = {}
+        point: dict[str, Any] = {}
         for name in names:
             seed = zlib.crc32(f"{name}:{k}".encode())
             value = Fraction(seed % 9973 + 1009, 4999)  # 0.2 .. 2.2
@@ -49,7 +50,7 @@ def _sample_points(names: tuple[str, ...]) -> list[dict[str, Fraction]]:
                 value = value * 7 + (seed >> 20) % 5
             if k == 4 or (k > 4 and (seed >> 16) % 2):
                 value = -value
-            point[name] = value
+            point[name] = mpmath.mpc(as_mpf(value), as_mpf(value) / 3) if name in complex_names else value
         points.append(point)
     return points
 
@@ -78,7 +79,7 @@ def _agree_at_points(answer: Tree, gold: Tree, degrees: tuple[Any, Any], log_bas
     rounded_answer = bool(tolerance) and not has_decimal(gold)  # the tolerance is then absolute for large values
     one_has_bars = contains(answer, "abs") != contains(gold, "abs")
     compared, complex_pairs = 0, []
-    for point in _sample_points(tuple(sorted(names))):
+    for point in _sample_points(tuple(sorted(names)), _complex_variables(answer, gold)):
         try:
             a = Evaluator(point, degrees[0], log_base).value(answer)
             g = Evaluator(point, degrees[1], log_base).value(gold)
@@ -98,6 +99,12 @@ def _agree_at_points(answer: Tree, gold: Tree, degrees: tuple[Any, Any], log_bas
     if complex_pairs and compared + len(complex_pairs) >= needed:
         return all(_close(a, g, tolerance) for a, g in complex_pairs)
     return None
+
+
+def _complex_variables(*trees: Tree) -> frozenset[str]:
+    """Return z and w if an absolute value and i occur, as in |z-i|: real values would not tell it from |z+i|."""
+    is_modulus = any(contains(tree, "abs") and "i" in symbols(tree) for tree in trees)
+    return frozenset("zw") if is_modulus else frozenset()
 
 
 def trees_equal(answer: Tree, gold: Tree, *, any_base: bool = False) -> bool | None:
@@ -129,10 +136,10 @@ def _has_integration_constant(tree: Tree) -> bool:
     return tree[0] == "add" and any(term in (("sym", "C"), ("sym", "c")) for term in tree[1:])
 
 
-def _is_constant_at_points(tree: Tree) -> bool:
+def _is_constant_at_points(tree: Tree, complex_names: frozenset[str] = frozenset()) -> bool:
     """Return whether the tree has the same real value at three sample points or more."""
     values = []
-    for point in _sample_points(tuple(sorted(variables(tree)))):
+    for point in _sample_points(tuple(sorted(variables(tree))), complex_names):
         try:
             value = as_mpf(Evaluator(point).value(tree))
         except NotComputable:
@@ -148,14 +155,15 @@ def equations_equal(answer: tuple[Tree, Tree], gold: tuple[Tree, Tree], *, posit
     positive: the constant must be positive, as the direction of an inequality requires.
     """
     with mpmath.workdps(DIGITS):
+        complex_names = _complex_variables(*answer, *gold)
         difference = [("add", left, ("neg", right)) for left, right in (answer, gold)]
         if symbols(difference[0]) != symbols(difference[1]):
             return False
         ratio = ("div", *difference)
-        if not _is_constant_at_points(ratio):
+        if not _is_constant_at_points(ratio, complex_names):
             return False
         try:
-            value = as_mpf(Evaluator(_sample_points(tuple(sorted(variables(ratio))))[0]).value(ratio))
+            value = as_mpf(Evaluator(_sample_points(tuple(sorted(variables(ratio))), complex_names)[0]).value(ratio))
         except NotComputable:
             return False
         return bool(value > 0 if positive else value != 0)

@@ -11,6 +11,8 @@ import unicodedata
 TEXT = r"\\(?:text|mbox|textbf|textit|textrm|textnormal|textsf|texttt|mathrm|mathbf|mathit|mathsf|rm|hbox|emph|textup)"
 TEXT_GROUP = re.compile(TEXT + r"\s*\{([^{}]*)\}")
 
+CURRENCY_SIGNS = "£€₹₽₩₪₺¥￥"
+
 _CHARACTERS = {
     **dict.fromkeys("−–—‐‑﹣", "-"),
     **dict.fromkeys("\u200b\u200c\u200d\u2060\u2061\u2062\ufeff", ""),
@@ -21,7 +23,7 @@ _CHARACTERS = {
     "×": "*", "·": "*", "⋅": "*", "∙": "*", "÷": "/", "⁄": "/", "∕": "/", "∶": ":", "∣": "|", "∞": r"\infty ",
     "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∉": r"\notin ", "≤": r"\le ", "⩽": r"\le ", "≦": r"\le ",
     "≥": r"\ge ", "⩾": r"\ge ", "≧": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≒": r"\approx ", "≅": r"\cong ",
-    "٫": ".", "٬": ",", "¢": r"\text{ cents}",
+    "٫": ".", "٬": ",", "¢": " cents", "Å": " angstrom",
     "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ", "º": r"^\circ ", "℃": r"^\circ C", "℉": r"^\circ F", "∘": r"\circ ",
     "∅": r"\emptyset ", "⌀": r"\emptyset ", "’": "'", "′": "'", "″": "''", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}",
     "¾": r"\frac{3}{4}", "…": r"\ldots ", "⋯": r"\ldots ", "、": ",", "。": ".", "ℏ": r"\hbar ", "ℓ": r"\ell ",

@@ -17,6 +17,8 @@ _LEAD = (
     r"(?:is|are|为|是)?\s*:?\s*)"
 )
 _LETTER = r"\(?\s*(?P<letter>[A-J])\s*\)?"
+_CAPITAL = re.compile("[A-J]")
+_SMALL = re.compile(rf"(?P<lead>{_LEAD})?(?P<open>\(\s*)?(?P<letter>[a-j])(?P<mark>\s*\)|\s*\.(?=\s|$)|(?=\s*$))")
 _ALONE = re.compile(rf"(?:{_LEAD})?{_LETTER}\s*[.):]?")
 _WITH_CONTENT = re.compile(
     rf"(?:{_LEAD})?(?:\(\s*(?P<bracketed>[A-J])\s*\)\s*[.:]?|(?P<marked>[A-J])\s*[.):]|(?P<bare>[A-J])\s*(?=[(\[]|\n(?!\d|\s*[-+*/^_=<>!?'%|]|[a-z](?![a-z]))))\s*(?P<rest>\S.*)",
@@ -59,11 +61,21 @@ def _plain(text: str) -> str:
     return (inner[1] if inner else text).strip()
 
 
+def _with_large_letter(plain: str) -> str:
+    """Return the text with a large option letter: (c) as (C). A letter that is nothing but itself is not the constant
+    e, i or j."""
+    small = _SMALL.match(plain)
+    if small is None or not (small["letter"] not in "eij" or small["lead"] or small["open"] or small["mark"]):
+        return plain
+    start, end = small.span("letter")
+    return plain[:start] + plain[start:end].upper() + plain[end:]
+
+
 def parse_choice(text: str) -> Choice | None:
     """Return the option that a normalised text chooses, or None if it does not state exactly one."""
-    if len(text) > MAX_CHARACTERS:
+    if len(text) > MAX_CHARACTERS or not re.search("[A-Ja-j]", text):
         return None
-    plain = _plain(text)
+    plain = _with_large_letter(_plain(text))
     if found := _ALONE.fullmatch(plain):
         return Choice(found["letter"])
     if (found := _WITH_CONTENT.fullmatch(plain)) is None:
@@ -80,6 +92,8 @@ def parse_gold_choice(gold: str) -> Choice | None:
 
     A point A(1,2) and a ratio A:B are not options.
     """
+    if not _CAPITAL.search(gold):
+        return None
     found = re.fullmatch(r"(?:\(\s*([A-J])\s*\)|([A-J])\s*[.)]|([A-J])\s*:(?!\s*[A-Z]\b))\s*(\S.*)", _plain(gold), re.S)
     if found is None or re.match(r"[,;]|\(?[A-J]\)|[-+*/=^<>]", found[4]):
         return None
@@ -94,15 +108,26 @@ def option_content(answer: str, gold: str) -> str:
     return choice.content
 
 
+def is_option_with_letter_of(answer: str, gold: str) -> bool:
+    """Return whether an answer such as (A) 5 is an option whose letter occurs in a gold answer that is none: it is not
+    the product 5A."""
+    found = re.match(r"\(\s*([A-J])\s*\)\s*(?=[\w\\])", _plain(answer)) if _CAPITAL.search(answer) else None
+    return found is not None and re.search(rf"(?<![A-Za-z\\]){found[1]}(?![a-z])", gold) is not None
+
+
 def only_letter(gold: str) -> str:
     """Return the letter of a gold answer that consists of one option letter, such as (B); otherwise ""."""
+    if not re.search("[A-Ja-j]", gold):
+        return ""
+    if small := re.fullmatch(r"\(\s*([a-j])\s*\)", _plain(gold)):
+        return small[1].upper()
     found = _ALONE.fullmatch(_plain(gold))
     return found["letter"] if found else ""
 
 
 def option_letters(text: str) -> frozenset[str]:
     """Return the letters of a text that is two option letters or more and nothing else; else an empty set."""
-    if len(text) > MAX_CHARACTERS:
+    if len(text) > MAX_CHARACTERS or not _CAPITAL.search(text):
         return frozenset()
     found = _SEVERAL.fullmatch(_SEPARATORS.sub("", _plain(text)))
     letters = re.findall(r"[A-J]", found["letters"]) if found else []
@@ -111,6 +136,8 @@ def option_letters(text: str) -> frozenset[str]:
 
 def statements(text: str) -> frozenset[int]:
     """Return the statement numbers that a text lists, such as ①③, (1)(3) or I and III; else an empty set."""
+    if not re.search(r"[IV(]|\\circled", text):
+        return frozenset()
     roman = re.findall(r"[^\s,;&]+", re.sub(r"\band\b", ",", _plain(text[:MAX_CHARACTERS])))
     if len(roman) > 1 and all(one in _ROMAN for one in roman):
         return frozenset(map(_ROMAN.index, roman))

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, replace
 
 from simplerl.rewards import algebra, choices
+from simplerl.rewards.dimensions import units_conflict
 from simplerl.rewards.evaluation import is_unfinished_computation
 from simplerl.rewards.forms import Congruence, Equation, Inequality, Matrix, Ordered, Structure, Unordered, Value
 from simplerl.rewards.latex import Tree
@@ -35,7 +36,7 @@ from simplerl.rewards.structure import (
     split_outside_brackets,
 )
 from simplerl.rewards.symbolic import is_unparseable, math_verify_status
-from simplerl.rewards.units import Quantity, angle_unit, split_modulus, split_unit, units_conflict
+from simplerl.rewards.units import Quantity, angle_unit, split_modulus, split_unit
 
 MAX_ITEMS = 60  # of an unordered collection; longer ones differ
 
@@ -82,7 +83,7 @@ class Comparator:
             )
         return any(self.equal(one, wanted) for one in answers for wanted in golds)
 
-    def options(self, a: str, g: str) -> bool | None:
+    def options(self, a: str, g: str) -> bool | None:  # noqa: PLR0911 - one return per form of the gold answer
         """Return whether multiple-choice answers are equal; None if the gold answer is not an option or the answer
         chooses none."""
         if letters := choices.option_letters(g) or choices.statements(g):
@@ -92,6 +93,8 @@ class Comparator:
         if letter := choices.only_letter(g):
             return None if choice is None else choice.letter == letter and not choice.denied
         if (gold := choices.parse_gold_choice(g)) is None:
+            if choices.is_option_with_letter_of(a, g):
+                return False
             labelled = choices.option_content(a, g)
             return self.texts(labelled, g) if labelled else None
         if choice is None:
@@ -182,7 +185,7 @@ class Comparator:
         """Return whether two equations are equal: their right sides if the left sides are the same, otherwise the
         equations as relations."""
         if len(a.sides) == len(g.sides) == 2:
-            if _same_text(a.sides[0], g.sides[0]) or _both_name_y(a.sides[0], g.sides[0]):
+            if _same_text(a.sides[0], g.sides[0]) or _NAMES_OF_Y.fullmatch(f"{a.sides[0]}={g.sides[0]}"):
                 return self.equal(parse_structure(a.sides[1]), parse_structure(g.sides[1]))
             if any(map(has_words, (*a.sides, *g.sides))):
                 return self.sides(a.sides, g.sides) or self.sides(a.sides[::-1], g.sides)
@@ -224,6 +227,8 @@ class Comparator:
 
     def values(self, answer: str, gold: str) -> bool:  # noqa: PLR0911 - cheapest test first
         """Return whether two values are equal, compared by units, then as numbers, strings, words or expressions."""
+        if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold):
+            return int(answer) == int(gold)
         g = split_unit(without_multiplier(gold))
         a = split_unit(without_multiplier(answer), g)
         if a.modulus and a.modulus != g.modulus:  # a class of numbers is not a number
@@ -243,7 +248,7 @@ class Comparator:
         if is_words(a.value) or is_words(g.value):
             return self.phrases(a.value, g.value)
         if needs_literal_match(a.value) or needs_literal_match(g.value):
-            return is_ratio_equal_to(a.value, y) or is_ratio_equal_to(g.value, x)
+            return is_ratio_equal_to(a.value, y, gold=False) or is_ratio_equal_to(g.value, x, gold=True)
         if y is not None:
             return self.value_against_number(a, g)
         same = algebra.expressions_equal(a.value, g.value)
@@ -334,16 +339,12 @@ def split_unit_after_bracket(text: str, gold: Quantity | None = None) -> str:
 def _resplit(structure: Structure, other: Structure) -> Structure:
     """Return 1,100 as a list of two numbers if `other` is a list; return any other structure unchanged."""
     if isinstance(structure, Value) and isinstance(other, Unordered) and "," in structure.text:
-        pieces, _ = split_outside_brackets(structure.text, frozenset(","))
-        return Unordered(tuple(Value(piece) for piece in pieces))
+        return Unordered(tuple(map(Value, split_outside_brackets(structure.text, frozenset(","))[0])))
     return structure
 
 
 _BRACKETED = re.compile(r"(?:[(\[].*,|\\\{|\\langle|\\begin).*[)\]}]|\\langle.*\\rangle", re.S)
 _EMPTY = (Value("\\emptyset"), Value("emptyset"))
+_NAMES_OF_Y = re.compile(r"y=(?:[fgh]\s*\(\s*x\s*\)|y_\{hat\})|(?:[fgh]\s*\(\s*x\s*\)|y_\{hat\})=y")
+_INTEGER = re.compile(r"-?[0-9]+")
 _ROMAN = re.compile(r"\\mathrm\s*\{\s*([A-Za-z]{1,3})\s*\}")
-
-
-def _both_name_y(a: str, g: str) -> bool:
-    """Return whether one of the texts is y and the other one is a function of x such as f(x)."""
-    return any(one.strip() == "y" and re.fullmatch(r"[fgh]\s*\(\s*x\s*\)", other) for one, other in ((a, g), (g, a)))

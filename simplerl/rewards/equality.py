@@ -17,8 +17,8 @@ Decisions of the default rule:
   1 and 3.
 - \\ln is to base e and \\lg to base 10. \\log without a base may be either, so it equals what it equals in both bases:
   \\log 4 equals 2\\log 2, but neither \\ln 4 nor \\lg 4. Within an equation (\\log 0.01 = -2) one base suffices.
-- A set over numbers other than the reals is not an interval, ln|x| is not ln x, and x and \\bar{x} are different
-  symbols.
+- A set over numbers other than the reals is not an interval, ln|x| is not ln x, and x, \\bar{x}, \\hat{x} and
+  \\vec{x} are different symbols; a vector may be written with an arrow or in bold.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from functools import lru_cache
 
 from simplerl.rewards.choices import offers_alternatives, option_letters
 from simplerl.rewards.comparison import Comparator, Unfinished
-from simplerl.rewards.normalize import equality_key, normalize
+from simplerl.rewards.normalize import equality_key, normalize, without_arrows
 from simplerl.rewards.numeric import is_close, parse_number
 from simplerl.rewards.qwen import qwen_equal
 from simplerl.rewards.rules import DIFFERENT, EQUAL, NO_ANSWER, PUBLISHED_RULES, Environment, Verdict, check_rule
@@ -93,6 +93,7 @@ def _judge(answer: str, gold: str, rule: str, source: str, environment: Environm
         if x and y:
             return Verdict(EQUAL if is_close(x, y, measured=measured) else DIFFERENT)
     a, g = normalize(answer), _normalize_gold(gold)
+    a, g = without_arrows(a, gold), without_arrows(g, answer)
     if not re.sub(r"[\s{}.,;:$]", "", a):
         return Verdict(NO_ANSWER)
     if equality_key(a) == equality_key(g):

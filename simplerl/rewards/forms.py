@@ -8,10 +8,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
 from simplerl.rewards.algebra import parse_or_none
-from simplerl.rewards.evaluation import NotComputable, constant_value, variables
+from simplerl.rewards.evaluation import Evaluator, NotComputable, constant_value, variables
+from simplerl.rewards.latex import nodes
 
 INFINITY = "\\infty"
 MAX_INTERVALS = 20  # of each condition that is intersected
@@ -173,3 +175,20 @@ def _real(text: str) -> float | None:
         return float(constant_value(tree))
     except (NotComputable, TypeError, OverflowError):
         return None
+
+
+def linear(text: str) -> tuple[str, Fraction, Fraction] | None:
+    """Return (x, a, b) of a text that is a x + b with a letter x and rational numbers a, not 0, and b; else None."""
+    tree = parse_or_none(text)
+    if tree is None or len(names := variables(tree)) != 1 or {n[0] for n in nodes(tree)} & {"call", "pow", "deg"}:
+        return None
+    name = names.pop()
+    try:
+        at = [Evaluator({name: Fraction(x)}).value(tree) for x in (0, 1, 2, 7)]
+    except NotComputable:
+        return None
+    if not all(isinstance(value, Fraction) for value in at):
+        return None
+    slope, constant = at[1] - at[0], at[0]
+    is_line = slope != 0 and all(slope * x + constant == value for x, value in ((2, at[2]), (7, at[3])))
+    return (name, slope, constant) if is_line else None

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
+from simplerl.rewards.characters import CURRENCY_SIGNS, TEXT_GROUP, to_latex
 from simplerl.rewards.characters import TEXT as _TEXT
-from simplerl.rewards.characters import TEXT_GROUP, to_latex
 from simplerl.rewards.matrices import as_pmatrix
 
 _RENAMED = {
@@ -33,10 +33,15 @@ _DROPPED = {
 _SPACES = {"quad", "qquad", "enspace", "enskip", "space", "medspace", "thickspace"}
 
 _FONT = re.compile(
-    r"\\(?:mathbf|boldsymbol|bm|mathit|mathcal|mathsf|mathfrak|mathscr|pmb|vec|overrightarrow|hat|widehat|"
-    r"underline|ensuremath)\s*\{\s*([A-Za-z]|\\[a-z]+)\s*\}"
+    r"\\(?:mathbf|boldsymbol|bm|mathit|mathcal|mathsf|mathfrak|mathscr|pmb|underline|ensuremath)\s*\{\s*([A-Za-z]|\\[a-z]+)\s*\}"
 )
-_FONT_OF_NUMBER = re.compile(r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|pmb|underline|ensuremath)\s*\{(-?\d[\d.,/]*)\}")
+_ARROW = re.compile(
+    r"\\(?:vec|overrightarrow|(wide)?hat)\s*(?:\{\s*([A-Za-z]|\\[a-z]+)\s*\}|([A-Za-z]|\\[ij]math)(?![A-Za-z]))"
+)
+_FONT_OF_NUMBER = re.compile(
+    r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|pmb|vec|underline|ensuremath)\s*\{(-?\d[\d.,/]*)\}"
+)
+_BOLD_LETTER = re.compile(r"\\(?:mathbf|boldsymbol|bm|pmb|bf)(?![A-Za-z])")
 _OVERLINED = re.compile(
     r"\\(?:overline|bar|tilde|widetilde)\s*(?:\{\s*([A-Za-z]|\\[a-z]+)\s*\}|([A-Za-z])(?![A-Za-z]))"
 )
@@ -58,7 +63,9 @@ _DISPLAY = re.compile(r"\\\[(.*)\\\]|\\begin\{(equation|math|displaymath)(\*?)\}
 _DELIMITERS = re.compile(r"(\\\\)|(?<!\\)\$|\\[()]|\\\[(?!\d)|\\\]|__(?=\w)")
 _ROW_SPACING = re.compile(r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in)\s*\]")
 _SMALL_SPACES = re.compile(r"(\\\\)|\\[!,;:>]|\\ |(?<!\\)~")
+_OUTER_SPACES = re.compile(r"^(?:\\[,;:! ]|\s)+|(?:(?<!\\)\\[,;:! ]|\s)+$")
 _BOLD = re.compile(r"^\*\*(.*?)(?:\*\*)?$", re.S)
+_DOTS = re.compile(r"\.\s?\.\s?\.")
 _GROUPED = re.compile(r"(?<=\d)(?:,\s*\\!|\{,\}|\\,)\s*(?=\d{3}(?!\d))")
 _THOUSANDS_WITH_ZERO = re.compile(  # no item of a list begins with 0, so (1,000, 2) has two items
     r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})*,0\d\d(?:,\d{3})*(?!\d)"
@@ -69,8 +76,10 @@ _FUNCTIONS = re.compile(
     r"(?<![\\A-Za-z])(?:np\.|math\.)?(sqrt|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|pi|infty)"
     r"(?![A-Za-z])"
 )
+_ANSWER_IS = r"(?:the\s+)?(?:final\s+)?(?:answer|solutions?|result)(?:\s+set)?\s*(?:is|are)?\s*:?"
 _LEADING = re.compile(
-    r"^(?:(?:the\s+)?(?:final\s+)?(?:answer|solutions?|result)(?:\s+set)?\s*(?:is|are)?\s*:?|either\s|(?:=\s*)+|\\(?:therefore|implies|Rightarrow|approx)(?![A-Za-z])|\\sim(?=\s*[\d.-])|:)\s*",
+    rf"^(?:{_TEXT}\s*\{{\s*{_ANSWER_IS}\s*\}}|{_ANSWER_IS}|either\s|(?:=\s*)+"
+    r"|\\(?:therefore|implies|Rightarrow|approx)(?![A-Za-z])|\\sim(?=\s*[\d.-])|:)\s*",
     re.I,
 )
 _TRAILING = re.compile(r"(?<![\s.,;:])(?:\s|[.,;:](?!\d)|\\\\|(?:solution|answer)\s*:$)+$", re.I)
@@ -83,6 +92,7 @@ _DEGREE = re.compile(  # 20\\circ C, 20^oC, 20\\text{\\circ}; after a letter \\c
     r"|(?<=\d)\s*\\circ(?![a-z])|(?<=[)}])\s*\\circ(?=\s*(?:$|\d|(?:" + _TEXT + r"\s*\{\s*)?[CFK]\b)))"
 )
 _DIFFERENCE = re.compile(r"(\\mathbb\s*\{?\s*[RZNQC]\s*\}?)\s*\\\{([^{}\\]*)(?:\\\}|\}?$)")  # ℝ\{0}
+_BARE_SET = re.compile(r"(^|\\c[ua]p(?![a-z]))\s*\{([^{}\\]*)\}(?=\s*(?:\\c[ua]p(?![a-z])|$))")  # {1} \\cup {2}
 _DOMAIN = r"(?:\\in\s*)?\\mathbb\s*\{?\s*[RZNQC]\s*\}?(?:\s*[\^_]\s*\{?\s*[+*]\s*\}?)?"
 _EVERY = re.compile(  # a final clause such as "for all real x" or "\\forall x \\in \\mathbb{R}", without a condition
     r"\s*[,;]?\s*\(?\s*(?:\\forall\s*|\b(?:and\s+)?(?:for|where|with)\s+(?:all|any|every|each)\b)"
@@ -108,73 +118,108 @@ def _rename(found: re.Match[str]) -> str:
     return f"\\{name}"
 
 
+# Rewrites in order, each with a string without which its pattern cannot match; searching for that string is faster.
+_Rewrite = tuple[str, re.Pattern[str], str]
+_EARLY: tuple[_Rewrite, ...] = (  # before commands are renamed
+    (":", re.compile(r"\{\s*:\s*\}"), ":"),
+    ("\\\\", _ROW_SPACING, r"\\\\"),
+    ("10", re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)"), "*"),
+    ("\\pounds", re.compile(r"\\pounds(?![a-zA-Z])"), "£"),
+    *((sign, re.compile(re.escape(sign)), r" \g<0> ") for sign in ("\\$", *CURRENCY_SIGNS)),
+    ("**", _BOLD, r"\1"),
+    ("$", _DELIMITERS, r"\1 "),
+    ("\\", _DELIMITERS, r"\1 "),
+    ("__", _DELIMITERS, r"\1 "),
+    ("\\", _SMALL_SPACES, r"\1 "),
+    ("~", _SMALL_SPACES, r"\1 "),
+)
+_MIDDLE: tuple[_Rewrite, ...] = (  # after commands are renamed
+    ("\\circ", re.compile(r"\^\s*\{\s*\\circ\s*\}"), r"^\\circ "),
+    ("\\circ", _DEGREE, r"^\\circ "),
+    ("o", _DEGREE, r"^\\circ "),
+    ("\\mathbb", _DIFFERENCE, r"\1 \\setminus \\{\2\\}"),
+    ("\\setminus", re.compile(r"(\\setminus\s*)\{([^{}]*)\}"), r"\1\\{\2\\}"),
+    ("\\c", _BARE_SET, r"\1 \\{\2\\}"),
+)
+_LATE: tuple[_Rewrite, ...] = (  # after "and" and "or" are replaced
+    ("inf", re.compile(r"(?<![A-Za-z\\])(?:\+\s*)?(?:infinity|inf)(?![A-Za-z])"), r"\\infty "),
+    ("m", re.compile(r"\b([ap])\.\s?m\b\.?"), r"\1m"),
+    ("\\{", re.compile(r"\\\{\s*\\\}"), r"\\emptyset "),
+    ("\\choose", re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
+)
+_LAST: tuple[_Rewrite, ...] = (
+    ("\\mathbb", re.compile(r"\\mathbb\s+([A-Z])"), r"\\mathbb{\1}"),
+    ("\\overline", re.compile(r"\\overline\s*\{([A-Z]{2})\}"), r" \1"),
+    ("<=", re.compile("<="), r"\\le "),
+    (">=", re.compile(">="), r"\\ge "),
+    ("!=", re.compile(r"(?<!\d)!="), r"\\ne "),  # 3!=6 has a factorial
+    ("\\infty", re.compile(r"\+\s*\\infty"), r"\\infty"),
+    (".", re.compile(r"(?<![.\d])(\d+)\.(?=[/\s)}*]|$)"), r"\1"),  # 3./2
+    ("**", re.compile(r"\*\*(?=\s*[-(\d])"), "^"),
+)
+
+
+def _rewritten(text: str, rewrites: tuple[_Rewrite, ...]) -> str:
+    for needed, pattern, new in rewrites:
+        if needed in text:
+            text = pattern.sub(new, text)
+    return text
+
+
 def normalize(text: str) -> str:
     """Return the answer without display commands, math delimiters, thousands separators and outer punctuation.
 
     "and" and "or" between items become commas. Single spaces are kept, because words need them.
     """
-    text = re.sub(r"\.\s?\.\s?\.", r"\\ldots ", " ".join(to_latex(text).split()))
+    text = " ".join(to_latex(text).split())
+    text = _DOTS.sub(r"\\ldots ", text) if "." in text else text
     for _ in range(4):
+        text = _OUTER_SPACES.sub("", text) if "\\" in text else text
         before, text = text, _without_delimiters(_unwrap_boxes(text))
         if text == before:
             break
-    text = _GROUPED.sub("", text)
+    text = _GROUPED.sub("", text) if "," in text else text
     text = _THOUSANDS_WITH_ZERO.sub(lambda found: found[0].replace(",", ""), text) if ",0" in text else text
-    if ":" in text:
-        text = re.sub(r"\{\s*:\s*\}", ":", text)
-    if "\\\\" in text:
-        text = _ROW_SPACING.sub(r"\\\\", text)
-    text = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", "*", text)
-    text = re.sub(r"\\\$|[£€]", " \\\\$ ", text)
-    text = _BOLD.sub(r"\1", text)
-    text = _DELIMITERS.sub(lambda found: found.group(1) or " ", text)
-    text = _SMALL_SPACES.sub(lambda found: found.group(1) or " ", text)
-    text = text.replace(r"\%", "%").replace(r"\&", " \\text{and} ")
-    text = " ".join(_COMMAND.sub(_rename, text).split())
-    if "o" in text or "\\circ" in text:
-        text = _DEGREE.sub(r"^\\circ ", re.sub(r"\^\s*\{\s*\\circ\s*\}", r"^\\circ ", text))
-    if "\\mathbb" in text or "\\setminus" in text:
-        text = _DIFFERENCE.sub(r"\1 \\setminus \\{\2\\}", text)
-        text = re.sub(r"(\\setminus\s*)\{([^{}]*)\}", r"\1\\{\2\\}", text)
-    text = as_pmatrix(text)
-    if "\\begin{pmatrix}" not in text:
+    text = _rewritten(text, _EARLY).replace(r"\%", "%").replace(r"\&", " \\text{and} ")
+    text = " ".join((_COMMAND.sub(_rename, text) if "\\" in text else text).split())
+    text = as_pmatrix(_rewritten(text, _MIDDLE))
+    if "\\begin{pmatrix}" not in text and ("\\" in text or "&" in text):
         text = _SETUP.sub(" ", text).replace("\\end{", "\\end {").replace("\\\\", ",").replace("&", " ")
         text = " ".join(re.sub(r"\\end \{[a-z*]+\}", " ", text).split())
-    text = _rewrite_accents(text)
-    text = _ORDINAL.sub("", text)
-    if (whole := TEXT_GROUP.fullmatch(text)) is not None and re.search(r"\d", text):
+    text = _rewrite_accents(text) if "\\" in text else text
+    text = _ORDINAL.sub("", text) if any(ending in text for ending in ("st", "nd", "rd", "th")) else text
+    if "\\" in text and (whole := TEXT_GROUP.fullmatch(text)) is not None and re.search(r"\d", text):
         text = whole[1]  # \\text{2 or 3}
-    text = _with_connectives(text)
-    text = _FUNCTIONS.sub(r"\\\1 ", text)
-    text = re.sub(r"(?<![A-Za-z\\])(?:\+\s*)?(?:infinity|inf)(?![A-Za-z])", r"\\infty ", text)
-    text = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", text)
-    text = re.sub(r"\\\{\s*\\\}", r"\\emptyset ", text)
-    text = re.sub(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}", text)
-    text = _without_clause(text)
-    text = re.sub(r"\\mathbb\s+([A-Z])", r"\\mathbb{\1}", text)
-    text = re.sub(r"\\overline\s*\{([A-Z]{2})\}", r" \1", text)
-    text = text.replace("<=", r"\le ").replace(">=", r"\ge ")
-    text = re.sub(r"(?<!\d)!=", r"\\ne ", text)  # 3!=6 has a factorial
-    text = re.sub(r"\+\s*\\infty", r"\\infty", text)
-    text = re.sub(r"(?<![.\d])(\d+)\.(?=[/\s)}*]|$)", r"\1", text)  # 3./2
-    text = re.sub(r"\*\*(?=\s*[-(\d])", "^", text)
-    text = _strip_outer(text)
-    return re.sub(r"\s+", " ", text)
+    text = _FUNCTIONS.sub(r"\\\1 ", _with_connectives(text))
+    text = _without_clause(_rewritten(text, _LATE))
+    return re.sub(r"\s+", " ", _strip_outer(_rewritten(text, _LAST)))
 
 
 def _rewrite_accents(text: str) -> str:
-    r"""Rewrite accents, fonts and primes: repeating decimals get \overline; \bar{x} and \tilde{x} become x_{bar}, which
-    differs from x; dots and primes become '; \hat, \vec and fonts such as \mathbf are removed."""
+    r"""Rewrite accents, fonts and primes: repeating decimals get \overline; \bar{x}, \hat{x} and \vec{x} become x_{bar},
+    x_{hat} and x_{vec}, which differ from x; dots and primes become '; fonts such as \mathbf are removed."""
     if "\\dot" in text or "\\bar" in text or "\\overline" in text:
         text = _REPEATING.sub(lambda found: f"{found[1]}\\overline{{{re.sub('[^0-9]', '', found[2])}}}", text)
     text = _OVERLINED.sub(
         lambda bar: f" {bar[1] or bar[2]}_{{bar}}", text
     )  # a bar denotes another symbol: a mean, a complement
+    text = _ARROW.sub(_marked_symbol, text)
     text = _FONT.sub(r" \1", _DOTTED.sub(lambda d: f" {d[2]}" + "'" * (1 + len(d[1])), text))
     text = _FONT_OF_NUMBER.sub(r"\1", text)
     return re.sub(
         r"\^\s*(?:\{\s*((?:\\prime\s*)+)\}|\\prime)", lambda p: "'" * max(1, (p[1] or "").count("prime")), text
     )
+
+
+def _marked_symbol(arrow: re.Match[str]) -> str:
+    r"""Write \vec{a} as a_{vec} and \hat{a} as a_{hat}, but the unit vectors i, j and k without a mark."""
+    letter = (arrow[2] or arrow[3]).replace("\\imath", "i").replace("\\jmath", "j")
+    return f" {letter}" + ("" if letter in "ijk" else "_{hat}" if "hat" in arrow[0] else "_{vec}")
+
+
+def without_arrows(text: str, other: str) -> str:
+    """Return a normalised text without the arrows of vectors if `other`, not normalised, writes vectors in bold."""
+    return text.replace("_{vec}", "") if "_{vec}" in text and _BOLD_LETTER.search(other) else text
 
 
 def _with_connectives(text: str) -> str:
@@ -247,7 +292,10 @@ def _without_delimiters(text: str) -> str:
 
 def _unwrap_boxes(text: str) -> str:
     """Replace a box around the whole text, or around the value after "=", by its content."""
-    text = re.sub(r"^\\(?:fbox|framebox)(?=\{)", r"\\boxed", text)
+    if text[:1] == "\\":
+        text = re.sub(
+            r"^\\(?:fbox|framebox)(?=\{)", r"\\boxed", re.sub(r"^\\(?:display|text)style(?![a-z])\s*", "", text)
+        )
     while text.startswith("\\boxed{") and text.endswith("}") and _is_closed_by_last_brace(text[6:]):
         text = text[7:-1].strip()
     if (inner := _NAMED_BOX.search(text)) and text.endswith("}") and _is_closed_by_last_brace(text[inner.end() - 1 :]):

@@ -12,8 +12,8 @@ from fractions import Fraction
 
 from simplerl.rewards import algebra
 from simplerl.rewards.characters import TEXT_GROUP
+from simplerl.rewards.dimensions import unit_size
 from simplerl.rewards.numeric import parse_number
-from simplerl.rewards.units import unit_size
 
 _BASES = re.findall(  # names of the bases 2 to 16, then of 2, 3, 4, 8, 10 and 16
     r"\w+",

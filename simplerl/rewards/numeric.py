@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from math import gcd
 
-from simplerl.rewards.characters import TEXT_GROUP
+from simplerl.rewards.characters import CURRENCY_SIGNS, TEXT_GROUP
 
 DECIMAL_TOLERANCE = Fraction(1, 10**4)  # relative error allowed if the gold answer is a rounded decimal
 EXACT_TOLERANCE = Fraction(1, 10**6)  # error of a decimal answer to an exact gold answer: absolute, relative below 1
@@ -117,7 +118,7 @@ _MULTIPLIERS = {
     "亿": 10**8, "億": 10**8, "만": 10**4, "억": 10**8,
 }  # fmt: skip
 _MULTIPLIED = re.compile(
-    rf"(?P<sign>(?:\\\$|[+-]|\s)*)(?P<number>{_DECIMAL})\s*(?P<open>\\(?:text|mathrm|mbox)\s*\{{)?\s*"
+    rf"(?P<sign>(?:\\\$|[{CURRENCY_SIGNS}+-]|\s)*)(?P<number>{_DECIMAL})\s*(?P<open>\\(?:text|mathrm|mbox)\s*\{{)?\s*"
     rf"(?P<times>{'|'.join(_MULTIPLIERS)})(?![a-z])\s*(?P<rest>.*)",
     re.I | re.S,
 )
@@ -175,7 +176,20 @@ def needs_literal_match(text: str) -> bool:
     return _LITERAL.search(text.strip()) is not None
 
 
-def is_ratio_equal_to(text: str, other: Number | None) -> bool:
-    """Return whether the text is a ratio like 5:8 that equals the number `other`, which must not be a decimal."""
+def is_ratio_equal_to(text: str, other: Number | None, *, gold: bool) -> bool:
+    """Return whether the text is a ratio like 5:8 that equals the number `other`, which must not be a decimal.
+
+    gold: the text is the gold answer. 3:45 may be a time: as a gold answer it equals no number, and as an answer only
+    if it is a ratio in lowest terms (16:25 = 16/25).
+    """
     found = re.fullmatch(r"([1-9]\d*)\s*:\s*([1-9]\d*)", text.strip())
-    return bool(found and other and not other.decimal and other.value * int(found[2]) == int(found[1]))
+    if found is None or other is None or other.decimal:
+        return False
+    if (
+        len(found[1]) < 3
+        and "09" < found[2] < "60"
+        and len(found[2]) == 2
+        and (gold or gcd(*map(int, found.groups())) > 1)
+    ):
+        return False
+    return other.value * int(found[2]) == int(found[1])

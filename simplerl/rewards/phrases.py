@@ -15,10 +15,14 @@ from simplerl.rewards.normalize import equality_key
 
 _MATH_COMMAND = re.compile(r"\\(?:frac|sqrt|pi|infty|binom|ldots|sum|int|lim|log|ln|sin|cos|tan|mathbb)")
 _SYNONYMS = {
-    "nosolution": "emptyset", "nosolutions": "emptyset", "none": "emptyset", "norealsolution": "emptyset",
-    "norealsolutions": "emptyset", "emptyset": "emptyset", "nullset": "emptyset", "theemptyset": "emptyset",
+    "nosolution": "emptyset", "none": "emptyset", "norealsolution": "emptyset", "nosuchsolution": "emptyset",
+    "emptyset": "emptyset", "nullset": "emptyset", "theemptyset": "emptyset",
     "dne": "undefined", "doesnotexist": "undefined", "undefined": "undefined", "notdefined": "undefined",
 }  # fmt: skip
+_EXISTENCE = re.compile(  # "there are no real solutions", "no real solution exists", "the equation has no solution"
+    r"(?:there(?:is|are|exists?)|(?:the|this|it)?(?:equation|system|inequality|problem)?(?:has|have))?"
+    r"(?:(no\w+?)|(infinite(?:ly)?(?:many|(?:number)?of)?)(?:(?:real)?solution)?)s?(?:exists?)?"
+)
 _TOKEN = re.compile(
     rf"(?P<open>{TEXT}\s*\{{)|(?P<brace>[{{}}])|(?P<command>\\[A-Za-z]+|\\.)|(?P<word>[^\W\d_]+(?:['-][^\W\d_]+)*)|(?P<other>.)",
     re.S,
@@ -42,6 +46,8 @@ def is_words(text: str) -> bool:
     """
     if not re.search(r"[^\W\d_]", text):
         return False
+    if text.strip().casefold() == "no":
+        return True
     if "\\text" in text or "\\mbox" in text:
         bare = equality_key(text).strip("(){}.")
         return not re.search(r"\d", bare) or not re.fullmatch(r"[\d.,+\-*/^]+", bare)
@@ -132,7 +138,10 @@ def _merged(tokens: list[tuple[str, bool]]) -> list[Piece]:
 
 
 def words_of(pieces: list[Piece]) -> str:
-    """Return the words as a key for comparison, the same for all synonyms of "no solution" and of "undefined"."""
+    """Return the words as a key for comparison, the same for all synonyms of "no solution", of "undefined" and of
+    "infinitely many"."""
     joined = "\n".join(piece.text if piece.is_words else "#" for piece in pieces)
     joined = "emptyset" if joined == "#" and pieces[0].text.strip() == "\\emptyset" else joined
+    if found := _EXISTENCE.fullmatch(joined):
+        joined = found[1] or "infinitelymany"
     return _SYNONYMS.get(joined, joined)

@@ -16,6 +16,9 @@ from simplerl.rewards.structure import is_label, split_outside_brackets
 from simplerl.rewards.units import Quantity, split_unit
 
 _MATH = re.compile(r"\\\((.+?)\\\)|(?<![\\$])\$([^$]+)\$|\\\[(.+?)\\\]", re.S)
+_PLAIN_SENTENCE = re.compile(
+    r"(?:[A-Za-z][A-Za-z'’-]*,? ){2,20}(?:is|are|equals|was)(?: equal to)? ([^A-Za-z ,;].{0,40}?)\.?"
+)
 _WORD = re.compile(r"[A-Za-z]{2,}")
 
 
@@ -83,10 +86,13 @@ def approximations(text: str) -> tuple[str, ...]:
 
 
 def sentence_value(gold: str) -> str | None:
-    r"""Return the value of a gold answer that is a sentence: 248 in "The smallest value of \(a\) is \(248\)."
+    r"""Return the value of a gold answer that is a sentence: 248 in "The smallest value of \(a\) is \(248\).", or
+    25 km/h in "The speed is 25 km/h."
 
     None if it is not a sentence, or states no value or several.
     """
+    if "$" not in gold and "\\" not in gold and (plain := _PLAIN_SENTENCE.fullmatch(gold.strip())):
+        return plain[1] if parse_number(split_unit(plain[1]).value) is not None else None
     formulas = list(_MATH.finditer(gold)) if "\\(" in gold or "$" in gold or "\\[" in gold else []
     if not formulas or len(_WORD.findall(_MATH.sub(" ", gold))) < 3:
         return None

@@ -25,6 +25,7 @@ from simplerl.rewards.forms import (
     half_lines,
     intersection,
     interval,
+    linear,
 )
 from simplerl.rewards.matrices import matrix_cells, rows_in_brackets, scaled_vector
 from simplerl.rewards.numeric import parse_number
@@ -264,7 +265,7 @@ def _parse_relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: i
         operators = tuple(o.replace(">", "<") for o in operators[::-1])
     if not set(operators) <= {"<", "<="}:
         return Value(" ".join(itertools.chain(*itertools.zip_longest(sides, operators, fillvalue=""))).strip())
-    if len(sides) == 2 and (around := _around_zero(sides, operators[0])) is not None:
+    if len(sides) == 2 and (around := _absolute_value(sides, operators[0])) is not None:
         return around
     first, last = ("[" if operators[0] == "<=" else "("), ("]" if operators[-1] == "<=" else ")")
     if len(sides) == 3 and _NAME.fullmatch(sides[1]):
@@ -277,19 +278,20 @@ def _parse_relation(sides: tuple[str, ...], operators: tuple[str, ...], depth: i
     return Inequality(sides, operators)
 
 
-def _around_zero(sides: tuple[str, ...], operator: str) -> Structure | None:
-    """Return the intervals of |x| < 3 or 3 < |x|, with a positive number; None for any other relation."""
-    bars = [re.fullmatch(r"\|\s*([a-z])\s*\|", side) for side in sides]
-    name = bars[0] or bars[1]
-    bound = sides[0 if bars[1] else 1]
-    number = parse_number(bound)
-    if name is None or number is None or number.value <= 0:
+def _absolute_value(sides: tuple[str, ...], operator: str) -> Structure | None:
+    """Return the intervals of |2x-1| < 3 or 3 < |x|, with a positive number; None for any other relation."""
+    bars = [re.fullmatch(r"\|([^|]+)\|", side.strip()) for side in sides]
+    inside = bars[0] or bars[1]
+    number = parse_number(sides[0 if bars[1] else 1])
+    if inside is None or number is None or number.value <= 0 or (line := linear(inside[1])) is None:
         return None
+    name, slope, constant = line
+    low, high = sorted((sign * number.value - constant) / slope for sign in (-1, 1))
     closed = operator == "<="
     if bars[0]:
-        return interval("[" if closed else "(", f"-{bound}", bound, "]" if closed else ")", name[1])
-    below = interval("(", "-" + INFINITY, f"-{bound}", "]" if closed else ")", name[1])
-    return Unordered((below, interval("[" if closed else "(", bound, INFINITY, ")", name[1])), joined="or")
+        return interval("[" if closed else "(", str(low), str(high), "]" if closed else ")", name)
+    below = interval("(", "-" + INFINITY, str(low), "]" if closed else ")", name)
+    return Unordered((below, interval("[" if closed else "(", str(high), INFINITY, ")", name)), joined="or")
 
 
 def is_label(text: str, *, gold: bool) -> bool:

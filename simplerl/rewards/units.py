@@ -6,7 +6,10 @@ The rules are chosen to avoid false positives:
   thirds, k), compute (root, pi, below) or negate, or text follows after a comma. In an answer quarters and roots are
   units only if the gold answer names them.
 - A word in another script is a unit only if the list contains it: 元 is one, 万 (ten thousand) is not.
-- A single letter is a unit only within \text, and only if it is a common unit: never i, e, j or d.
+- A single letter is a unit only within \text, and only if it is a common unit: never i, e, j or d. The letters \mu and
+  \Omega begin or are a unit within \text; in an answer also bare after a number (8 \mu m), unless the gold answer has
+  them.
+- Signs and codes of currencies stand before or after the value: £5, Rs. 5, US$5. Different currencies are different.
 - If both sides name a unit, it must be the same: the same dimension and size in any spelling (cm^2, square
   centimeters), otherwise the same words. The word "units" is ignored.
 """
@@ -17,13 +20,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from simplerl.rewards.characters import CURRENCY_SIGNS
+from simplerl.rewards.dimensions import POWERS, singular, unit_factors
 from simplerl.rewards.latex import FUNCTIONS, GREEK
 
 
 def _singular_noun(plural: str) -> str:
-    for ending, singular in (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("xes", "x"), ("sses", "ss"), ("s", "")):
+    for ending, replacement in (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("xes", "x"), ("sses", "ss"), ("s", "")):
         if plural.endswith(ending) and len(plural) > len(ending) + 1:
-            return plural.removesuffix(ending) + singular
+            return plural.removesuffix(ending) + replacement
     return plural
 
 
@@ -35,24 +40,6 @@ _UNITS, _COUNTED, _MODIFIERS, _TRAILING_MODIFIERS, _NOT_UNITS, _NOT_UNITS_IN_SIN
 _UNIT_WORDS = _UNITS | {f"{unit}s" for unit in _UNITS if len(unit) > 1} | _COUNTED | set(map(_singular_noun, _COUNTED))
 _FOREIGN = dict(one.split("=") for one in sorted(_OTHER_SCRIPTS))
 
-_SCALES: dict[str, dict[str, float]] = {  # size of each unit relative to the base unit of its dimension
-    "length": {
-        "mm": 1e-3, "millimeter": 1e-3, "cm": 1e-2, "centimeter": 1e-2, "m": 1.0, "meter": 1.0, "metre": 1.0,
-        "km": 1e3, "kilometer": 1e3, "in": 0.0254, "inch": 0.0254, "inche": 0.0254, "ft": 0.3048, "foot": 0.3048,
-        "feet": 0.3048, "yd": 0.9144, "yard": 0.9144, "mi": 1609.344, "mile": 1609.344,
-    },
-    "time": {
-        "s": 1.0, "sec": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hr": 3600.0, "hour": 3600.0,
-        "day": 86400.0, "week": 604800.0, "month": 2.6e6, "year": 3.2e7, "yr": 3.2e7,
-    },
-    "mass": {"mg": 1e-6, "g": 1e-3, "gram": 1e-3, "kg": 1.0, "kilogram": 1.0, "lb": 0.4536, "pound": 0.4536,
-             "oz": 0.02835, "ounce": 0.02835, "ton": 1000.0},
-    "volume": {"ml": 1e-3, "milliliter": 1e-3, "l": 1.0, "liter": 1.0, "litre": 1.0, "gallon": 3.785, "cup": 0.24},
-    "money": {"cent": 0.01, "\\$": 1.0, "dollar": 1.0},
-    "angle": {"degree": 1.0, "deg": 1.0, "rad": 57.29578, "radian": 57.29578},
-}  # fmt: skip
-_SCALE = {name: (kind, size) for kind, names in _SCALES.items() for name, size in names.items()}
-
 _SHORT = (
     "mm|cm|dm|km|ft|yd|mi|kg|mg|lbs?|oz|ml|mL|kL|mph|kph|km/h|m/s|cm/s|hrs?|min|mins|sec|secs|yrs?|sq|cu|Hz|kHz|MHz|"
     "kW|kJ|eV|keV|MeV|GeV|erg|ergs|rad|deg|amu|mol|Pa|kPa|atm|dB|USD|units?|AU|pc|ly|nm"
@@ -61,7 +48,7 @@ _COUNTS = re.compile(
     r"(?:thir|four|fif|six|seven|eigh|nine)teen(?:th)?|(?:twen|thir|for|fif|six|seven|eigh|nine)t(?:y|ieth)|[a-z]+llion(?:th)?"
     r"|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand)th|[a-z]+(?<!dai)(?<!week)(?<!month)(?<!hour)ly"
 )  # number words, fractions (tenths), adverbs
-_UNIT_LETTERS = frozenset("msghlLVNJW")
+_UNIT_LETTERS = frozenset("msghlLVNJWACFT")
 _NO_LETTERS = frozenset(FUNCTIONS | GREEK)
 _POWER = r"(?:\s*\^\s*\{?\s*(-?\d)\s*\}?)?"
 _FONT = r"\\(?:text|mbox|textbf|textit|textrm|textnormal|mathrm|rm|hbox|emph|textup)\s*\{"
@@ -78,6 +65,32 @@ _TAIL_SCRIPT = re.compile(
     rf"\s*(?:{_FONT})?\s*(?P<word>{_SCRIPT}(?:\s?[./]?\s?{_SCRIPT}){{0,30}})\.?\s*\}}?" + _POWER + r"\s*\.?$"
 )
 _TAIL_BRACKET = re.compile(r"(?<=[\d)}\s])\s*[(\[]\s*(?P<unit>[^()\[\]]{1,60})[)\]]$")
+_CURRENCIES = {
+    "$": "dollar",
+    "£": "pound",
+    "€": "euro",
+    "₹": "rupee",
+    "₽": "ruble",
+    "₩": "won",
+    "₪": "shekel",
+    "₺": "lira",
+}
+_CODES = {
+    "usd": "dollar", "eur": "euro", "gbp": "pound", "inr": "rupee", "rs": "rupee", "cny": "yuan", "rmb": "yuan",
+    "jpy": "yen",
+}  # fmt: skip
+_SIGN = re.compile(rf"(?:(?:{_FONT})?\s*\b(?:US|HK|[AC])\s*\}}?\s*)?\\\$|[{CURRENCY_SIGNS}]")
+_CODE = re.compile(  # before the value; those after it are in the list of units
+    rf"(?P<minus>-?)\s*(?:{_FONT})?\s*(?P<code>Rs|USD|EUR|GBP|INR|CNY|RMB|JPY)\s*\.?\s*\}}?\s*(?=[\d.])"
+)
+_TAIL_MICRO = re.compile(
+    rf"(?<=[\d}})])\s*(?P<font>{_FONT})?\s*\\mu\s*(?P<inner>{_FONT})?\s*(?P<unit>mol|[msgLlAVFCJWNH])\s*\}}{{0,2}}$"
+)
+_TAIL_OHM = re.compile(
+    rf"(?<=[\d}})])\s*(?P<font>{_FONT})?\s*(?P<prefix>[kM]?)\s*\}}?\s*(?P<inner>{_FONT})?\s*\\Omega\s*\}}?$"
+)
+_EXPONENT = re.compile(rf"({_FONT}[^{{}}]*)\^\s*\{{\s*(-?\d)\s*\}}")  # within \text
+_PRODUCT = re.compile(rf"({_FONT}[^{{}}]*)\}}\s*\*\s*{_FONT}")  # \text{N}*\text{m}
 _PERCENT = re.compile(
     r"\s*(?:%|\bpercent(?:age)?\b|\bper cent\b|\bpct\b\.?|" + _FONT + r"\s*(?:%|percent|percentage|pct)\s*\})"
 )
@@ -109,12 +122,11 @@ def split_unit(text: str, gold: Quantity | None = None) -> Quantity:
     gold: the gold answer if `text` is an answer, None if `text` is the gold answer itself. An answer may use the words
     of the gold answer's unit in addition to the known ones.
     """
-    unit, percent, modulus = "", False, ""
+    percent, modulus = False, ""
     named = frozenset(re.findall(r"[a-z]+", gold.unit.lower())) if gold else None
-    value = text
-    if "\\$" in value:
-        stripped = " ".join(value.replace("\\$", " ").split())
-        value, unit = stripped, "\\$"
+    value, unit = _split_currency(text)
+    if "^{" in value or "^ {" in value or "}" in value:
+        value = _PRODUCT.sub(r"\1 ", _EXPONENT.sub(r"\1^\2", value))
     residue, divisor = split_modulus(value)
     if divisor and re.fullmatch(r"-?\s*\d+", residue):
         value, modulus = residue, divisor
@@ -131,11 +143,39 @@ def split_unit(text: str, gold: Quantity | None = None) -> Quantity:
                 break
             value, percent = value[: found.start()].rstrip(), True
             continue
-        shorter, word = _split_last_unit(value, named)
+        shorter, word = _split_greek_unit(value, gold)
+        if shorter is None:
+            shorter, word = _split_last_unit(value, named)
         if shorter is None:
             break
         value, unit = shorter, f"{word} {unit}".strip()
     return Quantity(value.strip(), unit, percent, modulus)
+
+
+def _split_currency(text: str) -> tuple[str, str]:
+    """Split the sign or code of a currency off a value; a sign of several currencies (¥) counts as the word "unit"."""
+    if found := _CODE.match(text):
+        return found["minus"] + text[found.end() :], _CODES[found["code"].lower()]
+    if text.isascii() and "\\$" not in text:
+        return text, ""
+    if (found := _SIGN.search(text)) is None:
+        return text, ""
+    return " ".join(_SIGN.sub(" ", text).split()), _CURRENCIES.get(found.group()[-1], "unit")
+
+
+def _split_greek_unit(value: str, gold: Quantity | None) -> tuple[str | None, str]:
+    r"""Split 8 \mu\text{m} or 5 \text{k}\Omega into value and unit; return (None, "") for any other text.
+
+    Without \text, the unit is split off only in an answer, and only if the gold answer lacks the Greek letter."""
+    if "\\mu" not in value and "\\Omega" not in value:
+        return None, ""
+    for pattern, letter in ((_TAIL_MICRO, "\\mu"), (_TAIL_OHM, "\\Omega")):
+        found = pattern.search(value)
+        if found is None or not (found["font"] or found["inner"] or (gold is not None and letter not in gold.value)):
+            continue
+        prefix = {"": "", "k": "kilo", "M": "mega"}[found["prefix"]] if letter == "\\Omega" else "micro"
+        return value[: found.start()].rstrip(), prefix + ("ohm" if letter == "\\Omega" else found["unit"].lower())
+    return None, ""
 
 
 def _split_last_unit(value: str, named: frozenset[str] | None) -> tuple[str | None, str]:
@@ -151,11 +191,13 @@ def _split_last_unit(value: str, named: frozenset[str] | None) -> tuple[str | No
         if found is None or not value[: found.start()].strip(" ({[\\"):
             continue
         word = re.sub(r"[ ~,.-]+$", "", found.group(1)).lstrip(" ~.-")
+        word = re.sub(r"(?<=[/*(])\s*K\b", "kelvin", word)  # a K alone may mean thousand
         rest = value[: found.start()].rstrip()
         if rest[-1] in "+-*/^_=<>,(" or not _is_unit(word, named, mathematical="\\mathrm" in found.group()):
             continue
         per = "per " if re.match(r"\s*/", found.group()) else ""
-        return rest, f"{per}{word.lower()}" + (f"^{found.group(2)}" if found.group(2) else "")
+        word = _CODES.get(word.lower(), word.lower())
+        return rest, f"{per}{word}" + (f"^{found.group(2)}" if found.group(2) else "")
     return None, ""
 
 
@@ -185,11 +227,6 @@ def _foreign_unit(word: str, *, in_gold: bool) -> str:
 _POWER_WORD = re.compile("平方|立方|кв|куб")
 
 
-def unit_size(name: str) -> tuple[str, float] | None:
-    """Return (dimension, size in the base unit) of a unit in singular or plural, or None if it is not known."""
-    return _SCALE.get(name) or _SCALE.get(_singular(name))
-
-
 def _is_unit(word: str, named: frozenset[str] | None, *, mathematical: bool) -> bool:
     """Return whether the words after a value are a unit.
 
@@ -201,15 +238,15 @@ def _is_unit(word: str, named: frozenset[str] | None, *, mathematical: bool) -> 
     if re.search(r"[,;:!?]|" + _SCRIPT, word):
         return False
     words = re.findall(r"[a-z.]+", word.lower())
-    if words and words[-1] in _POWERS:  # 5 cubic
+    if words and words[-1] in POWERS:  # 5 cubic
         return False
     words = re.findall(r"[a-z.]+", re.sub(r"\b(?:square|cubic)\s+(?=[a-z])(?!root)", "", word.lower()))
     if named is not None and not _all_known(words, named):
         return False
     return not any(
         one in _NOT_UNITS
-        or _singular(one) in _NOT_UNITS - _NOT_UNITS_IN_SINGULAR
-        or _COUNTS.fullmatch(_singular(one))
+        or singular(one) in _NOT_UNITS - _NOT_UNITS_IN_SINGULAR
+        or _COUNTS.fullmatch(singular(one))
         or one in _NO_LETTERS
         for one in words
     )
@@ -226,59 +263,13 @@ def _all_known(words: list[str], named: frozenset[str]) -> bool:
     )
 
 
-def _singular(word: str) -> str:
-    return word[:-1] if len(word) > 2 and word.endswith("s") else word
-
-
 _DEGREE_SCALES = {"C": "celsius", "F": "fahrenheit", "K": "kelvin"}
-_POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-_Factor = tuple[str, float, int, int]  # dimension, size, power, 1 in the numerator or -1 in the denominator
-
-
-def _factors(unit: str) -> tuple[_Factor, ...] | None:
-    """Return the factors of a unit, the same for every spelling, or None if the unit contains an unknown word."""
-    unit = re.sub(r"\bmph\b", "mile per hour", re.sub(r"\bkph\b", "km per hour", unit))
-    unit = re.sub(r"\\(?=[a-z])", "", unit)
-    factors: list[_Factor] = []
-    power, side = 1, 1
-    for token in re.findall(r"\bper\b|/|[^\s/]+", unit):
-        if token in ("per", "/"):
-            side = -1
-        elif token.rstrip(".") in _POWERS:
-            power = _POWERS[token.rstrip(".")]
-        else:
-            name, _, raised = token.partition("^")
-            known = unit_size(name)
-            if known is None:
-                return None
-            factor = (*known, int(raised or power), side)
-            if factor not in factors:  # $5 dollars
-                factors.append(factor)
-            power, side = 1, 1
-    return tuple(sorted(factors))
-
-
-def _unit_key(unit: str) -> str:
-    """Return a key under which spellings of the same words are equal; empty for the word "units"."""
-    words = " ".join(_singular(word) for word in unit.split())
-    words = re.sub(r"\b(?:square |cubic |sq |cu )?unit(?:\^\d)?\b", "", words)
-    return re.sub(r"^degree (?=celsiu|fahrenheit|kelvin)|[\s.-]+", "", words)
-
-
 _DEGREE_SIGN = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})\s*$")
 
 
 def angle_unit(measured: Quantity) -> str:
     """Return the angular unit of a quantity: "degree", "radian", or "" if it has none."""
-    factors = _factors(measured.unit) if measured.unit else ()
+    factors = unit_factors(measured.unit) if measured.unit else ()
     if factors and len(factors) == 1 and factors[0][0] == "angle":
         return "degree" if factors[0][1] == 1 else "radian"
     return "degree" if _DEGREE_SIGN.search(measured.value) else ""
-
-
-def units_conflict(a: str, b: str) -> bool:
-    """Return whether both sides have a unit and the units differ: cm and m, m and m^2, north and south."""
-    if not (a and b) or _unit_key(a) == _unit_key(b) or not (_unit_key(a) and _unit_key(b)):
-        return False
-    factors = _factors(a)
-    return factors is None or factors != _factors(b)
