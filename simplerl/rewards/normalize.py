@@ -196,8 +196,8 @@ def normalize(text: str) -> str:
 
 
 def _rewrite_accents(text: str) -> str:
-    r"""Rewrite accents, fonts and primes: repeating decimals get \overline; \bar{x}, \hat{x} and \vec{x} become x_{bar},
-    x_{hat} and x_{vec}, which differ from x; dots and primes become '; fonts such as \mathbf are removed."""
+    r"""Rewrite accents, fonts and primes: repeating decimals get \overline; \bar{x}, \hat{x} and \vec{x} become
+    x_{bar}, x_{hat} and x_{vec}, which differ from x; dots and primes become '; fonts such as \mathbf are removed."""
     if "\\dot" in text or "\\bar" in text or "\\overline" in text:
         text = _REPEATING.sub(lambda found: f"{found[1]}\\overline{{{re.sub('[^0-9]', '', found[2])}}}", text)
     text = _OVERLINED.sub(
