@@ -24,6 +24,14 @@ class NonFinite(RuntimeError):
         return type(self), (self.what, self.batch)
 
 
+class Lost(RuntimeError):
+    """A worker process died or stopped responding; the run can resume from its last checkpoint."""
+
+    def __init__(self, role: str, reason: str) -> None:
+        super().__init__(f"{role} is lost: {reason}")
+        self.role = role
+
+
 def require(condition: bool, message: str) -> None:
     """Raise ConfigError with `message` unless `condition` holds."""
     if not condition:

@@ -24,8 +24,8 @@ from bad_rewards import acting
 from light_rewards import generation
 from test_rewards_pool import GENERATED, generated, problem
 
-from simplerl.backends import Lost
 from simplerl.cluster.graders import RayGradingWorker, ray_grader
+from simplerl.errors import Lost
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 

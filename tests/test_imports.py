@@ -49,6 +49,12 @@ def test_settings_and_the_command_line_need_no_torch() -> None:
     assert python(code).split() == []
 
 
+def test_a_grading_actor_needs_no_torch() -> None:
+    pytest.importorskip("ray")
+    code = "import sys, simplerl.cluster.graders\nprint(*sorted({'torch', 'transformers'} & set(sys.modules)))"
+    assert python(code).split() == []
+
+
 @pytest.mark.slow
 def test_training_needs_none_of_the_extras(tmp_path: Path) -> None:
     code = BLOCKED + "import runpy; sys.argv[0] = 'train.py'; runpy.run_path('train.py', run_name='__main__')"

@@ -299,8 +299,8 @@ def test_roles_that_share_a_device_never_run_at_once(shared: str) -> None:
 def test_a_lost_role_is_raised_before_other_faults() -> None:
     """The others' faults follow from it, and only a loss is resumed from a checkpoint."""
     pytest.importorskip("ray", reason="needs the extra `cpu` or `gpu`")
-    from simplerl.backends import Lost
     from simplerl.cluster.backend import RayRoles
+    from simplerl.errors import Lost
 
     def fail(error: Exception) -> None:
         raise error

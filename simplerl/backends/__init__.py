@@ -13,19 +13,12 @@ from typing import Protocol
 
 from simplerl.backends.roles import Roles, Trainable
 from simplerl.config import OptimizerConfig
+from simplerl.errors import Lost
 from simplerl.rewards.pool import Grader
 from simplerl.samplers import Sampler
 from simplerl.types import Reward
 
 logger = logging.getLogger(__name__)
-
-
-class Lost(RuntimeError):
-    """A worker process died or stopped responding; the run can resume from its last checkpoint."""
-
-    def __init__(self, role: str, reason: str) -> None:
-        super().__init__(f"{role} is lost: {reason}")
-        self.role = role
 
 
 class Backend(Protocol):

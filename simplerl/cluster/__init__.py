@@ -10,6 +10,7 @@ RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_worker_niceness": "0",  # Ray's default of 15 would give every other process of the machine priority
+    "RAY_prestart_worker_first_driver": "0",  # it would start an idle process for each CPU
 }
 for _name, _value in RAY_ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)

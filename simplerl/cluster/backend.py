@@ -23,7 +23,6 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch import Tensor
 
-from simplerl.backends import Lost
 from simplerl.backends.local import LocalBackend
 from simplerl.backends.roles import POLICY, Roles, role_builder, role_specs, sft_builder
 from simplerl.cluster import allocation
@@ -46,6 +45,7 @@ from simplerl.cluster.ray_session import ray_session
 from simplerl.config import Config, OptimizerConfig
 from simplerl.data.task import Task
 from simplerl.engine.models import load_policy, model_at
+from simplerl.errors import Lost
 from simplerl.rewards.pool import Grader
 from simplerl.samplers import Sampler
 from simplerl.samplers.vllm import vllm_sampler

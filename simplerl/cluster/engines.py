@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from simplerl.backends import Lost
 from simplerl.cluster.engine_actor import EngineActor, EngineReport, EngineRequest, EngineSlot, assign_requests
 from simplerl.cluster.health import DEATHS, stacks_of
 from simplerl.cluster.weights import (
@@ -35,6 +34,7 @@ from simplerl.cluster.weights import (
     send_weights,
 )
 from simplerl.config import ModelConfig
+from simplerl.errors import Lost
 from simplerl.samplers.vllm import EngineSettings, prepare_import, request_seed
 from simplerl.types import Prompt, Rollout, Sampling, Stop
 
@@ -59,7 +59,7 @@ class EnginePool:
     reserve: requests that an engine holds beyond max_rows, so that it starts one as soon as a row is free.
     start_seconds, silence_seconds: an engine that takes longer to start, or to answer, is killed and replaced.
     max_restarts: number of restarts, all engines together, since the last completed `generate`; after it the next
-      failure raises `simplerl.backends.Lost`.
+      failure raises `simplerl.errors.Lost`.
     """
 
     def __init__(

@@ -18,8 +18,8 @@ from typing import Any
 
 import ray
 
-from simplerl.backends import Lost
 from simplerl.cluster.health import DEATHS, Process, this_process
+from simplerl.errors import Lost
 from simplerl.rewards.channel import PackedResponse
 from simplerl.rewards.pool import Grader
 from simplerl.rewards.worker import (
@@ -164,7 +164,7 @@ def ray_grader(
     """Return a `simplerl.rewards.pool.Grader` whose workers are Ray actors. Ray must be initialised.
 
     If one actor dies `max_restarts` + 1 times without a result in between, grading raises
-    `simplerl.backends.Lost`.
+    `simplerl.errors.Lost`.
     """
     worker_type = partial(RayGradingWorker, strategy=strategy, max_restarts=max_restarts)
     return Grader(reward, workers, seconds_per_answer, memory_gib, seconds_per_step, worker_type)

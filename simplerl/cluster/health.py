@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import (
@@ -26,8 +26,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-if TYPE_CHECKING:
-    from simplerl.backends import Lost
+from simplerl.errors import Lost
 
 logger = logging.getLogger(__name__)
 
@@ -103,21 +102,15 @@ def wait_for_results(
                 for number, actor in enumerate(actors):
                     logger.error("%s rank %d does not respond; its threads:\n%s", role, number, stacks_of(actor))
                 reason = f"no progress in `{method}` for {silence:g} s; the stacks of its ranks are in the log"
-                raise _lost(role, reason)
+                raise Lost(role, reason)
     return list(ray.get(list(references)))
-
-
-def _lost(role: str, reason: str) -> Lost:
-    from simplerl.backends import Lost  # imports torch, which grading actors must not load
-
-    return Lost(role, reason)
 
 
 def _raise_failure(role: str, actors: Sequence[Any], reference: Any) -> None:
     try:
         ray.get(reference)
     except DEATHS as error:
-        raise _lost(role, _ended(error)) from error
+        raise Lost(role, _ended(error)) from error
     except RayTaskError as error:
         _raise_death(role, actors, error)
         raise error.as_instanceof_cause() from None
@@ -142,12 +135,12 @@ def _raise_death(role: str, actors: Sequence[Any], cause: RayTaskError) -> None:
             except GetTimeoutError:
                 continue
             except DEATHS as error:
-                raise _lost(f"{role} rank {number}", _ended(error)) from error
+                raise Lost(f"{role} rank {number}", _ended(error)) from error
         if time.monotonic() > deadline:
             break
         time.sleep(0.5)
     if _is_communication_error(cause):
-        raise _lost(role, f"its ranks cannot communicate: {last_line(cause)}") from cause
+        raise Lost(role, f"its ranks cannot communicate: {last_line(cause)}") from cause
 
 
 def _is_communication_error(error: RayTaskError) -> bool:

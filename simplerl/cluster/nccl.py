@@ -18,10 +18,10 @@ from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-from simplerl.backends import Lost
 from simplerl.cluster.health import DEATHS
 from simplerl.cluster.weights import check_checksums, death_reason
 from simplerl.engine.tensors import tensor_checksum
+from simplerl.errors import Lost
 
 
 class RankWeights(WeightSource):

@@ -20,9 +20,9 @@ import ray
 import torch
 from torch import Tensor
 
-from simplerl.backends import Lost
 from simplerl.cluster.health import DEATHS, last_line, stacks_of
 from simplerl.engine.tensors import tensor_checksum
+from simplerl.errors import Lost
 
 logger = logging.getLogger(__name__)
 
