@@ -23,7 +23,7 @@ train: .venv/core  ## install, then the default run (a few minutes on two cores)
 	$(BIN)/python train.py $(ARGS)
 
 test: .venv/test lint  ## install the test and CPU-cluster extras, then lint and run every test (ARGS=-n0: one by one)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 $(ARGS)
 
 test-fast: .venv/test  ## the unit tests, two minutes on two cores
 	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)

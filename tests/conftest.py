@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,47 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small tensors, an
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")  # else Ray ends workers when others fill the machine
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# The files that take longest, in this order: a worker that ends with one of them leaves the others without work.
+LONGEST = (
+    "test_slurm",
+    "test_cluster_failures",
+    "test_cluster_weights",
+    "test_cluster_ranks",
+    "test_experiments",
+    "test_cluster_engines",
+    "test_cluster_tensor_parallel",
+    "test_lora_runs",
+    "test_cluster_graders",
+    "test_cluster_checkpoints",
+    "test_resume",
+    "test_cluster_roles",
+    "test_evaluate",
+    "test_rewards_pool",
+    "test_sweeps",
+    "test_run",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files: the longest, then those with slow tests, then the others. Files stay whole."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def rank(item: pytest.Item) -> int:
+        name = item.path.stem
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST) + (item.path not in slow)
+
+    items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker of pytest-xdist whole files, which share their fixtures, in the order above. The default order
+    starts with the files that have most tests and leaves the longest to the end."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(scope="session")

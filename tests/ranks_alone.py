@@ -1,16 +1,17 @@
-"""A training rank for tests of what takes weights from ranks: a model and nothing else."""
+"""Defines a training rank for tests of what takes weights from ranks: weights and nothing else."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from simplerl.cluster.health import thread_stacks
 from simplerl.cluster.weights import Bucket, buckets
@@ -18,10 +19,10 @@ from simplerl.engine.tensors import tensor_checksum
 
 
 class RankAlone:
-    """Rank `number` of several that all hold the model at `path`, changed by `scale`."""
+    """Holds the weights at `path`, as all ranks do, changed by `scale`. transformers, slow to import, is not needed."""
 
     def __init__(self, path: str, number: int = 0) -> None:
-        self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        self.weights = load_file(Path(path, "model.safetensors"))
         self.number = number
         self.asked = 0
         self.pause = 0.0
@@ -29,19 +30,18 @@ class RankAlone:
 
     def change(self, scale: float, pause: float = 0.0, fault: str | None = None) -> None:
         """Other weights; from now on rests `pause` seconds after each weight, and in its middle does `fault`."""
-        with torch.no_grad():
-            for parameter in self.model.parameters():
-                parameter.mul_(scale)
+        for weight in self.weights.values():
+            weight.mul_(scale)
         self.pause, self.fault = pause, fault
 
     def checksums(self) -> dict[str, int]:
         """What an engine must say: the tied head has an entry of its own."""
-        sums = {name: tensor_checksum(weight) for name, weight in self.model.named_parameters()}
+        sums = {name: tensor_checksum(weight) for name, weight in self.weights.items()}
         return sums | {"lm_head.weight": sums["model.embed_tokens.weight"]}
 
     def full_weights(self) -> Iterator[tuple[str, Tensor]]:
-        for count, (name, parameter) in enumerate(self.model.named_parameters()):
-            yield name, parameter.detach()
+        for count, (name, weight) in enumerate(self.weights.items()):
+            yield name, weight
             time.sleep(self.pause)
             if count == 20 and self.fault == "hang":
                 time.sleep(3600)

@@ -25,7 +25,7 @@ ALGORITHMS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_further_roles_on_ray_are_those_of_one_process(name: str, tmp_path: Path) -> None:
+def test_further_roles_on_ray_are_those_of_one_process(name: str, tmp_path: Path, cluster: None) -> None:
     own = ["evals.every=0", "train.steps=2", "run.threads=1", *ALGORITHMS[name]]
     local = [override for override in own if not override.startswith("backend.")]
     here = rows(run(tmp_path / "local", *local, own_reward="chance"))

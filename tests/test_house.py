@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import LONGEST
 from micro_runs import ROOT, SMALL, model
 
 ROOT_MODULES = 10
@@ -57,6 +58,11 @@ def test_depth_of_the_stack_above_the_policy_loss(tmp_path: Path) -> None:
     names = [name for name in out.read_text().split() if name != "<module>"]
     print(" < ".join(names))
     assert names.index("train") <= 4 and len(names) <= 9, names
+
+
+def test_the_longest_files_exist() -> None:
+    """A file that is renamed would otherwise lose its place in the order of the tests."""
+    assert [name for name in LONGEST if not (ROOT / f"tests/{name}.py").exists()] == []
 
 
 def test_rooms() -> None:
