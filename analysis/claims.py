@@ -195,7 +195,7 @@ def page(found: Sequence[Verdict], command: str) -> str:
     counts = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
     parts = [
         "# Claims of the blog post",
-        "Each claim is tested on runs of the micro world, a model of 0.7 M parameters and arithmetic questions: "
+        "Each claim is tested on runs of the micro world, a model of 0.8M parameters and arithmetic questions: "
         f"{counts}. A toy world shows whether the code does what the claim says and under which conditions it can; it "
         "says nothing about the size of an effect on Qwen2.5-Math-7B. None of the commands of the published size has "
         "been run by us. "
