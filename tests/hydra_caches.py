@@ -21,6 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 Loader = config_loader_impl.ConfigLoaderImpl
 
 
+KEPT = 32  # beginnings of compositions that are held in memory
+
+
 def _changed(folder: str, name: str) -> int | None:
     """Return when a file of a source was changed, or None if the source is not a folder or has no such file."""
     file = Path(folder.removeprefix("file://"), f"{name.removesuffix('.yaml')}.yaml")
@@ -40,7 +43,7 @@ def _files_once(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _copied(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Copy a file's content where Hydra would merge it in place. Hydra's own settings come merged: see `_own_once`."""
+    """Copy a file's content where Hydra would merge it in place. `_beginning_once` gives a merged beginning instead."""
 
     def load_single_config(self: Any, default: Any, repo: Any) -> ConfigResult:
         if isinstance(default, DictConfig):
@@ -52,16 +55,31 @@ def _copied(original: Callable[..., Any]) -> Callable[..., Any]:
     return load_single_config
 
 
-def _own_once(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Merge Hydra's own settings, which begin every composition, once."""
+def _beginning_once(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Merge once what compositions have in common: Hydra's own settings, with which each begins, and what follows up to
+    the first file that differs from those of the composition before."""
     merged: dict[Any, DictConfig] = {}
+    before: tuple[Any, ...] = ()
 
     def compose(self: Any, defaults: list[Any], repo: Any) -> DictConfig:
-        own = list(takewhile(lambda one: one.config_path.startswith("hydra/"), defaults))
-        key = tuple((one.config_path, one.package, one.is_self) for one in own)
-        if key not in merged:
-            merged[key] = original(self, own, repo)
-        return original(self, [merged[key], *defaults[len(own) :]], repo)
+        nonlocal before
+        folders = [source.path for source in repo.get_sources()]
+        files = tuple(
+            (one.config_path, one.package, one.is_self, *((path, _changed(path, one.config_path)) for path in folders))
+            for one in defaults
+        )
+        own = sum(1 for _ in takewhile(lambda one: one.config_path.startswith("hydra/"), defaults))
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(files, before, strict=False)))
+        before = files
+        start: list[Any] = []
+        done = 0
+        if len(merged) > KEPT:
+            merged.clear()
+        for end in sorted({own, shared} - {0}):
+            if files[:end] not in merged:
+                merged[files[:end]] = original(self, [*start, *defaults[done:end]], repo)
+            start, done = [merged[files[:end]]], end
+        return original(self, [*start, *defaults[done:]], repo)
 
     return compose
 
@@ -100,7 +118,7 @@ def _copied_whole(original: Callable[..., Any]) -> Callable[..., Any]:
 PLACES: list[tuple[Any, str, Callable[..., Any]]] = [
     (config_repository.ConfigRepository, "load_config", _files_once),
     (Loader, "_load_single_config", _copied),
-    (Loader, "_compose_config_from_defaults_list", _own_once),
+    (Loader, "_compose_config_from_defaults_list", _beginning_once),
     (defaults_list, "_create_interpolation_map", _if_needed),
     (DictConfig, "__deepcopy__", _copied_whole),
 ]

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pandas as pd
 import pytest
@@ -152,9 +150,7 @@ def test_the_benchmark_writes_runs_that_differ_in_seed_and_arm(tmp_path: Path) -
 def test_wandb_and_run_folders_give_the_same_tables_for_real_runs(tmp_path: Path) -> None:
     settings = ["train.steps=2", "train.prompts_per_step=2", "train.samples_per_prompt=4", "train.minibatch_size=8"]
     settings += ["evals.every=1", "evals.limit=4", "tracking=wandb", "tracking.mode=offline"]
-    command = [sys.executable, "train.py", "-m", "reward=strict,lenient", *settings, f"run.root={tmp_path}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = forked.run("train.py", "-m", "reward=strict,lenient", *settings, f"run.root={tmp_path}")
     assert done.returncode == 0, done.stderr[-2000:]
     folders = sorted(path.parent for path in tmp_path.glob("*/config.yaml"))
     own = build_tables(*select_runs(load(folders)))

@@ -4,9 +4,6 @@ and what other programs read of the data set."""
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import forked
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -463,19 +461,16 @@ def test_a_data_set_survives_kill_9(tmp_path: Path) -> None:
         "distill.py", f"model.path={ROOT}/assets/micro_base", "data.count=24", "evals.sets.micro.count=8",
         "teacher.samples=2", "teacher.problems_per_chunk=3", "run.threads=1",
     ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
-    def start(name: str) -> subprocess.Popen[bytes]:
-        arguments = [sys.executable, *settings, f"run.dir={tmp_path / name}"]
-        return subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    def start(name: str) -> forked.Command:
+        return forked.Command(*settings, f"run.dir={tmp_path / name}")
 
     for enough in (1, 3, 6):
         process = start("killed")
         while len(list((tmp_path / "killed/chunks").glob("*.parquet"))) < enough:
             assert process.poll() is None
             time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
         assert not (tmp_path / "killed/samples.parquet").exists()
     assert start("killed").wait() == 0 and start("whole").wait() == 0
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import composing
+import forked
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -410,17 +409,17 @@ def test_a_prompt_other_than_in_training_is_logged(tmp_path: Path, caplog: pytes
 
 def test_evaluate_py(tmp_path: Path) -> None:
     """Run the command on the model that ships with the repository."""
-    command = [sys.executable, "evaluate.py", f"run.dir={tmp_path}", "run.threads=1"]
+    command = ["evaluate.py", f"run.dir={tmp_path}", "run.threads=1"]
     small = ["evals=micro", "evals.limit=4", "evals.samples=2", "evals.sampling.temperature=1.0"]
-    done = subprocess.run([*command, *small], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "avg@2" in done.stdout
+    done = forked.run(*command, *small)
+    assert done.returncode == 0 and "avg@2" in done.stdout, done.stderr
     assert json.loads((tmp_path / "evals/step_000000/results.json").read_text())["sets"]["micro"]["items"] == 4
     for fault, sentence in {
         "evals=none": "evals has no benchmarks: choose some",
         "reward=lenient": "evaluations are graded by evals.reward: write reward@evals.reward=lenient",
         "evals=gsm8k": "evals.path is not set: set it to the folder that holds gsm8k.jsonl",
     }.items():
-        refused = subprocess.run([*command, fault], cwd=ROOT, capture_output=True, text=True, check=False)
+        refused = forked.run(*command, fault)
         assert refused.returncode == 2
         assert sentence in refused.stderr
 
@@ -431,8 +430,8 @@ def test_vllm_evaluates_the_same_weights(tmp_path: Path) -> None:
     greedy = ["evals=micro", "evals.limit=8", "sampler.precision=float32", "run.threads=1"]
     responses = []
     for sampler in ("local", "vllm"):
-        command = [sys.executable, "evaluate.py", f"run.dir={tmp_path / sampler}", f"sampler={sampler}", *greedy]
-        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        done = forked.run("evaluate.py", f"run.dir={tmp_path / sampler}", f"sampler={sampler}", *greedy)
+        assert done.returncode == 0, done.stderr
         samples = tmp_path / sampler / "evals/step_000000/samples.parquet"
         responses.append(pq.read_table(samples)["response"].to_pylist())
     assert responses[0] == responses[1]

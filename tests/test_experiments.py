@@ -8,11 +8,11 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import forked
 import pyarrow.parquet as pq
 import pytest
 from composing import composed
@@ -434,8 +434,7 @@ def test_every_set_of_roles_runs_on_ray() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_runs_for_one_step_on_ray(name: str, tmp_path: Path, long_micro: Path, benchmarks: Path) -> None:
-    pytest.importorskip("ray")
+def test_runs_for_one_step_on_ray(name: str, tmp_path: Path, long_micro: Path, benchmarks: Path, cluster: None) -> None:
     layout = ["backend.policy_ranks=1", "backend.engines=0", "backend.zero_stage=0"]
     raw = swapped(name, tmp_path, long_micro, benchmarks, "backend=ray_cpu", *layout, "evals=none")
     folder = run_experiment(raw, name)
@@ -521,8 +520,7 @@ def sweep(root: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
         "train.steps=2", "train.prompts_per_step=2", "train.samples_per_prompt=4", "train.minibatch_size=8",
         "sampling.max_new_tokens=8", "data.count=8", "evals=none", "run.threads=1", f"run.root={root}",
     ]  # fmt: skip
-    arguments = [sys.executable, "train.py", "-m", *small, *overrides]
-    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
+    return forked.run("train.py", "-m", *small, *overrides)
 
 
 def states(root: Path) -> Iterator[tuple[dict[str, Any], str]]:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
-import runpy
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
-from micro_runs import ROOT, SMALL, WARM_UP, differences, outcome, run
+from micro_runs import SMALL, WARM_UP, differences, outcome, run
 
 from simplerl import rl, sft
 from simplerl.backends.roles import Roles
@@ -122,28 +120,17 @@ def test_a_broken_run_ends_as_an_unbroken_one(moment: str, small_run: Path, tmp_
     assert differences(found, expected) == []
 
 
-# The real command under kill -9. Each attempt is a fork of a process that has imported everything, so that the
-# moments lie in the run and not in its imports.
+# The real command under kill -9. Each attempt is a fork, so that the moments lie in the run and not in its imports.
 
 LONGER = [*SMALL, *WARM_UP, "train.steps=20", "evals.every=6", "run.save_every=3"]
-
-
-def _command(arguments: list[str], log: str) -> None:
-    os.chdir(ROOT)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1), os.dup2(output, 2)
-    sys.argv = ["train.py", *arguments]
-    runpy.run_path("train.py", run_name="__main__")
 
 
 class Attempt:
     """`python train.py` with these arguments, until it ends or is killed."""
 
-    def __init__(self, root: Path, context: Any) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = root
-        self.log = root.with_suffix(".log")
-        self.process = context.Process(target=_command, args=([*LONGER, f"run.root={root}"], str(self.log)))
-        self.process.start()
+        self.command = forked.Command("train.py", *LONGER, f"run.root={root}", merged=True)
 
     @property
     def folder(self) -> Path:
@@ -156,26 +143,24 @@ class Attempt:
     def wait_for(self, condition: Callable[[], Any]) -> None:
         deadline = time.monotonic() + 120
         while not condition():
-            assert self.process.is_alive() and time.monotonic() < deadline, self.log.read_text()
+            assert self.command.poll() is None and time.monotonic() < deadline, self.command.stdout.read_text()
             time.sleep(0.001)
 
     def kill(self) -> None:
-        assert self.process.is_alive(), "it ended before the kill"
-        self.process.kill()
-        self.process.join()
-        assert self.process.exitcode == -signal.SIGKILL
+        assert self.command.poll() is None, "it ended before the kill"
+        self.command.kill()
+        assert self.command.poll() == -signal.SIGKILL
 
     def finish(self) -> Path:
-        self.process.join(timeout=300)
-        assert self.process.exitcode == 0, self.log.read_text()
+        assert self.command.wait() == 0, self.command.stdout.read_text()
         return self.folder
 
 
 class Broken:
     """Attempts at one run, each killed at a moment that it waits for."""
 
-    def __init__(self, root: Path, context: Any) -> None:
-        self.root, self.context, self.rng = root, context, random.Random(0)
+    def __init__(self, root: Path) -> None:
+        self.root, self.rng = root, random.Random(0)
         self.attempts = 0
         self.hit = {"warm-up": 0, "checkpoint": 0, "evaluation": 0}  # kills that were seen to fall within these
 
@@ -189,7 +174,7 @@ class Broken:
         return (status.get("attempt"), status.get("state"), status.get("phase")) == (self.attempts, "running", phase)
 
     def kill_in(self, moment: str) -> None:
-        attempt = Attempt(self.root, self.context)
+        attempt = Attempt(self.root)
         if moment == "warm-up":
             attempt.wait_for(lambda: self.is_in(attempt, "warmup"))
             time.sleep(self.rng.uniform(0, 0.1))
@@ -214,13 +199,11 @@ class Broken:
 
 @pytest.mark.slow
 def test_kill_nine_at_ten_moments(tmp_path: Path) -> None:
-    context: Any = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["simplerl.experiment", "simplerl.samplers.local", "simplerl.micro.world"])
-    expected = outcome(Attempt(tmp_path / "unbroken", context).finish())
-    broken = Broken(tmp_path / "broken", context)
+    expected = outcome(Attempt(tmp_path / "unbroken").finish())
+    broken = Broken(tmp_path / "broken")
     for moment in [*["warm-up"] * 2, "evaluation", *["checkpoint"] * 2, *["any"] * 5]:
         broken.kill_in(moment)
-    found = outcome(Attempt(broken.root, context).finish())
+    found = outcome(Attempt(broken.root).finish())
     assert all(broken.hit.values()), broken.hit
     expected.pop("config.yaml"), found.pop("config.yaml")
     assert differences(found, expected) == []

@@ -17,10 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 import yaml
-from micro_runs import ROOT, SMALL, composed, differences, outcome, rows, run
+from micro_runs import SMALL, composed, differences, outcome, rows, run
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -701,17 +702,15 @@ def test_other_keys_are_shown() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_saves_and_leaves(number: signal.Signals, tmp_path: Path) -> None:
     """To the whole process group, as a cluster's scheduler sends it."""
-    command = [sys.executable, "train.py", *SMALL, f"run.root={tmp_path}", "train.steps=400", "run.save_every=1000"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    settings = [f"run.root={tmp_path}", "train.steps=400", "run.save_every=1000"]
+    command = forked.Command("train.py", *SMALL, *settings, merged=True)
     try:
-        _wait_for_step(tmp_path, 2, process)
-        os.killpg(process.pid, number)
-        output, _ = process.communicate(timeout=60)
+        _wait_for_step(tmp_path, 2, command)
+        os.killpg(command.pid, number)
+        status, output = command.wait(60), command.stdout.read_text()
     finally:
-        process.kill()
-    assert process.returncode == 75, output
+        command.kill()
+    assert status == 75, output
     assert f"Stopped by {number.name} after saving: the same command resumes the run." in output
     assert "Traceback" not in output
     (folder,) = tmp_path.iterdir()
@@ -723,14 +722,14 @@ def test_a_signal_saves_and_leaves(number: signal.Signals, tmp_path: Path) -> No
     assert all(m["reward/failed_fraction"] == 0 for m in rows(folder))
 
 
-def _wait_for_step(root: Path, step: int, process: subprocess.Popen[str]) -> None:
+def _wait_for_step(root: Path, step: int, command: forked.Command) -> None:
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and command.poll() is None:
         for path in root.glob("*/metrics.jsonl"):
             if path.read_text().count("\n") > step:
                 return
         time.sleep(0.05)
-    raise AssertionError(f"step {step} was not reached: {process.stdout and process.stdout.read()}")
+    raise AssertionError(f"step {step} was not reached: {command.stdout.read_text()}")
 
 
 # Weights & Biases

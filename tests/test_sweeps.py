@@ -11,10 +11,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import composing
+import forked
 import pytest
 from composing import composed_by_hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -88,8 +90,7 @@ def test_sweeps_are_found_from_any_working_directory(tmp_path: Path) -> None:
     """Without a symbolic link in conf/, which zip archives and Windows do not keep."""
     assert not [path for path in ROOT.rglob("conf/**/*") if path.is_symlink()]
 
-    def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    python = partial(forked.run, cwd=tmp_path)
 
     assert f"sweep: {', '.join(SWEEPS)}\n" in python(f"{ROOT}/train.py", "--help").stdout
     for script in ("train.py", "evaluate.py"):
@@ -357,11 +358,7 @@ def test_a_local_sweep_is_recorded_and_can_be_resumed(tmp_path: Path) -> None:
     sweep += ["train.policy.lr=0.0001,1e+30", "train.policy.grad_clip=1e9", "train.policy.warmup_fraction=0"]
 
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-
-    def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, *arguments]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
+    python = partial(forked.run, env=environment)
     refused = python("train.py", *sweep, "train.minibatch_size=8,7")
     assert refused.returncode == 1 and not list(tmp_path.glob(".sweeps/*"))
     assert "Nothing was started: " in refused.stderr and "train.minibatch_size=7" in refused.stderr
