@@ -34,6 +34,7 @@ def run_experiment(raw: DictConfig, label: str) -> Path:
     from simplerl.backends.rehearsal import rehearse
     from simplerl.data.inputs import input_digests
     from simplerl.data.task import prepare_task
+    from simplerl.planning.compilation import chosen_compile
     from simplerl.planning.guard import check_memory
     from simplerl.runs.folder import Run
 
@@ -43,7 +44,9 @@ def run_experiment(raw: DictConfig, label: str) -> Path:
     rehearse(config)
     task = prepare_task(config)
     backend = config.backend(config, task)
-    check_memory(config, [len(prompt.token_ids) for prompt in task.prompts])
+    lengths = [len(prompt.token_ids) for prompt in task.prompts]
+    check_memory(config, lengths)
+    config.train.compile = chosen_compile(config, 0 if task.schedule is None else task.schedule.steps, lengths)
     run = Run(config, resolved, label, inputs=input_digests(config, resolved, task))
     if run.already_finished():
         return run.dir

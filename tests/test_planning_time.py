@@ -17,8 +17,10 @@ from simplerl.config import register
 from simplerl.errors import ConfigError
 from simplerl.evals.power import detectable_difference, guessed_noise
 from simplerl.micro.tokenizer import build
+from simplerl.planning import compilation
 from simplerl.planning.calibration import Measured, calibrate, fitted, measured, read_calibration, setup_of
 from simplerl.planning.command import main, parse
+from simplerl.planning.compilation import chosen_compile
 from simplerl.planning.devices import find_device, this_cpu
 from simplerl.planning.inputs import _stop_lines, histogram
 from simplerl.planning.roofline import STAGES, Utilisations, forward_flops, scaled, step_time
@@ -206,3 +208,38 @@ def test_the_published_run_is_planned_without_its_data(capsys: Any) -> None:
     text = capsys.readouterr().out
     assert "data not checked" in text and "tokenizer of Qwen/Qwen2.5-Math-7B" in text and "1024" in text
     assert max(len(line) for line in text.splitlines() if line[:1] in "┏┃┡│└") <= 100
+
+
+# Compilation
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps", "compiler", "chosen"),
+    [
+        ([], 1, True, False),
+        ([], 10**5, True, True),
+        ([], 10**5, False, False),
+        (["train.compile=true"], 1, False, True),
+        (["train.compile=false"], 10**5, True, False),
+        (["backend=ray_cpu"], 10**5, True, False),
+        (["train.samples_per_prompt=2", "train.minibatch_size=16"], 60, True, False),
+    ],
+)
+def test_layers_are_compiled_where_that_repays_its_minute(
+    overrides: list[str], steps: int, compiler: bool, chosen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilation, "has_compiler", lambda on_cpu: compiler)
+    settings = ["run.device=cpu", f"model.path={micro_runs.ROOT / 'assets/micro_base'}", *overrides]
+    assert chosen_compile(config(*settings), steps, [12, 16]) is chosen
+
+
+def test_the_choice_to_compile_is_one_line(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The time at which the choice changes is WORTH x COMPILATION / SAVED seconds of scoring and updates."""
+    monkeypatch.setattr(compilation, "has_compiler", lambda on_cpu: True)
+    stages = SimpleNamespace(stages={"score": 0.25, "update": 0.75, "sample": 9.0})
+    monkeypatch.setattr(compilation, "step_time", lambda setup, using: stages)
+    run = config("run.device=cpu", f"model.path={micro_runs.ROOT / 'assets/micro_base'}")
+    with caplog.at_level("INFO", logger="simplerl.planning.compilation"):
+        assert [chosen_compile(run, steps) for steps in (1199, 1201)] == [False, True]
+    said = "was chosen: about 20 min of scoring and updates, of which 10 % may be saved"
+    assert caplog.messages == [f"train.compile=false {said}", f"train.compile=true {said}"]

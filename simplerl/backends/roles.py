@@ -272,7 +272,7 @@ def build_worker(
         shared_prompts=train.shared_prompts,
         temperature=temperature,
         gradient_checkpointing=train.gradient_checkpointing and optimizer is not None,
-        compiled=train.compile,
+        compiled=bool(train.compile),
         optimizer=optimizer,
         total_steps=steps,
         tokenizer=tokenizer,

@@ -127,8 +127,9 @@ class TrainConfig:
     gradient_checkpointing: bool = setting(False, changes_results=False)  # recompute activations to save memory
     # Compute each prompt once for all samples of it; null: where that saves a fifth of the tokens.
     shared_prompts: bool | None = setting(None, changes_results=False)
-    # Compile the layers with torch.compile: faster steps after a minute of compilation; needs g++ on CPUs.
-    compile: bool = setting(False, changes_results=False)
+    # Compile the layers with torch.compile: faster steps after a minute of compilation; needs g++ on CPUs. null: where
+    # the run is long enough to repay that minute (simplerl/planning/compilation.py); false with Ray.
+    compile: bool | None = setting(None, changes_results=False)
     policy: OptimizerConfig = field(default_factory=OptimizerConfig)  # AdamW of the policy
     critic: OptimizerConfig = field(default_factory=OptimizerConfig)  # AdamW of the critic
     lora: LoraConfig = field(default_factory=LoraConfig)  # train adapters in place of all weights

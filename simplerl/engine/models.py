@@ -33,7 +33,7 @@ from simplerl.io.files import reading
 transformers_logging.disable_progress_bar()
 logger = logging.getLogger(__name__)
 VALUE_HEAD = "value_head.safetensors"
-MAX_LOGITS = 2**28  # logits in memory at once (512 MB in bfloat16)
+MAX_LOGITS = 2**26  # logits in memory at once (256 MB in float32), whatever the vocabulary and the length
 
 
 def _attention(
