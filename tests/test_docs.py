@@ -210,7 +210,14 @@ def test_a_documented_row_of_data(
 
 def test_every_mapping_of_data_has_a_row() -> None:
     mappings = {path.stem for path in (ROOT / "conf/data").glob("*.yaml")}
-    assert mappings - {row[0] for row in ROWS} == {"micro", "solve_rate", "zoo_medium", "zoo_hard"}
+    assert mappings - {row[0] for row in ROWS} == {
+        "micro",
+        "sums",
+        "reasoning_gym",
+        "solve_rate",
+        "zoo_medium",
+        "zoo_hard",
+    }
 
 
 def test_every_setting_has_a_meaning() -> None:

@@ -13,7 +13,8 @@ from micro_runs import ROOT, SMALL
 pytestmark = pytest.mark.slow  # trains or starts processes
 
 # None in sys.modules is what an absent package looks like to `import` and to importlib.util.find_spec.
-BLOCKED = "import sys; sys.modules.update(dict.fromkeys(('ray', 'vllm', 'deepspeed', 'wandb', 'trl', 'submitit')))\n"
+EXTRAS = ("ray", "vllm", "deepspeed", "wandb", "trl", "submitit", "reasoning_gym")
+BLOCKED = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS}))\n"
 ALLOWED_TO_NEED_MORE = ("simplerl.samplers.vllm", "simplerl.bench", "simplerl.cluster.")
 
 

@@ -26,6 +26,9 @@ MICRO = str(ROOT / "assets/micro_base")
 SMALL = ["data.count=32", "evals.sets.micro.count=8", f"model.path={MICRO}"]
 
 
+SUMS = ["data.count=32", "prompt.max_tokens=240", "sampling.max_new_tokens=16", "evals=none"]
+
+
 class Described(str):
     """A remedy whose value is described ("a positive number"), not written, in the message."""
 
@@ -202,6 +205,8 @@ CONFIGURED: dict[str, Row] = {
         [], [["train.lora.dropout=0"], ["algorithm.old_logprobs=trainer"]],
     ),
     "micro/world.py: data.levels={}": ([], ["data.levels=[9]"], [[Described("data.levels=[2]")], ["data.levels=null"]]),
+    "data/sums.py: {}={} must list": (["data=sums", *SUMS], ["data.steps=[0]"], [["data.steps=[2,3]"]]),
+    "data/sums.py: {}={} leaves": (["data=sums", *SUMS], ["data.largest=3"], [["data.largest=9"]]),
     "config/checks.py: {}.head={}": (
         ["algorithm=prime"], ["algorithm.roles.prm.head=zero"], [[Described("algorithm.roles.prm.head=normal")]]
     ),
@@ -422,9 +427,16 @@ def test_the_remedy_of_a_mistake_in_a_file_works(prefix: str, tmp_path: Path) ->
 # Start of a message -> the test elsewhere that provokes it and types its remedy.
 PASTED = "test_data.py::test_the_remedy_of_a_message_works_when_pasted"
 EXAMPLES = "test_prompts.py::test_remedies_of_messages_about_examples_and_end_tokens"
+GYM = "test_gym.py::test_mistakes_get_one_sentence_with_a_remedy"
 LENGTHS = "test_data.py::test_remedies_of_lengths_and_counts"
 ELSEWHERE: dict[str, str] = {
     "micro/world.py: data.count={}": "test_micro.py::test_more_problems_than_there_are_end_with_their_number",
+    "bench/gpu.py: --device {}": "test_bench_device.py::test_the_report_of_a_cpu",
+    "data/gym.py: {} is empty": "test_gym.py::test_tasks_must_be_named",
+    "data/gym.py: {}.{} is none": "test_gym.py::test_tasks_must_be_named",
+    "data/gym.py: {}={} needs": GYM,
+    "data/sums.py: {}={} is more than": "test_sums.py::test_a_count_that_is_too_large_names_one_that_works",
+    "rewards/gym.py: {}={} is unknown": GYM,
     "data/lengths.py: {}: every prompt": LENGTHS,
     "data/prompts.py: All prompts are too long": LENGTHS,
     "data/paths.py: {} is {}, which has no splits": PASTED,
@@ -460,6 +472,7 @@ ELSEWHERE: dict[str, str] = {
 
 
 NOT_TYPED = {  # start of a message -> why its remedy cannot be tried here
+    "rewards/gym.py: {}={} needs reasoning-gym": "installs a package",
     "engine/worker.py: train.shared_prompts": "seen only with models that read positions otherwise than supported ones",
     "distillation/dataset.py: No answer": "whether another selection or a longer limit helps depends on the teacher",
     "rewards/worker.py: No grading process": "the process that ends prints the cause",
