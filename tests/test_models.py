@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -285,6 +286,20 @@ def test_context_comes_from_the_model_and_may_only_shrink() -> None:
     assert context_length(ModelConfig(path=MICRO.path, context=limit - 1), config) == limit - 1
     with pytest.raises(ConfigError, match=f"model.context={limit + 1} exceeds the {limit} positions"):
         context_length(ModelConfig(path=MICRO.path, context=limit + 1), config)
+
+
+def test_loading_a_critic_from_a_policy_with_an_output_layer_is_silent(tmp_path: Path) -> None:
+    """Transformers would list the layer as unexpected, with a table of a dozen lines."""
+    tiny.policy(tie_word_embeddings=False).save_pretrained(tmp_path)
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.addHandler(handler)
+    Critic.load(ModelConfig(str(tmp_path)), Precision.float32, "cpu", seed=0)
+    logger.removeHandler(handler)
+    assert records == [] and logger.level == level
 
 
 def test_a_model_that_does_not_load_is_named(tmp_path: Path) -> None:

@@ -123,6 +123,8 @@ def _load(kind: Any, model: ModelConfig, precision: Precision, device: str) -> A
     """Load float32 weights. Raises ConfigError if weights are absent, damaged, not finite, of unexpected shapes, or
     incomplete, because transformers would initialize missing ones randomly."""
     on_cpu_in_bf16 = device == "cpu" and precision is Precision.bfloat16
+    shown = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # a critic's load would list the policy's output layer as unexpected
     try:
         loaded, report = kind.from_pretrained(
             model.path,
@@ -137,6 +139,8 @@ def _load(kind: Any, model: ModelConfig, precision: Precision, device: str) -> A
         raise ConfigError(
             f"model.path={model.path}: the weights cannot be loaded ({reason}): choose another model or checkpoint."
         ) from error
+    finally:
+        transformers_logging.set_verbosity(shown)
     if missing := sorted(report["missing_keys"]):
         raise ConfigError(
             f"model.path={model.path}: {len(missing)} weights are missing, such as {missing[0]}: choose another model "
