@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
@@ -32,6 +33,7 @@ class TokenTexts:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._pieces: dict[int, str] = {}
 
     @cached_property
     def _tokenizer(self) -> Tokenizer | None:
@@ -49,20 +51,29 @@ class TokenTexts:
         tokens, sampled = columns.get("tokens"), columns.get("logprobs")
         if self._tokenizer is None or not tokens or not sampled or len(tokens) != len(sampled):
             return {}
-        pieces = split_text(self._tokenizer, [int(token) for token in tokens])
+        pieces = self._split(self._tokenizer, tokens, text)
         whole = "".join(pieces)
         if not whole.startswith(text):
             return {}
-        lengths = [len(piece.encode("utf-16-le")) // 2 for piece in pieces]  # JavaScript counts UTF-16 units
-        found = {"pieces": lengths, "after": whole[len(text) :], "logprobs": [_steps(one) for one in sampled]}
+        lengths = [len(one) if one.isascii() else len(one.encode("utf-16-le")) // 2 for one in pieces]  # as JavaScript
+        surprise = np.clip(-np.asarray(sampled, dtype=np.float64), 0.0, MAX_NATS)
+        found = {"pieces": lengths, "after": whole[len(text) :], "logprobs": _steps(surprise, LOGPROB_STEPS)}
         trained = columns.get(TRAINER_LOGPROBS)
         if trained and len(trained) == len(sampled):
-            found["gaps"] = [round(GAP_STEPS * (a - b)) for a, b in zip(trained, sampled, strict=True)]
+            found["gaps"] = _steps(np.subtract(trained, sampled), GAP_STEPS)
         return found
 
+    def _split(self, tokenizer: Tokenizer, tokens: Sequence[int], text: str) -> list[str]:
+        """Return the text of each token: decoded alone, which is fast, if these texts make up `text`."""
+        for token in set(tokens) - self._pieces.keys():
+            self._pieces[token] = tokenizer.decode([token], skip_special_tokens=False)
+        alone = [self._pieces[token] for token in tokens]
+        return alone if "".join(alone).startswith(text) else split_text(tokenizer, tokens)
 
-def _steps(logprob: float) -> int:
-    return round(LOGPROB_STEPS * min(max(-logprob, 0.0), MAX_NATS))
+
+def _steps(nats: np.ndarray, per_nat: int) -> list[int]:
+    found: list[int] = np.rint(per_nat * nats).astype(int).tolist()
+    return found
 
 
 def split_text(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[str]:

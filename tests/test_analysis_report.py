@@ -16,6 +16,7 @@ import pytest
 from micro_runs import ROOT
 from report_runs import metrics, row, three_runs, with_responses
 from test_analysis_frames import write_run
+from tokenizers import Tokenizer, decoders, models
 
 from analysis import aha, compare, report_responses
 from analysis.arms import select_runs
@@ -24,7 +25,7 @@ from analysis.headline import forest_html, headline_html, results_of
 from analysis.report import main, show_sweep, write_report
 from analysis.report_data import thin_curve
 from analysis.report_responses import response_data
-from analysis.report_tokens import TokenTexts
+from analysis.report_tokens import TokenTexts, split_text
 from analysis.sources import load
 from analysis.telling import response_key, solve_rates, telling_responses
 from simplerl.engine.batching import collate_rollouts
@@ -97,8 +98,6 @@ def test_long_texts_are_split_into_chunks(runs: Path, monkeypatch: pytest.Monkey
 
 
 def tokens_of(text: str) -> list[int]:
-    from tokenizers import Tokenizer
-
     found: list[int] = Tokenizer.from_file(str(ROOT / "assets/micro_base/tokenizer.json")).encode(text).ids
     return found
 
@@ -117,6 +116,13 @@ def test_tokens_are_aligned_with_the_text(tmp_path: Path) -> None:
     assert texts.of(text, {"tokens": tokens, "logprobs": sampled[1:]}) == {}
     (tmp_path / "config.yaml").write_text("model: {path: owner/name}")
     assert TokenTexts(tmp_path).of(text, {"tokens": tokens, "logprobs": sampled}) == {}
+
+
+def test_a_character_of_several_tokens_belongs_to_the_last() -> None:
+    """Tokens of a byte-level tokenizer may end within a character."""
+    tokenizer = Tokenizer(models.BPE(vocab={"\u00c3": 0, "\u00a9": 1, "a": 2}, merges=[]))
+    tokenizer.decoder = decoders.ByteLevel()
+    assert split_text(tokenizer, [2, 0, 1, 2]) == ["a", "", "\u00e9", "a"]
 
 
 def test_log_probs_of_the_trainer_are_saved_per_token() -> None:
