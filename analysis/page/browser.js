@@ -2,7 +2,7 @@
 // The responses. `data` holds columns of equal length; `rows` are the indices that pass the filters, in the chosen order.
 
 const PAGE = 200;
-const KEPT_CHUNKS = 3;  // unpacked texts in memory
+const KEPT_CHUNKS = 24;  // unpacked texts in memory, about 1.5 million characters each
 const BOX = 1, CODE = 2, REFLECT = 4;  // bits of data.shows, as in analysis/report_responses.py
 const LOGPROB_STEPS = 50, GAP_STEPS = 1000;  // as in analysis/report_tokens.py
 const FILTERS = ["f-run", "f-kind", "f-step", "f-verdict", "f-end", "f-shows", "f-text", "f-sort"];
@@ -15,17 +15,18 @@ async function inflate(text) {
   return JSON.parse(await new Response(stream).text());
 }
 
-const readChunk = (number) => inflate(byId("chunk-" + number).textContent);
-
-// Returns {text, pieces, ...} of a response, or null if the page holds only its end.
-async function textOf(i) {
-  const number = data.chunk[i];
-  if (number < 0) return null;
-  const held = chunks.get(number) ?? readChunk(number);
+// Returns the promise of a chunk's rows, and forgets the chunk that was not used for longest.
+function chunkAt(number) {
+  const held = chunks.get(number) ?? inflate(byId("chunk-" + number).textContent);
   chunks.delete(number);
   chunks.set(number, held);
   if (chunks.size > KEPT_CHUNKS) chunks.delete(chunks.keys().next().value);
-  return (await held)[data.place[i]];
+  return held;
+}
+
+// Returns {text, pieces, ...} of a response, or null if the page holds only its end.
+async function textOf(i) {
+  return data.chunk[i] < 0 ? null : (await chunkAt(data.chunk[i]))[data.place[i]];
 }
 
 // Filters, search and order
@@ -81,8 +82,8 @@ function filter(keep) {
   return select(Math.max(keep === undefined ? 0 : rows.indexOf(keep), 0), keep !== undefined);
 }
 
-// Marks in `found` the responses whose question, id or text contains the words. Texts are read chunk by chunk and
-// dropped. A newer search ends this one.
+// Marks in `found` the responses whose question, id or text contains the words. Texts are read chunk by chunk. A
+// newer search ends this one.
 async function search() {
   const words = byId("f-text").value.toLowerCase(), mine = ++searching;
   if (words === "") { found = null; return filter(); }
@@ -90,7 +91,7 @@ async function search() {
   const inProblem = data.problems.question.map((text, i) => (data.problems.id[i] + "\n" + text).toLowerCase().includes(words));
   for (let i = 0; i < marks.length; i++) if (inProblem[data.problem[i]] || (data.chunk[i] < 0 && data.ending[i].toLowerCase().includes(words))) marks[i] = 1;
   for (let number = 0; number < data.members.length; number++) {
-    const texts = await (chunks.get(number) ?? readChunk(number));
+    const texts = await chunkAt(number);
     if (mine !== searching) return undefined;
     for (const i of data.members[number]) if (!marks[i] && texts[data.place[i]].text.toLowerCase().includes(words)) marks[i] = 1;
   }
@@ -300,6 +301,7 @@ function listen() {
   ["f-run", "f-kind"].forEach((id) => byId(id).addEventListener("change", () => { fillSteps(); filter(); }));
   let waiting = 0;
   byId("f-text").addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(search, 120); });
+  byId("f-text").addEventListener("focus", () => data.members.slice(0, KEPT_CHUNKS).forEach((_, number) => chunkAt(number)), { once: true });
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
   byId("f-problem").addEventListener("click", () => { problem = null; filter(); });
   byId("only").addEventListener("click", () => { if (rows.length) { const now = rows[at]; problem = data.keys[data.problem[now]]; filter(now); } });
