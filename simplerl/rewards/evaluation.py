@@ -215,13 +215,9 @@ def _adds_rationals(tree: Tree) -> bool:
     """Return whether any node adds rational numbers or multiplies them, except by a power of ten."""
     for node in nodes(tree):
         numbers = [part for part in node[1:] if _is_rational(part)] if node[0] in ("add", "mul") else []
-        if len(numbers) > 1 and node[0] == "add" and not _is_mixed_number(node):
+        if len(numbers) > 1 and node[0] == "add":
             return True
         ten = ("num", Fraction(10), False)
         if len(numbers) > 1 and node[0] == "mul" and not any(n[0] == "pow" and n[1] == ten for n in numbers):
             return True
     return False
-
-
-def _is_mixed_number(tree: Tree) -> bool:
-    return len(tree) == 3 and bool(tree[1][0] == "num" and tree[2][0] == "div" and tree[2][1][0] == "num")

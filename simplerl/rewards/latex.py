@@ -120,7 +120,7 @@ class _Parser:
                 raise ParseError("two adjacent numbers")
             factor = self.power()
             if token == "\\frac" and tree[0] == "num" and not tree[2] and _is_proper_fraction(factor):
-                tree = ("add", tree, factor) if tree[1] else factor  # a mixed number
+                tree = _mixed_number(tree, factor)
             else:
                 tree = _times(tree, factor)
         return tree
@@ -289,6 +289,12 @@ def _times(a: Tree, b: Tree) -> Tree:
 def _ends_in_number(tree: Tree) -> bool:
     last = tree[-1] if tree[0] == "mul" else tree
     return bool(last[0] == "num" or (last[0] == "pow" and last[2][0] == "num"))
+
+
+def _mixed_number(whole: Tree, fraction: Tree) -> Tree:
+    r"""Return 1\frac{1}{2} as the one fraction 3/2, which differs from the sum 1+\frac{1}{2}: that is not finished."""
+    _, (_, above, _), (_, below, _) = fraction
+    return ("div", ("num", whole[1] * below + above, False), ("num", below, False))
 
 
 def _is_proper_fraction(tree: Tree) -> bool:
