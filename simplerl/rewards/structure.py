@@ -78,6 +78,7 @@ _SIGNS = re.compile(r"\\[pm][pm](?![a-z])")
 _RELATION_TOKENS = frozenset(_RELATIONS)
 
 
+@lru_cache(maxsize=8192)
 def parse_structure(text: str, depth: int = 0) -> Structure:  # noqa: PLR0911 - one return per kind
     """Return the structure of a normalised answer. Anything nested deeper than MAX_NESTING is a Value."""
     text = text.strip()

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from simplerl.rewards.characters import CURRENCY_SIGNS
@@ -115,6 +116,7 @@ def split_modulus(text: str) -> tuple[str, str]:
     return (text[: found.start()].strip(), found.group(1) or found.group(2)) if found else (text, "")
 
 
+@lru_cache(maxsize=8192)
 def split_unit(text: str, gold: Quantity | None = None) -> Quantity:
     r"""Split the units off a normalised text: `5 \text{ cm}^2`, `\$ 5`, `20 %`, `18 dollars`, `5 cm`.
 
