@@ -21,10 +21,10 @@ def boxed(response: str, problem: Problem) -> bool:
     return f"boxed{{{problem.answer}}}" in response
 
 
-def patient(response: str, problem: Problem, *, hold: str, rule: str = "") -> Score:
+def patient(response: str, problem: Problem, *, hold: str, seconds: float = 0.3, rule: str = "") -> Score:
     """Score like `digits`, but slowly while the file `hold` exists, so that a test can interrupt the grading."""
     if Path(hold).exists():
-        time.sleep(0.3)
+        time.sleep(seconds)
     return digits(response, problem)
 
 

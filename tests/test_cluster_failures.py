@@ -19,6 +19,8 @@ RAY = ["backend=ray_cpu", "backend.engines=0", "sampler=local", "evals.every=0",
 RAY += ["algorithm/kl=none"]
 ALONE = [*RAY, "algorithm=grpo"]  # two policy ranks only
 PPO = [*RAY, "backend.policy_ranks=1"]  # one policy rank, one critic rank
+ONE = [*ALONE, "backend.policy_ranks=1"]
+PATIENT = ["reward=lenient", "reward._target_=light_rewards.patient"]  # the scores of `undisturbed`, slow on demand
 
 
 @pytest.fixture(scope="module")
@@ -89,20 +91,31 @@ def test_a_killed_rank_changes_nothing(
     assert differences({**expected, "config.yaml": b""}, {**found, "config.yaml": b""}) == []
 
 
+# Ray's health checks, and what waits for them, in a tenth of the usual time
+QUICK_CHECKS = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 300, "health_check_timeout_ms": 3000}
+QUICK_DRIVER = """
+import runpy, sys
+from simplerl.cluster import backend
+backend.DEAD_NODE_SECONDS = backend.PLACEMENT_SECONDS = 4.0
+sys.argv[0] = "train.py"
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
 @pytest.mark.slow
-def test_a_lost_node_is_waited_for(cluster: None, tmp_path: Path) -> None:
+def test_a_lost_node_is_waited_for(undisturbed: Any, tmp_path: Path) -> None:
     """On a user's Ray cluster of two nodes, one is killed together with its rank, and is replaced after a while."""
     from ray.cluster_utils import Cluster
 
     hold = tmp_path / "hold"
-    settings = [*ALONE, "reward=lenient", "reward._target_=light_rewards.patient", f"+reward.hold={hold}"]
-    expected = outcome(run(tmp_path / "undisturbed", *settings, own_reward=False))
+    settings = [*ALONE, *PATIENT, f"+reward.hold={hold}"]
+    expected = undisturbed(ALONE)
     hold.touch()
-    two = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    two = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": QUICK_CHECKS})
     try:
         second = two.add_node(num_cpus=1)
         root = tmp_path / "broken"
-        command = [sys.executable, "train.py", *SMALL, *settings, f"model.path={model()}", f"run.root={root}"]
+        command = [sys.executable, "-c", QUICK_DRIVER, *SMALL, *settings, f"model.path={model()}", f"run.root={root}"]
         driver = subprocess.Popen(
             [*command, f"backend.address={two.address}", "backend.start_seconds=100"],
             cwd=ROOT,
@@ -131,11 +144,11 @@ def test_a_lost_node_is_waited_for(cluster: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_dead_ray_head_changes_nothing(cluster: None, tmp_path: Path) -> None:
+def test_a_dead_ray_head_changes_nothing(undisturbed: Any, tmp_path: Path) -> None:
     """Ray cannot replace its head, so the driver restarts its own command."""
     hold = tmp_path / "hold"
-    settings = [*ALONE, "reward=lenient", "reward._target_=light_rewards.patient", f"+reward.hold={hold}"]
-    expected = outcome(run(tmp_path / "undisturbed", *settings, own_reward=False))
+    settings = [*ALONE, *PATIENT, f"+reward.hold={hold}"]
+    expected = undisturbed(ALONE)
     hold.touch()
     root = tmp_path / "broken"
     command = [sys.executable, "train.py", *SMALL, *settings, f"model.path={model()}", f"run.root={root}"]
@@ -164,11 +177,11 @@ def test_a_dead_ray_head_changes_nothing(cluster: None, tmp_path: Path) -> None:
 def test_a_role_that_is_lost_too_often_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: None
 ) -> None:
-    from simplerl.backends import Lost
+    from simplerl.errors import Lost
 
     at_call(monkeypatch, "policy", "optimizer_step", 1, send(signal.SIGKILL))
     with pytest.raises(Lost, match=r"policy.* is lost") as caught:
-        run(tmp_path, *ALONE, "backend.max_restarts=0")
+        run(tmp_path, *ONE, "backend.max_restarts=0")
     assert caught.value.role.startswith("policy")
     (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
     assert '"state": "failed"' in (folder / "status.json").read_text()
@@ -181,9 +194,9 @@ def test_a_hanging_rank_is_reported_with_the_stacks_of_all(
     """One rank is stopped; the stack of the other shows that it waits in a collective."""
     expected = undisturbed(ALONE)
     happened = at_call(monkeypatch, "policy", "optimizer_step", 2, send(signal.SIGSTOP))
-    folder = run(tmp_path, *ALONE, "backend.silence_seconds=20")
+    folder = run(tmp_path, *ALONE, "backend.silence_seconds=10")
     assert happened == ["policy"]
-    assert re.search(r"policy is lost: no progress in `update` for 20 s", caplog.text)
+    assert re.search(r"policy is lost: no progress in `update` for 10 s", caplog.text)
     assert "in optimizer_step" in caplog.text  # rank 0 waits there
     assert re.search(r"policy rank 1 does not respond; its threads:\nno stacks", caplog.text)
     assert differences({**expected, "config.yaml": b""}, {**outcome(folder), "config.yaml": b""}) == []
@@ -219,7 +232,7 @@ def _alive(pid: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_is_left_when_the_driver_ends(number: signal.Signals, tmp_path: Path) -> None:
-    command = [sys.executable, "train.py", *SMALL, *ALONE, "train.steps=1000", f"run.root={tmp_path}"]
+    command = [sys.executable, "train.py", *SMALL, *ONE, "train.steps=1000", f"run.root={tmp_path}"]
     driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert driver.stdout is not None
     seen = []

@@ -6,11 +6,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from micro_runs import ROOT, SMALL, composed, descendants, differences, model, outcome
 from slurm_cluster import SlurmCluster, absent, wait_for
@@ -33,10 +33,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 
 
 def python(slurm: SlurmCluster, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=slurm.environment, capture_output=True, text=True, check=False, timeout=300
-    )
+    return forked.run(*arguments, env=slurm.environment)
 
 
 def sweep(slurm: SlurmCluster, root: Path, *overrides: str, wait: bool = True) -> subprocess.CompletedProcess[str]:
@@ -77,24 +74,22 @@ def assert_equal(folder: str, expected: dict[str, Any]) -> None:
 
 
 def test_a_sweep_is_one_array_and_finished_runs_are_skipped(slurm: SlurmCluster, tmp_path: Path) -> None:
-    overrides = ["reward=strict,lenient", "seed=0,1"]
+    overrides = ["reward=strict,lenient", "seed=1"]
     done = sweep(slurm, tmp_path, *overrides)
     assert done.returncode == 0, done.stdout + done.stderr
     runs = entries(tmp_path)
-    assert [run["overrides"][-2:] for run in runs] == [
-        [f"reward={reward}", f"seed={seed}"] for reward in ("strict", "lenient") for seed in (0, 1)
-    ]
+    assert [run["overrides"][-2:] for run in runs] == [["reward=strict", "seed=1"], ["reward=lenient", "seed=1"]]
     array = runs[0]["job"].split("_")[0]
-    assert [run["job"] for run in runs] == [f"{array}_{i}" for i in range(4)]
+    assert [run["job"] for run in runs] == [f"{array}_{i}" for i in range(2)]
     wait_for("SLURM to report it", lambda: {slurm.state(run["job"]) for run in runs} == {"COMPLETED"})
-    assert [status(run)["state"] for run in runs] == ["finished"] * 4
-    assert_equal(runs[3]["folder"], undisturbed(tmp_path / "local", "reward=lenient", "seed=1"))
+    assert [status(run)["state"] for run in runs] == ["finished"] * 2
+    assert_equal(runs[1]["folder"], undisturbed(tmp_path / "local", "reward=lenient", "seed=1"))
 
     table = python(slurm, "sweep.py", "status", "it", "--root", str(tmp_path)).stdout
-    assert "it  (4 finished)" in table and table.count("rl 3/3") >= 4 and "reward=lenient seed=1" in table
+    assert "it  (2 finished)" in table and table.count("rl 3/3") >= 2 and "reward=lenient" in table
 
     again = sweep(slurm, tmp_path, *overrides)
-    assert again.returncode == 0 and again.stdout.count("already finished, not submitted") == 4
+    assert again.returncode == 0 and again.stdout.count("already finished, not submitted") == 2
     assert [run["job"] for run in entries(tmp_path)] == [run["job"] for run in runs]
     assert "Submitted" not in again.stdout
 
@@ -104,10 +99,10 @@ def test_preemption_and_time_limit_do_not_change_the_results(slurm: SlurmCluster
     with the same results as an undisturbed run, bit for bit."""
     hold = tmp_path / "hold"
     hold.touch()
-    run = ["train.steps=12", "run.save_every=1000", "reward=lenient", "reward._target_=light_rewards.patient"]
-    run += [f"+reward.hold={hold}"]
+    run = ["train.steps=6", "run.save_every=1000", "reward=lenient", "reward._target_=light_rewards.patient"]
+    run += [f"+reward.hold={hold}", "+reward.seconds=1"]
     node_each = ["hydra.launcher.cpus_per_task=8", "hydra.launcher.partition=low"]
-    limit = ["hydra.launcher.timeout_min=10", "hydra.launcher.signal_delay_s=90"]
+    limit = ["hydra.launcher.timeout_min=10", "hydra.launcher.signal_delay_s=115"]  # SLURM counts limits in minutes
     done = sweep(slurm, tmp_path, *run, "seed=0,1", *node_each, *limit, wait=False)
     assert "Submitted 2" in done.stdout, done.stdout + done.stderr
     preempted, limited = entries(tmp_path)
@@ -201,12 +196,11 @@ def test_two_nodes_make_one_ray_cluster(two_nodes: tuple[Path, Path]) -> None:
     assert len(list(two_nodes[0].glob("rollouts/*"))) == 6
 
 
-@pytest.mark.parametrize("what", ["every process of Ray", "the node"])
 def test_a_lost_node_does_not_change_the_results(
-    slurm: SlurmCluster, two_nodes: tuple[Path, Path], tmp_path: Path, what: str
+    slurm: SlurmCluster, two_nodes: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """All Ray processes on the second node are killed, and the run resumes by itself; or SLURM declares that node dead
-    and requeues the job."""
+    """All Ray processes on the second node are killed, and the run resumes by itself; then SLURM declares that node
+    dead and requeues the job."""
     expected, hold = outcome(two_nodes[0]), two_nodes[1]
     hold.touch()
     assert "Submitted 1" in sweep(slurm, tmp_path, *TWO_NODES, f"+reward.hold={hold}", wait=False).stdout
@@ -214,15 +208,16 @@ def test_a_lost_node_does_not_change_the_results(
     wait_for("two steps", lambda: status(run).get("step", 0) >= 2, 180)
     second = slurm.command("squeue", "-h", "-j", run["job"], "-o", "%N")
     assert second == "sim[1-2]"
-    if what == "the node":
-        slurm.command("scontrol", "update", "NodeName=sim2", "State=DOWN", "Reason=test")
-        wait_for("the job to be requeued", lambda: restarts(slurm, run), 60)
-        slurm.command("scontrol", "update", "NodeName=sim2", "State=RESUME")
-    else:
-        (raylet,) = _ray_processes(f"ray_{run['job']}_", "127.0.0.12", "raylet/raylet")
-        for pid in [raylet, *descendants(raylet)]:
-            os.kill(pid, signal.SIGKILL)
-        wait_for("the run to notice", lambda: "restart 1 of 3" in Path(run["log"]).read_text(), 60)
+    (raylet,) = _ray_processes(f"ray_{run['job']}_", "127.0.0.12", "raylet/raylet")
+    for pid in [raylet, *descendants(raylet)]:
+        os.kill(pid, signal.SIGKILL)
+    wait_for("the run to notice", lambda: "restart 1 of 3" in Path(run["log"]).read_text(), 60)
+    lost_at = status(run)["step"]
+    wait_for("a step after the restart", lambda: status(run)["step"] > lost_at, 240)
+    assert not restarts(slurm, run)
+    slurm.command("scontrol", "update", "NodeName=sim2", "State=DOWN", "Reason=test")
+    wait_for("the job to be requeued", lambda: restarts(slurm, run), 60)
+    slurm.command("scontrol", "update", "NodeName=sim2", "State=RESUME")
     hold.unlink()
     wait_for("its end", lambda: status(run)["state"] == "finished", 240)
     assert_equal(run["folder"], expected)
