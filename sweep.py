@@ -16,6 +16,7 @@ from pathlib import Path
 
 from simplerl import exit_on_ctrl_c
 from simplerl.errors import ConfigError
+from simplerl.io.places import spelled
 
 
 def arguments() -> argparse.Namespace:
@@ -28,7 +29,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print the status of a sweep as JSON")
     chosen = parser.parse_intermixed_args()
     if chosen.sweep is None and chosen.command != "status":
-        parser.error(f"{chosen.command} needs the name of a sweep; `python sweep.py status` lists them")
+        parser.error(f"{chosen.command} needs the name of a sweep; `{spelled('sweep')} status` lists them")
     return chosen
 
 

@@ -17,12 +17,13 @@ from analysis.differences import CORRECTIONS, HOLM, Options
 from analysis.run_data import SourceError
 from simplerl.errors import ConfigError
 from simplerl.evals.two_level import DESIGNS, PAIRED
+from simplerl.io.places import spelled
 
 
 def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """Return the parser of `python -m analysis.NAME`, whose help begins with the module's docstring."""
+    """Return the parser of a command of analysis, whose help begins with the module's docstring."""
     formatter = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(f"python -m analysis.{name}", description=description, formatter_class=formatter)
+    return argparse.ArgumentParser(spelled(name), description=description, formatter_class=formatter)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, out: str, *, nargs: str = "+") -> None:

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from analysis.commands import make_parser, print_notes, reports_source_errors
 from analysis.folders import EVALUATED, EVALUATION, evaluation_folders, naming, read_json, read_responses, rollout_files
 from analysis.run_data import SourceError
-from simplerl.cli import CONF, hydra_error_message
+from simplerl.cli import hydra_error_message
 from simplerl.config import register
 from simplerl.config.load import load
 from simplerl.config.secrets import hide_secrets
@@ -32,6 +32,7 @@ from simplerl.data.inputs import describe_input, input_digests
 from simplerl.data.task import Task, prepare_task
 from simplerl.errors import ConfigError
 from simplerl.io.files import read_yaml
+from simplerl.io.places import CONF, options_in
 from simplerl.io.tables import Table, markdown, text_cells
 from simplerl.io.terminal import terminal
 from simplerl.runs.identity import result_settings
@@ -46,6 +47,8 @@ RECORDED = {
     "evaluation_reward": ("source of the evaluation's grader", "data and weights"),
     "commit": ("commit of the code", "code and versions"),
     "modified": ("uncommitted changes of the code", "code and versions"),
+    "version": ("version of SimpleRL", "code and versions"),
+    "source": ("source of the installed package", "code and versions"),
     "python": ("Python", "code and versions"),
     "cpu": ("CPU", "machine"),
     "gpus": ("GPUs", "machine"),
@@ -103,11 +106,12 @@ def side_of_run(folder: Path) -> Side:
     return Side(str(folder), config, recorded, prompts, status.get("kind") == EVALUATION)
 
 
-def side_of_recipe(overrides: Sequence[str]) -> Side:
-    """Return the side of a configuration, composed from overrides as on the command line of train.py.
+def side_of_recipe(overrides: Sequence[str], conf: Path | None = None) -> Side:
+    """Return the side of a configuration, composed from overrides as on the command line of train.py. conf: a
+    folder with options beside those of conf/.
 
     Its data are read for their digests and prompts; a note says why if that is impossible on this machine."""
-    raw = _composed(overrides)
+    raw = _composed([*options_in(conf), *overrides])
     resolved: dict[str, Any] = OmegaConf.to_container(raw, resolve=True, enum_to_str=True)  # type: ignore[assignment]
     recorded, prompts, notes = environment(), dict[str, dict[str, str]](), []
     try:
@@ -291,10 +295,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "other", nargs="+", metavar="RUN2|KEY=VALUE", help="another run folder, or the overrides of a recipe (B)"
     )
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
+    parser.add_argument("--config-dir", metavar="DIR", type=Path, help="options of your own beside conf/")
     chosen = parser.parse_args(arguments)
     one = side_of_run(chosen.run)
     is_run = len(chosen.other) == 1 and "=" not in Path(chosen.other[0]).name
-    two = side_of_run(Path(chosen.other[0])) if is_run else side_of_recipe(chosen.other)
+    two = side_of_run(Path(chosen.other[0])) if is_run else side_of_recipe(chosen.other, chosen.config_dir)
     entries = find_entries(one, two)
     count = sum(entry.group != NEUTRAL for entry in entries)
     print(f"A: {one.name}\nB: {two.name}")

@@ -169,7 +169,9 @@ def _environments(frames: Frames, arms: Arms) -> list[Difference]:
     def code(run: str) -> str | None:
         found = frames.environment(run)
         changed = " with uncommitted changes" if found.get("modified") else ""
-        return f"commit {str(found['commit'])[:8]}{changed}" if found.get("commit") else None
+        if not found.get("commit"):  # an installed wheel
+            return f"version {found.get('version')}, source {found['source'][:8]}" if found.get("source") else None
+        return f"commit {str(found['commit'])[:8]}{changed}"
 
     def machine(run: str) -> str | None:
         found = frames.environment(run).get("machine")

@@ -51,9 +51,11 @@ class SlurmLauncher(Launcher):
         from simplerl.sweeps.slurm import Resources
 
         if self.config.hydra.job.name == "evaluate":
+            from simplerl.io.places import spelled
+
             raise CompactHydraException(
-                "hydra/launcher=slurm submits training runs only: for evaluations, call `python evaluate.py ...` in "
-                "your own batch script."
+                f"hydra/launcher=slurm submits training runs only: for evaluations, call `{spelled('evaluate')} ...` "
+                "in your own batch script."
             )
         setup_globals()
         runs = plan_runs(self.hydra_context.config_loader, self.config, job_overrides)

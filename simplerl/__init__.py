@@ -3,7 +3,7 @@
 import os
 import signal
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # libgomp's threads spin at every barrier; where another process holds a core, that makes a training step 10 to 40 times
 # slower. A short spin costs nothing on a quiet machine. libgomp reads the variable once, when torch is first imported.

@@ -30,9 +30,9 @@ from simplerl.config import register
 from simplerl.config.hints import file_mistake, unknown_key
 from simplerl.config.secrets import hide_in_overrides
 from simplerl.errors import ConfigError, NonFinite, RunFailed
+from simplerl.io.places import CONF, spelled
 
 logger = logging.getLogger(__name__)
-CONF = Path(__file__).resolve().parent.parent / "conf"
 FULL_ERRORS = "HYDRA_FULL_ERROR"
 BAD_CONFIGURATION, FAILED, CTRL_C = 2, 1, 130  # exit statuses; `Interrupted` exits with 75
 NOISE = re.compile(
@@ -60,11 +60,12 @@ def hydra_command(command: str, show: Callable[[Path], None], label: str = "") -
         if mode is RunMode.MULTIRUN:
             shown = hide_in_overrides(HydraConfig.get().overrides.task)
             logger.info("\nrun %s of the sweep: %s", job.num, ", ".join(shown))
+        own_label = run_label(raw.run.name, job.override_dirname, in_sweep=mode is RunMode.MULTIRUN)
         allocation.command_is_restartable = True
         module, _, name = command.rpartition(".")
         try:
             with allocation.driver_role():
-                folder = getattr(importlib.import_module(module), name)(raw, f"{label}{job.override_dirname}")
+                folder = getattr(importlib.import_module(module), name)(raw, f"{label}{own_label}")
             if mode is RunMode.RUN:
                 show(folder)
         except KeyboardInterrupt:
@@ -78,7 +79,7 @@ def hydra_command(command: str, show: Callable[[Path], None], label: str = "") -
                     from simplerl.runs.status import record_refusal
 
                     resolved: Any = OmegaConf.to_container(raw, resolve=True, enum_to_str=True)
-                    record_refusal(run_folder(resolved, job.override_dirname), resolved, error)
+                    record_refusal(run_folder(resolved, own_label), resolved, error)
                 # Hydra's launcher continues with the other runs, then prints this message and exits with status 1.
                 raise CompactHydraException("A run of the sweep failed (see above); the others were run.") from None
             sys.exit(status)
@@ -95,6 +96,12 @@ def hydra_command(command: str, show: Callable[[Path], None], label: str = "") -
         if show_full_errors or not by_hydra:
             raise
         sys.exit(hydra_error_message(error))
+
+
+def run_label(name: str | None, overrides: str, *, in_sweep: bool) -> str:
+    """Return the label of a run folder: `run.name` or, if it is null, the overrides. In a sweep, whose runs share the
+    name, the overrides follow it."""
+    return f"{name},{overrides}" if name and in_sweep and overrides else name or overrides
 
 
 def print_error(error: Exception) -> int:
@@ -128,7 +135,9 @@ def hydra_error_message(error: Exception) -> str:
     if "Only one of --run, --multirun" in text:
         return "-m starts a sweep and --cfg shows the configuration of one run: remove one of them."
     if "Config group override must be a string" in text:
-        return "A group is set to the name of an option, such as evals=none: python train.py --help lists the options."
+        return (
+            f"A group is set to the name of an option, such as evals=none: {spelled('train')} --help lists the options."
+        )
     if found := re.search(r"Could not override '(.+?)'", text):
         value = re.search(r"use \+\S+?=(.*)", text)
         return unknown_key(found[1], value[1].strip() if value else "VALUE")

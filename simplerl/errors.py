@@ -1,7 +1,9 @@
-"""Defines the errors that users see as one sentence. It imports no other module, because all may import it."""
+"""Defines the errors that users see as one sentence. It imports no other module of the
+project, because all may import it."""
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 
@@ -36,3 +38,14 @@ def require(condition: bool, message: str) -> None:
     """Raise ConfigError with `message` unless `condition` holds."""
     if not condition:
         raise ConfigError(message)
+
+
+def import_optional(module: str, what: str) -> Any:
+    """Import and return a package that the core does not need. Raises ConfigError with the command that installs it if
+    it is absent. what: the setting or input that needs it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise ConfigError(f"{what} needs the package {module}: run pip install {module}.") from error

@@ -34,11 +34,11 @@ from simplerl.data.responses import COLUMNS, SURROGATE, Row, read_responses
 from simplerl.data.rows import RowError
 from simplerl.errors import ConfigError
 from simplerl.io.files import write_text
+from simplerl.io.places import CONF, options_in, spelled
 from simplerl.rewards.pool import Grader
 from simplerl.rewards.rules import FAILED, TIMEOUT
 from simplerl.types import Reward, Score
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 GRADER_SETTINGS = {"workers": int, "seconds_per_answer": float, "memory_gib": float}
 GRADER_HELP = """\
   workers=1              number of grading processes
@@ -60,8 +60,8 @@ SCORES = ("reward", "correct", "extracted", "status", "seconds", "parts", "reaso
 def command_parser(command: str, files: str, description: str, settings_help: str) -> argparse.ArgumentParser:
     """Return the parser that `simplerl.grade` and `simplerl.audit` share: the input file and --bare."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m simplerl.{command}",
-        usage=f"python -m simplerl.{command} [-h] [--bare] {files} [KEY=VALUE ...]",
+        prog=spelled(command),
+        usage=f"{spelled(command)} [-h] [--bare] {files} [KEY=VALUE ...]",
         description=description,
         epilog=settings_help,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -126,13 +126,14 @@ def _check_type(key: str, value: object, expected: type) -> None:
         raise ConfigError(f"{key}={value} must be a name.")
 
 
-def find_reward(name: str, keywords: Mapping[str, Any], conf: Path = CONF) -> Reward:
+def find_reward(name: str, keywords: Mapping[str, Any], conf: Path = CONF, own: Path | None = None) -> Reward:
     """Return the reward called `name`, with its keywords bound.
 
-    name: an option of the group `reward` in `conf`, whose values `keywords` change, or the dotted path of a function.
-    Raises ConfigError for an unknown option or function, an unknown keyword or a value of the wrong type.
+    name: an option of the group `reward` in `conf` or in the folder `own`, whose values `keywords` change, or the
+    dotted path of a function. Raises ConfigError for an unknown option or function, an unknown keyword or a value of
+    the wrong type.
     """
-    node = {"_target_": name} if "." in name else _reward_option(name, conf)
+    node = {"_target_": name} if "." in name else _reward_option(name, conf, own)
     try:
         function = resolve_name(str(node.get("_target_")))
         signature, _ = inspect.signature(function), inspect.getfile(function)
@@ -153,10 +154,12 @@ def find_reward(name: str, keywords: Mapping[str, Any], conf: Path = CONF) -> Re
     return reward
 
 
-def _reward_option(name: str, conf: Path) -> dict[str, Any]:
+def _reward_option(name: str, conf: Path, own: Path | None) -> dict[str, Any]:
     """Return the settings in conf/reward/NAME.yaml, composed by Hydra. Raises ConfigError if there is no such file or
     if it needs the rest of a run's configuration."""
-    options = sorted(path.stem for path in (conf / "reward").glob("*.yaml"))
+    search = options_in(own)
+    folders = [conf] if own is None else [conf, own]
+    options = sorted({path.stem for folder in folders for path in (folder / "reward").glob("*.yaml")})
     if name not in options:
         near = get_close_matches(name, options, 1)
         hint = f"did you mean {near[0]}? Valid options are" if near else "choose"
@@ -166,7 +169,7 @@ def _reward_option(name: str, conf: Path) -> dict[str, Any]:
         )
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
-            found = OmegaConf.to_container(compose(f"reward/{name}"), resolve=True)
+            found = OmegaConf.to_container(compose(f"reward/{name}", search), resolve=True)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         file, reason = conf / "reward" / f"{name}.yaml", str(error).splitlines()[0]
         raise ConfigError(
@@ -224,11 +227,12 @@ def check_writable(path: Path, source: Path) -> Path:
 def main(arguments: list[str]) -> None:
     parser = command_parser("grade", "INPUT OUTPUT", str(__doc__), REWARD_HELP + GRADER_HELP)
     parser.add_argument("output", metavar="OUTPUT", type=Path, help="JSON-lines file to write")
+    parser.add_argument("--config-dir", metavar="DIR", type=Path, help="options of your own beside conf/")
     options, grader_settings, settings = parse_command(parser, arguments)
     check_writable(options.output, options.input)
     if options.output.suffix in (".parquet", ".arrow", ".csv", ".gz", ".zip"):
         raise ConfigError(f"{options.output} would hold JSON Lines: name it {options.output.with_suffix('.jsonl')}.")
-    reward = find_reward(str(settings.pop("reward", "strict")), settings)
+    reward = find_reward(str(settings.pop("reward", "strict")), settings, own=options.config_dir)
     rows = read_responses(options.input, options.columns, bare=options.bare)
     graded = grade_rows(rows, reward, **grader_settings)
     write_text(options.output, "".join(map(as_json_line, graded)))

@@ -16,6 +16,7 @@ from test_planning_memory import PUBLISHED, config
 from simplerl.config import register
 from simplerl.errors import ConfigError
 from simplerl.evals.power import detectable_difference, guessed_noise
+from simplerl.io.places import CONF
 from simplerl.micro.tokenizer import build
 from simplerl.planning import compilation
 from simplerl.planning.calibration import Measured, calibrate, fitted, measured, read_calibration, setup_of
@@ -24,7 +25,7 @@ from simplerl.planning.compilation import chosen_compile
 from simplerl.planning.devices import find_device, this_cpu
 from simplerl.planning.inputs import _stop_lines, histogram
 from simplerl.planning.roofline import STAGES, Utilisations, forward_flops, scaled, step_time
-from simplerl.planning.setup import CONF, Lengths, Setup, describe
+from simplerl.planning.setup import Lengths, Setup, describe
 from simplerl.planning.sweep_plan import expand, power_of
 from simplerl.types import Stop
 

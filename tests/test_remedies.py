@@ -467,6 +467,7 @@ ELSEWHERE: dict[str, str] = {
     "rewards/pool.py: The reward {} graded only": "test_rewards_pool.py::test_a_budget_for_the_whole_step",
     "runs/folder.py: {} is in use": "test_run.py::test_two_processes_cannot_write_one_folder",
     "runs/folder.py: {} cannot be written": "test_config.py::test_run_folder_that_cannot_be_made",
+    "errors.py: {} needs the package {}": "test_installed.py::test_an_optional_package",
     "runs/identity.py: {} holds {} run, but": "test_inputs.py::test_a_change_is_refused_by_name",
 }
 

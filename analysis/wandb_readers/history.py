@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.run_data import RunData, SourceError, flatten_config, parse_number, temporary_id
+from simplerl.errors import import_optional
 
 PHASES = {"rl/step": "rl", "warmup/step": "warmup"}  # the suite's own step metrics (simplerl.runs.tracking)
 GLOBAL_STEPS = ("train/global_step", "trainer/global_step", "global_step")  # other trainers' step metrics
@@ -79,7 +80,7 @@ def read_project(path: str, notes: list[str]) -> list[RunData]:
 
     `run.history()` would return only 500 sampled points. Raises SourceError if the server does not answer or does not
     have the project or run."""
-    import wandb
+    wandb = import_optional("wandb", f"wandb:{path}")
     from wandb.errors import CommError, UsageError
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 

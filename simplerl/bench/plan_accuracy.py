@@ -23,13 +23,14 @@ from hydra import compose, initialize_config_dir
 from simplerl.cluster.layout import ENGINE
 from simplerl.config import register
 from simplerl.config.load import load
+from simplerl.io.places import CONF
 from simplerl.io.tables import Table, text_cells
 from simplerl.io.terminal import terminal
 from simplerl.planning.calibration import Measured, fitted, measured, setup_of
 from simplerl.planning.devices import GIB, find_device, this_cpu
 from simplerl.planning.memory import PlaceMemory, plan_memory
 from simplerl.planning.roofline import CPU_UTILISATIONS, Utilisations, step_time
-from simplerl.planning.setup import CONF, Setup, assumed_lengths, describe, without_ray
+from simplerl.planning.setup import Setup, assumed_lengths, describe, without_ray
 
 MICRO = ["train.steps=4", "evals=none", "run.threads=1"]
 SMOL = [

@@ -7,18 +7,19 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from simplerl.config import schema
 from simplerl.config.schema import AlgorithmConfig, all_settings
+from simplerl.io.places import CONF, spelled
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 PARTS = ("advantage", "loss", "kl", "correction", "rollouts", "shape")  # nested groups of conf/algorithm/
 # Setting of TRL or verl -> the corresponding setting here, as in the table of docs/migration.md.
 FOREIGN = {
+    "run_name": "run.name",
+    "experiment_name": "run.name",
     "learning_rate": "train.policy.lr",
     "actor.optim.lr": "train.policy.lr",
     "critic.optim.lr": "train.critic.lr",
@@ -189,7 +190,7 @@ def _nearest(key: str, value: str, keys: list[str]) -> str:
             return f"{key} is unknown: valid keys are {', '.join(settings)}."
         break
     extra = f"to pass an extra keyword to a function write +{key}={value}"
-    return f"{key} is unknown: python train.py --cfg job shows all keys; {extra}."
+    return f"{key} is unknown: {spelled('train')} --cfg job shows all keys; {extra}."
 
 
 def file_mistake(text: str) -> str | None:

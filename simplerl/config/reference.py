@@ -21,8 +21,8 @@ from typing import Any, get_args, get_type_hints
 from omegaconf import MISSING
 
 from simplerl.config import choices, schema
-from simplerl.config.hints import CONF
 from simplerl.io.files import write_text
+from simplerl.io.places import CONF, SWEEPS
 
 PAGE = CONF.parent / "docs" / "configuration.md"
 COMMAND = "python -m simplerl.config.reference"
@@ -166,7 +166,7 @@ def schema_part() -> list[str]:
 
 def groups() -> dict[str, list[Path]]:
     """Return Hydra group -> its YAML files in conf/, with the sweeps as the group "sweep"."""
-    found: dict[str, list[Path]] = {"sweep": sorted(schema.SWEEPS.glob("*.yaml"))}
+    found: dict[str, list[Path]] = {"sweep": sorted(SWEEPS.glob("*.yaml"))}
     for path in sorted(CONF.rglob("*.yaml")):
         group = str(path.parent.relative_to(CONF))
         if group not in (".", "local"):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
@@ -32,8 +31,7 @@ from simplerl.config.choices import (
     TrackingMode,
     UpdateTime,
 )
-
-SWEEPS = Path(__file__).parents[2] / "sweeps"
+from simplerl.io.places import SWEEPS, shipped, spelled
 
 
 def setting(default: Any, *, minimum: float | None = None, changes_results: bool = True) -> Any:
@@ -283,6 +281,8 @@ class TrackingConfig:
 class RunConfig:
     root: str = "runs"  # folder of all run folders
     dir: str | None = None  # null: <root>/<label>-<hash of the configuration>
+    # Label of the run folder and name on W&B; null: the changed settings. In a sweep they follow the name.
+    name: str | None = None
     save_every: int = setting(10, minimum=1)  # rollout steps between checkpoints
     keep: int = setting(2, minimum=1)  # number of newest checkpoints to keep
     device: str = "auto"  # cpu | cuda | cuda:<index> | auto
@@ -334,7 +334,7 @@ def result_neutral_keys() -> set[str]:
 
 @cache
 def register() -> None:
-    """Register the schema, the sweeps and the resolver `quotient` with Hydra, once per process; call before compose."""
+    """Register the schema, the sweeps and the resolvers with Hydra, once per process; call before compose."""
     schema = OmegaConf.structured(Config)
     OmegaConf.set_struct(schema.prompt.variables, False)  # its keys are the chat template's
     ConfigStore.instance().store(name="schema", node=schema)
@@ -342,3 +342,5 @@ def register() -> None:
         ConfigStore.instance().store(group="sweep", name=path.stem, node=OmegaConf.load(path), package="_global_")
     # Keeps the product of two settings constant in a sweep: ${quotient:128,${train.samples_per_prompt}}.
     OmegaConf.register_new_resolver("quotient", lambda a, b: a // b, replace=True)
+    OmegaConf.register_new_resolver("shipped", shipped, replace=True)  # path of the base model of the micro world
+    OmegaConf.register_new_resolver("spelled", spelled, replace=True)  # commands in the help text

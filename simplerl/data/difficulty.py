@@ -15,11 +15,12 @@ from typing import Any
 from simplerl.data.rows import setting, settings_under
 from simplerl.errors import ConfigError, require
 from simplerl.io.files import read_jsonl
+from simplerl.io.places import spelled
 from simplerl.types import Fraction, Problem, Prompt
 
 logger = logging.getLogger(__name__)
 
-AGAIN = "name the difficulty.jsonl that python distill.py writes, or run that command again"
+AGAIN = f"name the difficulty.jsonl that {spelled('distill')} writes, or run that command again"
 _KINDS = {"id": str, "solve_rate": int | float}
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from simplerl.errors import ConfigError
 from simplerl.io.files import write_text
+from simplerl.io.places import spelled
 
 HOST = "https://raw.githubusercontent.com"
 _SIMPLERL_V0 = "hkust-nlp/simpleRL-reason/2702a87c68c107d0f329b701b034c229bf62a130"
@@ -174,7 +175,7 @@ def _converted(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, str]) -> 
 
 
 def main(arguments: Sequence[str], host: str = HOST) -> None:
-    parser = argparse.ArgumentParser("python -m simplerl.data.fetch", description=str(__doc__).split("\n", 1)[0])
+    parser = argparse.ArgumentParser(spelled("fetch"), description=str(__doc__).split("\n", 1)[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join({**SOURCES, **GROUPS})}; none: list them")
     names = parser.parse_args(arguments).names
     if unknown := [name for name in names if name not in SOURCES and name not in GROUPS]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from simplerl.data.readers import READERS, read_file
 from simplerl.data.rows import RowError, file_format, location_of, setting
-from simplerl.errors import ConfigError, require
+from simplerl.errors import ConfigError, import_optional, require
 
 log = logging.getLogger(__name__)
 
@@ -146,8 +146,7 @@ def _numbered(path: object, rows: Iterable[Any]) -> Iterator[Located]:
 
 
 def _saved_dataset(path: Path, split: str | None) -> Iterator[Located]:
-    import datasets
-
+    datasets = import_optional("datasets", f"{path}, which datasets.save_to_disk wrote,")
     try:
         data = datasets.load_from_disk(str(path))
     except Exception as error:  # damaged files raise errors of several libraries
@@ -165,8 +164,7 @@ def _saved_dataset(path: Path, split: str | None) -> Iterator[Located]:
 
 
 def _hub_dataset(name: str, split: str, arguments: dict[str, Any]) -> Iterator[Located]:
-    import datasets
-
+    datasets = import_optional("datasets", f"The Hub data set {name}")
     try:
         data = datasets.load_dataset(name, split=split, **arguments)
     except Exception as error:  # of the network, of the Hub, and of the libraries that read its files

@@ -21,6 +21,7 @@ from typing import Any
 from simplerl.data.fetch import name_of
 from simplerl.data.rows import Reader, Row, RowError, file_format, is_chat, reported, setting
 from simplerl.errors import ConfigError, require
+from simplerl.io.places import spelled
 
 
 def read_file(file: Path, encoding: str | None = None) -> Iterator[Row]:
@@ -36,7 +37,7 @@ def read_file(file: Path, encoding: str | None = None) -> Iterator[Row]:
         raise ConfigError(f"{file.parent} is a file, but {file.name} is read in a folder: name {file.parent.parent}.")
     if not file.is_file():
         if (name := name_of(file)) is not None:
-            raise ConfigError(f"{file} does not exist: run python -m simplerl.data.fetch {name}, or correct the path.")
+            raise ConfigError(f"{file} does not exist: run {spelled('fetch')} {name}, or correct the path.")
         raise ConfigError(f"{file} does not exist: correct the path (relative paths start at {Path.cwd()}).")
     if encoding is not None:
         try:

@@ -52,6 +52,7 @@ from simplerl.distillation.samples import AGAIN, SCHEMA, sample_teacher, write_d
 from simplerl.engine.models import context_length, load_hf_config, load_tokenizer
 from simplerl.errors import ConfigError, require
 from simplerl.io.files import atomic_folder, read_parquet, write_text
+from simplerl.io.places import spelled
 from simplerl.io.terminal import terminal
 from simplerl.rewards.pool import source_digest
 from simplerl.rewards.returned import reward_name
@@ -74,7 +75,7 @@ def show(folder: Path) -> None:
     run = folder.parent.parent
     print(f"Data set:   {folder}")
     print(f"Difficulty: {run / 'difficulty.jsonl'}")
-    print(f"Fine-tune:  python train.py warmup=distilled warmup.data.path={folder}")
+    print(f"Fine-tune:  {spelled('train')} warmup=distilled warmup.data.path={folder}")
 
 
 def distill(raw: DictConfig, label: str) -> Path:

@@ -19,6 +19,7 @@ from simplerl.config import Config, register
 from simplerl.config.load import load
 from simplerl.data.benchmarks import BENCHMARKS
 from simplerl.errors import ConfigError
+from simplerl.io.places import CONF, options_in, spelled
 from simplerl.io.terminal import terminal
 from simplerl.planning import report
 from simplerl.planning.calibration import calibrate, config_of, read_calibration
@@ -27,7 +28,7 @@ from simplerl.planning.inputs import Inputs, read_inputs
 from simplerl.planning.memory import plan_memory
 from simplerl.planning.remedies import fits, sentence
 from simplerl.planning.roofline import CPU_UTILISATIONS, Utilisations, step_time
-from simplerl.planning.setup import CONF, Setup, assumed_lengths, describe, without_ray
+from simplerl.planning.setup import Setup, assumed_lengths, describe, without_ray
 from simplerl.planning.sweep_plan import Power, describe_power, expand, items_of, power_of, sweep_noise
 
 WIDTH = 100
@@ -80,10 +81,14 @@ def main(words: Sequence[str], explain: Callable[[Exception], str]) -> int:
     """Print the plan that the words of the command line ask for. explain: shortens an error of Hydra to a sentence.
     Returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="plan.py", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EPILOG
+        prog=spelled("plan"),
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EPILOG,
     )
     parser.add_argument("--calibrate", metavar="RUN", type=Path, help="fit the utilisations from a finished run")
     parser.add_argument("--out", metavar="FILE", type=Path, help=f"of --calibrate (default: RUN/{CALIBRATION})")
+    parser.add_argument("--config-dir", metavar="DIR", type=Path, help="options of your own beside conf/")
     parser.add_argument("words", metavar="KEY=VALUE", nargs="*", help="overrides of train.py, and the options below")
     chosen = parser.parse_intermixed_args(list(words))
     console = terminal(WIDTH)
@@ -94,7 +99,7 @@ def main(words: Sequence[str], explain: Callable[[Exception], str]) -> int:
             show_calibration(chosen.calibrate, options, chosen.out or chosen.calibrate / CALIBRATION, console)
             return 0
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            show_plan(overrides, options, console)
+            show_plan([*options_in(chosen.config_dir), *overrides], options, console)
     except ConfigError as error:
         print(f"Configuration: {error}", file=sys.stderr)
         return 2

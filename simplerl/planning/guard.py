@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from simplerl.cluster import allocation
 from simplerl.config import Config
 from simplerl.errors import ConfigError
+from simplerl.io.places import spelled
 from simplerl.planning.devices import CPU, Device, default_device
 from simplerl.planning.memory import PlaceMemory, plan_memory
 from simplerl.planning.remedies import needed, sentence
@@ -38,7 +39,7 @@ def check_memory(config: Config, prompt_lengths: Sequence[int] = ()) -> None:
         return
     raise ConfigError(
         f"The run does not fit: {sentence(setup, memory)}, or set run.plan=false to try it anyway "
-        "(python plan.py shows the whole estimate)."
+        f"({spelled('plan')} shows the whole estimate)."
     )
 
 

@@ -16,6 +16,7 @@ from simplerl.data.rows import settings_under
 from simplerl.data.task import TrainingSchedule, make_schedule
 from simplerl.engine.models import load_tokenizer
 from simplerl.errors import ConfigError
+from simplerl.io.places import spelled
 from simplerl.rewards.decorations import describe_golds
 from simplerl.rewards.extract import cut_at_stop
 from simplerl.rewards.pool import Grader
@@ -177,5 +178,5 @@ def _graded_golds(config: Config, problems: Sequence[Problem], limit: int) -> st
     shown = ", ".join(repr(one.answer) for one in missed[:3])
     return (
         f"gold answers: {len(missed)} of {len(distinct)} distinct ones that were tried are not graded as correct in a "
-        f"box, such as {shown}: even a correct answer gets no reward for them (python -m simplerl.audit golds FILE)"
+        f"box, such as {shown}: even a correct answer gets no reward for them ({spelled('audit')} golds FILE)"
     )

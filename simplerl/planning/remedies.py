@@ -152,7 +152,8 @@ def ray_from_group(option: str) -> Any:
     """Return the backend of conf/backend/<option>.yaml for planning, with the keywords of the file."""
     from omegaconf import OmegaConf
 
-    from simplerl.planning.setup import CONF, planned_ray
+    from simplerl.io.places import CONF
+    from simplerl.planning.setup import planned_ray
 
     keywords: dict[str, Any] = {}
     for name in ("ray_32gpu", option):

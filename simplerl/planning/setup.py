@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from simplerl.backends.roles import POLICY, is_initial_policy, role_specs, trains_adapter
@@ -17,7 +16,6 @@ from simplerl.errors import ConfigError
 from simplerl.planning.devices import CPU, Device
 from simplerl.planning.geometry import Geometry, adapter_elements, find_geometry
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 SAMPLER = "sampler"  # in the driver process, with sampler=local or, with backend=local, sampler=vllm
 LOCAL_BACKEND, RAY_BACKEND = "simplerl.backends.local.local", "simplerl.cluster.backend.ray_backend"
 PLANNED_BACKEND = "simplerl.planning.setup.planned_ray"

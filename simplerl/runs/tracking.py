@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simplerl.config import TrackingConfig, TrackingMode
-from simplerl.errors import ConfigError
+from simplerl.errors import ConfigError, import_optional
 
 
 class Tracker:
@@ -24,8 +24,7 @@ class Tracker:
         self.run: Any = None
         if config.mode is TrackingMode.disabled:
             return
-        import wandb
-
+        wandb = import_optional("wandb", "tracking=wandb")
         arguments: dict[str, Any] = {
             "project": config.project,
             "entity": config.entity,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from simplerl.config.secrets import HIDDEN
 from simplerl.errors import ConfigError
+from simplerl.io.places import PROGRAM, spelled
 from simplerl.io.tables import Cell, Table, text_cells
 from simplerl.io.terminal import terminal
 from simplerl.planning.sweep_plan import outcome_lines
@@ -74,7 +75,7 @@ def show_all(root: Path) -> int:
     """Print one line per sweep. Returns the exit status."""
     sweeps = manifest.all_sweeps(root)
     if not sweeps:
-        print(f"There is no sweep under {root / manifest.FOLDER} yet: python train.py -m ... starts one.")
+        print(f"There is no sweep under {root / manifest.FOLDER} yet: {spelled('train')} -m ... starts one.")
         return 0
     jobs = jobs_for(sweeps)
     terminal().print(sweeps_table([(sweep, [state for _, state in states_of(sweep, jobs)]) for sweep in sweeps]))
@@ -113,9 +114,10 @@ def runs_folder(pid: int, folder: Path) -> bool:
     try:
         arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")[1:]
         cwd = (process / "cwd").readlink()
-        is_ours = any((cwd / argument).resolve() == manifest.TRAIN for argument in arguments if argument)
+        is_script = any((cwd / argument).resolve() == manifest.TRAIN for argument in arguments if argument)
+        is_program = "train" in arguments[1:3] and PROGRAM in (Path(word).name for word in arguments[:2])
         holds_lock = any(file.exists() and file.samefile(folder / ".lock") for file in (process / "fd").iterdir())
-        return pid > 0 and is_ours and holds_lock
+        return pid > 0 and (is_script or is_program) and holds_lock
     except OSError:  # no such process, or one of another user
         return False
 
@@ -162,7 +164,11 @@ def resume(sweep: Sweep) -> int:
         if not any(argument.startswith("hydra.sweep.dir=") for argument in again):
             again.append(f"hydra.sweep.dir='{sweep.folder}'")
         print(f"$ {shlex.join(['python', *again])}", flush=True)
-        status = max(status, subprocess.run([sys.executable, *again], cwd=sweep.cwd, check=False).returncode)
+        # Modules of the sweep's folder, such as rewards, are found as by the first start.
+        paths = [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([*paths, sweep.cwd])}
+        done = subprocess.run([sys.executable, *again], cwd=sweep.cwd, env=environment, check=False)
+        status = max(status, done.returncode)
     return status
 
 

@@ -16,9 +16,11 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from simplerl.cli import run_label
 from simplerl.config.load import load
 from simplerl.config.secrets import hide_in_overrides
 from simplerl.errors import ConfigError
+from simplerl.io.places import spelled
 from simplerl.runs.folder import run_folder
 from simplerl.sweeps import manifest
 from simplerl.sweeps.manifest import Sweep, SweepRun
@@ -50,7 +52,7 @@ def plan_runs(loader: ConfigLoader, config: DictConfig, job_overrides: Sequence[
         raw.choices = {group: str(choice) for group, choice in hydra.runtime.choices.items() if "hydra/" not in group}
         OmegaConf.resolve(raw)  # freeze: it must not change between submission and start
         resolved: Any = OmegaConf.to_container(raw, resolve=True, enum_to_str=True)
-        label = hydra.job.override_dirname
+        label = run_label(raw.run.name, hydra.job.override_dirname, in_sweep=True)
         own = [override for override in overrides if not override.startswith("hydra")]
         runs.append(PlannedRun(own, RunJob(raw, label, run_folder(resolved, label).absolute())))
     return runs
@@ -71,10 +73,10 @@ def open_sweep(folder: Path, runs: Sequence[PlannedRun], launcher: str) -> tuple
 def _sweep_command(action: str, folder: Path) -> str:
     """Return the command line of sweep.py that applies `action` to this sweep, with --root if it is not under runs/."""
     if folder.parent.name != manifest.FOLDER:
-        return f"python sweep.py {action} {folder}"
+        return f"{spelled('sweep')} {action} {folder}"
     root = folder.absolute().parent.parent
     elsewhere = "" if root == Path("runs").absolute() else f" --root {root}"
-    return f"python sweep.py {action} {folder.name}{elsewhere}"
+    return f"{spelled('sweep')} {action} {folder.name}{elsewhere}"
 
 
 def launch_local(folder: Path, runs: Sequence[PlannedRun]) -> None:
@@ -227,7 +229,7 @@ def _queued_jobs(query: Callable[[], dict[str, QueuedJob]], poll_s: float) -> di
         except SlurmError as error:
             if time.monotonic() > deadline:
                 raise CompactHydraException(
-                    f"SLURM does not answer ({error}); the jobs are not affected: see `python sweep.py status` later."
+                    f"SLURM does not answer ({error}); the jobs are not affected: see `{spelled('sweep')} status`."
                 ) from error
             print(f"{time.strftime('%H:%M:%S')}  {error} Trying again.", flush=True)
         time.sleep(poll_s)

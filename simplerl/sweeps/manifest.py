@@ -17,10 +17,11 @@ from filelock import FileLock
 from simplerl.config.secrets import hide_in_overrides
 from simplerl.errors import ConfigError
 from simplerl.io.files import read_json, reading, write_text
+from simplerl.io.places import place
 
 logger = logging.getLogger(__name__)
 FOLDER = ".sweeps"  # under run.root
-TRAIN = Path(__file__).resolve().parents[2] / "train.py"
+TRAIN = place("train.py")
 REMEDY = "remove it, and run the sweep's command again with hydra.sweep.dir=FOLDER, where FOLDER is the sweep's folder"
 
 
@@ -93,7 +94,7 @@ def all_sweeps(root: Path) -> list[Sweep]:
     """Return the sweeps under `root` and under its direct subfolders, such as runs/debug, oldest first. A sweep whose
     sweep.json is damaged is named in a warning and left out."""
     found = []
-    for path in sorted(path for place in ("", "*/") for path in root.glob(f"{place}{FOLDER}/*/sweep.json")):
+    for path in sorted(path for level in ("", "*/") for path in root.glob(f"{level}{FOLDER}/*/sweep.json")):
         try:
             found.append(read(path.parent))
         except ConfigError as error:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simplerl.errors import ConfigError
+from simplerl.errors import ConfigError, import_optional
 
 if TYPE_CHECKING:
     from simplerl.sweeps.slurm_job import RunJob
@@ -122,8 +122,7 @@ def submit(jobs: Sequence[RunJob], resources: Resources, name: str, folder: Path
     the jobs."""
     if shutil.which("sbatch") is None:
         raise SlurmError("sbatch is not installed here: submit from a login node, or omit hydra/launcher=slurm.")
-    import submitit
-
+    submitit = import_optional("submitit", "hydra/launcher=slurm")
     executor = submitit.SlurmExecutor(folder.absolute() / "%j", max_num_timeout=resources.max_num_timeout)
     try:
         executor.update_parameters(job_name=name, **_submitit_parameters(resources))
