@@ -27,7 +27,7 @@ MISTAKES = {
     ),
     "key without a similar one": (
         ["run.xyzzy=1"],
-        "run.xyzzy is unknown: valid keys are run.root, run.dir, run.save_every",
+        "run.xyzzy is unknown: valid keys are run.root, run.dir, run.name, run.save_every",
     ),
     "keyword": (
         ["reward.wrng=1"],

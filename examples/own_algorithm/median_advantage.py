@@ -18,9 +18,8 @@ def median_baseline(batch: Batch) -> Batch:
 
 
 if __name__ == "__main__":
+    tokens, group = torch.zeros(3, 2, dtype=torch.long), torch.zeros(3, dtype=torch.long)
     mask = torch.ones(3, 2, dtype=torch.bool)
     rewards = torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
-    batch = Batch(
-        torch.zeros(3, 2, dtype=torch.long), mask, mask, torch.zeros(3, dtype=torch.long), token_rewards=rewards
-    )
+    batch = Batch(tokens, attention=mask, mask=mask, group=group, token_rewards=rewards)
     print(median_baseline(batch).advantages)
