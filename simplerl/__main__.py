@@ -23,11 +23,14 @@ USAGE = f"""\
   {PROGRAM} plan OVERRIDES        memory, time and cost before a run
   {PROGRAM} distill OVERRIDES     sample a teacher and write a data set
   {PROGRAM} report RUN...         one page with curves, tables and responses
+  {PROGRAM} section RUN...        the result section of a comparison, with its tables and figure
   {PROGRAM} tables RUN...         tables as Markdown, LaTeX, CSV and HTML
   {PROGRAM} plots RUN...          figures as PNG and PDF
   {PROGRAM} compare A B           two evaluations, item by item
   {PROGRAM} diff RUN RUN          every setting that differs
   {PROGRAM} aha RUN...            when reflection emerges, with examples
+  {PROGRAM} claims RUN...         the claims of the blog post, tested on runs
+  {PROGRAM} benchmark             time and memory for reading synthetic runs
   {PROGRAM} grade IN OUT          grade a file of responses
   {PROGRAM} audit RESPONSES       where the grading rules disagree
   {PROGRAM} fetch NAME...         download published problems and benchmarks

@@ -45,6 +45,10 @@ def test_every_command_exists_and_is_documented() -> None:
     for name, target in COMMANDS.items():
         assert (ROOT / target).is_file() if target.endswith(".py") else importlib.util.find_spec(target), name
         assert f"  simplerl {name} " in program.USAGE and f"`simplerl {name}`" in page, name
+    modules = {
+        f"analysis.{path.stem}" for path in (ROOT / "analysis").glob("*.py") if "\ndef main(" in path.read_text()
+    }
+    assert modules <= set(COMMANDS.values())
     assert {f"{path.stem}.py" for path in ROOT.glob("*.py")} - {"hatch_build.py"} == {
         target for target in COMMANDS.values() if target.endswith(".py")
     }
