@@ -234,3 +234,19 @@ def _ray_processes(*marks: str) -> list[int]:
         if all(mark in line for mark in marks) and str(os.getpid()) != path.parent.name:
             found.append(int(path.parent.name))
     return found
+
+
+def test_a_project_of_ones_own_is_submitted_from_its_folder(slurm: SlurmCluster, tmp_path: Path) -> None:
+    """By the program of an installed package, with an option of its own whose reward is in the folder."""
+    (tmp_path / "conf/reward").mkdir(parents=True)
+    (tmp_path / "conf/reward/digits.yaml").write_text("_target_: own_rewards.digits\n_partial_: true\n")
+    (tmp_path / "own_rewards.py").write_text("def digits(response, problem):\n    return float(len(response))\n")
+    own = ["--config-dir", "conf", "reward=digits", "run.name=mine", "train.steps=1", "evals.every=0"]
+    launcher = ["hydra/launcher=slurm", "hydra.launcher.poll_s=0.5"]
+    command = [sys.executable, "-m", "simplerl", "train", "-m", *launcher, *SMALL, f"model.path={model()}", *own]
+    environment = slurm.environment | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Status: simplerl sweep status" in done.stdout
+    (folder,) = tmp_path.glob("runs/mine_*")
+    assert json.loads((folder / "status.json").read_text())["state"] == "finished"

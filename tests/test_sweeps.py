@@ -25,6 +25,7 @@ from hydra.errors import CompactHydraException
 from micro_runs import ROOT, SMALL, model
 from omegaconf import DictConfig, OmegaConf
 
+from simplerl.cli import run_label
 from simplerl.config.load import load
 from simplerl.errors import ConfigError
 from simplerl.runs.folder import run_folder
@@ -242,6 +243,17 @@ def test_a_damaged_sweep_is_named_and_left_out(content: str, tmp_path: Path, cap
     assert f"Left out: {bad} " in caplog.text and manifest.find("good", tmp_path).name == "good"
     with pytest.raises(ConfigError, match=r"bad/sweep.json is damaged \(.*\): remove it"):
         manifest.find("bad", tmp_path)
+
+
+def test_a_name_labels_the_run_folder_and_changes_no_result(tmp_path: Path) -> None:
+    assert run_label("first", "seed=1", in_sweep=False) == "first"
+    assert run_label("first", "seed=1", in_sweep=True) == "first,seed=1"
+    assert run_label(None, "seed=1", in_sweep=True) == run_label("", "seed=1", in_sweep=False) == "seed=1"
+    plain, named = (
+        run_folder(OmegaConf.to_container(composed(f"run.root={tmp_path}", *more), enum_to_str=True), "first")  # type: ignore[arg-type]
+        for more in ([], ["run.name=first"])
+    )
+    assert plain == named and plain.name.startswith("first-")
 
 
 def test_only_our_own_program_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
