@@ -54,6 +54,7 @@ RECORDED = {
     "gpus": ("GPUs", "machine"),
     "host": ("host", NEUTRAL),
 }
+NOT_ALWAYS = ("gpus", "version", "source")  # recorded since 0.2.0, by an installed package, or if there are any
 GROUPS = ("settings", "data and weights", "prompt", "code and versions", "machine", NEUTRAL)
 TITLES = (
     "Settings",
@@ -270,7 +271,7 @@ def not_recorded(one: Side, two: Side) -> list[str]:
     notes = []
     for letter, side in (("A", one), ("B", two)):
         known = _recorded(side.environment)
-        absent = [words for key, (words, _) in RECORDED.items() if key not in known and key != "gpus"]
+        absent = [words for key, (words, _) in RECORDED.items() if key not in {*known, *NOT_ALWAYS}]
         absent += [] if side.environment.get("inputs") or side.notes else ["digests of inputs"]
         if absent:
             notes.append(f"{letter} did not record, so not compared: {', '.join(absent)}.")

@@ -241,9 +241,9 @@ def test_a_project_of_ones_own_is_submitted_from_its_folder(slurm: SlurmCluster,
     (tmp_path / "conf/reward").mkdir(parents=True)
     (tmp_path / "conf/reward/digits.yaml").write_text("_target_: own_rewards.digits\n_partial_: true\n")
     (tmp_path / "own_rewards.py").write_text("def digits(response, problem):\n    return float(len(response))\n")
-    own = ["--config-dir", "conf", "reward=digits", "run.name=mine", "train.steps=1", "evals.every=0"]
+    own = ["reward=digits", "run.name=mine", "train.steps=1", "evals.every=0"]
     launcher = ["hydra/launcher=slurm", "hydra.launcher.poll_s=0.5"]
-    command = [sys.executable, "-m", "simplerl", "train", "-m", *launcher, *SMALL, f"model.path={model()}", *own]
+    command = [sys.executable, "-m", "simplerl", "train", "--config-dir", "conf", "-m", *launcher, *SMALL, *own]
     environment = slurm.environment | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
