@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from simplerl.cli import hydra_error_message
-from simplerl.config.hints import CONF
+from simplerl.io.places import CONF
 from simplerl.sweeps.describe import header, headers, main
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,9 +16,8 @@ from rich.console import Console
 from yaml import YAMLError
 
 from simplerl.config import register
-from simplerl.config.hints import CONF
-from simplerl.config.schema import SWEEPS
 from simplerl.errors import ConfigError
+from simplerl.io.places import CONF, SWEEPS, options_in
 from simplerl.planning.command import WIDTH, parse, show_plan
 from simplerl.planning.sweep_plan import expand
 from simplerl.sweeps.slurm import Resources, sbatch_script
@@ -30,11 +30,14 @@ LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
 def main(words: Sequence[str], explain: Callable[[Exception], str]) -> int:
     """Print the description of the run or sweep that the words of the command line ask for. explain: shortens an error
     of Hydra to a sentence. Returns the exit status."""
-    overrides = [word for word in words if not word.startswith("-")]
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config-dir", type=Path)
+    chosen, rest = parser.parse_known_args(words)
     console = Console(width=WIDTH, highlight=False)
     register()
     try:
-        options, overrides = parse(overrides)
+        options, overrides = parse([word for word in rest if not word.startswith("-")])
+        overrides = [*options_in(chosen.config_dir), *overrides]
         own = [word for word in overrides if not word.startswith(LAUNCHER)]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             runs = expand(own).runs  # refuses an unknown option before anything is printed
