@@ -37,7 +37,7 @@ def test_the_core_pins_no_version() -> None:
     """Exact versions are only in the extras of vLLM, so that an environment of other packages can be extended."""
     assert [one for one in PROJECT["dependencies"] if "==" in one or ">=" not in one] == []
     pinned = {name for name, extra in PROJECT["optional-dependencies"].items() if any("==" in one for one in extra)}
-    assert pinned == {"gpu", "cpu", "bench"}
+    assert pinned == {"gpu", "cpu", "bench", "gym"}
 
 
 def test_every_command_exists_and_is_documented() -> None:
