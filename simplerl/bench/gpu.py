@@ -60,7 +60,7 @@ def trained(inputs: Inputs, quick: bool, root: Path) -> Iterator[Row]:
 
     from simplerl.config import register
     from simplerl.experiment import run_experiment
-    from simplerl.planning.setup import CONF
+    from simplerl.io.places import CONF
 
     prompts, samples, _, tokens = inputs.sizes
     overrides = [
