@@ -924,3 +924,12 @@ def test_the_forms_of_trl_and_math(tmp_path: Path) -> None:
 def test_the_authors_distilled_set_is_one_option_of_the_warm_up() -> None:
     node = composed("warmup=qwq_distill", "data@warmup.data=simplerl_sft").warmup.data
     assert (node.path, node.columns.solution, node.on_bad_row) == ("AndrewZeng/SimpleRL-SFT", "guess", "skip")
+
+
+@pytest.mark.parametrize("suffix", readers.READERS)
+def test_a_pointer_of_git_lfs_is_named(suffix: str, tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    with pytest.raises(
+        ConfigError, match=rf"rows{suffix} is a pointer of Git LFS without the data: run `git lfs pull`"
+    ):
+        list(readers.read_file(write(tmp_path / f"rows{suffix}", pointer)))

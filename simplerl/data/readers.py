@@ -23,6 +23,8 @@ from simplerl.data.rows import Reader, Row, RowError, file_format, is_chat, repo
 from simplerl.errors import ConfigError, require
 from simplerl.io.places import spelled
 
+LFS_POINTER = b"version https://git-lfs"
+
 
 def read_file(file: Path, encoding: str | None = None) -> Iterator[Row]:
     """Yield the rows of one file in order, each with its number from 1.
@@ -39,6 +41,9 @@ def read_file(file: Path, encoding: str | None = None) -> Iterator[Row]:
         if (name := name_of(file)) is not None:
             raise ConfigError(f"{file} does not exist: run {spelled('fetch')} {name}, or correct the path.")
         raise ConfigError(f"{file} does not exist: correct the path (relative paths start at {Path.cwd()}).")
+    with file.open("rb") as opened:
+        if opened.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise ConfigError(f"{file} is a pointer of Git LFS without the data: run `git lfs pull` in its repository.")
     if encoding is not None:
         try:
             codecs.lookup(encoding)
