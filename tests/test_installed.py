@@ -147,7 +147,7 @@ def test_a_wheel_trains_evaluates_and_reports(wheel: Path, tmp_path: Path) -> No
 
     own, place = ["--config-dir", "conf"], ["run.name=mine", "hydra.sweep.dir=runs/.sweeps/s"]
     said = run("train", *own, "-m", "reward=digits", "seed=0", *SMALL, *place)
-    assert "Status: simplerl sweep status" in said and "Comparison: simplerl report" in said
+    assert "Status: simplerl sweep status" in said
     (folder,) = (here / "runs/debug").glob("mine_*")
     recorded = json.loads((folder / "environment.json").read_text())
     assert (recorded["version"], recorded["commit"], len(recorded["source"])) == (simplerl.__version__, None, 64)
