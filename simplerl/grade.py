@@ -157,7 +157,7 @@ def find_reward(name: str, keywords: Mapping[str, Any], conf: Path = CONF, own: 
 def _reward_option(name: str, conf: Path, own: Path | None) -> dict[str, Any]:
     """Return the settings in conf/reward/NAME.yaml, composed by Hydra. Raises ConfigError if there is no such file or
     if it needs the rest of a run's configuration."""
-    search = options_in(own)
+    options_in(own)  # refuses a folder that does not exist
     folders = [conf] if own is None else [conf, own]
     options = sorted({path.stem for folder in folders for path in (folder / "reward").glob("*.yaml")})
     if name not in options:
@@ -168,8 +168,9 @@ def _reward_option(name: str, conf: Path, own: Path | None) -> dict[str, Any]:
             "a function."
         )
     try:
-        with initialize_config_dir(str(conf), version_base="1.3"):
-            found = OmegaConf.to_container(compose(f"reward/{name}", search), resolve=True)
+        first = next(folder.absolute() for folder in folders if (folder / "reward" / f"{name}.yaml").is_file())
+        with initialize_config_dir(str(first), version_base="1.3"):  # Hydra finds a first file only there
+            found = OmegaConf.to_container(compose(f"reward/{name}", options_in(conf)), resolve=True)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         file, reason = conf / "reward" / f"{name}.yaml", str(error).splitlines()[0]
         raise ConfigError(
