@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from simplerl.algorithms.losses import ppo_clip
 from simplerl.bench.shapes import random_model, sync
@@ -30,6 +29,7 @@ from simplerl.engine.batching import collate
 from simplerl.engine.models import load_policy
 from simplerl.engine.worker import UpdatePlan, Worker
 from simplerl.io.tables import Table, text_cells
+from simplerl.io.terminal import terminal
 
 PROMPT = 64  # tokens
 MIB = 2**20
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.folder is None:
             options.folder = random_model(Path(temporary) / "model", layers=options.layers)
             wide = random_model(Path(temporary) / "wide", layers=options.layers, vocabulary=4)
-        console = Console(width=100)
+        console = terminal(100)
         for table in tables(options, wide):
             console.print(table)
 

@@ -41,9 +41,6 @@ def read_file(file: Path, encoding: str | None = None) -> Iterator[Row]:
         if (name := name_of(file)) is not None:
             raise ConfigError(f"{file} does not exist: run {spelled('fetch')} {name}, or correct the path.")
         raise ConfigError(f"{file} does not exist: correct the path (relative paths start at {Path.cwd()}).")
-    with file.open("rb") as opened:
-        if opened.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise ConfigError(f"{file} is a pointer of Git LFS without the data: run `git lfs pull` in its repository.")
     if encoding is not None:
         try:
             codecs.lookup(encoding)
@@ -52,7 +49,14 @@ def read_file(file: Path, encoding: str | None = None) -> Iterator[Row]:
             raise ConfigError(
                 f"{key}={encoding} is unknown: choose one such as {key}=latin-1 or {key}=utf-8."
             ) from None
-    return reported(file, READERS[file_format(file)], encoding)
+    return reported(file, _read, encoding)
+
+
+def _read(path: Path, encoding: str | None) -> Iterator[Row]:
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise ConfigError(f"{path} is a pointer of Git LFS without the data: run `git lfs pull` in its repository.")
+    yield from READERS[file_format(path)](path, encoding)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 from yaml import YAMLError
 
 from simplerl.config import register
 from simplerl.errors import ConfigError
 from simplerl.io.places import CONF, SWEEPS, options_in
+from simplerl.io.terminal import terminal
 from simplerl.planning.command import WIDTH, parse, show_plan
 from simplerl.planning.sweep_plan import expand
 from simplerl.sweeps.slurm import Resources, sbatch_script
@@ -33,7 +33,7 @@ def main(words: Sequence[str], explain: Callable[[Exception], str]) -> int:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--config-dir", type=Path)
     chosen, rest = parser.parse_known_args(words)
-    console = Console(width=WIDTH, highlight=False)
+    console = terminal(WIDTH)
     register()
     try:
         options, overrides = parse([word for word in rest if not word.startswith("-")])
