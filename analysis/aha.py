@@ -1,10 +1,10 @@
 """Find when a run begins to reflect on its own answers: python -m analysis.aha RUN... [--examples 3]
 
 Prints, for each family of reflection words, the fraction of responses that contain one at step 0 (the base model
-reflects too) and at the last step, and the step at which the family emerges. That is the first step from which the
-fraction stays above the upper end of step 0's 95 % interval and whose own interval lies above it. Then prints the first
-convincing examples: correct answers with reflection in the middle, preferably to questions that were answered
-incorrectly without it."""
+reflects too) and at the last step, and the step at which the family emerges. That is the first step whose 95 % interval
+lies above that of step 0, and after which the fraction stays above step 0's interval for three more steps (near the end
+of the run fewer, but at least one). Then prints the first convincing examples: correct answers with reflection in the
+middle, preferably to questions that were answered incorrectly without it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Emergence:
 
     family: str
     shares: pd.DataFrame
-    step: int | None  # None: it never stayed above step 0
+    step: int | None  # None: it did not emerge
 
     @property
     def base(self) -> tuple[float, float, float]:

@@ -115,9 +115,9 @@ def rollout_source(config: Config, task: Task, sampler: Sampler, grader: Grader,
 def evaluation_grader(
     config: Config, backend: Backend, training_grader: Grader | None = None
 ) -> AbstractContextManager[Grader]:
-    """Return a context manager of the grader for evaluations, which grades by `evals.reward` and FIXED_RULES in
-    separate worker processes. It is `training_grader`, already started, if that is given and `evals.reward` is null or
-    the run has no evaluations."""
+    """Return a context manager of the grader for evaluations, which grades by `evaluation_reward` in separate worker
+    processes. It is `training_grader`, already started, if that is given and `evals.reward` is null or the run has no
+    evaluations."""
     if training_grader is not None and (config.evals.reward is None or not config.evals.every):
         return nullcontext(training_grader)
     return backend.grader(evaluation_reward(config))

@@ -1,8 +1,10 @@
-r"""Measures the accuracy of the grading rules on labelled cases: `python -m simplerl.bench.grader_accuracy FOLDER`.
+r"""Measures the accuracy of the grading rules on labelled cases:
 
-Prints the fraction of correct verdicts per file and rule, and every case that the first rule gets wrong. Besides the
-rules, the baseline `math_verify_alone` is math-verify's own parse and verify of the boxed answer (of the whole response
-in lenient cases), with its handling of percent signs fixed.
+    python -m simplerl.bench.grader_accuracy FOLDER [RULE ...]
+
+Prints the fraction of correct verdicts per file and rule, and every case that the first rule (default: math_verify)
+gets wrong. Besides the rules, the baseline `math_verify_alone` is math-verify's own parse and verify of the boxed
+answer (of the whole response in lenient cases), with its handling of percent signs fixed.
 
 FOLDER holds JSONL files with a labelled case per row: id (unique over all files), response_or_answer (null: generated
 from the recipe gen), gold, kind ("answer": the text is put into \boxed{}), mode (strict or lenient), expected (true,

@@ -53,8 +53,8 @@ class Setting:
 
 
 def comments_of(module: Any) -> dict[tuple[str, str], str]:
-    """Return the comment of each field and enum member of a module by (class, name): the one on its lines, or else the
-    lines of comment directly before it."""
+    """Return the comment of each field and enum member of a module by (class, name): the lines of comment directly
+    before it and the comments on its own lines, joined; "" if it has none."""
     source = Path(module.__file__).read_text(encoding="utf-8")
     comments = {
         token.start[0]: token.string.lstrip("# ").strip()

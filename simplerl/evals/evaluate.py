@@ -5,7 +5,8 @@ a key that hashes everything its content depends on, so a killed evaluation can 
 from the complete table in a fixed order: a resumed evaluation produces the same files.
 
 `evals.reward` decides whether a response is correct, independently of the training reward. The same responses are also
-judged by the strict and the lenient rule with their default keywords (`simplerl.rewards.FIXED_RULES`).
+judged by the strict and the lenient rule with their default keywords (`simplerl.rewards.FIXED_RULES`). If
+`evals.reward` is null, the training reward decides, and those two verdicts are null.
 
     out/samples.parquet    one row per response: set, key, the verdicts correct_strict and correct_lenient, and the
                            columns of simplerl.runs.rollout_table

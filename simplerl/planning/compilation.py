@@ -1,8 +1,9 @@
 """Decides whether a run compiles its layers, where `train.compile` is null.
 
-A run on this machine is compiled if the time that compilation is expected to save, a fraction SAVED of all scoring and
-updates by the plan's estimate, is at least WORTH times the time that compilation takes. The estimate depends on the
-configuration and the kind of device alone, so a resumed run decides as before. On Ray, null means false.
+A run on this machine is compiled if a compiler is installed (a C++ compiler for CPUs, Triton for GPUs) and the time
+that compilation is expected to save, a fraction SAVED of all scoring and updates by the plan's estimate, is at least
+WORTH times the time that compilation takes. The estimate depends on the configuration, the prompts and the kind of
+device alone, so a resumed run decides as before. Null means false on Ray and for a model of unknown size.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ WORTH = 2.0
 
 
 def chosen_compile(config: Config, steps: int, prompt_lengths: Sequence[int] = ()) -> bool:
-    """Return train.compile or, if it is null, whether compilation repays its time; log the choice in one line.
+    """Return train.compile or, if it is null, whether compilation repays its time and a compiler is installed; log
+    the choice in one line.
 
     steps: rollout steps of the run. prompt_lengths: tokens of the training prompts."""
     if config.train.compile is not None:

@@ -265,7 +265,8 @@ def _without_clause(text: str) -> str:
 
 
 def _strip_outer(text: str) -> str:
-    """Remove leading words such as "the answer is", trailing punctuation, and braces around the whole text."""
+    r"""Remove leading words such as "the answer is", trailing punctuation, and \text{} or braces around the whole text;
+    braces around a list or a condition become those of a set: {1, 2} becomes \{1, 2\}."""
     while True:
         before = text
         text = _TRAILING.sub("", _LEADING.sub("", text.strip()))

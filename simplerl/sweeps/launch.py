@@ -96,7 +96,7 @@ def launch_local(folder: Path, runs: Sequence[PlannedRun]) -> None:
 
 
 def print_summary(folder: Path) -> None:
-    """Print how the runs of a local sweep have ended, and the command that shows each of them."""
+    """Print how many runs of a local sweep are in each state, and the command that shows the state of every run."""
     sweep = manifest.read(folder)
     ended = Counter(state_of(run, None).state for run in sweep.runs)
     names = {"pending": "not started"}
