@@ -23,6 +23,8 @@ import numpy as np
 
 from simplerl.types import Problem, Response, Score
 
+DESCRIPTORS = 4096  # more than a process of these tests has open
+
 
 def _spin() -> None:
     while True:
@@ -55,17 +57,17 @@ def _fork_without_python() -> None:
 
 
 def _close_files() -> None:
-    os.closerange(0, 256)
+    os.closerange(0, DESCRIPTORS)
     time.sleep(60)
 
 
 def _close_files_and_return() -> None:
-    os.closerange(0, 256)
+    os.closerange(0, DESCRIPTORS)
 
 
 def _end_with_a_thread() -> None:
     threading.Thread(target=time.sleep, args=(60,)).start()
-    os.closerange(3, 256)
+    os.closerange(3, DESCRIPTORS)
 
 
 def _hold_the_interpreter() -> None:
@@ -79,7 +81,7 @@ def _hold_the_interpreter() -> None:
 
 
 def _write_to_all_files() -> None:
-    for descriptor in range(3, 64):
+    for descriptor in range(3, DESCRIPTORS):
         with suppress(OSError):
             os.write(descriptor, b"\0\0\0\0\0\0\0\5hello")
 
@@ -89,7 +91,7 @@ def _answer_in_a_child() -> None:
     if ctypes.PyDLL(None).fork() == 0:
         verdict = ((9.0, True, "equal", None, {}), 0.0, None, False)
         data = pickle.dumps((os.getpid(), 5, 0.0, "verdict", verdict))
-        for descriptor in range(3, 64):
+        for descriptor in range(3, DESCRIPTORS):
             with suppress(OSError):
                 os.write(descriptor, struct.pack("!Q", len(data)) + data)
         os._exit(0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -20,11 +19,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache, partial
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from simplerl.errors import ConfigError
 from simplerl.rewards.channel import BEGIN, LOADED, READY, UNUSABLE, VERDICT, Channel, Message, PackedResponse
+from simplerl.rewards.process_tree import END_SECONDS, cpu_seconds, kill_with_descendants, queue_seconds
 from simplerl.rewards.rules import FAILED, TIMEOUT
 from simplerl.types import Problem, Score
 
@@ -36,9 +35,7 @@ NOTICE_SECONDS = 5.0  # after which a line says that the first call is waited fo
 START_ATTEMPTS = 3
 WALL_FACTOR = 4.0  # limit of an answer's wall time, in units of its limit of CPU time
 MIN_HAND_OVER_SECONDS = 5.0  # time to confirm the start of a chunk, even if answers have less
-END_SECONDS = 2.0  # time for a killed process to disappear
 MARK = "SIMPLERL_GRADING"  # environment variable that a grading process and all that it starts have in common
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class GradingResult(NamedTuple):
@@ -295,47 +292,6 @@ class LocalGradingWorker:
             process.kill()
 
 
-def queue_seconds(pid: int) -> float:
-    """Return the seconds that the main thread of a process was ready but had no processor (Linux; 0 if unknown)."""
-    try:
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0
-
-
 @cache  # one line, however many workers wait
 def _tell_of_first_call(name: str, limit: float) -> None:
     log.warning("Waiting for the first call of the reward %s, on a made-up response, for at most %g s.", name, limit)
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU time that a process has used (Linux)."""
-    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-def kill_with_descendants(process: subprocess.Popen[bytes], mark: str) -> None:
-    """Kill the process group that `process` leads, and all other processes whose environment contains `mark`. Then wait
-    for `process`, for at most END_SECONDS."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for _ in range(5):  # a process may be just starting another one
-        found = _marked_processes(mark.encode())
-        for pid in found:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if not found:
-            break
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(END_SECONDS)
-
-
-def _marked_processes(mark: bytes) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (path / "environ").read_bytes().split(b"\0"):
-                found.append(int(path.name))
-        except OSError:
-            continue  # the process has ended or belongs to another user
-    return found
