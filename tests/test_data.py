@@ -199,16 +199,17 @@ def repeated_column(path: Path, writes: Callable[[pa.Table, Path], None]) -> Pat
 BAD_FILES: dict[str, tuple[str, Any, dict[str, Any], str]] = {
     "not JSON": ("d.jsonl", lines(GOOD) + b'\n{"question": ', {}, "d.jsonl, line 2: it is not valid JSON"),
     "not an object": ("d.jsonl", lines(GOOD, [1, 2]), {}, "d.jsonl, line 2: it is not an object with named columns"),
+    "two answers": ("d.jsonl", lines({**GOOD, "answer": ["1", "2"]}), {}, "is a list, not text or a number; no row"),
     "no such column": (
         "d.json", json.dumps([GOOD, {"prompt": "Q?", "answer": "1"}]), {},
         "d.json, row 2: data.columns.question=question names a column that this row does not have",
     ),
     "empty question": ("d.jsonl", lines({**GOOD, "question": "  "}), {}, "line 1: the question (column 'question') is"),
     "question no text": ("d.jsonl", lines({**GOOD, "question": 3}), {}, "the question (column 'question') is not text"),
-    "null answer": ("d.jsonl", lines({**GOOD, "answer": None}), {}, "d.jsonl, line 1: the answer is empty; correct it"),
-    "empty answer": ("d.jsonl", b"\n" + lines({**GOOD, "answer": " "}), {}, "line 2: the answer is empty; correct it"),
-    "list answer": ("d.jsonl", lines({**GOOD, "answer": ["1"]}), {}, "(column 'answer') is a list, not text"),
-    "NaN answer": ("d.jsonl", '{"question": "Q?", "answer": NaN}', {}, "line 1: the answer is empty; correct it"),
+    "null answer": ("d.jsonl", lines({**GOOD, "answer": None}), {}, "line 1: the answer is empty, as in all rows"),
+    "empty answer": ("d.jsonl", b"\n" + lines({**GOOD, "answer": " "}), {}, "line 2: the answer is empty, as in all"),
+    "list answer": ("d.jsonl", lines({**GOOD, "answer": [1]}), {}, "(column 'answer') is a list, not text"),
+    "NaN answer": ("d.jsonl", '{"question": "Q?", "answer": NaN}', {}, "line 1: the answer is empty, as in all rows"),
     "infinite": ("d.jsonl", '{"question": "Q?", "answer": Infinity}', {}, "the answer (column 'answer') is inf"),
     "no hashes": ("d.jsonl", lines(GOOD), {"answer_from": "after_hashes"}, "the answer (column 'answer') has no ####"),
     "no box": ("d.jsonl", lines(GOOD), {"answer_from": "last_box"}, r"the answer (column 'answer') has no \boxed{}"),
@@ -621,7 +622,7 @@ REMEDIES: dict[str, tuple[Any, list[str]]] = {  # files or the content of d.json
     "every row lacks a column": (lines({"frage": "Q?", "answer": "1"}), ["data.columns.question=fragen"]),
     "every row lacks an extra column": (lines(GOOD), ["data.extra=[hint]"]),
     "every row lacks a column of levels": (lines(GOOD), ["data.columns.level=grade"]),
-    "every answer is a list": (lines({**GOOD, "answer": ["1"]}), []),
+    "every answer is a list": (lines({**GOOD, "answer": [{"value": "1"}]}), []),
     "every answer is an object": (lines({**GOOD, "answer": {"value": "1"}}), []),
     "rows of lists": ({"d.json": json.dumps([CHAT_LIST])}, ["data.columns.answer=1.gold.value"]),
     "answers of lists": ({"d.json": json.dumps([CHAT_LIST])}, ["data.columns.question=0.value"]),
@@ -658,6 +659,130 @@ def test_the_remedy_of_a_message_works_when_pasted(name: str, tmp_path: Path) ->
         problems(*given)
     assert "\n" not in str(error.value)
     assert problems(*given, remedy_in(str(error.value), given))
+
+
+VIEWED = {"row_idx": 0, "row": {"frage_id": "q", "question": "Q?", "gold": "1"}, "truncated_cells": []}
+SOLVED_IN_BOX = {"question": "Q?", "answer": "", "solution": r"So $\boxed{7}$."}
+ALPACA = {"instruction": "Add.", "input": "", "output": "3"}
+FOLLOWED: dict[str, tuple[bytes, list[str], str, str]] = {  # content, what the messages propose, question, answer
+    "rows of the Hub's viewer": (
+        lines(VIEWED), ["data.columns.question=row.question", "data.columns.answer=row.gold"], "Q?", "1"
+    ),
+    "an answer in the solution's box": (
+        lines(SOLVED_IN_BOX), ["data.columns.answer=solution", "data.answer_from=last_box"], "Q?", "7"
+    ),
+    "an answer that no row has": (lines({**GOOD, "answer": ""}), ["data.ungradable=keep"], "Q?", ""),
+    "an answer that some rows have": (lines({**GOOD, "answer": ""}, GOOD), ["data.ungradable=exclude"], "Q?", "1"),
+    "an instruction": (lines(ALPACA), ["data.columns.question=instruction"], "Add.", "3"),
+    "a name with a space at the end": (
+        lines({"Frage ": "Q?", "answer": "1"}), ['data.columns.question="Frage "'], "Q?", "1"
+    ),
+    "a name with spaces": (
+        lines({"die Frage (kurz)": "Q?", "answer": "1"}), ['data.columns.question="die Frage (kurz)"'], "Q?", "1"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_what_messages_propose_leads_to_the_whole_problem(name: str, tmp_path: Path) -> None:
+    content, proposed, question, answer = FOLLOWED[name]
+    given = ["data=jsonl", f"data.path={write(tmp_path / 'd.jsonl', content)}"]
+    while len(given) < len(proposed) + 2:
+        with pytest.raises(ConfigError) as error:
+            problems(*given)
+        added = [one.rstrip(".,") for one in typed(str(error.value)) if one.startswith("data.")]
+        assert added and set(added[:2]) & set(proposed)
+        given += [one for one in added if one in proposed]
+    assert given[2:] == proposed
+    assert [(one.question, one.answer) for one in problems(*given)] == [(question, answer)]
+
+
+def typed(message: str) -> list[str]:
+    """Return the words of a message as a shell reads them; apostrophes within words quote nothing."""
+    return [word.strip("'") for word in re.findall(r"'data[^']*'|\S+", message)]
+
+
+def test_no_part_of_a_question_or_answer_is_proposed(tmp_path: Path) -> None:
+    turns = [user("a"), {"role": "assistant", "content": "b"}, user("c")]
+    for row, remedy in (
+        ({**GOOD, "answer": ["1", "2"]}, 'write each list as one text, such as "1, 2".'),
+        ({"prompt": turns, "answer": "1"}, "write each chat with one user turn of text."),
+        ({**ALPACA, "input": "1 and 2"}, "join instruction and input in one column."),
+    ):
+        with pytest.raises(ConfigError) as error:
+            load(write(tmp_path / "d.jsonl", lines(row)), columns={})
+        assert str(error.value).endswith(remedy) and "data.columns" not in str(error.value)
+
+
+def test_a_list_of_one_text_is_that_text(tmp_path: Path) -> None:
+    assert load(write(tmp_path / "d.jsonl", lines({**GOOD, "answer": [" 2"]})))[0].answer == "2"
+
+
+def test_usual_names_may_end_in_spaces(tmp_path: Path) -> None:
+    file = write(tmp_path / "d.csv", "Question ,Answer \nQ?,1")
+    assert [(one.question, one.answer) for one in load(file, columns={})] == [("Q?", "1")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(lines(GOOD)), r"d\.jsonl is a gzip file, not text: rename it to d\.jsonl\.gz\.$"),
+        (b"\x28\xb5\x2f\xfd\x04\x00", r"d\.jsonl is a Zstandard file, not text: unpack it\.$"),
+        (b"PK\x03\x04\x14\x00", r"d\.jsonl is a ZIP file, not text: unpack it\.$"),
+    ],
+)
+def test_a_compressed_file_is_known_by_its_first_bytes(content: bytes, message: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "d.jsonl", content)
+    with pytest.raises(ConfigError, match=message) as error:
+        load(file)
+    if name := re.search(r"rename it to (\S+)\.$", str(error.value)):
+        assert load(file.rename(tmp_path / name[1]))
+
+
+@pytest.mark.parametrize("rows", [{"0": GOOD, "1": {**GOOD, "question": "R?"}}, {"a": GOOD}, {"7": {"frage": "Q?"}}])
+def test_a_mapping_of_names_to_rows_is_refused(rows: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"d\.json maps names to rows .*: write the rows as a list, "):
+        load(write(tmp_path / "d.json", json.dumps(rows)))
+
+
+LOST = (
+    r"\frac{1}{2}", r"\forall x", r"$\beta$", r"\bar{3}", r"3\text{ cm}", r"2\times 3", r"\theta", r"a\neq b",
+    r"\nabla", r"\right)", r"\rho_1", r"$\nu$", r"$a\to b$", r"$\tan x$", r"$\rangle$",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["question", "answer", "solution"])
+def test_commands_whose_backslash_json_has_read_are_refused(key: str, tmp_path: Path) -> None:
+    columns = {name: name for name in ("question", "answer", "solution")}
+    for text in LOST:
+        good = {**GOOD, "solution": "1"}
+        bad = json.dumps({**good, key: "TEXT"}).replace("TEXT", text)  # one backslash
+        file = write(tmp_path / "d.jsonl", bad.encode() + b"\n" + lines({**good, "question": "R?", key: text}))
+        with pytest.raises(
+            ConfigError, match=r"line 1: the .* \(double the backslashes: .*data.on_bad_row=skip"
+        ) as error:
+            load(file, columns=columns)
+        assert f"the {key} (column {key!r}) has a" in str(error.value)
+        assert [getattr(one, key) for one in load(file, columns=columns, on_bad_row="skip")] == [text]
+
+
+def test_a_question_that_was_damaged_before_is_kept_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Row 983 of math_8k has such a command; doubling backslashes does not mend it."""
+    row = {"question": "\\textbf{(A)} 1 \textbf{(B)} 2", "answer": "1"}
+    assert load(write(tmp_path / "d.jsonl", lines(row)))[0].question == row["question"]
+    assert r"line 1: the question has a tab in place of \t of \textbf; kept" in caplog.text
+    with pytest.raises(ConfigError, match="double the backslashes"):
+        load(write(tmp_path / "d.jsonl", lines({"question": "Q?", "answer": row["question"]})))
+
+
+def test_line_breaks_and_tabs_before_words_are_text(tmp_path: Path) -> None:
+    texts = [
+        "Solve\nu + v = 3", "a:\tan apple\tto eat\ttop", "x\r\nright angle", "Find\nnot one\nnu\neither",
+        "p\x0c\nThen\x0cTwo",
+        "Sum $a +$\nu", "$\\alpha +\nu$", "A\nless\nparallel\nexists", "Un\tau revoir",
+    ]  # fmt: skip
+    rows = [{"question": text, "answer": "1"} for text in texts]
+    assert [one.question for one in load(write(tmp_path / "d.jsonl", lines(*rows)))] == texts
 
 
 LONG_SET = "{_target_: simplerl.data.sources.load_problems, _partial_: true, path: FOLDER/long.jsonl}"
@@ -746,7 +871,7 @@ def test_a_benchmark_names_no_setting_that_it_does_not_have(tmp_path: Path) -> N
 
 
 def test_skipping_is_proposed_only_if_rows_are_left(tmp_path: Path) -> None:
-    for bad in (lines({"question": "Q?"}, {"question": "R?"}), lines({**GOOD, "answer": ["1"]}), b"3\n4"):
+    for bad in (lines({"question": "Q?"}, {"question": "R?"}), lines({**GOOD, "answer": [1]}), b"3\n4"):
         with pytest.raises(ConfigError, match=r"no row is usable, so (set|correct) ") as error:
             load(write(tmp_path / "d.jsonl", bad))
         assert "on_bad_row" not in str(error.value)

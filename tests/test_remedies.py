@@ -426,6 +426,7 @@ def test_the_remedy_of_a_mistake_in_a_file_works(prefix: str, tmp_path: Path) ->
 
 # Start of a message -> the test elsewhere that provokes it and types its remedy.
 PASTED = "test_data.py::test_the_remedy_of_a_message_works_when_pasted"
+FOLLOWED = "test_data.py::test_what_messages_propose_leads_to_the_whole_problem"
 EXAMPLES = "test_prompts.py::test_remedies_of_messages_about_examples_and_end_tokens"
 GYM = "test_gym.py::test_mistakes_get_one_sentence_with_a_remedy"
 LENGTHS = "test_data.py::test_remedies_of_lengths_and_counts"
@@ -449,8 +450,8 @@ ELSEWHERE: dict[str, str] = {
     "data/sources.py: {}={} keeps no problem": PASTED,
     "data/sources.py: {}={} is unknown": PASTED,
     "data/sources.py: {}={} matches no row": PASTED,
-    "data/sources.py: {}: {} of {} answers": PASTED,
-    "data/sources.py: {}: the answer is empty": PASTED,
+    "data/parsing.py: {}: {} of {} answers": PASTED,
+    "data/parsing.py: {}: the answer is empty": FOLLOWED,
     "data/sources.py: evals.path={}": "test_data.py::test_remedies_of_evaluation_sets_and_of_the_warm_up",
     "data/difficulty.py: No problem has a solve rate": "test_distillation.py::test_problems_are_filtered_by_solve_rate",
     "distillation/command.py: teacher.": "test_distillation.py::test_remedies_of_the_teachers_settings",

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any
 
 from simplerl.data.chats import assistant_text, decoded, is_missing, question_and_system
-from simplerl.data.rows import RowError, is_chat, setting
+from simplerl.data.escapes import lost_backslash
+from simplerl.data.rows import RowError, is_chat, override, setting
 from simplerl.errors import ConfigError
 from simplerl.rewards.extract import last_boxed
 from simplerl.rewards.returned import is_encodable
@@ -30,7 +31,10 @@ SHORT_ANSWER = 300  # characters; a longer text without \boxed{} or #### is a so
 
 
 def as_text(value: Any) -> str:
-    """Return a string stripped, or a number in its shortest form (27.0 as "27"). Raises ValueError otherwise."""
+    """Return a string, or the only one of a list, stripped, or a number in its shortest form (27.0 as "27"). Raises
+    ValueError otherwise."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        value = value[0]
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
@@ -177,28 +181,49 @@ def guess_columns(row: Mapping[str, Any], wanted: Mapping[str, str], where: str)
 
     An optional field that the row does not have is left out. Raises ConfigError if a question or answer has no usual
     name, or if several names are equally usual."""
-    actual = {name.lower(): name for name in row}
+    actual = {name.lower().strip(): name for name in row}
     columns = dict(wanted)
     for key in [key for key, column in wanted.items() if column == GUESS]:
         found: list[str] = []
         for group in USUAL[key]:
             found = found or [actual.get(name, name) for name in group if name in actual or _has_field(row, name)]
         if len(found) > 1:
-            options = " or ".join(f"{setting('columns.' + key)}={name}" for name in found)
+            if "instruction" in map(str.lower, found) and "input" in map(str.lower, found):
+                raise _in_two_parts(row, found, where)
+            options = " or ".join(override("columns." + key, name) for name in found)
             raise ConfigError(f"{where}: {' and '.join(found)} may each hold the {key}: set {options}.")
         if found:
             columns[key] = found[0]
         elif key in ("question", "answer"):
             have = ", ".join(map(repr, row)) or "none"
-            names = [name for name in _value_columns(row) if name not in columns.values()]
-            remedy = "correct the file"
-            if names:
-                name = names[0 if key == "question" else -1]
-                remedy = f"set the correct one, such as {setting('columns.' + key)}={name}"
+            name = _proposed(row, key, set(columns.values()))
+            remedy = f"set the correct one, such as {override('columns.' + key, name)}" if name else "correct the file"
             raise ConfigError(f"{where}: no column has a usual name of the {key} (its columns: {have}): {remedy}.")
         else:
             del columns[key]
     return columns
+
+
+def _in_two_parts(row: Mapping[str, Any], found: Sequence[str], where: str) -> ConfigError:
+    """Return the error for a row with an instruction and its input, of which a question would hold only one."""
+    first, second = (next(name for name in found if name.lower() == one) for one in ("instruction", "input"))
+    remedy = f"join {first} and {second} in one column"
+    if is_missing(row[second]):
+        key = override("columns.question", first)
+        remedy = f"if {second} is empty in every row, set {key}, otherwise {remedy}"
+    return ConfigError(f"{where}: {first} and {second} are two parts of the question: {remedy}.")
+
+
+def _proposed(row: Mapping[str, Any], key: str, taken: Container[str]) -> str | None:
+    """Return the column or nested field to propose for the question or answer: one with a usual last name, otherwise
+    the first text for a question and the last value for an answer. None: there is none."""
+    names = [name for name in _value_columns(row) if name not in taken]
+    usual = [one for group in USUAL[key] for one in group]
+    near = [name for one in usual for name in names if name.rpartition(".")[2].lower().strip() == one]
+    if key == "question":
+        names = [name for name in names if not isinstance(value_of(row, name), int | float)] or names
+    found = near or (names[:1] if key == "question" else names[-1:])
+    return found[0] if found else None
 
 
 def _value_columns(row: Mapping[str, Any]) -> list[str]:
@@ -217,6 +242,18 @@ def _has_field(row: Mapping[str, Any], name: str) -> bool:
         return "." in name and value_of(row, name) is not None
     except KeyError:
         return False
+
+
+def _field_remedy(key: str, column: str, content: Any) -> str:
+    """Return the remedy for a column whose content cannot be used: the field of an object, or of a list of one object,
+    that holds a value. No single turn of a chat and no single element of a longer list is proposed."""
+    if is_chat(content):
+        return "write each chat with one user turn of text" if key == "columns.question" else "correct the file"
+    if isinstance(content, list) and len(content) > 1:
+        return 'write each list as one text, such as "1, 2"'
+    nested = {"0": content[0]} if isinstance(content, list) and content else content
+    inner = _value_columns(nested) if isinstance(nested, Mapping) else []
+    return f"set {override(key, f'{column}.{inner[0]}')}" if inner else "correct the file"
 
 
 def row_parser(
@@ -245,7 +282,7 @@ def row_parser(
                 ) from error
             unused = [name for name in row if name not in columns.values()]
             near = get_close_matches(column, unused, 1) or (unused[:1] if key in _REQUIRED else ["null"])
-            remedy = f"set {setting(key)}={'null' if key == 'extra' else near[0]}" if near else "correct the file"
+            remedy = f"set {override(key, 'null' if key == 'extra' else near[0])}" if near else "correct the file"
             raise RowError(
                 f"{setting(key)}={column} names a column that this row does not have (its columns: {present})", remedy
             ) from error
@@ -253,11 +290,11 @@ def row_parser(
     def field(row: dict[str, Any], key: str, rule: Callable[[Any], Any]) -> Any:
         content = value(row, f"columns.{key}", columns[key])
         try:
+            if (damage := lost_backslash(content, always=key == "answer")) is not None:
+                raise ValueError(damage)
             return rule(content)
         except ValueError as error:
-            nested = {"0": content[0]} if isinstance(content, list) and content else content
-            inner = _value_columns(nested) if isinstance(nested, Mapping) else []
-            remedy = f"set {setting('columns.' + key)}={columns[key]}.{inner[0]}" if inner else "correct the file"
+            remedy = _field_remedy(f"columns.{key}", columns[key], content)
             raise RowError(f"the {key} (column {columns[key]!r}) {error}", remedy) from error
 
     def optional(row: dict[str, Any], key: str, rule: Callable[[Any], str]) -> str | None:

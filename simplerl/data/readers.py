@@ -18,12 +18,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from simplerl.data.columns import USUAL
 from simplerl.data.fetch import name_of
 from simplerl.data.rows import Reader, Row, RowError, file_format, is_chat, reported, setting
 from simplerl.errors import ConfigError, require
 from simplerl.io.places import spelled
 
 LFS_POINTER = b"version https://git-lfs"
+# First bytes of files that are no text, and their kind.
+BINARY = {
+    b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "Zstandard", b"PK\x03\x04": "ZIP", b"\xfd7zXZ\x00": "xz",
+    b"PAR1": "Parquet", b"ARROW1": "Arrow",
+}  # fmt: skip
+RENAMED = {"gzip": "{}.gz", "Parquet": "{}.parquet", "Arrow": "{}.arrow"}  # kinds that are read under such a name
 
 
 def read_file(file: Path, encoding: str | None = None) -> Iterator[Row]:
@@ -49,14 +56,19 @@ def read_file(file: Path, encoding: str | None = None) -> Iterator[Row]:
             raise ConfigError(
                 f"{key}={encoding} is unknown: choose one such as {key}=latin-1 or {key}=utf-8."
             ) from None
-    return reported(file, _read, encoding)
+    return reported(file, READERS[file_format(file)], encoding, _check_start)
 
 
-def _read(path: Path, encoding: str | None) -> Iterator[Row]:
+def _check_start(path: Path) -> None:
+    """Raise ConfigError for a file whose first bytes are not those of its format."""
     with path.open("rb") as file:
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise ConfigError(f"{path} is a pointer of Git LFS without the data: run `git lfs pull` in its repository.")
-    yield from READERS[file_format(path)](path, encoding)
+        head = file.read(len(LFS_POINTER))
+    if head == LFS_POINTER:
+        raise ConfigError(f"{path} is a pointer of Git LFS without the data: run `git lfs pull` in its repository.")
+    kind = next((kind for mark, kind in BINARY.items() if head.startswith(mark)), None)
+    if kind is not None and path.suffix.lower() not in (".gz", ".parquet", ".arrow"):
+        name = RENAMED.get(kind, "").format(path.name)
+        raise ConfigError(f"{path} is a {kind} file, not text: {f'rename it to {name}' if name else 'unpack it'}.")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -185,6 +197,10 @@ def _complete_rows(text: str) -> int:
 def _rows_in_object(path: Path, content: dict[str, Any]) -> list[Any]:
     """Return the rows of a JSON object: its columns ({"question": [...], ...}), its only list of objects, or itself.
     Raises ConfigError if it holds several lists of objects."""
+    if _maps_to_rows(content):
+        raise ConfigError(
+            f"{path} maps names to rows ({{{min(content)!r}: {{...}}}}): write the rows as a list, [{{...}}, {{...}}]."
+        )
     columns = {key: list(value.values()) if isinstance(value, dict) else value for key, value in content.items()}
     nested = all(isinstance(value, dict) for value in content.values())
     flat = all(isinstance(value, list) for value in content.values()) and not any(map(is_chat, content.values()))
@@ -204,6 +220,17 @@ def _rows_in_object(path: Path, content: dict[str, Any]) -> list[Any]:
     if lists:
         return next(iter(lists.values()))
     return [content]
+
+
+def _maps_to_rows(content: dict[str, Any]) -> bool:
+    """Return whether an object holds one row per name: numbers name its rows, or the rows have usual columns."""
+    if not content or not all(isinstance(value, dict) and value for value in content.values()):
+        return False
+    inner = {name.lower() for row in content.values() for name in row}
+    outer = {name.lower() for name in content}
+    usual = {name for key in ("question", "answer") for group in USUAL[key] for name in group}
+    numbered = all(map(str.isdigit, outer)) and not all(map(str.isdigit, inner))
+    return numbered or (len(inner & usual) > 1 and not outer & usual)
 
 
 def _csv(path: Path, encoding: str | None) -> Iterator[Row]:

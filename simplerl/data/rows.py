@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+import shlex
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -45,6 +47,15 @@ def setting(name: str) -> str:
     return f"{_key.get()}.{name}"
 
 
+def override(name: str, value: str) -> str:
+    """Return the override `<key>=<value>` of a setting of the data, quoted for the shell and Hydra if it has spaces or
+    signs."""
+    if re.fullmatch(r"[\w.\-/]+", value):
+        return f"{setting(name)}={value}"
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return shlex.quote(f'{setting(name)}="{escaped}"')
+
+
 def prompt_option(key: str, name: str) -> str:
     """Return the override that chooses a prompt for `key`, which is prompt, evals.prompt or warmup.prompt."""
     return f"prompt={name}" if key == "prompt" else f"prompt@{key}={name}"
@@ -72,12 +83,15 @@ def is_chat(value: Any) -> bool:
     )
 
 
-def reported(file: Path, reader: Reader, encoding: str | None) -> Iterator[Row]:
-    """Yield the rows of `reader(file, encoding)`. Its exceptions become a ConfigError that names the file and the last
-    row read, or the reader if it yields something else than rows or if its own file raises a TypeError, NameError,
-    AttributeError or ImportError."""
+def reported(
+    file: Path, reader: Reader, encoding: str | None, check: Callable[[Path], None] = lambda _: None
+) -> Iterator[Row]:
+    """Yield the rows of `reader(file, encoding)`, after `check(file)`. Its exceptions become a ConfigError that names
+    the file and the last row read, or the reader if it yields something else than rows or if its own file raises a
+    TypeError, NameError, AttributeError or ImportError."""
     number = 0
     try:
+        check(file)
         for item in reader(file, encoding):
             if not (isinstance(item, tuple) and len(item) == 2 and all(map(isinstance, item, (int, dict | RowError)))):
                 raise ConfigError(

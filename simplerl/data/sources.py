@@ -16,7 +16,6 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -28,23 +27,21 @@ from simplerl.data.columns import (
     GUESS,
     LEVELS,
     SOLUTIONS,
-    RowParser,
     as_text,
     guess_columns,
     plain_level,
     row_parser,
 )
+from simplerl.data.parsing import BENCHMARKS_FILE, parse_rows, refuse_solutions
 from simplerl.data.paths import Located, read_rows
-from simplerl.data.rows import RowError, setting
-from simplerl.errors import ConfigError, require
+from simplerl.data.rows import setting
+from simplerl.errors import ConfigError
 from simplerl.types import Problem
 
 log = logging.getLogger(__name__)
 
 REQUIRED, OPTIONAL = ("question", "answer"), ("solution", "level", "id")
 COUNTS = ("rows", "bad", "other_level", "duplicates", "conflicts", "ungradable", "kept")
-BENCHMARKS_FILE = "simplerl/data/benchmarks.py"
-LOGGED_ROWS = 3  # number of skipped and of ungradable rows that the log names
 
 
 class Problems(list[Problem]):
@@ -124,8 +121,8 @@ def load_problems(
         named, ANSWERS[answer_from], SOLUTIONS[solution_from], LEVELS[level_from], remove, system == "keep", extra
     )
     report: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
-    found: Iterable[Problem] = _parse_rows(path, rows, parser, name, report, on_bad_row, ungradable)
-    found = _refuse_solutions(path, found) if answer_from == "text" else found
+    found: Iterable[Problem] = parse_rows(path, rows, parser, name, report, on_bad_row, ungradable)
+    found = refuse_solutions(path, found) if answer_from == "text" else found
     chosen = _of_levels(path, found, levels, report)
     return _finish(path, _deduplicate(chosen, report, drop=duplicates == "drop"), report, shuffle_seed, limit)
 
@@ -160,7 +157,7 @@ def benchmark(*, name: str, path: str | None, ungradable: str = "keep", limit: i
     columns = {key: column for key in keys if (column := getattr(rule, key)) is not None}
     parse = row_parser(columns, ANSWERS[rule.answer_from], as_text, plain_level, (), True, None, name)
     report: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
-    found = list(_parse_rows(file, read_rows(file, encoding=None), parse, name, report, "", ungradable))
+    found = list(parse_rows(file, read_rows(file, encoding=None), parse, name, report, "", ungradable))
     if report["rows"] != rule.items:
         log.warning("%s has %d items, but the published %s has %d", file, report["rows"], name, rule.items)
     return _finish(file, _deduplicate(found, report, drop=False), report, None, limit)
@@ -182,89 +179,6 @@ def _guessed(path: str, rows: Iterator[Located], columns: dict[str, str]) -> tup
             columns = found
             break
     return itertools.chain(read, rows), columns
-
-
-def _parse_rows(
-    path: str,
-    rows: Iterable[Located],
-    parse: RowParser,
-    name: str,
-    report: Counter[str],
-    on_bad_row: str,
-    ungradable: str,
-) -> Iterator[Problem]:
-    """Yield the problems of all rows and update the counts in `report`.
-
-    Raises ConfigError at the first unusable row, unless such rows are skipped, and if no problem is left.
-
-    on_bad_row: as in `load_problems`; "" raises, for callers that have no such setting.
-    """
-    first_bad = ""
-    found = 0
-    rows = iter(rows)
-    for index, (where, row) in enumerate(rows):
-        report["rows"] += 1
-        try:
-            problem = parse(row, name, index)
-        except RowError as error:
-            if on_bad_row != "skip":
-                if not on_bad_row:
-                    own = (
-                        f", or the row {name!r} of BENCHMARKS in {BENCHMARKS_FILE}, or read it as a file of your own "
-                        f"with evals=heldout evals.path={path}"
-                    )
-                    readable = isinstance(row, dict)
-                    raise ConfigError(f"{where}: {error}; correct it{own if readable else ''}.") from error
-                if not found and not _any_usable(rows, parse):
-                    raise ConfigError(f"{where}: {error}; no row is usable, so {error.remedy}.") from error
-                remedy = f"skip such rows with {setting('on_bad_row')}=skip"
-                raise ConfigError(f"{where}: {error}; correct it, or {remedy}.") from error
-            first_bad = first_bad or f"{where}: {error}; no row is usable, so {error.remedy}."
-            report["bad"] += 1
-            if report["bad"] <= LOGGED_ROWS:
-                log.warning("%s: %s; row skipped", where, error)
-            continue
-        if not problem.answer:
-            key = setting("ungradable")
-            if ungradable == "raise":
-                raise ConfigError(f"{where}: the answer is empty; correct it, or set {key}=exclude or {key}=keep.")
-            report["ungradable"] += 1
-            if report["ungradable"] <= LOGGED_ROWS:
-                message = "%s: the gold answer of %s is empty, so it cannot be graded (ungradable=%s)"
-                log.warning(message, where, problem.id, ungradable)
-            if ungradable == "exclude":
-                continue
-        found += 1
-        yield problem
-    if first_bad and not found:
-        raise ConfigError(first_bad)
-    require(bool(found), f"{path} has no usable rows: add some.")
-
-
-def _any_usable(rows: Iterable[Located], parse: RowParser) -> bool:
-    """Return whether one of the remaining rows can become a problem."""
-    try:
-        for _, row in rows:
-            with suppress(RowError):
-                parse(row, "", 0)
-                return True
-    except ConfigError:  # a file that cannot be read to its end
-        pass
-    return False
-
-
-def _refuse_solutions(path: str, problems: Iterable[Problem]) -> list[Problem]:
-    """Return the problems. Raises ConfigError if most gold answers are worked solutions, which no response matches."""
-    found = list(problems)
-    for mark, rule, what in (("####", "after_hashes", "####"), ("\\boxed", "last_box", "\\boxed{}")):
-        count = sum(mark in problem.answer for problem in found)
-        if count > len(found) / 2:
-            place = "after" if mark == "####" else "in"
-            raise ConfigError(
-                f"{path}: {count} of {len(found)} answers are worked solutions with the result {place} {what}, which "
-                f"no response can match: set {setting('answer_from')}={rule}."
-            )
-    return found
 
 
 def _of_levels(
