@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from simplerl import audit
 from simplerl.bench.grader_notations import DAMAGES, NOTATIONS, describe_sources, judge, read_golds
 from simplerl.errors import ConfigError
-from simplerl.rewards import strict
+from simplerl.rewards import decorations, strict
 from simplerl.rewards.equality import compare, is_readable, warm_up
 from simplerl.rewards.equality import judge as judge_answer
 from simplerl.rewards.rules import DIFFERENT, EQUAL, FAILED, NO_ANSWER
@@ -447,8 +447,32 @@ def test_the_audit_names_decorated_golds(tmp_path: Path) -> None:
         "Gold answers with a sentence",
         "Gold answers with a remark in brackets",
     ]
-    assert "2, of which 1 are not graded as equal to their plain value (r4)" in lines[0]
-    assert "(r5)" in lines[1]
+    assert "2, of which 1 are not graded as equal to their plain value (r4: 'x = 5 is not" in lines[0]
+    assert "(r5: '5 (wrong)', value '5')" in lines[1]
     file.write_text('{"question": "?"}')
     with pytest.raises(ConfigError, match=r'golds\.jsonl, line 1: it has no "answer" or "gold"'):
         audit.report_golds(file)
+
+
+WORDED = (
+    "7 hours and 30 minutes", "Tom has 5 marbles", "Yes, 4 ways", "about 250", "25% off", r"18 $\text{ninths}$",
+    "3 to 1 odds", "n = 6, by Fermat", "Since 2x=8, x=4", "约为3.5", "Maximum 10", "17 [mod 20]", "答案：16",
+)  # fmt: skip
+PLAIN = (
+    "5", "x=3", "3 or 4", r"x = 1 \text{ or } x = 2", r"17 \pmod{20}", "3xyz+2", "ABC = 5", r"2\sin 3x", r"\text{east}",
+    "Yes", r"10:30 \text{ p.m.}", r"\text{October 30}", "1,000", "2 log 3", r"\lambda_{\text{red}}/\sqrt{2}", r"5(\sqrt{3}-1)",
+    r"\bar{x}=1/2", r"\begin{array}{rr}1 & 2\end{array}",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("gold", WORDED)
+def test_the_audit_names_a_gold_with_words_beside_its_value(gold: str) -> None:
+    (line,) = decorations.describe_golds([Problem("r", "", gold)])
+    assert f"(r: {gold!r}" in line and "1, of which 1 are not graded as equal" in line
+
+
+def test_the_audit_does_not_name_plain_golds_and_units() -> None:
+    golds = [*PLAIN, "5 cm", "12 square feet", "60 miles per hour", "50%", r"\$5", "5 元"]
+    found = decorations.audit_golds(Problem(gold, "", gold) for gold in golds)
+    assert [one.answer for kind, rows in found.items() if kind != decorations.UNIT for one, _ in rows] == []
+    assert all(decoration.met for rows in found.values() for _, decoration in rows)
