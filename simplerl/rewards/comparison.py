@@ -288,7 +288,10 @@ class Comparator:
         return any(algebra.expressions_equal(a.value, value) for value in values)
 
     def by_math_verify(self, answer: str, gold: str) -> bool:
-        """Return math-verify's verdict; record a call that did not finish and a gold answer that no parser reads."""
+        """Return math-verify's verdict; record a call that did not finish and a gold answer that no parser reads.
+        math-verify ignores primes, so values with different primes differ."""
+        if set(_PRIMED.findall(answer)) != set(_PRIMED.findall(gold)):
+            return False
         status = math_verify_status(answer, gold)
         self.gold_unread |= status == DIFFERENT and algebra.parse_or_none(gold) is None and is_unparseable(gold)
         if status in (TIMEOUT, FAILED):
@@ -344,6 +347,7 @@ def _resplit(structure: Structure, other: Structure) -> Structure:
 
 
 _BRACKETED = re.compile(r"(?:[(\[].*,|\\\{|\\langle|\\begin).*[)\]}]|\\langle.*\\rangle", re.S)
+_PRIMED = re.compile(r"\S\s*'+")
 _EMPTY = (Value("\\emptyset"), Value("emptyset"))
 _NAMES_OF_Y = re.compile(r"y=(?:[fgh]\s*\(\s*x\s*\)|y_\{hat\})|(?:[fgh]\s*\(\s*x\s*\)|y_\{hat\})=y")
 _INTEGER = re.compile(r"-?[0-9]+")

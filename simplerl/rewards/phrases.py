@@ -23,9 +23,22 @@ _EXISTENCE = re.compile(  # "there are no real solutions", "no real solution exi
     r"(?:there(?:is|are|exists?)|(?:the|this|it)?(?:equation|system|inequality|problem)?(?:has|have))?"
     r"(?:(no\w+?)|(infinite(?:ly)?(?:many|(?:number)?of)?)(?:(?:real)?solution)?)s?(?:exists?)?"
 )
-_TOKEN = re.compile(
-    rf"(?P<open>{TEXT}\s*\{{)|(?P<brace>[{{}}])|(?P<command>\\[A-Za-z]+|\\.)|(?P<word>[^\W\d_]+(?:['-][^\W\d_]+)*)|(?P<other>.)",
-    re.S,
+_COMPOUND = (  # a word whose hyphen or apostrophe is spelling and neither a minus sign nor a prime
+    r"(?:(?i:(?:non|co|semi|anti|multi|pre|post|sub|re|counter|self|equi|quasi|inter|half)-[a-z]{4,}"
+    r"|(?:twen|thir|for|fif|six|seven|eigh|nine)ty-(?:one|two|three|four|five|six|seven|eight|nine|[a-z]{3,}th|first|second|third)"
+    r"|(?:one|two|three|four|five|six|seven|eight|nine)-(?:half|halves|thirds?|quarters?|[a-z]{3,}ths?)"
+    r"|[a-z]{1,2}-(?:ax[ei]s|planes?|intercepts?|coordinates?|values?|components?|sided|th)"
+    r"|[a-z]{3,}-(?:angled|sided|valued|shaped|digit|dimensional|wise|like|free)|[a-z]{2,}n't|[a-z]{3,}'(?:s|re|ll|ve|d))"
+    r"|[LlDdO]'[A-Z][^\W\d_]{2,}(?:'s)?)(?![^\W\d_])"
+)
+_JOINED = r"(?!(?:arc)?(?:sin|cos|tan|cot|sec|csc|log|ln)[A-Za-z]?-)[^\W\d_]{3,}(?:-[^\W\d_]{3,})+"  # in a sentence
+_SENTENCE = re.compile(r"(?<![\\\w])[^\W\d_]{3,}\s+[^\W\d_]{3,}")
+_TOKEN, _TOKEN_OF_SENTENCE = (
+    re.compile(
+        rf"(?P<open>{TEXT}\s*\{{)|(?P<brace>[{{}}])|(?P<command>\\[A-Za-z]+|\\.)|(?P<word>{words}[^\W\d_]+)|(?P<other>.)",
+        re.S,
+    )
+    for words in (f"{_COMPOUND}|", f"{_COMPOUND}|{_JOINED}|")
 )
 _PROSE = frozenset(",.;:!'\"`“”‘")
 
@@ -57,9 +70,7 @@ def is_words(text: str) -> bool:
     if _MATH_COMMAND.search(text):
         return bool(re.search(r"[A-Za-z]{4,}", TEXT_GROUP.sub("", plain)))
     bare = equality_key(text).strip("(){}.")
-    return bool(
-        re.fullmatch(r"[A-Za-z']{3,}(?:-[A-Za-z']{2,})*|[A-Z]{2,}|[A-Z]", bare) or re.search("[A-Za-z]{4,}", plain)
-    )
+    return bool(re.fullmatch(rf"{_COMPOUND}|[A-Za-z]{{3,}}|[A-Z]{{1,2}}", bare) or re.search("[A-Za-z]{4,}", plain))
 
 
 def has_words(side: str) -> bool:
@@ -77,7 +88,7 @@ def split_words(text: str) -> list[Piece]:
     pieces: list[tuple[str, bool]] = []
     in_text: list[bool] = []
     everything = "\\" not in text
-    for token in _TOKEN.finditer(text):
+    for token in (_TOKEN_OF_SENTENCE if _SENTENCE.search(text) else _TOKEN).finditer(text):
         piece = token.group()
         if token["open"]:
             in_text.append(True)
@@ -91,7 +102,7 @@ def split_words(text: str) -> list[Piece]:
         elif token["word"]:
             prose = everything or (in_text[-1] if in_text else False)
             single = len(piece) == 1 and piece.isascii()
-            if not single and not prose and _is_mathematics(piece, in_group=bool(in_text)):
+            if not single and not prose and _is_mathematics(text, token, in_group=bool(in_text)):
                 word = False
             else:
                 word = not single or (prose and not _touches_mathematics(text, token))
@@ -101,11 +112,11 @@ def split_words(text: str) -> list[Piece]:
     return _merged(pieces)
 
 
-def _is_mathematics(letters: str, *, in_group: bool) -> bool:
-    r"""Return whether letters outside \text are mathematics and not a word: x-c anywhere, xc within braces as in
-    \frac{c}{xc}."""
-    parts = re.split("[-']", letters)
-    return max(map(len, parts)) < 3 and ("-" in letters or in_group)
+def _is_mathematics(text: str, token: re.Match[str], *, in_group: bool) -> bool:
+    r"""Return whether letters outside \text are mathematics and not a word: at most two with a minus sign or a prime
+    beside them, as in xy-c, or within braces, as in \frac{c}{xc}."""
+    is_signed = text[token.end() :][:1] in ("-", "'") or text[: token.start()][-1:] in ("-", "'")
+    return len(token.group()) < 3 and (is_signed or in_group)
 
 
 def _touches_mathematics(text: str, token: re.Match[str]) -> bool:
@@ -119,7 +130,7 @@ def _merged(tokens: list[tuple[str, bool]]) -> list[Piece]:
     pieces: list[tuple[list[str], bool]] = []
     for text, word in tokens:
         after_word = not word and bool(pieces) and pieces[-1][1]
-        if after_word and (text.isspace() or (text in _PROSE and (text != "'" or len(pieces[-1][0][-1]) > 1))):
+        if after_word and (text.isspace() or (text in _PROSE and (text != "'" or _is_plural(pieces[-1][0][-1])))):
             continue  # but A' is not A
         if pieces and pieces[-1][1] == word:
             pieces[-1][0].append(text)
@@ -135,6 +146,11 @@ def _merged(tokens: list[tuple[str, bool]]) -> list[Piece]:
             joined = result.pop().text + joined
         result.append(Piece(joined.casefold() if word and len(joined) > 1 else joined, word))
     return result
+
+
+def _is_plural(word: str) -> bool:
+    """Return whether an apostrophe after a word may be a possessive, as in "the students' mean", and is not a prime."""
+    return re.fullmatch(r"[^\W\d_]{3,}s", word) is not None
 
 
 def words_of(pieces: list[Piece]) -> str:
