@@ -195,6 +195,23 @@ KINDS: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
         [("\\vec{a}+\\vec{b}", "\\vec b+\\vec a"), ("\\vec{a}", "\\mathbf{a}"), ("3\\hat{\\imath}-\\hat{j}", "3\\mathbf{i}-\\mathbf{j}"), ("\\vec v=(1,2)", "(1,2)"), ("y=2x+1", "\\hat{y}=2x+1"), ("\\widehat{ABC}", "\\widehat{ABC}")],
         [("\\vec a", "a"), ("\\vec{a}\\cdot\\vec{b}", "ab"), ("\\hat{p}", "p"), ("\\mathbf{x}", "\\hat{x}"), ("\\overrightarrow{AB}", "AB")],
     ),
+    "minus-and-prime-or-spelling": (
+        [("ad-bc", "ad - bc"), ("twenty-one", "twenty one"), ("\\text{non-negative}", "nonnegative"), ("isn't", "isnt"), ("Simpson's rule", "simpsons rule"), ("right-angled triangle", "right angled triangle"), ("L'Hôpital", "LHôpital"), ("y-intercept", "y intercept"), ("u'v-uv'", "-uv'+u'v")],
+        [("ad-bc", "adbc"), ("x-y z", "xy z"), ("\\text{A-B}", "\\text{AB}"), ("AB-AC", "ABAC"), ("sinx-cosx", "sinxcosx"), ("length-width", "lengthwidth"), ("f'g", "fg"), ("f'g", "fg'"), ("A'B", "AB"), ("A'(1,2)", "A(1,2)"), ("2^{10}'-1", "2^{10}-1"), ("u'v-uv'", "uv-u'v'")],
+    ),
+    "rows-of-cases": (
+        [(f"\\begin{{cases}}{first}\\\\{second}\\end{{cases}}", "\\begin{cases}2x-1,&x<1\\\\x^2,&x\\ge1\\end{cases}") for first, second in (("x^2,&x\\ge1", "2x-1,&x<1"), ("x^2&x\\ge1", "2x-1&x<1"), ("x^2,&\\text{if }x\\ge1", "2x-1,&\\text{if }x<1"))]
+        + [("f(x)=\\left\\{\\begin{array}{ll}x^2,&x\\ge1\\\\2x-1,&x<1\\end{array}\\right.", "f(x)=\\begin{cases}2x-1,&x<1\\\\x^2,&x\\ge1\\end{cases}"), ("\\begin{cases}x=1,\\\\y=2\\end{cases}", "x=1,y=2"), ("\\begin{cases}x&=1\\\\y&=2\\end{cases}", "(1,2)")],
+        [("\\begin{cases}x^2,&x\\ge1\\\\2x-1,&x<1\\end{cases}", "\\begin{cases}2x-1,&x\\ge1\\\\x^2,&x<1\\end{cases}"), ("x^2, x\\ge1, 2x-1, x<1", "\\begin{cases}2x-1,&x\\ge1\\\\x^2,&x<1\\end{cases}"), ("a_n=\\begin{cases}2,&n=1\\\\2n-1,&n\\ge2\\end{cases}", "a_n=\\begin{cases}2n-1,&n=1\\\\2,&n\\ge2\\end{cases}"), ("\\begin{cases}1,&n=2\\\\3,&n=4\\end{cases}", "\\begin{cases}2,&n=1\\\\3,&n=4\\end{cases}")],
+    ),
+    "groups-and-verdicts": (
+        [("x=1,y=2\\text{ or }x=3,y=4", "y=4,x=3; y=2,x=1"), ("m=1 and n=2 or m=2 and n=1", "(1,2),(2,1)"), ("1,2;3,4", "4,3;2,1"), ("1,2;3,4", "1,2,3,4"), ("True, False", "true; false"), ("T, F, T", "(T,F,T)"), ("1, 2, or 3", "3, 1 or 2")],
+        [("x=1,y=2\\text{ or }x=3,y=4", "x=1,y=4\\text{ or }x=3,y=2"), ("m=1,n=2 or m=2,n=1", "m=1,n=1 or m=2,n=2"), ("x=1,x=3,y=4,y=2", "x=1,y=2 or x=3,y=4"), ("1, 2 or 3, 4", "1, 4 or 3, 2"), ("True, False", "False, True"), ("T, F, T", "F, T, T"), ("对，错", "错，对")],
+    ),
+    "labelled-parts": (
+        [("(a) 5 (b) 3", "(a) 5, (b) 3"), ("(2) 3 (1) 5", "(1)\\ 5\\quad(2)\\ 3"), ("5, 3", "(1) 5 (2) 3"), ("\\text{(i) }5\\text{ (ii) }3", "(i) 5; (ii) 3"), ("(a)x+(b)y", "xa+by")],
+        [("(a) 5 (b) 3", "(a) 3 (b) 5"), ("(1) 5 (2) 3", "(1) 3 (2) 5"), ("(1) 6, (2) 2", "(1) 4, (2) 3"), ("(i) 5 (ii) 3", "(i) 3 (ii) 5"), ("3, 5", "(1) 5 (2) 3"), ("(a)x+(b)y", "(a)y+(b)x")],
+    ),
     "small-option-letters": (
         [("b", "B"), ("(c)", "C"), ("\\text{option d}", "D"), ("a) 12", "A"), ("(e)", "E"), ("C", "(c)"), ("c", "(c)")],
         [("e", "E"), ("ab", "B"), ("d", "C"), ("a.5", "A"), ("(b)", "\\text{(c)}"), ("(A)\\ 5", "5A"), ("b", "3B")],

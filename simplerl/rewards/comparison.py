@@ -12,7 +12,19 @@ from dataclasses import dataclass, replace
 from simplerl.rewards import algebra, choices
 from simplerl.rewards.dimensions import units_conflict
 from simplerl.rewards.evaluation import is_unfinished_computation
-from simplerl.rewards.forms import Congruence, Equation, Inequality, Matrix, Ordered, Structure, Unordered, Value
+from simplerl.rewards.forms import (
+    Congruence,
+    Equation,
+    Inequality,
+    Matrix,
+    Ordered,
+    Structure,
+    Unordered,
+    Value,
+    rows_of_lists,
+    sorted_by_name,
+    without_groups,
+)
 from simplerl.rewards.latex import Tree
 from simplerl.rewards.normalize import equality_key
 from simplerl.rewards.notations import angle_in_degrees, angle_in_signs, equal_in_notation, same_compound_quantity
@@ -27,14 +39,8 @@ from simplerl.rewards.numeric import (
 )
 from simplerl.rewards.phrases import has_words, is_words, split_words, words_of
 from simplerl.rewards.rules import DIFFERENT, EQUAL, FAILED, TIMEOUT, Verdict
-from simplerl.rewards.stated import approximations, stated_value
-from simplerl.rewards.structure import (
-    gold_alternatives,
-    is_label,
-    parse_structure,
-    sorted_by_name,
-    split_outside_brackets,
-)
+from simplerl.rewards.stated import approximations, split_unit_after_bracket, stated_value
+from simplerl.rewards.structure import gold_alternatives, is_label, parse_structure, split_outside_brackets
 from simplerl.rewards.symbolic import is_unparseable, math_verify_status
 from simplerl.rewards.units import Quantity, angle_unit, split_modulus, split_unit
 
@@ -138,6 +144,9 @@ class Comparator:
         """Return whether two collections have equal items in any order, or a collection equals a value or a tuple."""
         a, g = _resplit(a, g), _resplit(g, a)
         if isinstance(a, Unordered) and isinstance(g, Unordered):
+            flat = without_groups(a), without_groups(g)
+            if (flat[0] == a.items) != (flat[1] == g.items) and self.in_order(*flat):
+                return True
             if len(a.items) != len(g.items) or len(a.items) > MAX_ITEMS or {a.joined, g.joined} == {"or", "and"}:
                 return False
             unmatched = list(g.items)
@@ -215,7 +224,7 @@ class Comparator:
         count as matrices too."""
         if isinstance(a, Matrix) and isinstance(g, Matrix):
             return len(a.rows) == len(g.rows) and all(self.in_order(x, y) for x, y in zip(a.rows, g.rows, strict=True))
-        if (nested := _rows_of_lists(a if isinstance(g, Matrix) else g)) is not None:
+        if (nested := rows_of_lists(a if isinstance(g, Matrix) else g)) is not None:
             return self.matrices(nested, g) if isinstance(g, Matrix) else self.matrices(a, nested)
         matrix, other = (a, g) if isinstance(a, Matrix) else (g, a)
         assert isinstance(matrix, Matrix)
@@ -305,15 +314,6 @@ def _percent_of_a_unit(a: Quantity, g: Quantity) -> bool:
     return a.percent != g.percent and bool(other.unit or DEGREES.search(other.value))
 
 
-def _rows_of_lists(structure: Structure) -> Matrix | None:
-    """Return a list in square brackets whose items are all lists in square brackets or parentheses, such as
-    [[1,2],[3,4]], as a matrix of these rows; None for any other structure. Rows may differ in length."""
-    if not isinstance(structure, Ordered) or structure.opening != "[":
-        return None
-    rows = [item.items for item in structure.items if isinstance(item, Ordered) and item.opening in "[("]
-    return Matrix(tuple(rows)) if len(rows) == len(structure.items) else None
-
-
 def _same_text(a: str, g: str) -> bool:
     return equality_key(a) == equality_key(g)
 
@@ -332,13 +332,6 @@ def _is_same_relation(a: tuple[str, ...], g: tuple[str, ...], *, positive: bool 
     return len(trees) == 4 and algebra.equations_equal((trees[0], trees[1]), (trees[2], trees[3]), positive=positive)
 
 
-def split_unit_after_bracket(text: str, gold: Quantity | None = None) -> str:
-    """Remove the unit after the closing bracket of a tuple, list or matrix; return any other text unchanged. gold: as
-    in `split_unit`."""
-    measured = split_unit(text, gold)
-    return measured.value if _BRACKETED.fullmatch(measured.value) else text
-
-
 def _resplit(structure: Structure, other: Structure) -> Structure:
     """Return 1,100 as a list of two numbers if `other` is a list; return any other structure unchanged."""
     if isinstance(structure, Value) and isinstance(other, Unordered) and "," in structure.text:
@@ -346,7 +339,6 @@ def _resplit(structure: Structure, other: Structure) -> Structure:
     return structure
 
 
-_BRACKETED = re.compile(r"(?:[(\[].*,|\\\{|\\langle|\\begin).*[)\]}]|\\langle.*\\rangle", re.S)
 _PRIMED = re.compile(r"\S\s*'+")
 _EMPTY = (Value("\\emptyset"), Value("emptyset"))
 _NAMES_OF_Y = re.compile(r"y=(?:[fgh]\s*\(\s*x\s*\)|y_\{hat\})|(?:[fgh]\s*\(\s*x\s*\)|y_\{hat\})=y")

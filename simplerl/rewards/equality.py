@@ -12,7 +12,8 @@ Decisions of the default rule:
 - Variables are never units, and neither are words of other scripts unless `unit_words.txt` lists them. A percentage is
   not a length. Words beside a value must be the same, and the value between them is compared as mathematics.
 - Answer and gold answer may give an option letter with or without its text or value; several options are a set.
-- Lists and sets have no order, but every item counts; tuples and intervals are ordered.
+- Lists and sets have no order, but every item counts; tuples, intervals, labelled parts and verdicts (True, False) are
+  ordered. Rows of cases and groups (x = 1, y = 2 or x = 3, y = 4) are compared as units, in any order.
 - An unfinished computation (16-3-4, 3!, \\int) does not equal its result, but 5 = 10/2 counts as 5, and 2 \\pm 1 as
   1 and 3.
 - \\ln is to base e and \\lg to base 10. \\log without a base may be either, so it equals what it equals in both bases:

@@ -44,7 +44,7 @@ class Ordered:
     """Holds a point, a sequence or an interval. variable: the name of the variable if it is written as an inequality,
     otherwise ""."""
 
-    opening: str  # "(", "[" or another bracket; so is `closing`
+    opening: str  # "(", "[" or another bracket, or "" for a value and its condition; so is `closing`
     items: tuple[Structure, ...]
     closing: str
     variable: str = ""
@@ -86,6 +86,35 @@ Structure = Value | Unordered | Ordered | Equation | Inequality | Congruence | M
 def interval(opening: str, low: str, high: str, closing: str, variable: str = "") -> Ordered:
     """Return the interval between two ends, described by inequalities in `variable` if that is set."""
     return Ordered(opening, (Value(low), Value(high)), closing, variable)
+
+
+def rows_of_lists(structure: Structure) -> Matrix | None:
+    """Return a list in square brackets whose items are all lists in square brackets or parentheses, such as
+    [[1,2],[3,4]], as a matrix of these rows; None for any other structure. Rows may differ in length."""
+    if not isinstance(structure, Ordered) or structure.opening != "[":
+        return None
+    rows = [item.items for item in structure.items if isinstance(item, Ordered) and item.opening in "[("]
+    return Matrix(tuple(rows)) if len(rows) == len(structure.items) else None
+
+
+def without_groups(several: Unordered) -> tuple[Structure, ...]:
+    """Return the items of a list with the items of its groups in place of the groups; see `lists.groups`."""
+    return tuple(
+        itertools.chain.from_iterable(
+            item.items
+            if (isinstance(item, Unordered) and not item.braces) or (isinstance(item, Ordered) and not item.opening)
+            else (item,)
+            for item in several.items
+        )
+    )
+
+
+def sorted_by_name(several: Unordered) -> Unordered:
+    """Sort a list such as y = 2, x = 1 by name if the names are different single letters; else return it unchanged."""
+    names = [item.sides[0].strip() for item in several.items if isinstance(item, Equation)]
+    if len(names) < len(several.items) or len(set(names)) < len(names) or any(len(name) > 1 for name in names):
+        return several
+    return Unordered(tuple(dict(sorted(zip(names, several.items, strict=True))).values()))
 
 
 def half_lines(conditions: Sequence[Structure]) -> bool:

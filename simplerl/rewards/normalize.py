@@ -10,6 +10,7 @@ import re
 
 from simplerl.rewards.characters import CURRENCY_SIGNS, TEXT_GROUP, to_latex
 from simplerl.rewards.characters import TEXT as _TEXT
+from simplerl.rewards.lists import are_lists, with_rows_of_cases
 from simplerl.rewards.matrices import as_pmatrix
 
 _RENAMED = {
@@ -184,7 +185,8 @@ def normalize(text: str) -> str:
     text = " ".join((_COMMAND.sub(_rename, text) if "\\" in text else text).split())
     text = as_pmatrix(_rewritten(text, _MIDDLE))
     if "\\begin{pmatrix}" not in text and ("\\" in text or "&" in text):
-        text = _SETUP.sub(" ", text).replace("\\end{", "\\end {").replace("\\\\", ",").replace("&", " ")
+        text = _SETUP.sub(" ", with_rows_of_cases(text)).replace("\\end{", "\\end {").replace("&", " ")
+        text = re.sub(r"[,;]?\s*\\\\", ",", text)
         text = " ".join(re.sub(r"\\end \{[a-z*]+\}", " ", text).split())
     text = _rewrite_accents(text) if "\\" in text else text
     text = _ORDINAL.sub("", text) if any(ending in text for ending in ("st", "nd", "rd", "th")) else text
@@ -240,11 +242,12 @@ def _with_connectives(text: str) -> str:
     relations = [bool(_RELATION.search(piece)) for piece in pieces]
     if not re.search(rf"{_INEQUALITY.pattern}|\\in(?![a-z])", text):
         relations = [False] * len(pieces)
+    separator = ";" if "," in text and set(signs) == {"\\vee"} and are_lists(pieces) else ","  # 1, 2 or 3, 4
     joined = pieces[0]
     for i, (sign, piece) in enumerate(zip(signs, pieces[1:], strict=True)):
         are_values = not any(map(_LETTER.search, pieces[i : i + 2]))  # 3 \\vee 5, unlike p \\vee q
         is_kept = (logical[i] and not are_values) or (sign and relations[i] and relations[i + 1])
-        joined += f" {sign if is_kept else ','} {piece}"
+        joined += f" {sign if is_kept else separator} {piece}"
     return " ".join(joined.split())
 
 

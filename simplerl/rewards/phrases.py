@@ -1,7 +1,8 @@
 r"""Reads answers that are words, or words beside values: `west`, `2.5 \text{ million}`, `from 1/2 to 3`.
 
 The words must be the same apart from case (except single letters), spaces and punctuation; the synonyms of "no
-solution" and of "undefined" count as the same. The text between them is mathematics, and
+solution" and of "undefined" count as the same. A hyphen is a minus sign except in a compound (non-negative) or in a
+sentence, and an apostrophe is a prime except in a contraction or possessive. The text between words is mathematics, and
 `split_words` returns it separately for comparison, so that words never hide a decimal point, sign, power or bracket.
 """
 

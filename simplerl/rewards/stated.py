@@ -100,3 +100,13 @@ def sentence_value(gold: str) -> str | None:
     if len(stated) != 1 or gold[stated[0].end() :].strip(" .") or stated[0] is not formulas[-1]:
         return None
     return next(group for group in stated[0].groups() if group is not None)
+
+
+_BRACKETED = re.compile(r"(?:[(\[].*,|\\\{|\\langle|\\begin).*[)\]}]|\\langle.*\\rangle", re.S)
+
+
+def split_unit_after_bracket(text: str, gold: Quantity | None = None) -> str:
+    """Remove the unit after the closing bracket of a tuple, list or matrix; return any other text unchanged. gold: as
+    in `split_unit`."""
+    measured = split_unit(text, gold)
+    return measured.value if _BRACKETED.fullmatch(measured.value) else text

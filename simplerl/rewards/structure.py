@@ -27,6 +27,7 @@ from simplerl.rewards.forms import (
     interval,
     linear,
 )
+from simplerl.rewards.lists import are_verdicts, groups, is_row, labelled_parts
 from simplerl.rewards.matrices import matrix_cells, rows_in_brackets, scaled_vector
 from simplerl.rewards.numeric import parse_number
 from simplerl.rewards.units import split_modulus, split_unit
@@ -84,12 +85,12 @@ def parse_structure(text: str, depth: int = 0) -> Structure:  # noqa: PLR0911 - 
     text = text.strip()
     if depth > MAX_NESTING or _is_number(text):
         return Value(text)
-    if (reals := _real_intervals(text)) is not None:
-        return reals
+    if (found := _real_intervals(text) or _labelled(text, depth)) is not None:
+        return found
     text = _outward_brackets(text)
-    pieces, _ = split_outside_brackets(text, _COMMAS)
+    pieces, separators = split_outside_brackets(text, _COMMAS)
     if len(pieces) > 1 and all(pieces):
-        return _conditions(pieces, depth)
+        return _grouped(pieces, separators, depth) or _conditions(pieces, depth)
     if (joined := _joined_conditions(text, depth)) is not None:
         return joined
     pieces, _ = split_outside_brackets(text, _UNIONS)
@@ -160,6 +161,23 @@ def _collection(pieces: tuple[str, ...], depth: int, *, open_sets: bool) -> Unor
         item = parse_structure(piece, depth + 1)
         items.extend(item.items if isinstance(item, Unordered) and (open_sets or not item.braces) else [item])
     return Unordered(tuple(items))
+
+
+def _labelled(text: str, depth: int) -> Structure | None:
+    parts = labelled_parts(text) if depth == 0 else ()
+    return Ordered("(", tuple(parse_structure(part, 1) for part in parts), ")") if parts else None
+
+
+def _grouped(pieces: tuple[str, ...], separators: tuple[str, ...], depth: int) -> Structure | None:
+    """Return a list of verdicts in order, or groups in any order: rows of a value and its condition, or lists; else
+    None."""
+    if are_verdicts(pieces):
+        return Ordered("(", tuple(map(Value, pieces)), ")")
+    found = groups(pieces, separators)
+    parsed = [tuple(parse_structure(piece, depth + 2) for piece in group) for group in found]
+    if any(map(is_row, found)):
+        return Unordered(tuple(Ordered("", row, "") for row in parsed))
+    return Unordered(tuple(map(Unordered, parsed))) if found else None
 
 
 def _conditions(pieces: tuple[str, ...], depth: int) -> Structure:
@@ -324,11 +342,3 @@ def gold_alternatives(gold: str) -> tuple[str, ...]:
     condition, colon, interval = gold.partition(":")
     is_double = bool(colon) and re.search(r"[<>]|\\[lg]e\b", condition) and interval.strip()[:1] in ("(", "[")
     return (condition, interval) if is_double else (gold,)
-
-
-def sorted_by_name(several: Unordered) -> Unordered:
-    """Sort a list such as y = 2, x = 1 by name if the names are different single letters; else return it unchanged."""
-    names = [item.sides[0].strip() for item in several.items if isinstance(item, Equation)]
-    if len(names) < len(several.items) or len(set(names)) < len(names) or any(len(name) > 1 for name in names):
-        return several
-    return Unordered(tuple(dict(sorted(zip(names, several.items, strict=True))).values()))
