@@ -267,6 +267,77 @@ def test_lenient_takes_no_part_of_an_answer(response: str, gold: str) -> None:
     assert lenient(response, Problem(id="p", question="", answer=gold)).status == "different"
 
 
+@pytest.mark.parametrize(
+    "text", ["The answer is {}", "Answer: **{}**", "#### {}", "<answer>{}</answer>", "so\n{}", r"\boxed{{{}"]
+)
+def test_lenient_keeps_a_leading_decimal_point(text: str) -> None:
+    assert lenient_answer(text.format(".5")) == ".5"
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "correct"),
+    [
+        ("The answer is minus 5.", "-5", True),
+        ("it is negative 5", "5", False),
+        ("答案是负5", "-5", True),
+        ("温度是零下5度", "5", False),
+        ("答案不是5", "5", False),
+        ("答案小于5", "5", False),
+        ("The answer is greater than 5", "5", False),
+        ("8 minus 3 equals 5", "5", True),
+        ("<think>7</think><answer></answer>", "7", False),
+    ],
+)
+def test_lenient_reads_signs_denials_and_empty_tags(response: str, gold: str, correct: bool) -> None:
+    assert lenient(response, Problem(id="p", question="", answer=gold)).correct == correct
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("x^2 + 3x + 2", "2"),
+        ("(x - 2)(x + 3)", "3"),
+        ("n(n + 1) / 2", "2"),
+        ("2 < x < 5", "5"),
+        ("x = 3, y = 4", "4"),
+        ("x^2 + y^2 = 25", "25"),
+        ("10 pi square units", "10"),
+        ("5 hours 30 minutes", "30"),
+        ("(2, 5)", "5"),
+        ("[2, 5)", "5"),
+        ("x > 5", "5"),
+        ("3 - 5", "5"),
+        ("±5", "5"),
+        ("12 345", "345"),
+        ("ln 5", "5"),
+    ],
+)
+def test_lenient_takes_mathematics_as_a_whole(text: str, part: str) -> None:
+    """After a marker and on the last line an expression with spaces is the answer; a number within it is not."""
+    for response in (f"Answer: {text}\n", f"We add.\n{text}"):
+        whole = lenient_answer(response)
+        assert whole is not None and whole.replace("\\", "") == text
+        assert not lenient(response, Problem(id="p", question="", answer=part)).correct
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("The interval is 2 < x < 5.", "2<x<5"),
+        ("We get x^2 + 3x + 2 for all x.", "x^2+3x+2"),
+        ("It is ln 5.", "ln(5)"),
+        ("so\n10 / 3 = 3.33", "3.33"),
+        ("so\n2x = 10, x = 5", "5"),
+        ("so\n- 5", "5"),
+        ("so\n5!", "5!"),
+        ("<b>5</b>", "5"),
+        ("Therefore, C.", "C"),
+    ],
+)
+def test_lenient_takes_the_enclosing_expression_or_the_computed_value(response: str, answer: str) -> None:
+    assert lenient_answer(response) == answer
+
+
 def test_lenient_takes_several_items_as_one_answer() -> None:
     assert lenient("The answer is $5$ or $6$.", Problem(id="p", question="", answer="5,6")).correct
     assert lenient("it is sqrt(2)", Problem(id="p", question="", answer="\\sqrt{2}")).correct

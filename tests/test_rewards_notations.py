@@ -151,6 +151,10 @@ KINDS: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
         [("4 \\lor -6", "-6, 4"), ("4 ∨ \\frac{1}{2}", "1/2, 4"), ("\\text{either 4 or 7}", "7,4"), ("\\text{4 and 7}", "4,7")],
         [("p \\lor q", "p, q"), ("4 \\lor 7", "4"), ("\\text{4 or 7}", "47"), ("\\alpha \\vee \\beta", "\\alpha, \\beta")],
     ),
+    "counter": (
+        [("5人", "5"), ("5", "5页"), ("5个", "5人"), ("5名", "5人"), ("5 人", "5\\text{ people}"), ("5 页", "5\\text{ pages}"), ("5 units", "5页"), ("¥45", "45元"), ("45\\text{ yen}", "¥45"), ("C\\$5", "5")],
+        [("5元", "5分"), ("30 分", "30 秒"), ("30 分", "30\\text{ cm}"), ("5 人", "5 元"), ("5 页", "5\\text{ km}"), ("5页", "5本"), ("5\\text{ square units}", "5\\text{ cubic units}"), ("5平方单位", "5立方单位"), ("¥45", "€45"), ("C\\$5", "\\$5")],
+    ),
     "multiplier": (
         [("3.5 \\text{ million}", "3500000"), ("\\$7 \\text{ million}", "7,000,000"), ("7 \\text{ thousand people}", "7000"), ("3万元", "30000"), ("1.2亿", "120000000")],
         [("3.5 \\text{ million}", "3.5"), ("3.5 \\text{ million}", "35 \\text{ million}"), ("7 \\text{ thousandths}", "7000"), ("7 \\text{ million}", "7 \\text{ thousand}"), ("3万", "3")],
@@ -189,7 +193,7 @@ KINDS: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
     ),
     "greek-and-compound-units": (
         [("8 µm", "8"), ("8\\ \\mu\\text{m}", "8"), ("8\\,\\mathrm{\\mu m}", "8\\ \\mu\\text{m}"), ("100 Ω", "100"), ("4.7\\text{ k}\\Omega", "4.7"), ("2\\Omega", "2 \\Omega"), ("5 \\text{ N}\\cdot\\text{m}", "5 \\text{ N m}"), ("5 \\text{ J/(kg·K)}", "5"), ("3\\ \\mathrm{m\\,s^{-2}}", "3 \\text{ m/s}^2"), ("12 \\text{ Å}", "12"), ("2\\times10^{-6}\\text{ F}", "2\\times 10^{-6}")],
-        [("8 \\mu", "8"), ("2", "2\\mu g"), ("2", "2\\Omega"), ("8 \\mu\\text{m}", "8 \\mu\\text{s}"), ("8 µm", "8\\text{ mm}"), ("4.7 k\\Omega", "4.7\\ \\mathrm{\\Omega}"), ("3 \\text{ m s}", "3 \\text{ m/s}"), ("12 \\text{ N m}", "12 \\text{ N}"), ("5\\pi", "5"), ("5 \\text{ K}", "5000"), ("5\\mathrm{C}", "5"), ("5 \\text{ A}", "5\\text{ V}")],
+        [("8 \\mu", "8"), ("2", "2\\mu g"), ("2\\mu g", "2"), ("2", "2\\Omega"), ("8 \\mu\\text{m}", "8 \\mu\\text{s}"), ("8 µm", "8\\text{ mm}"), ("4.7 k\\Omega", "4.7\\ \\mathrm{\\Omega}"), ("3 \\text{ m s}", "3 \\text{ m/s}"), ("12 \\text{ N m}", "12 \\text{ N}"), ("5\\pi", "5"), ("5 \\text{ K}", "5000"), ("5\\mathrm{C}", "5"), ("5 \\text{ A}", "5\\text{ V}")],
     ),
     "vectors-and-hats": (
         [("\\vec{a}+\\vec{b}", "\\vec b+\\vec a"), ("\\vec{a}", "\\mathbf{a}"), ("3\\hat{\\imath}-\\hat{j}", "3\\mathbf{i}-\\mathbf{j}"), ("\\vec v=(1,2)", "(1,2)"), ("y=2x+1", "\\hat{y}=2x+1"), ("\\widehat{ABC}", "\\widehat{ABC}")],

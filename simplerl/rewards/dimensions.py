@@ -28,6 +28,13 @@ _SCALES: dict[str, dict[str, float]] = {  # size of each unit relative to the ba
     "angle": {"degree": 1.0, "deg": 1.0, "rad": 57.29578, "radian": 57.29578},
 }  # fmt: skip
 _SCALE = {name: (kind, size) for kind, names in _SCALES.items() for name, size in names.items()}
+# Units of other scripts without a dimension here
+_MEASURES = re.compile(
+    "yuan|jiao|yen|won|euro|rupee|ruble|kopeck|shekel|baht|riyal|dinar|lira|celsius|fahrenheit|kelvin|newton|joule|watt"
+    "|kilowatt|volt|ampere|ohm|pascal|hertz|hectare|mu|jin|person"
+)
+YEN_OR_YUAN = "¥"  # the sign of both currencies
+_POWER = re.compile(r"\b(square|sq|cubic|cu)\b|\^(\d)")
 POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _Factor = tuple[str, float, int, int]  # dimension, size, power, 1 in the numerator or -1 in the denominator
 
@@ -69,13 +76,29 @@ def unit_factors(unit: str) -> tuple[_Factor, ...] | None:
 def _unit_key(unit: str) -> str:
     """Return a key under which spellings of the same words are equal; empty for the word "units"."""
     words = " ".join(singular(word) for word in unit.split())
+    words = re.sub(r"\bpeople\b", "person", words)
     words = re.sub(r"\b(?:square |cubic |sq |cu )?unit(?:\^\d)?\b", "", words)
     return re.sub(r"^degree (?=celsiu|fahrenheit|kelvin)|[\s.*-]+", "", words)
 
 
 def units_conflict(a: str, b: str) -> bool:
-    """Return whether both sides have a unit and the units differ: cm and m, m and m^2, north and south."""
-    if not (a and b) or _unit_key(a) == _unit_key(b) or not (_unit_key(a) and _unit_key(b)):
+    """Return whether both sides have a unit and the units differ: cm and m, m and m^2, 元 and 页, north and south."""
+    if not (a and b):
         return False
+    keys = _unit_key(a), _unit_key(b)
+    if keys[0] == keys[1] or not all(keys):
+        powers = _power(a), _power(b)
+        return not all(keys) and None not in powers and powers[0] != powers[1]
+    if YEN_OR_YUAN in a + b:
+        return not all(re.search(rf"{YEN_OR_YUAN}|yuan|yen", one) for one in (a, b))
+    if a.isascii() != b.isascii():  # a counter and a word
+        words = (a if a.isascii() else b).split()
+        return any(unit_size(word.partition("^")[0]) or _MEASURES.fullmatch(singular(word)) for word in words)
     factors = unit_factors(a)
     return factors is None or factors != unit_factors(b)
+
+
+def _power(unit: str) -> int | None:
+    """Return the power that a unit is written with: 2 for square units and cm^2; None if it has none."""
+    found = _POWER.search(unit)
+    return (POWERS[found[1]] if found[1] else int(found[2])) if found else None

@@ -12,9 +12,10 @@ Rules for the value:
   words inside.
 - "5 or 6" is one answer with two items, and so is a list that directly follows a marker; "20, up from 15" is 20. Two
   notations of one number ("1/2, or 0.5") are one value.
-- A number within an expression without math delimiters (sqrt(2), 5^2, 3y) is not extracted alone: the whole expression
-  is the answer. So are "5 million", $5$ million and $3$/4. A number may stand next to a character of another script
-  (35个).
+- A number within an expression without math delimiters (sqrt(2), 5^2, 3x + 2) is not extracted alone: the whole
+  expression is the answer. So are "5 million", $5$ million and $3$/4, and a sentence after a marker or a last line that
+  is mathematics as a whole. A number may stand next to a character of another script (35个).
+- "minus 5" is -5, "less than 5" is <5. An empty <answer> tag is no answer.
 """
 
 from __future__ import annotations
@@ -27,14 +28,10 @@ from simplerl.rewards.algebra import expressions_equal
 from simplerl.rewards.extract import cut_at_stop, last_boxed
 from simplerl.rewards.normalize import normalize
 from simplerl.rewards.numeric import parse_number
+from simplerl.rewards.plain_math import plain_text, whole_expression, with_signs, without_inner_spaces
 
 _TAG = re.compile(r"<answer>", re.I)
 _TAG_END = re.compile(r"</answer>|</?think>", re.I)
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-_POWER_OF_TEN = re.compile(
-    r"(?:(?<=\d)\s?(?:×|[xX*·⋅∙]|\\times|\\cdot)\s?|(?<![\w.,\\^]))10\s?"
-    r"(?:\^\s?\{?\s?([-+]?\d{1,3})(?!\d)\}?|([⁻⁺]?[⁰¹²³⁴-⁹]{1,3}))"
-)
 _MARKER = re.compile(
     r"\b(?:answers?|results?|solutions?)\s?(?:\*\*|__)?\s?(?:is|are|should be|would be|:|=)\s?(?:\*\*|__)?\s?:?"
     r"|^\s?A\s?:|答案?(?:是|为|：|:)|答え?は|정?답은"
@@ -64,7 +61,7 @@ _OPTION = re.compile("|".join(_OPTIONS), re.M)
 # The same without the word option: it counts only if no number follows.
 _OPTION_ALONE = re.compile(
     rf"(?:^|[.,;:。，]\s?|\b(?:{_SO}|[Oo]nly)\s){_LETTER}\sis\s(?:correct|right|true)"
-    rf"|\b{_SO},?\s(?=[($*\\]){_LETTER}\.?\s?\Z",
+    rf"|\b{_SO}(?:,\s(?!I)|,?\s(?=[($*\\])){_LETTER}\.?\s?\Z",
     re.M,
 )
 _HEADING = re.compile(r"^\s?#{1,6}\s?(?=\S*[^\W\d_]{2}|\d+[.):]\s?\D).*$", re.M)
@@ -95,16 +92,19 @@ _RESTATED = re.compile(  # "1/2, or 0.5", "0.5 (or 1/2)"
     rf"({_ITEM})(?:,?\s?{_THAT_IS}|,|\s?\()\s?(?:{_THAT_IS}[,\s]\s?){{0,2}}(?:{_ROUNDED})?({_ITEM})", re.I
 )
 _DENIED = re.compile(
-    rf"(?:\b(?:cannot|not|never)|n['’]t)\s(?:(?:be|equal|equal to|simply|just)\s){{0,2}}(?:{_ITEM})", re.I
+    rf"(?:\b(?:cannot|not|never)|n['’]t)\s(?:(?:be|equal|equal to|simply|just)\s){{0,2}}(?:{_ITEM})"
+    rf"|不(?:是|等于|为|可能是)\s?(?:{_ITEM})",
+    re.I,
 )
+_EDGE = re.compile(r"^(?:[ *_,:;$]|\.(?!\d))+")
 _QUOTED = re.compile(r"""(?:"([^"\n]{1,80})"|“([^”\n]{1,80})”|`{1,3}([^`\n]{1,80})`{1,3})""")
 _ASIDE = re.compile(
     rf"(\\?\$?\s?(?:{_AMOUNT})(?:\s?\\?%)?(?:\s[a-z]+){{0,3}}),\s(?!(?:and|or|so|then|thus|hence|giving|which)\b)[a-z]"
 )
 # Text around a number that is part of an expression:
-_EXPRESSION_BEFORE = re.compile(r"(?:[\^√/*·×+({\[]|[A-Za-z)\]}][-+*/^({]+)$")
+_EXPRESSION_BEFORE = re.compile(r"(?:[\^√/*·×+±({\[]|[A-Za-z)\]}][-+*/^({]+|\d-|[(\[][^()\[\]]*,|[<≤≥]|^[^<]*>)$")
 _EXPRESSION_AFTER = re.compile(
-    r"\^|√|π|\\?(?:sqrt|pi)\b|[*/·×+]\s?(?:[\d(\\√]|[A-Za-z](?![A-Za-z]))|\((?![A-Za-z]{2})|[A-Za-z](?![A-Za-z])"
+    r"-\d|[<>≤≥](?!/?[A-Za-z]*>)[-\w(]|\^|√|π|\\?(?:sqrt|pi)\b|[*/·×+]\s?(?:[\d(\\√]|[A-Za-z](?![A-Za-z]))|\((?![A-Za-z]{2})|[A-Za-z](?![A-Za-z])"
 )
 _SENTENCE_END = re.compile(r"\.(?=\s|$)|[!?](?=\s)|[\n。！？；．]")
 _MAX_EXPRESSION = 60  # characters of an expression that are read on each side of a number
@@ -114,7 +114,7 @@ _MAX_MARKERS = 20  # markers and tags that are tried, from the last
 
 def lenient_answer(response: str) -> str | None:
     """Return the final answer of a response by the rules of this module, or None if there is none."""
-    text = _plain(cut_at_stop(response))
+    text = plain_text(cut_at_stop(response))
     for tag in reversed(list(_TAG.finditer(text))[-_MAX_MARKERS:]):
         end = _TAG_END.search(text, tag.end())
         content = text[tag.end() : end.start() if end else len(text)].strip()
@@ -122,22 +122,17 @@ def lenient_answer(response: str) -> str | None:
             break
         if content:
             return _tagged(content)
+        if end and end.group().lower() == "</answer>":  # an empty tag is no answer, whatever precedes it
+            return _answer_in(text[end.end() :])
     thoughts, closed, after = text.rpartition("</think>")
     if closed and (last_boxed(text) is None or last_boxed(after)) and (answer := _answer_in(after)):
         return answer
     return _answer_in(f"{thoughts}\n{after}")
 
 
-def _plain(text: str) -> str:
-    """Return the text with single spaces and newlines, minus signs as hyphens, and powers of ten in one notation."""
-    text = re.sub(r"\s+", lambda run: "\n" if "\n" in run[0] else " ", text)
-    text = re.sub(r"[−–](?=[\d.^])", "-", text)
-    return _POWER_OF_TEN.sub(_power_of_ten, text)
-
-
-def _power_of_ten(found: re.Match[str]) -> str:
-    scale = "" if found.group().startswith("10") else "\\times"
-    return f"{scale}10^{{{found[1] or found[2].translate(_SUPERSCRIPTS)}}}"
+def _trimmed(text: str) -> str:
+    """Return the text without the punctuation and emphasis around it; a leading decimal point stays: .5."""
+    return _EDGE.sub("", text.rstrip(" *_.,:;$"))
 
 
 def _tagged(content: str) -> str:
@@ -150,7 +145,7 @@ def _tagged(content: str) -> str:
         return value
     if "\n" not in content and len([w for w in _PLAIN_WORD.findall(content) if len(w) > 2]) < 2:
         math = _MATH.fullmatch(content)
-        return _content(math) if math else content.strip(" *.")
+        return _content(math) if math else with_signs(_trimmed(content))
     return _answer_in(content) or content
 
 
@@ -159,6 +154,7 @@ def _answer_in(text: str) -> str | None:
         return boxed.strip()
     if (unclosed := _unclosed_box(text)) is not None:
         return unclosed
+    text = with_signs(text)
     last_value = max(map(text.rfind, "0123456789$\\"))
     alone = [option for option in _OPTION_ALONE.finditer(text) if option.start() > last_value]
     markers = sorted([*_MARKER.finditer(text), *_OPTION.finditer(text), *alone], key=lambda marker: marker.end())
@@ -168,7 +164,7 @@ def _answer_in(text: str) -> str | None:
             return value
     tail = _DENIED.sub(" ", _HEADING.sub("", text[-_TAIL:])).rstrip()
     last_line = tail.rsplit("\n", 1)[-1]
-    return _last_formula_or_number(last_line) or _last_formula_or_number(tail)
+    return whole_expression(last_line) or _last_formula_or_number(last_line) or _last_formula_or_number(tail)
 
 
 def _option(text: str, option: re.Match[str]) -> str:
@@ -191,7 +187,7 @@ def _unclosed_box(text: str) -> str | None:
     if start < 0:
         return None
     rest = re.split(r"\n|\$|\\\)|\\\]", text[start + len("\\boxed") :].lstrip(" {"), maxsplit=1)[0]
-    return rest.strip(" .}") or None
+    return _trimmed(rest.rstrip(" .}")) or None
 
 
 def _marked(text: str, marker: re.Match[str]) -> str | None:
@@ -218,15 +214,17 @@ def _value(text: str) -> str | None:  # noqa: PLR0911 - one return per form of a
     if (math := _MATH.match(text)) and _is_math(math):
         return _continued(text, math)[1]
     if quoted := _QUOTED.match(text):
-        return _content(quoted).strip(" .") or None
+        return _trimmed(_content(quoted)) or None
     if (option := re.match(rf"(?:[Oo]ption|[Cc]hoice|选项){_LETTER}", text)) is not None:
         return option.group(1)
     if aside := _ASIDE.match(text):
         text = aside.group(1)
     end = _SENTENCE_END.search(text)
-    sentence = (text[: end.start()] if end else text).strip(" *_.,:;$")
+    sentence = _trimmed(text[: end.start()] if end else text)
     if not sentence:
         return None
+    if (whole := whole_expression(sentence)) is not None:
+        return whole
     words = sentence.split()
     if _OTHER_SCRIPT.search(sentence) and len(_NUMBER.findall(sentence)) == 1 and not _MATH.search(sentence):
         return _last_formula_or_number(sentence)
@@ -288,6 +286,7 @@ def _same_value(first: str, second: str, *, rounded: bool = False) -> str | None
 
 def _last_formula_or_number(text: str) -> str | None:
     """Return the formula, number or choice ("3 or 4") that ends last in a text; None if it has none."""
+    text = without_inner_spaces(text)
     best: tuple[int, str] | None = None
     for math in _MATH.finditer(text):
         if _is_math(math):
@@ -313,7 +312,7 @@ def _enclosing_expression(text: str, found: re.Match[str]) -> str:
         return found.group(1) + multiplier.group()
     before = text[max(0, found.start(1) - _MAX_EXPRESSION) : found.start(1)]
     after = text[found.end(1) : found.end(1) + _MAX_EXPRESSION]
-    left = re.split(rf"[\s=:]|[^\x00-{chr(0x3FF)}√π×·]", before)[-1].lstrip("*_\"'`$")
+    left = re.split(rf"[\s:]|(?<![<>!])=|[^\x00-{chr(0x3FF)}√π×·]", before)[-1].lstrip("*_\"'`$")
     right = re.split(r"[\s=]|[.,;:](?!\d)", after, maxsplit=1)[0].rstrip("*_\"'`$!?")
     if _EXPRESSION_BEFORE.search(left) or _EXPRESSION_AFTER.match(right):
         whole = left + found.group(1) + right

@@ -8,10 +8,11 @@ The rules are chosen to avoid false positives:
 - A word in another script is a unit only if the list contains it: 元 is one, 万 (ten thousand) is not.
 - A single letter is a unit only within \text, and only if it is a common unit: never i, e, j or d. The letters \mu and
   \Omega begin or are a unit within \text; in an answer also bare after a number (8 \mu m), unless the gold answer has
-  them.
+  them or the letters may be a product (\mu g, \mu N).
 - Signs and codes of currencies stand before or after the value: £5, Rs. 5, US$5. Different currencies are different.
 - If both sides name a unit, it must be the same: the same dimension and size in any spelling (cm^2, square
-  centimeters), otherwise the same words. The word "units" is ignored.
+  centimeters), otherwise the same words. The word "units" is ignored, except that square and cubic units differ. A
+  counter of another script (页) differs from every unit and every other counter, but not from a noun (pages).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from simplerl.rewards.characters import CURRENCY_SIGNS
-from simplerl.rewards.dimensions import POWERS, singular, unit_factors
+from simplerl.rewards.dimensions import POWERS, YEN_OR_YUAN, singular, unit_factors
 from simplerl.rewards.latex import FUNCTIONS, GREEK
 
 
@@ -75,12 +76,15 @@ _CURRENCIES = {
     "₩": "won",
     "₪": "shekel",
     "₺": "lira",
+    "¥": YEN_OR_YUAN,
+    "￥": YEN_OR_YUAN,
 }
+_DOLLARS = {"A": "australian dollar", "C": "canadian dollar", "HK": "hongkong dollar"}
 _CODES = {
     "usd": "dollar", "eur": "euro", "gbp": "pound", "inr": "rupee", "rs": "rupee", "cny": "yuan", "rmb": "yuan",
-    "jpy": "yen",
+    "jpy": "yen", "cad": "canadian dollar",
 }  # fmt: skip
-_SIGN = re.compile(rf"(?:(?:{_FONT})?\s*\b(?:US|HK|[AC])\s*\}}?\s*)?\\\$|[{CURRENCY_SIGNS}]")
+_SIGN = re.compile(rf"(?:(?:{_FONT})?\s*\b(?P<country>US|HK|[AC])\s*\}}?\s*)?\\\$|[{CURRENCY_SIGNS}]")
 _CODE = re.compile(  # before the value; those after it are in the list of units
     rf"(?P<minus>-?)\s*(?:{_FONT})?\s*(?P<code>Rs|USD|EUR|GBP|INR|CNY|RMB|JPY)\s*\.?\s*\}}?\s*(?=[\d.])"
 )
@@ -90,6 +94,7 @@ _TAIL_MICRO = re.compile(
 _TAIL_OHM = re.compile(
     rf"(?<=[\d}})])\s*(?P<font>{_FONT})?\s*(?P<prefix>[kM]?)\s*\}}?\s*(?P<inner>{_FONT})?\s*\\Omega\s*\}}?$"
 )
+_FORCES = ("g", "N")
 _EXPONENT = re.compile(rf"({_FONT}[^{{}}]*)\^\s*\{{\s*(-?\d)\s*\}}")  # within \text
 _PRODUCT = re.compile(rf"({_FONT}[^{{}}]*)\}}\s*\*\s*{_FONT}")  # \text{N}*\text{m}
 _PERCENT = re.compile(
@@ -155,25 +160,28 @@ def split_unit(text: str, gold: Quantity | None = None) -> Quantity:
 
 
 def _split_currency(text: str) -> tuple[str, str]:
-    """Split the sign or code of a currency off a value; a sign of several currencies (¥) counts as the word "unit"."""
+    """Split the sign or code of a currency off a value."""
     if found := _CODE.match(text):
         return found["minus"] + text[found.end() :], _CODES[found["code"].lower()]
     if text.isascii() and "\\$" not in text:
         return text, ""
     if (found := _SIGN.search(text)) is None:
         return text, ""
-    return " ".join(_SIGN.sub(" ", text).split()), _CURRENCIES.get(found.group()[-1], "unit")
+    currency = _DOLLARS.get(found["country"] or "", _CURRENCIES[found.group()[-1]])
+    return " ".join(_SIGN.sub(" ", text).split()), currency
 
 
 def _split_greek_unit(value: str, gold: Quantity | None) -> tuple[str | None, str]:
     r"""Split 8 \mu\text{m} or 5 \text{k}\Omega into value and unit; return (None, "") for any other text.
 
-    Without \text, the unit is split off only in an answer, and only if the gold answer lacks the Greek letter."""
+    Without \text, the unit is split off only in an answer, and only if the gold answer lacks the Greek letter; \mu g
+    and \mu N without \text are products, as in friction."""
     if "\\mu" not in value and "\\Omega" not in value:
         return None, ""
     for pattern, letter in ((_TAIL_MICRO, "\\mu"), (_TAIL_OHM, "\\Omega")):
         found = pattern.search(value)
-        if found is None or not (found["font"] or found["inner"] or (gold is not None and letter not in gold.value)):
+        bare = found is not None and not (found["font"] or found["inner"])
+        if found is None or (bare and (gold is None or letter in gold.value or found[0][-1:] in _FORCES)):
             continue
         prefix = {"": "", "k": "kilo", "M": "mega"}[found["prefix"]] if letter == "\\Omega" else "micro"
         return value[: found.start()].rstrip(), prefix + ("ohm" if letter == "\\Omega" else found["unit"].lower())
@@ -217,9 +225,10 @@ def _foreign_unit(word: str, *, in_gold: bool) -> str:
             match[0] if (match := _POWER_WORD.match(part)) else "", ""
         )
         bare = part[match.end() :].lstrip(".") if match and power else part
-        name = _FOREIGN.get(part) or _FOREIGN.get(bare.rstrip("."))
-        if name is None and in_gold and _FOREIGN.get(part[:1]) == "unit" and len(part) <= 6:
-            name = None if _NUMERALS_AND_HEDGES.search(part) else "unit"
+        name = _counter(part) or _counter(bare.rstrip("."))
+        counter = _counter(part[:1]) if name is None and in_gold and len(part) <= 6 else None
+        if counter is not None and (not counter.isascii() or counter in ("unit", "person")):
+            name = None if _NUMERALS_AND_HEDGES.search(part) else counter
         if name is None:
             return ""
         names.append(name if part in _FOREIGN else name + power)
@@ -227,6 +236,12 @@ def _foreign_unit(word: str, *, in_gold: bool) -> str:
 
 
 _POWER_WORD = re.compile("平方|立方|кв|куб")
+
+
+def _counter(word: str) -> str | None:
+    """Return the name of a word of another script, which for a counter is the word itself; None if it is not listed."""
+    name = _FOREIGN.get(word)
+    return word if name == "counter" else name
 
 
 def _is_unit(word: str, named: frozenset[str] | None, *, mathematical: bool) -> bool:
