@@ -124,6 +124,33 @@ def test_different_answers(answer: str, gold: str) -> None:
     assert compare(answer, gold) == DIFFERENT
 
 
+CALLS_SAME = [
+    # a letter before a bracket is a product if it is a factor elsewhere, before a sum and before a power
+    ("\\frac{n^2+n}{2}", "n(n+1)/2"), ("k^2-k", "k(k-1)"), ("a(x-i)(x-6)", "a(x-6)(x-i)"), ("a(b+c)", "ab+ac"), ("C(1+2x+x^2)", "C(x+1)^2"), ("m(2a-2b)", "2m(a-b)"),
+    ("-A(e^{-kt}-1)", "A(1-e^{-kt})"), ("\\frac{a(r^n-1)}{r-1}", "\\frac{a(1-r^n)}{1-r}"), ("N_0(1/2)^{t/5}", "N_0(2)^{-t/5}"), ("x(2)", "2x"), ("xy", "(x)(y)"), ("(3)(n)", "(n)(3)"), ("x^n(n+1)", "(n+1)x^n"),
+    ("\\log_a(2)+\\log_a(3)", "\\log_a(6)"), ("i(1+i)", "i-1"), ("4\\pi", "\\pi(4)"), ("h(\\frac{a+b}{2})", "\\frac{h(a+b)}{2}"),
+    # function values are equal if their arguments are
+    ("f(1+x)", "f(x+1)"), ("f(0.5)", "f(\\frac12)"), ("-f(1)+f(3)", "f(3)-f(1)"), ("f(x)f(x)", "f(x)^2"), ("\\frac{f(h+x)-f(x)}{h}", "\\frac{f(x+h)-f(x)}{h}"), ("e^{-t/(RC)} I(0)", "I(0) e^{-\\frac{t}{RC}}"),
+    ("dy/dx", "\\frac{\\mathrm{d}y}{\\mathrm{d}x}"), ("a\\Delta t+v_0", "v_0+a\\Delta t"), ("\\frac ab", "\\frac{ad}{bd}"), ("\\angle CBA", "\\angle ABC"), ("A^{T}B", "A^\\top B"), ("\\frac{1}{A}", "A^{-1}"),
+]  # fmt: skip
+CALLS_OTHER = [
+    *((answer, "I(0) e^{-\\frac{t}{RC}}") for answer in ("0", "I(0)", "5I(0)", "f(0)")), ("P(0)e^{-kt}", "P(0)e^{kt}"), ("f(0)x^3", "\\frac{f(0)}{2}x^2"), ("0", "f(0)"), ("B(0)", "A(0)"), ("f(2x)", "2f(x)"), ("2f(x)+1", "f(2x)+1"),
+    ("-f(x)", "f(-x)"), ("f(x)+f(y)", "f(x+y)"), ("f(2)", "f(3)-f(1)"), ("g(f(x))", "f(g(x))"), ("E(X)^2", "E(X^2)"), ("AP(B)", "P(AB)"), ("2\\operatorname{Var}(X)", "\\operatorname{Var}(2X)"), ("2\\phi(n)", "\\phi(2n)"), ("f'(2x)", "2f'(x)"),
+    ("\\frac{y}{x}", "\\frac{dy}{dx}"), ("\\frac1x", "\\frac{d}{dx}"), ("\\frac{u}{t}", "\\frac{\\partial u}{\\partial t}"), ("\\frac yx", "\\frac{\\Delta y}{\\Delta x}"),
+    ("B^TA", "A^TB"), ("BA^{-1}", "A^{-1}B"), ("D", "PDP^{-1}"), ("\\angle ACB", "\\angle ABC"), ("\\triangle ACB", "\\triangle ABC"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "gold"), CALLS_SAME)
+def test_products_and_equal_function_values(answer: str, gold: str) -> None:
+    assert (compare(answer, gold), compare(gold, answer)) == (EQUAL, EQUAL)
+
+
+@pytest.mark.parametrize(("answer", "gold"), CALLS_OTHER)
+def test_function_values_derivatives_angles_and_matrices_are_no_products_of_letters(answer: str, gold: str) -> None:
+    assert DIFFERENT == compare(answer, gold) == compare(gold, answer)
+
+
 def test_measured_gold_answers_are_rounded() -> None:
     assert compare("56.003", "56.0", source="minerva_math") == EQUAL
     assert compare("56.003", "56.0") == DIFFERENT

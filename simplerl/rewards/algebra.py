@@ -28,6 +28,7 @@ from simplerl.rewards.evaluation import (
     variables,
 )
 from simplerl.rewards.latex import ParseError, Tree, contains, has_decimal, parse, symbols
+from simplerl.rewards.opaque import marked, same_matrix_product
 
 NUM_POINTS = 7
 
@@ -181,8 +182,12 @@ def parse_or_none(text: str, tight: bool = False) -> Tree | None:
 def expressions_equal(answer: str, gold: str, *, any_base: bool = False) -> bool | None:
     """Return whether two texts are equal as expressions; None if either cannot be parsed or evaluated.
 
-    A text with "/" is tried with both readings of a/2b: (a/2)b and a/(2b). any_base: see `trees_equal`.
+    Function values and the like are no products, see `simplerl.rewards.opaque`. A text with "/" is tried with both
+    readings of a/2b: (a/2)b and a/(2b). any_base: see `trees_equal`.
     """
+    if (same_product := same_matrix_product(answer, gold)) is not None:
+        return same_product
+    answer, gold = marked(answer, gold)
     verdict: bool | None = None
     for tight in (False, True) if "/" in answer + gold else (False,):
         a, g = parse_or_none(answer, tight), parse_or_none(gold, tight)

@@ -17,7 +17,7 @@ MAX_TOKENS, MAX_DEPTH, MAX_TREE_DEPTH = 400, 24, 60
 DIGITS = "0123456789"
 
 _NUMERAL = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][0-9]{1,3}(?![0-9]))?"
-_TOKEN = re.compile(rf"\s*({_NUMERAL}|\\[A-Za-z]+|\\.|.)", re.S)
+TOKEN = re.compile(rf"\s*({_NUMERAL}|\\[A-Za-z]+|\\.|.)", re.S)
 FUNCTIONS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "ln", "log", "exp",
     "arccot", "arcsec", "arccsc",
@@ -27,7 +27,7 @@ GREEK = {
     "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma",
     "Phi", "Psi", "Omega", "hbar", "ell", "vartheta", "varrho", "partial", "nabla", "infty", "angle", "triangle",
 }  # fmt: skip
-_FACTOR_COMMANDS = FUNCTIONS | GREEK | {"frac", "binom", "sqrt", "pi", "mathrm"}
+_FACTOR_COMMANDS = FUNCTIONS | GREEK | {"frac", "binom", "sqrt", "pi", "mathrm", "apply"}
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
 
 
@@ -37,7 +37,7 @@ class ParseError(ValueError):
 
 def parse(text: str, *, tight: bool = False) -> Tree:
     """Return the tree of the whole text. tight: a/2b means a/(2b) instead of (a/2)b. Raises ParseError."""
-    tokens = _TOKEN.findall(text.strip())
+    tokens = TOKEN.findall(text.strip())
     if len(tokens) > MAX_TOKENS:
         raise ParseError(f"more than {MAX_TOKENS} tokens")
     parser = _Parser(tokens, tight)
@@ -238,7 +238,7 @@ class _Parser:
             if token != "{":
                 pieces.append(token)
 
-    def command(self, name: str) -> Tree:
+    def command(self, name: str) -> Tree:  # noqa: PLR0911 - one return per kind of command
         if name in FUNCTIONS:
             return self.function(name)
         if name == "Gamma" and self.peek() == "(":
@@ -253,6 +253,8 @@ class _Parser:
             return ("call", "root" if degree else "sqrt", self.argument(), *degree)
         if name == "mathrm":
             return self.group("{")
+        if name == "apply":  # a mark of simplerl.rewards.opaque
+            return ("call", "apply", ("sym", self.subscript()), self.group("("))
         raise ParseError(f"unsupported command \\{name}")
 
     def function(self, name: str) -> Tree:
