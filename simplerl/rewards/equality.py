@@ -20,6 +20,7 @@ Decisions of the default rule:
   \\log 4 equals 2\\log 2, but neither \\ln 4 nor \\lg 4. Within an equation (\\log 0.01 = -2) one base suffices.
 - A set over numbers other than the reals is not an interval, ln|x| is not ln x, and x, \\bar{x}, \\hat{x} and
   \\vec{x} are different symbols; a vector may be written with an arrow or in bold.
+- f(0), f(2x), dy/dx, \\angle ABC and P^{-1}AP are not products of their letters (`simplerl.rewards.opaque`).
 """
 
 from __future__ import annotations
