@@ -131,7 +131,7 @@ CALLS_SAME = [
     ("\\log_a(2)+\\log_a(3)", "\\log_a(6)"), ("i(1+i)", "i-1"), ("4\\pi", "\\pi(4)"), ("h(\\frac{a+b}{2})", "\\frac{h(a+b)}{2}"),
     # function values are equal if their arguments are
     ("f(1+x)", "f(x+1)"), ("f(0.5)", "f(\\frac12)"), ("-f(1)+f(3)", "f(3)-f(1)"), ("f(x)f(x)", "f(x)^2"), ("\\frac{f(h+x)-f(x)}{h}", "\\frac{f(x+h)-f(x)}{h}"), ("e^{-t/(RC)} I(0)", "I(0) e^{-\\frac{t}{RC}}"),
-    ("dy/dx", "\\frac{\\mathrm{d}y}{\\mathrm{d}x}"), ("a\\Delta t+v_0", "v_0+a\\Delta t"), ("\\frac ab", "\\frac{ad}{bd}"), ("\\angle CBA", "\\angle ABC"), ("A^{T}B", "A^\\top B"), ("\\frac{1}{A}", "A^{-1}"),
+    ("dy/dx", "\\frac{\\mathrm{d}y}{\\mathrm{d}x}"), ("a\\Delta t+v_0", "v_0+a\\Delta t"), ("\\frac ab", "\\frac{ad}{bd}"), ("\\angle CBA", "\\angle ABC"), ("\\angle{ABC}", "\\angle A B C"), ("\\angle B+\\angle A", "\\angle A + \\angle B"), ("\\Delta{T_1}", "\\Delta T_{1}"), ("A^{T}B", "A^\\top B"), ("\\frac{1}{A}", "A^{-1}"),
 ]  # fmt: skip
 CALLS_OTHER = [
     *((answer, "I(0) e^{-\\frac{t}{RC}}") for answer in ("0", "I(0)", "5I(0)", "f(0)")), ("P(0)e^{-kt}", "P(0)e^{kt}"), ("f(0)x^3", "\\frac{f(0)}{2}x^2"), ("0", "f(0)"), ("B(0)", "A(0)"), ("f(2x)", "2f(x)"), ("2f(x)+1", "f(2x)+1"),

@@ -21,9 +21,11 @@ _MAY_BE_MARKED = re.compile(
 _NO_FUNCTIONS = {"e", "i", "\\pi", "\\infty", "\\Gamma", "\\partial", "\\nabla", "\\angle", "\\triangle"}
 _BEFORE_OPERAND = {"^", "_", "\\frac", "\\sqrt", "\\binom"}  # of one token, if it has no braces
 _OPERATOR_NAME = re.compile(r"\\mathrm\s*\{\s*([A-Za-z]+[a-z])\s*\}(?=\s*\()")
-_FIGURE = re.compile(r"\\(angle|triangle)\s*(?:([A-Z])\s*([A-Z])\s*([A-Z])(?![A-Za-z_'])|([A-Z])(?![\sA-Z_']))")
+_FIGURE = re.compile(
+    r"\\(angle|triangle)\s*(?:\{\s*([A-Z]\s*[A-Z]\s*[A-Z]|[A-Z])\s*\}|([A-Z]\s*[A-Z]\s*[A-Z]|[A-Z])(?![A-Za-z_'])(?!\s+[A-Z]))"
+)
 _SYMBOL = rf"(?:[A-Za-z]|\\(?:{'|'.join(sorted(GREEK))})(?![A-Za-z]))(?:_(?:\{{[^{{}}]*\}}|\w))?"
-_DIFFERENCE = re.compile(rf"\\(Delta|partial)\s*({_SYMBOL})")
+_DIFFERENCE = re.compile(rf"\\(Delta|partial)\s*(?:({_SYMBOL})|\{{\s*({_SYMBOL})\s*\}})")
 _DERIVATIVE = re.compile(
     rf"\\frac\s*\{{\s*d\s*({_SYMBOL})?\s*\}}\s*\{{\s*d\s*({_SYMBOL})\s*\}}|(?<![A-Za-z])d\s?({_SYMBOL})?\s*/\s*d\s?({_SYMBOL})"
 )
@@ -62,17 +64,21 @@ def _with_figures(text: str) -> str:
     """Give an angle, a triangle, a difference or a derivative one symbol; an angle CBA has that of the angle ABC."""
     text = _FIGURE.sub(_figure, text)
     text = _DERIVATIVE.sub(_derivative, text)
-    return _DIFFERENCE.sub(lambda of: f"\\{of[1]}_{{{of[2]}}}", text)
+    return _DIFFERENCE.sub(lambda of: f"\\{of[1]}_{{{_bare(of[2] or of[3])}}}", text)
 
 
 def _derivative(found: re.Match[str]) -> str:
     above, below = found[1] or found[3] or "", found[2] or found[4]
-    return f"\\frac{{d_{{{above}}}}}{{d_{{{below}}}}}"
+    return f"\\frac{{d_{{{_bare(above)}}}}}{{d_{{{_bare(below)}}}}}"
 
 
 def _figure(found: re.Match[str]) -> str:
-    name = found[5] or found[2] + found[3] + found[4]
+    name = _bare(found[2] or found[3])
     return f"\\{found[1]}_{{{min(name, name[::-1])}}}"
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[{}\s]", "", name)
 
 
 def _names(tokens: list[str]) -> Iterator[_Name]:
