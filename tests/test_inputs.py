@@ -12,6 +12,7 @@ from typing import Any
 
 import composing
 import micro_runs
+import numpy as np
 import pytest
 import torch
 from micro_runs import SMALL
@@ -192,6 +193,47 @@ def test_files_that_are_too_large_to_hash_are_sampled(tmp_path: Path, monkeypatc
     assert weights_digest(model) == before
     (tmp_path / "config.json").write_text("{}")
     assert weights_digest(model) != before
+
+
+def test_the_code_of_a_model_is_an_input_if_it_is_run(tmp_path: Path) -> None:
+    own, trusted = ModelConfig(path=str(tmp_path)), ModelConfig(path=str(tmp_path), trust_remote_code=True)
+    found = []
+    for text in ("X = 1\n", "X = 2\n"):
+        (tmp_path / "modeling_own.py").write_text(text)
+        found.append((weights_digest(own), weights_digest(trusted)))
+    assert found[0][0] == found[1][0] and found[0][1] != found[1][1]
+
+
+def test_all_elements_of_large_arrays_are_inputs() -> None:
+    arrays = [np.zeros(5000), np.zeros(5000)]
+    arrays[1][2500] = 1
+    assert module._digest([arrays[0]]) != module._digest([arrays[1]])
+    assert module._digest([[{"a": one}] for one in arrays[:1]]) == module._digest([[{"a": arrays[0].copy()}]])
+
+
+@pytest.mark.parametrize("known", [None, {"python": "3.11", "packages": {}}])
+def test_a_run_whose_inputs_are_not_recorded_is_refused(
+    known: dict[str, Any] | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_sums(tmp_path / "d.jsonl")
+    raw = composed(tmp_path, f"data.path={tmp_path}/d.jsonl", f"evals.path={tmp_path}/d.jsonl")
+    resolved: Any = OmegaConf.to_container(raw, resolve=True, enum_to_str=True)
+    run = Run(load(raw), resolved, "test", inputs={"data": "1"})
+    run.start()
+    run.close("interrupted")
+    file = run.dir / "environment.json"
+    file.unlink() if known is None else file.write_text(json.dumps(known))
+    with pytest.raises(
+        ConfigError, match=r"is absent or names no inputs, .* set run.allow_changed=true to resume with"
+    ):
+        Run(load(raw), resolved, "test", inputs={"data": "1"})
+    raw.run.allow_changed = True
+    allowed = Run(load(raw), resolved, "test", inputs={"data": "1"})
+    assert allowed.dir == run.dir and "the inputs of the run are not recorded" in caplog.text
+    allowed.start()
+    allowed.close("interrupted")
+    raw.run.allow_changed = False
+    Run(load(raw), resolved, "test", inputs={"data": "1"}).close("interrupted")
 
 
 def test_a_hub_model_is_known_by_its_commit(tmp_path: Path) -> None:

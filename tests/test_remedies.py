@@ -470,6 +470,7 @@ ELSEWHERE: dict[str, str] = {
     "runs/folder.py: {} cannot be written": "test_config.py::test_run_folder_that_cannot_be_made",
     "errors.py: {} needs the package {}": "test_installed.py::test_an_optional_package",
     "runs/identity.py: {} holds {} run, but": "test_inputs.py::test_a_change_is_refused_by_name",
+    "runs/identity.py: {} holds {} run whose": "test_inputs.py::test_a_run_whose_inputs_are_not_recorded_is_refused",
 }
 
 

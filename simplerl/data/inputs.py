@@ -92,8 +92,13 @@ def _named(key: str, function: Any) -> str:
 def _digest(values: Iterable[Any]) -> str:
     whole = hashlib.sha256()
     for value in values:
-        whole.update(json.dumps(value, default=str).encode())
+        whole.update(json.dumps(value, default=_whole).encode())
     return whole.hexdigest()[:16]
+
+
+def _whole(value: Any) -> Any:
+    """Return an array as nested lists, whose text, unlike the array's own, has all elements; other values as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:
@@ -103,7 +108,7 @@ def _tokenizer_digest(tokenizer: Any) -> str:
 
 def weights_digest(model: ModelConfig) -> str:
     """Return the commit of a Hub model, or a digest of the names, sizes and contents of a folder's weights and
-    config.json.
+    config.json, and of its Python code if model.trust_remote_code runs it.
 
     Files over 16 MiB are hashed in part, as hashing 15 GB would take a minute at every start: the header and two blocks
     of 4 KiB per tensor for safetensors, 256 such blocks otherwise. Training or replacing a tensor therefore changes the
@@ -113,7 +118,8 @@ def weights_digest(model: ModelConfig) -> str:
     if not folder.is_dir():
         return _hub_commit(model)
     whole = hashlib.sha256()
-    for file in sorted(one for kind in ("*.safetensors", "*.bin", "*config.json") for one in folder.glob(kind)):
+    kinds = ("*.safetensors", "*.bin", "*config.json", *(["**/*.py"] if model.trust_remote_code else []))
+    for file in sorted(one for kind in kinds for one in folder.glob(kind)):
         if file.name != "tokenizer_config.json":
             whole.update(f"{file.name} {file.stat().st_size} ".encode())
             for block in _blocks(file):

@@ -40,7 +40,7 @@ from simplerl.runs.checkpoints import CHECKPOINT, STATE, checkpoints, write_chec
 from simplerl.runs.identity import check_same_inputs, check_same_kind, check_same_settings, result_settings
 from simplerl.runs.provenance import MemoryMeter, Usage, code_differs, differ, environment, reward_digests
 from simplerl.runs.rollout_table import rollout_table
-from simplerl.runs.status import AGAIN, read_status
+from simplerl.runs.status import AGAIN, AGAIN_ALLOWED, read_status
 from simplerl.runs.tracking import Tracker
 from simplerl.types import Batch, Rollout
 
@@ -110,10 +110,10 @@ class Run:
         self.tracker: Tracker | None = None
 
     def start(self) -> None:
-        """Start a new attempt: write config.yaml and environment.json, and open the tracker."""
+        """Start a new attempt: write environment.json and config.yaml, and open the tracker."""
         written = hide_secrets(self.resolved)
-        write_text(self.dir / "config.yaml", yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
         self._write_environment()
+        write_text(self.dir / "config.yaml", yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
         self.memory = MemoryMeter.begin()
         self.tracker = Tracker(self.config.tracking, self.dir, written)
 
@@ -124,16 +124,16 @@ class Run:
             check_same_kind(self.status().get("kind", self.kind), self.kind, self.dir)
             known_settings = read_yaml(settings, AGAIN, _CONFIG_KINDS)
             check_same_settings(known_settings, hide_secrets(self.resolved), self.dir, self.kind)
-        if not os.path.lexists(environment_file):
-            return
-        if known := read_json(environment_file, AGAIN, _ENVIRONMENT_KINDS).get("inputs"):
+        stored = os.path.lexists(environment_file)
+        known = read_json(environment_file, AGAIN_ALLOWED, _ENVIRONMENT_KINDS).get("inputs") if stored else None
+        if known or (self.inputs and os.path.lexists(settings)):
             allowed = self.config.run.allow_changed
-            check_same_inputs(known, self.inputs, self.dir, finished=self.finished, allowed=allowed)
+            check_same_inputs(known or {}, self.inputs, self.dir, finished=self.finished, allowed=allowed)
 
     def _write_environment(self) -> None:
         """Write environment.json. Environments of earlier attempts that differ are kept under the key "earlier"."""
         path, now = self.dir / "environment.json", self._environment()
-        before = read_json(path, AGAIN, _ENVIRONMENT_KINDS) if os.path.lexists(path) else now
+        before = read_json(path, AGAIN_ALLOWED, _ENVIRONMENT_KINDS) if os.path.lexists(path) else now
         earlier = before.pop("earlier", None) or []
         if code_differs(before, now):
             logger.warning("code, packages or reward function have changed since the last attempt: see %s", path)
@@ -148,7 +148,7 @@ class Run:
     def changed(self) -> bool:
         """Return whether code, Python, packages or the training reward have changed since the last attempt."""
         path = self.dir / "environment.json"
-        return path.exists() and code_differs(read_json(path, AGAIN, _ENVIRONMENT_KINDS), self._environment())
+        return path.exists() and code_differs(read_json(path, AGAIN_ALLOWED, _ENVIRONMENT_KINDS), self._environment())
 
     def _lock_folder(self) -> None:
         """Lock the folder. Raises ConfigError if another process holds the lock."""

@@ -54,14 +54,23 @@ def check_same_kind(known: str, kind: str, folder: Path) -> None:
 def check_same_inputs(
     known: Mapping[str, str], now: Mapping[str, str], folder: Path, *, finished: bool, allowed: bool
 ) -> None:
-    """Raise ConfigError if inputs of a run (`simplerl.data.inputs`) have changed since it began; only warn if that is
-    `allowed`. finished: whether the run in the folder is finished, for the message."""
+    """Raise ConfigError if inputs of a run (`simplerl.data.inputs`) have changed since it began, or if none are known;
+    only warn if that is `allowed`. finished: whether the run in the folder is finished, for the message."""
+    kind, outcome = ("a finished", "keep its results") if finished else ("an unfinished", "resume with the change")
+    if not known:
+        if not allowed:
+            raise ConfigError(
+                f"{folder} holds {kind} run whose environment.json is absent or names no inputs, so a change of its "
+                "data, weights or code would go unseen: restore that file, remove the folder to start again, or set "
+                f"run.allow_changed=true to {outcome.replace('the change', 'the present ones')}."
+            )
+        logger.warning("%s: the inputs of the run are not recorded (run.allow_changed=true).", folder)
+        return
     changed = " and ".join(changed_inputs(known, now))
     if changed and not allowed:
         raise ConfigError(
-            f"{folder} holds {'a finished' if finished else 'an unfinished'} run, but since then {changed} changed: "
-            "restore what changed, remove the folder to start again, or set run.allow_changed=true to "
-            f"{'keep its results' if finished else 'resume with the change'}."
+            f"{folder} holds {kind} run, but since then {changed} changed: restore what changed, remove the folder to "
+            f"start again, or set run.allow_changed=true to {outcome}."
         )
     if changed:
         logger.warning("%s: %s changed since the run began (run.allow_changed=true).", folder, changed)

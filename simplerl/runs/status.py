@@ -14,6 +14,7 @@ from simplerl.errors import ConfigError
 from simplerl.io.files import read_json, write_text
 
 AGAIN = "remove it, and the same command writes it again"
+AGAIN_ALLOWED = "remove it, and the same command with run.allow_changed=true writes it again"  # it records the inputs
 _NUMBER = int | float
 STATUS_KINDS = {
     "state": str,  # running | finished | failed | interrupted | refused
