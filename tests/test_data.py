@@ -730,6 +730,7 @@ def test_usual_names_may_end_in_spaces(tmp_path: Path) -> None:
         (b"\x28\xb5\x2f\xfd\x04\x00", r"d\.jsonl is a Zstandard file, not text: unpack it\.$"),
         (b"PK\x03\x04\x14\x00", r"d\.jsonl is a ZIP file, not text: unpack it\.$"),
     ],
+    ids=["gzip", "zstd", "zip"],
 )
 def test_a_compressed_file_is_known_by_its_first_bytes(content: bytes, message: str, tmp_path: Path) -> None:
     file = write(tmp_path / "d.jsonl", content)
