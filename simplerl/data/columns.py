@@ -256,6 +256,19 @@ def _field_remedy(key: str, column: str, content: Any) -> str:
     return f"set {override(key, f'{column}.{inner[0]}')}" if inner else "correct the file"
 
 
+def _missing_column(row: dict[str, Any], key: str, column: str, columns: Mapping[str, str], benchmark: str) -> RowError:
+    """Return the error for a row without `column`, which the setting `key` names. The others are as in `row_parser`."""
+    present = ", ".join(map(repr, row)) or "none"
+    if benchmark:
+        return RowError(f"the benchmark {benchmark} reads {column!r}, which it lacks (columns: {present})")
+    unused = [name for name in row if name not in columns.values()]
+    near = get_close_matches(column, unused, 1) or (unused[:1] if key in _REQUIRED else ["null"])
+    remedy = f"set {override(key, 'null' if key == 'extra' else near[0])}" if near else "correct the file"
+    return RowError(
+        f"{setting(key)}={column} names a column that this row does not have (its columns: {present})", remedy
+    )
+
+
 def row_parser(
     columns: Mapping[str, str],
     answer_of: Callable[[Any], str],
@@ -275,17 +288,7 @@ def row_parser(
         try:
             return value_of(row, column)
         except KeyError as error:
-            present = ", ".join(map(repr, row)) or "none"
-            if benchmark:
-                raise RowError(
-                    f"the benchmark {benchmark} reads {column!r}, which it lacks (columns: {present})"
-                ) from error
-            unused = [name for name in row if name not in columns.values()]
-            near = get_close_matches(column, unused, 1) or (unused[:1] if key in _REQUIRED else ["null"])
-            remedy = f"set {override(key, 'null' if key == 'extra' else near[0])}" if near else "correct the file"
-            raise RowError(
-                f"{setting(key)}={column} names a column that this row does not have (its columns: {present})", remedy
-            ) from error
+            raise _missing_column(row, key, column, columns, benchmark) from error
 
     def field(row: dict[str, Any], key: str, rule: Callable[[Any], Any]) -> Any:
         content = value(row, f"columns.{key}", columns[key])
