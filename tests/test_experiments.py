@@ -372,7 +372,8 @@ def alarms_of_short_responses(table: list[dict[str, Any]]) -> set[str]:
     ended = sum(row["finish_reason"] == "stop" for row in table) / len(table)
     shown = {"no_stop": ended == 0, "truncated": 0 < ended < 0.5}
     shown["rewards_equal"] = len({row["reward"] for row in table}) == 1
-    shown["no_box"] = not any("boxed" in row["response"] for row in table)
+    expected = "\\boxed" in table[0]["prompt"] or all(row["status"] == "no_answer" for row in table)
+    shown["no_box"] = expected and not any("boxed" in row["response"] for row in table)
     return {kind for kind, is_shown in shown.items() if is_shown}
 
 
