@@ -93,13 +93,22 @@ def main(words: Sequence[str], explain: Callable[[Exception], str]) -> int:
     chosen = parser.parse_intermixed_args(list(words))
     console = terminal(WIDTH)
     register()
-    try:
+
+    def run() -> None:
         options, overrides = parse(chosen.words)
         if chosen.calibrate is not None:
             show_calibration(chosen.calibrate, options, chosen.out or chosen.calibrate / CALIBRATION, console)
-            return 0
+            return
         with initialize_config_dir(str(CONF), version_base="1.3"):
             show_plan([*options_in(chosen.config_dir), *overrides], options, console)
+
+    return exit_status(run, explain)
+
+
+def exit_status(run: Callable[[], None], explain: Callable[[Exception], str]) -> int:
+    """Call `run` and return the exit status of its command; a mistake in the settings is printed as a sentence."""
+    try:
+        run()
     except ConfigError as error:
         print(f"Configuration: {error}", file=sys.stderr)
         return 2

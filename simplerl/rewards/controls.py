@@ -15,6 +15,12 @@ from simplerl.rewards.rules import Rule
 from simplerl.types import Count, Fraction, Problem, Response, Score
 
 
+def _draw(response: Response, problem: Problem, seed: int) -> float:
+    """Return a number in [0, 1) that is a function of the seed, the problem and `response.key`, so that a resumed run
+    repeats it."""
+    return zlib.crc32(f"{seed} {problem.id} {response.key}".encode()) / 2**32
+
+
 def random_reward(
     response: Response,
     problem: Problem,
@@ -24,10 +30,9 @@ def random_reward(
     wrong: float = 0.0,
     rule: Rule = "math_verify",
 ) -> Score:
-    """Score 1 with the given probability and otherwise `wrong`, independently of the response. The choice is a function
-    of the seed, the problem and `response.key`, so a resumed run repeats it."""
-    draw = zlib.crc32(f"{seed} {problem.id} {response.key}".encode()) / 2**32
-    return replace(strict(response, problem, rule=rule), reward=1.0 if draw < probability else wrong)
+    """Score 1 with the given probability and otherwise `wrong`, independently of the response (see `_draw`)."""
+    chosen = _draw(response, problem, seed) < probability
+    return replace(strict(response, problem, rule=rule), reward=1.0 if chosen else wrong)
 
 
 def inverted(response: Response, problem: Problem, *, wrong: float = 0.0, rule: Rule = "math_verify") -> Score:
@@ -74,7 +79,7 @@ def noisy(
     rule: Rule = "math_verify",
 ) -> Score:
     """Score 1 for a correct boxed answer and otherwise `wrong`, and the other way round with probability `flip`, as a
-    verifier that errs does. The choice is a function of the seed, the problem and `response.key`."""
+    verifier that errs does (see `_draw`)."""
     score = strict(response, problem, rule=rule)
-    flipped = zlib.crc32(f"{seed} {problem.id} {response.key}".encode()) / 2**32 < flip
+    flipped = _draw(response, problem, seed) < flip
     return replace(score, reward=1.0 if score.correct != flipped else wrong)

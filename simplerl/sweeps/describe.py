@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from simplerl.config import register
-from simplerl.errors import ConfigError
 from simplerl.io.places import CONF, SWEEPS, options_in
 from simplerl.io.terminal import terminal
-from simplerl.planning.command import WIDTH, parse, show_plan
+from simplerl.planning.command import WIDTH, exit_status, parse, show_plan
 from simplerl.planning.sweep_plan import expand
 from simplerl.sweeps.slurm import Resources, sbatch_script
 
@@ -35,7 +30,8 @@ def main(words: Sequence[str], explain: Callable[[Exception], str]) -> int:
     chosen, rest = parser.parse_known_args(words)
     console = terminal(WIDTH)
     register()
-    try:
+
+    def run() -> None:
         options, overrides = parse([word for word in rest if not word.startswith("-")])
         overrides = [*options_in(chosen.config_dir), *overrides]
         own = [word for word in overrides if not word.startswith(LAUNCHER)]
@@ -48,13 +44,8 @@ def main(words: Sequence[str], explain: Callable[[Exception], str]) -> int:
                 launcher = compose("config", _single(overrides), return_hydra_config=True).hydra.launcher
                 console.print("\nsbatch script", style="bold")
                 print(script(launcher, runs))
-    except ConfigError as error:
-        print(f"Configuration: {error}", file=sys.stderr)
-        return 2
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        print(explain(error), file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_status(run, explain)
 
 
 def headers(overrides: Sequence[str]) -> list[str]:
