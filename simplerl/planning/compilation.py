@@ -21,7 +21,7 @@ from simplerl.planning.roofline import CPU_UTILISATIONS, Utilisations, step_time
 from simplerl.planning.setup import LOCAL_BACKEND, assumed_lengths, backend_name, describe
 
 logger = logging.getLogger(__name__)
-COMPILATION = 60.0  # seconds; measured on two CPU cores with SmolLM2-135M
+COMPILATION = 60.0  # seconds, an assumption: it has not been measured apart
 SAVED = 0.1  # of scoring and updates; measured: 1 % to 25 %, see docs/results.md
 WORTH = 2.0
 
